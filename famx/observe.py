@@ -1,0 +1,38 @@
+"""Reads what parts expose; parts never know who reads.
+
+A part that has something to show keeps `observed` (read it, never set it) and fills `metrics` with tensors on their
+own device while it is set: 0-d for a curve, 1-d for a histogram or one column of a heat map, 2-d for a stack of those.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def watch(module: nn.Module, on: bool) -> None:
+    """Asks every part inside `module` to fill its metrics at the next call, or no longer."""
+    for part in module.modules():
+        if hasattr(part, "observed"):
+            part.observed = on
+
+
+def collect(**sources: Any) -> dict[str, float | Tensor]:
+    """All `metrics` of the named sources, as `name/metric`, in one copy from the device.
+
+    A source is anything with `metrics: dict[str, Tensor]`, or such a dict itself. 0-d tensors come back as floats.
+    """
+    metrics: dict[str, Tensor] = {}
+    for name, source in sources.items():
+        found: Mapping[str, Tensor] = source if isinstance(source, Mapping) else source.metrics
+        metrics |= {f"{name}/{key}": value.detach() for key, value in found.items()}
+    if not metrics:
+        return {}
+    device = next(iter(metrics.values())).device
+    flat = torch.cat([value.to(device).float().flatten() for value in metrics.values()]).cpu()
+    parts = flat.split([value.numel() for value in metrics.values()])
+    return {
+        key: part.item() if value.ndim == 0 else part.view(value.shape)
+        for (key, value), part in zip(metrics.items(), parts, strict=True)
+    }

@@ -1,0 +1,126 @@
+"""One table of named parts. A part's path is its name: famx/attention/myelinated.py is `attention=myelinated`."""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from famx.notation import UserError
+
+PARTS: dict[str, dict[str, type]] = {}
+ROOMS = (
+    *("data", "task", "frontend", "attention", "rotary", "norm", "feedforward", "layer"),
+    *("schedule", "spectrum", "momentum", "optim"),
+)
+# what a builder decides even where the part has a default for use without one
+CONTEXT = frozenset({*ROOMS, "causal"})
+
+
+def register(part: type | str) -> Any:
+    """Adds the decorated class to the table, under its module's path: `famx.<room>.<name>`.
+
+    Outside the package the room is named, `@register("attention")`, and the file's stem is the part's name.
+    The signature is the only schema: a parameter with a default is a hyperparameter, set from config;
+    one without (or named after a room) is context, passed by whoever builds it.
+    """
+    if isinstance(part, str):
+        return lambda cls: _add(part, Path(inspect.getfile(cls)).stem, cls)
+    _, room, name = part.__module__.split(".")
+    return _add(room, name, part)
+
+
+def _add(room: str, name: str, part: type) -> type:
+    if room not in ROOMS:
+        raise UserError(f"{part.__name__} registers in the room {room!r}{nearest(room, ROOMS)}")
+    other = PARTS.setdefault(room, {}).get(name)
+    if other is not None and inspect.getfile(other) != inspect.getfile(part):
+        raise UserError(f"{room}={name} is {other.__module__}.{other.__name__} already, rename {inspect.getfile(part)}")
+    PARTS[room][name] = part
+    return part
+
+
+def build(room: str, config: Mapping[str, Any], **context: Any) -> Any:
+    """Builds the part that `config["name"]` names, from its hyperparameters and what of the context it asks for.
+
+    Raises:
+        UserError: no such part or hyperparameter, or the part refuses a value.
+    """
+    hyper = dict(config)
+    part = get(room, hyper.pop("name"))
+    known = hyperparameters(part)
+    for key in hyper:
+        if key not in known:
+            raise UserError(f"{room}={config['name']} has no {room}.{key}{nearest(key, known)}")
+    asked = inspect.signature(part).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in asked):
+        context = {key: value for key, value in context.items() if key in {p.name for p in asked}}
+    try:
+        return part(**context, **hyper)
+    except ValueError as error:
+        raise UserError(f"{room}={config['name']}: {error}") from error
+
+
+def get(room: str, name: str) -> type:
+    """The class registered as `name` in `room`."""
+    if name not in names(room):
+        raise UserError(f"{room}={name}: no such part{nearest(str(name), names(room))}")
+    return PARTS[room][name]
+
+
+def names(room: str) -> list[str]:
+    """Sorted names of the parts of a room."""
+    if room not in ROOMS:
+        raise UserError(f"{room}: no such room{nearest(room, ROOMS)}")
+    load(f"famx.{room}")
+    return sorted(PARTS.get(room, {}))
+
+
+def hyperparameters(part: type) -> dict[str, inspect.Parameter]:
+    """The parameters that a config may set, of the class's own signature and those it passes on to by `**`."""
+    found: dict[str, inspect.Parameter] = {}
+    for cls in inspect.getmro(part):
+        if "__init__" not in vars(cls):
+            continue
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        found = {p.name: p for p in own if p.default is not p.empty and p.name not in CONTEXT} | found
+        if not any(p.kind is p.VAR_KEYWORD for p in own):
+            break
+    return found
+
+
+def load(package: str) -> None:
+    """Imports every module under `package` (`famx`: under all its rooms), so that its parts register."""
+    for name in [f"famx.{room}" for room in ROOMS] if package == "famx" else [package]:
+        for module in pkgutil.iter_modules(importlib.import_module(name).__path__, f"{name}."):
+            if module.name not in sys.modules:
+                importlib.import_module(module.name)
+
+
+def load_file(path: str | Path) -> None:
+    """Runs a file of the user's own, whose parts register under the file's stem.
+
+    Raises:
+        UserError: there is no such file, or it registers no part.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise UserError(f"famx_parts: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"famx_parts.{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module
+    if not any(vars(module).get(cls.__name__) is cls for parts in PARTS.values() for cls in parts.values()):
+        raise UserError(f'{path} registers no part: decorate its class with @register("attention") or another room')
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The end of a sentence that refuses `word`: what may be chosen, the likeliest first."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    listed = ", ".join(choices) or "nothing"
+    return f"; did you mean {close[0]}? (choices: {listed})" if close else f"; choose from {listed}"
