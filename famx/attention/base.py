@@ -1,0 +1,100 @@
+"""What every attention block shares: into heads, rotate, remember, mix, out of heads."""
+
+from typing import ClassVar
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from famx.notation import Kind
+
+
+def visible(
+    mask: Bool[Tensor, "#b #h #t s"] | None, queries: int, keys: int, causal: bool, device: torch.device
+) -> Bool[Tensor, "#b #h #t s"] | None:
+    """Where queries may attend, or None for everywhere: `mask`, and while `causal` nothing after themselves.
+
+    The queries are the last ones of the keys' sequence, so that a chunk sees what is cached before it.
+    """
+    if not causal or queries == 1:
+        return mask
+    past = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return past if mask is None else past & mask
+
+
+def extend(cache: dict[str, Tensor], dim: int = -2, **chunks: Tensor) -> list[Tensor]:
+    """Appends each chunk along time to what the cache keeps under its name; returns the whole of each."""
+    cache |= {name: torch.cat((cache[name], new), dim) if name in cache else new for name, new in chunks.items()}
+    return [cache[name] for name in chunks]
+
+
+class Attention(nn.Module):
+    """`out(mix(R q, R k, v))` with `q = W_q x`, `k, v = W_kv memory`. A block is a `mix`, or a `forward` of its own.
+
+    Nothing adds `x` itself: the result is what a layer adds to it.
+
+    Args:
+        d_model: channels of `x` and of the memory.
+        n_heads: heads, each of `d_model / n_heads` channels.
+        rotary: turns queries and keys by their positions.
+        causal: in self-attention, no position sees a later one. A memory of its own is seen whole in any case.
+    """
+
+    kind: ClassVar[Kind] = "attention"
+    observed = False
+
+    def __init__(self, d_model: int, n_heads: int, rotary: nn.Module, causal: bool = False):
+        super().__init__()
+        if d_model % n_heads:
+            raise ValueError(f"d_model={d_model} is not a multiple of n_heads={n_heads}")
+        self.n_heads, self.rotary, self.causal = n_heads, rotary, causal
+        self.query = nn.Linear(d_model, d_model)
+        self.key_value = nn.Linear(d_model, 2 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+        self.metrics: dict[str, Tensor] = {}
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        memory: Float[Tensor, "b s d"] | None = None,
+        mask: Bool[Tensor, "#b #h #t s"] | None = None,
+        state: dict | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """Attends from `x` to `memory` (to itself when None) where `mask` is True (everywhere when None).
+
+        Args:
+            state: of one sequence, kept between calls: then `x` is the next chunk of it, the keys of the chunks
+                before are remembered, and `mask` covers those too. The memory must stay the same.
+        """
+        cache = {} if state is None else state.setdefault(self, {})
+        offset = cache.get("length", 0)
+        cache["length"] = offset + x.shape[1]
+        q = self.rotary(self.heads(self.query(x)), offset)
+        if memory is None:
+            k, v = self.keys_values(x, offset)
+            k, v = extend(cache, key=k, value=v)
+        elif "key" in cache:
+            k, v = cache["key"], cache["value"]
+        else:
+            k, v = extend(cache, **dict(zip(("key", "value"), self.keys_values(memory), strict=True)))
+        y = self.mix(q, k, v, mask, self.causal and memory is None)
+        return self.out(rearrange(y, "b h t k -> b t (h k)"))
+
+    def heads(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t k"]:
+        return rearrange(x, "b t (h k) -> b h t k", h=self.n_heads)
+
+    def keys_values(self, x: Float[Tensor, "b s d"], offset: int = 0) -> tuple[Tensor, Tensor]:
+        k, v = self.key_value(x).chunk(2, dim=-1)
+        return self.rotary(self.heads(k), offset), self.heads(v)
+
+    def mix(
+        self,
+        q: Float[Tensor, "b h t k"],
+        k: Float[Tensor, "b h s k"],
+        v: Float[Tensor, "b h s k"],
+        mask: Bool[Tensor, "#b #h #t s"] | None,
+        causal: bool,
+    ) -> Float[Tensor, "b h t k"]:
+        """Values mixed by weights. While `causal`, the queries are the last `t` of the `s` positions."""
+        raise NotImplementedError
