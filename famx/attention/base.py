@@ -6,6 +6,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from famx.notation import Kind
 
@@ -23,14 +24,27 @@ def visible(
     return past if mask is None else past & mask
 
 
-def extend(cache: dict[str, Tensor], dim: int = -2, **chunks: Tensor) -> list[Tensor]:
-    """Appends each chunk along time to what the cache keeps under its name; returns the whole of each."""
-    cache |= {name: torch.cat((cache[name], new), dim) if name in cache else new for name, new in chunks.items()}
-    return [cache[name] for name in chunks]
+def attend(
+    q: Float[Tensor, "b h t k"],
+    k: Float[Tensor, "b h s k"],
+    v: Float[Tensor, "b h s k"],
+    mask: Bool[Tensor, "#b #h #t s"] | None,
+    causal: bool,
+) -> Float[Tensor, "b h t k"]:
+    """`softmax(q k^T / sqrt(head_dim)) v` where queries may attend; one that may attend nowhere gets zeros."""
+    t, s = q.shape[-2], k.shape[-2]
+    if causal and mask is None and t == s:
+        return scaled_dot_product_attention(q, k, v, is_causal=True)
+    return scaled_dot_product_attention(q, k, v, visible(mask, t, s, causal, q.device))
 
 
-class Attention(nn.Module):
-    """`out(mix(R q, R k, v))` with `q = W_q x`, `k, v = W_kv memory`. A block is a `mix`, or a `forward` of its own.
+def extend(cache: dict, **chunks: Float[Tensor, "... t d"]) -> None:
+    """Appends each chunk along time to what the cache keeps under its name."""
+    cache |= {name: torch.cat((cache[name], new), -2) if name in cache else new for name, new in chunks.items()}
+
+
+class Block(nn.Module):
+    """What every attention block is: the sizes, the heads, and what it shows. Calls are as in `Attention.forward`.
 
     Nothing adds `x` itself: the result is what a layer adds to it.
 
@@ -49,10 +63,27 @@ class Attention(nn.Module):
         if d_model % n_heads:
             raise ValueError(f"d_model={d_model} is not a multiple of n_heads={n_heads}")
         self.n_heads, self.rotary, self.causal = n_heads, rotary, causal
+        self.metrics: dict[str, Tensor] = {}
+
+    def heads(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t k"]:
+        return rearrange(x, "b t (h k) -> b h t k", h=self.n_heads)
+
+    def cache(self, state: dict | None, seq_len: int) -> tuple[dict, int]:
+        """This block's own entry of the state, and the position where the `seq_len` new ones begin."""
+        cache = {} if state is None else state.setdefault(self, {})
+        offset = cache.get("length", 0)
+        cache["length"] = offset + seq_len
+        return cache, offset
+
+
+class Attention(Block):
+    """`out(mix(R q, R k, v))` with `q = W_q x`, `k, v = W_kv memory`. A block of this kind is a `mix`."""
+
+    def __init__(self, d_model: int, n_heads: int, rotary: nn.Module, causal: bool = False):
+        super().__init__(d_model, n_heads, rotary, causal)
         self.query = nn.Linear(d_model, d_model)
         self.key_value = nn.Linear(d_model, 2 * d_model)
         self.out = nn.Linear(d_model, d_model)
-        self.metrics: dict[str, Tensor] = {}
 
     def forward(
         self,
@@ -67,26 +98,19 @@ class Attention(nn.Module):
             state: of one sequence, kept between calls: then `x` is the next chunk of it, the keys of the chunks
                 before are remembered, and `mask` covers those too. The memory must stay the same.
         """
-        cache = {} if state is None else state.setdefault(self, {})
-        offset = cache.get("length", 0)
-        cache["length"] = offset + x.shape[1]
-        q = self.rotary(self.heads(self.query(x)), offset)
+        cache, offset = self.cache(state, x.shape[1])
         if memory is None:
-            k, v = self.keys_values(x, offset)
-            k, v = extend(cache, key=k, value=v)
-        elif "key" in cache:
-            k, v = cache["key"], cache["value"]
-        else:
-            k, v = extend(cache, **dict(zip(("key", "value"), self.keys_values(memory), strict=True)))
+            extend(cache, **self.keys_values(x, offset))
+        elif "key" not in cache:
+            cache |= self.keys_values(memory)
+        k, v = cache["key"], cache["value"]
+        q = self.rotary(self.heads(self.query(x)), offset)
         y = self.mix(q, k, v, mask, self.causal and memory is None)
         return self.out(rearrange(y, "b h t k -> b t (h k)"))
 
-    def heads(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t k"]:
-        return rearrange(x, "b t (h k) -> b h t k", h=self.n_heads)
-
-    def keys_values(self, x: Float[Tensor, "b s d"], offset: int = 0) -> tuple[Tensor, Tensor]:
+    def keys_values(self, x: Float[Tensor, "b s d"], offset: int = 0) -> dict[str, Tensor]:
         k, v = self.key_value(x).chunk(2, dim=-1)
-        return self.rotary(self.heads(k), offset), self.heads(v)
+        return {"key": self.rotary(self.heads(k), offset), "value": self.heads(v)}
 
     def mix(
         self,

@@ -82,13 +82,13 @@ class LogMel(nn.Module):
             x = self.normalized(x, inside(lengths, x.shape[1])[..., None])
             if spans is not None:
                 x = x.masked_fill(self.covered(spans, lengths, x.shape[1]), 0.0)
-        x = x.to(self.out.weight.dtype)[:, None]
+        x = x.to(self.out.weight.dtype)[..., None]
         for convolution in self.convolutions:
-            x = x * inside(lengths, x.shape[2])[:, None, :, None]
-            # channels last: 1.7x faster on a CPU
-            x = relu(convolution(x.contiguous(memory_format=torch.channels_last)))
+            x = x * inside(lengths, x.shape[1])[..., None, None]
+            # channels last in memory: 1.7x faster on a CPU
+            x = relu(convolution(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
             lengths = (lengths + 1) // 2
-        return self.out(x.permute(0, 2, 3, 1).flatten(2)), lengths
+        return self.out(x.flatten(2)), lengths
 
     def features(
         self, signal: Float[Tensor, "b n"], lengths: Int[Tensor, "b"]
@@ -97,8 +97,8 @@ class LogMel(nn.Module):
         signal = signal.masked_fill(~inside(lengths, signal.shape[1]), 0.0)
         most = 1 + -(-max(0, signal.shape[1] - WINDOW) // HOP)
         signal = pad(signal, (0, (most - 1) * HOP + WINDOW - signal.shape[1]))
-        spectrum = torch.view_as_real(torch.fft.rfft(signal.unfold(1, WINDOW, HOP) * self.window.float(), N_FFT))
-        energy = spectrum.square().sum(-1) @ self.filters.float()
+        spectrum = torch.fft.rfft(signal.unfold(1, WINDOW, HOP) * self.window.float(), N_FFT)
+        energy = (spectrum.real.square() + spectrum.imag.square()) @ self.filters.float()
         return (energy + FLOOR).log(), 1 + ((lengths - WINDOW).clamp(min=0) + HOP - 1) // HOP
 
     def normalized(self, x: Float[Tensor, "b t f"], valid: Bool[Tensor, "b t 1"]) -> Float[Tensor, "b t f"]:
