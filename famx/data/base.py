@@ -1,0 +1,230 @@
+"""Speech as a table of recordings: decoded, mixed to mono, resampled to 16 kHz and kept in memory."""
+
+import functools
+import io
+import logging
+import math
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int16
+from torch import Tensor, nn
+
+from famx.notation import Seconds, UserError
+from famx.registry import nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from tokenizers import Tokenizer
+
+SAMPLE_RATE = 16_000
+BLANK = "<blank>"
+MEMORY = 2**30
+
+log = logging.getLogger(__name__)
+
+
+class Example(NamedTuple):
+    """One utterance (n samples of mono float in [-1, 1) at 16 kHz) or one stretch of text (n token ids)."""
+
+    id: str
+    signal: Tensor
+    text: str
+
+
+def draws(seed: int, purpose: str, epoch: int, index: int = 0) -> np.random.Generator:
+    """A fresh generator for one purpose: equal arguments, equal draws, whatever was drawn before and by whom."""
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode()), epoch, index])
+
+
+def basic(text: str) -> str:
+    """NFKC, lower case, no punctuation or symbols but the apostrophe inside a word, single spaces."""
+    text = unicodedata.normalize("NFKC", text).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    kept = "".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text)
+    return " ".join(word for word in (word.strip("'") for word in kept.split()) if word)
+
+
+NORMALISERS: dict[str, Callable[[str], str]] = {"basic": basic}
+
+
+def train_tokenizer(texts: Iterable[str]) -> "Tokenizer":
+    """One token per character of `texts`, in code point order, after id 0, which is the blank of CTC."""
+    from tokenizers import Tokenizer, decoders, models
+
+    vocabulary = [BLANK, *sorted(set().union(*texts))]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(vocabulary)}, merges=[]))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([BLANK])
+    return tokenizer
+
+
+def encode(tokenizer: "Tokenizer", text: str, name: str) -> list[int]:
+    """Token ids of `text`.
+
+    Raises:
+        UserError: `name`, the utterance, has characters outside the vocabulary.
+    """
+    tokens = tokenizer.encode(text)
+    if len(tokens) != len(text):
+        unknown = sorted(set(text) - set(tokenizer.get_vocab()))
+        raise UserError(f"{name} has characters outside the vocabulary: {' '.join(map(repr, unknown))}")
+    return tokens.ids
+
+
+@functools.lru_cache(maxsize=32)
+def _filters(old: int, new: int) -> tuple[Float[Tensor, "taps new"], int]:
+    from torchaudio.transforms import Resample
+
+    sinc = Resample(old, new)
+    return sinc.kernel[:, 0].T.contiguous(), sinc.width
+
+
+def resample(signal: Float[Tensor, " n"], old: int, new: int) -> Float[Tensor, " m"]:
+    """`signal` with `new` samples where there were `old`, m = ceil(n·new/old), as torchaudio's `resample` does it.
+
+    Its convolution prepares itself anew for every length, which takes most of its time; a matrix product does not.
+    """
+    # an odd rate (11,127 Hz) would need a filter bank of gigabytes; the nearest simple ratio is off by less than 1e-5
+    ratio = Fraction(new, old).limit_denominator(1000)
+    if ratio == 1:
+        return signal
+    filters, width = _filters(ratio.denominator, ratio.numerator)
+    padded = nn.functional.pad(signal, (width, width + ratio.denominator))
+    return (padded.unfold(0, len(filters), ratio.denominator) @ filters).flatten()[: math.ceil(len(signal) * ratio)]
+
+
+def _length_or_refusal(file: str | bytes, name: str, text: str, max_seconds: Seconds) -> Seconds | str:
+    import soundfile
+
+    try:
+        header = soundfile.info(io.BytesIO(file) if isinstance(file, bytes) else file)
+    except (soundfile.LibsndfileError, OSError) as error:
+        return f"{name} cannot be decoded: {_reason(error)}"
+    if not header.frames:
+        return f"{name} holds no samples"
+    seconds = header.frames / header.samplerate
+    if seconds > max_seconds:
+        return f"{name} is {seconds:,.1f} s long, over the limit of {max_seconds:,.1f} s (data.max_seconds)"
+    return seconds if text else f"{name} has no words in its text"
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "error_string", error)).strip().rstrip(".")
+
+
+def read(file: str | Path | bytes, name: str | None = None) -> Float[Tensor, " n"]:
+    """A recording of any rate, length and number of channels, from a file or its bytes, as mono at 16 kHz.
+
+    Raises:
+        UserError: it cannot be decoded, holds no samples, or values that are not finite; `name` is told.
+    """
+    import soundfile
+
+    name = name or str(file)
+    try:
+        source = io.BytesIO(file) if isinstance(file, bytes) else str(file)
+        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UserError(f"{name} cannot be decoded: {_reason(error)}") from error
+    if not len(samples):
+        raise UserError(f"{name} holds no samples")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{name} holds samples that are not finite")
+    return resample(torch.from_numpy(samples.mean(1)), rate, SAMPLE_RATE)
+
+
+def choose_split(split: str, splits: Sequence[str]) -> str:
+    """`split`, which has to be one of `splits`."""
+    if split not in splits:
+        raise UserError(f"there is no split {split!r}{nearest(split, splits)}")
+    return split
+
+
+class Speech:
+    """A map-style data set over a table of `id`, `text`, `speaker` and `seconds`; a subclass has `samples`."""
+
+    splits: tuple[str, ...] = ("train", "dev", "test")
+    unit = "seconds"
+    normaliser = "basic"
+    skip_bad = False
+
+    def __init__(self, table: "Dataset | Mapping[str, Sequence[Any]]") -> None:
+        self.ids: list[str] = list(table["id"])
+        self.texts: list[str] = list(table["text"])
+        self.speakers: list[str] = list(table["speaker"])
+        self.lengths: list[Seconds] = list(table["seconds"])
+
+    def samples(self, index: int) -> Int16[np.ndarray, " n"]:
+        """One recording, 16 kHz mono."""
+        raise NotImplementedError
+
+    def at(self, epoch: int) -> "Speech":
+        """The data set as it is in an epoch: some are dealt anew each time."""
+        return self
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self.ids[index], torch.from_numpy(self.samples(index)).float() / 2**15, self.texts[index])
+
+    def build_tokenizer(self) -> "Tokenizer":
+        """Characters of the texts, and the blank."""
+        return train_tokenizer(self.texts)
+
+
+class Recordings(Speech):
+    """Speech in audio files of any format; only their headers are read at first.
+
+    What is decoded once is kept as 16-bit samples, up to a gibibyte, so that later epochs decode and resample nothing.
+
+    Args:
+        table: columns `id`, `audio` (`path` and `bytes`, one of them given), `text`, `speaker`.
+        skip_bad: leave bad recordings out and count them in one warning, where otherwise the first one is refused.
+        max_seconds: longest recording that is taken.
+    """
+
+    def __init__(self, table: "Dataset", *, skip_bad: bool = False, max_seconds: Seconds = 40.0) -> None:
+        normalise = NORMALISERS[self.normaliser]
+        texts = [normalise(text or "") for text in table["text"]]
+        found = [_length_or_refusal(*_source(row), text, max_seconds) for row, text in zip(table, texts, strict=True)]
+        bad = [reason for reason in found if isinstance(reason, str)]
+        if bad and not skip_bad:
+            raise UserError(bad[0])
+        if bad:
+            log.warning("%d of %d recordings are left out; the first: %s", len(bad), len(found), bad[0])
+        if len(bad) == len(found):
+            raise UserError(f"none of the {len(found)} recordings can be used{': ' + bad[0] if bad else ''}")
+        kept = [index for index, seconds in enumerate(found) if not isinstance(seconds, str)]
+        self._audio = table.select_columns(["id", "audio"]).select(kept)
+        columns = {
+            "id": self._audio["id"],
+            "text": [texts[index] for index in kept],
+            "speaker": table.select(kept)["speaker"],
+            "seconds": [found[index] for index in kept],
+        }
+        super().__init__(columns)
+        self.skip_bad = skip_bad
+        self._decoded: dict[int, np.ndarray] = {}
+        self._room = MEMORY
+
+    def samples(self, index: int) -> Int16[np.ndarray, " n"]:
+        found = self._decoded.get(index)
+        if found is None:
+            signal = read(*_source(self._audio[index]))
+            # rounded also when there is no room, so that an item never depends on what was read before it
+            found = (signal * 2**15).round().clamp(-(2**15), 2**15 - 1).to(torch.int16).numpy()
+            if found.nbytes <= self._room:
+                self._room -= found.nbytes
+                self._decoded[index] = found
+        return found
+
+
+def _source(row: Mapping[str, Any]) -> tuple[str | bytes, str]:
+    return row["audio"]["bytes"] or row["audio"]["path"], row["id"]

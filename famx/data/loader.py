@@ -1,0 +1,276 @@
+"""Batches of like lengths within a budget, in an order and with an augmentation that (seed, epoch, index) decide."""
+
+import itertools
+import logging
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from famx.data.base import SAMPLE_RATE, Example, draws, encode, resample
+from famx.notation import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+log = logging.getLogger(__name__)
+
+Key = tuple[int, int]
+"""Epoch and index."""
+Item = tuple[Example, np.ndarray | None]
+"""An example and the rectangles to blank in it."""
+
+
+@dataclass
+class LoaderConfig:
+    """How examples become batches.
+
+    Args:
+        batch: budget of a batch with its padding: seconds of audio, or tokens of text.
+        buckets: groups of like length that an epoch's order is shuffled within.
+        workers: processes that read ahead; 0 reads in the trainer's own.
+        speed: factors that recordings are sped up by, one drawn for each.
+        time_masks: stretches of time that are blanked (SpecAugment, arXiv 1904.08779).
+        time_width: longest of them, share of the utterance.
+        mel_masks: bands of frequency that are blanked.
+        mel_width: widest of them, share of the mel axis.
+    """
+
+    batch: float = 60.0
+    buckets: int = 30
+    workers: int = 0
+    speed: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
+    time_masks: int = 2
+    time_width: float = 0.1
+    mel_masks: int = 2
+    mel_width: float = 0.3
+
+
+@dataclass
+class Batch:
+    """Examples padded to one length.
+
+    Args:
+        inputs: samples (float) or token ids (int64), zero after each one's length.
+        targets: token ids of the texts, zero after each one's length; without a column where there is no text to reach.
+        spans: rectangles to blank, each (start, width) in time and (start, width) in mel, shares of the utterance's own
+            length and of the mel axis; None where nothing is to be blanked.
+        seconds: audio without padding (of text: tokens).
+        padding: share of `inputs` that is padding.
+    """
+
+    ids: list[str]
+    texts: list[str]
+    inputs: Shaped[Tensor, "b n"]
+    lengths: Int[Tensor, " b"]
+    targets: Int[Tensor, "b u"]
+    target_lengths: Int[Tensor, " b"]
+    spans: Float[Tensor, "b m 4"] | None
+    seconds: float
+    padding: float
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on a device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: value.to(device, non_blocking=True) for name, value in tensors.items() if torch.is_tensor(value)}
+        return replace(self, **moved)
+
+    def shard(self, rank: int, world: int) -> "Batch":
+        """Rows rank, rank + world, ... in the padded width of the whole batch."""
+        mine = slice(rank, None, world)
+        kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("seconds", "padding")}
+        kept = {name: value if value is None else value[mine] for name, value in kept.items()}
+        return _measured(**kept)
+
+
+def _measured(inputs: Tensor, lengths: Tensor, **rest: Any) -> Batch:
+    total = int(lengths.sum())
+    seconds = total / SAMPLE_RATE if inputs.is_floating_point() else total
+    padding = 1 - total / inputs.numel() if inputs.numel() else 0.0
+    return Batch(inputs=inputs, lengths=lengths, seconds=float(seconds), padding=padding, **rest)
+
+
+@dataclass
+class Augmentation:
+    """What happens to each item of an epoch: the factor that it is sped up by, the rectangles that are blanked."""
+
+    speed: Float[np.ndarray, " items"]
+    spans: Float[np.ndarray, "items masks 4"]
+
+
+def augmentation(config: LoaderConfig, seed: int, epoch: int, items: int) -> Augmentation:
+    """A function of its arguments; nothing reads what was drawn before."""
+    masks = config.time_masks + config.mel_masks
+    rows = np.arange(masks)
+    start = np.where(rows < config.time_masks, 0, 2)
+    place, width = draws(seed, "masks", epoch).random((2, items, masks), dtype=np.float32)
+    width *= np.where(start == 0, config.time_width, config.mel_width)
+    spans = np.tile(np.array([0, 1, 0, 1], np.float32), (items, masks, 1))
+    spans[:, rows, start], spans[:, rows, start + 1] = place * (1 - width), width
+    return Augmentation(draws(seed, "speed", epoch).choice(config.speed, items), spans)
+
+
+def bucketed(lengths: Sequence[float], buckets: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices by length, shuffled within `buckets` groups of equal count."""
+    groups = np.array_split(np.argsort(lengths, kind="stable"), buckets)
+    return np.concatenate([rng.permutation(group) for group in groups])
+
+
+def filled(order: Sequence[int], lengths: Sequence[float], budget: float) -> list[list[int]]:
+    """`order` cut into batches whose rows x longest stay within `budget`, one item at the least in each."""
+    batches: list[list[int]] = []
+    longest = 0.0
+    for index in order:
+        longest = max(longest, lengths[index])
+        if not batches or longest * (len(batches[-1]) + 1) > budget:
+            batches.append([])
+            longest = lengths[index]
+        batches[-1].append(int(index))
+    return batches
+
+
+class _Items(torch.utils.data.Dataset):
+    """What a worker does: reads, speeds up, masks, pads."""
+
+    def __init__(
+        self, dataset: Any, tokenizer: "Tokenizer | None", augment: Callable[[int], Augmentation] | None
+    ) -> None:
+        self.dataset, self.tokenizer, self.augment = dataset, tokenizer, augment
+        self.left_out: set[str] = set()
+        self._turn_to(0)
+
+    def _turn_to(self, epoch: int) -> None:
+        self.epoch, self.view = epoch, self.dataset.at(epoch)
+        self.augmentation = self.augment(epoch) if self.augment else None
+
+    def __getitem__(self, key: Key) -> Item | UserError:
+        epoch, index = key
+        if epoch != self.epoch:
+            self._turn_to(epoch)
+        try:
+            example = self.view[index]
+        except UserError as error:
+            return error
+        if self.augmentation is None:
+            return example, None
+        percent = round(100 * self.augmentation.speed[index])
+        return example._replace(signal=resample(example.signal, percent, 100)), self.augmentation.spans[index]
+
+    def collate(self, items: list[Item | UserError]) -> Batch | UserError | None:
+        """A batch; or the error of a bad recording, as a value, since a worker's exception arrives as a traceback."""
+        errors = [item for item in items if isinstance(item, UserError)]
+        if errors and not getattr(self.dataset, "skip_bad", False):
+            return errors[0]
+        for error in errors:
+            if str(error) not in self.left_out:
+                log.warning("left out: %s", error)
+                self.left_out.add(str(error))
+        found = [item for item in items if not isinstance(item, UserError)]
+        return self._batch(*zip(*found, strict=True)) if found else None
+
+    def _batch(self, examples: tuple[Example, ...], spans: tuple[np.ndarray | None, ...]) -> Batch:
+        targets = [torch.empty(0, dtype=torch.int64) for _ in examples]
+        if self.tokenizer:
+            targets = [torch.tensor(encode(self.tokenizer, e.text, e.id), dtype=torch.int64) for e in examples]
+        return _measured(
+            ids=[example.id for example in examples],
+            texts=[example.text for example in examples],
+            inputs=pad_sequence([example.signal for example in examples], batch_first=True),
+            lengths=torch.tensor([len(example.signal) for example in examples]),
+            targets=pad_sequence(targets, batch_first=True),
+            target_lengths=torch.tensor([len(target) for target in targets]),
+            spans=torch.from_numpy(np.stack(spans)) if spans[0] is not None and len(spans[0]) else None,
+        )
+
+
+class Loader:
+    """Batches of a data part, for training without end, or plainly once.
+
+    Args:
+        dataset: `len`, `lengths`, `texts`, `ids`, `unit`, and `at(epoch)[index] -> Example`.
+        tokenizer: of the targets; None where the examples have none.
+        seed: with the epoch and the index decides every draw.
+
+    Raises:
+        UserError: a text has characters that the tokenizer has not.
+    """
+
+    def __init__(
+        self, dataset: Any, tokenizer: "Tokenizer | None", seed: int = 0, config: LoaderConfig | None = None
+    ) -> None:
+        self.dataset, self.tokenizer, self.seed = dataset, tokenizer, seed
+        self.config = config or LoaderConfig()
+        if self.config.batch <= 0 or min(self.config.speed, default=0) <= 0:
+            raise UserError(f"batch={self.config.batch} and speed={list(self.config.speed)} have to be positive")
+        if tokenizer:
+            known = set(tokenizer.get_vocab())
+            for name, text in zip(dataset.ids, dataset.texts, strict=True):
+                if not known.issuperset(text):
+                    encode(tokenizer, text, name)
+
+    def plan(self, epoch: int) -> list[list[Key]]:
+        """All batches of an epoch in their order."""
+        lengths = np.asarray(self.dataset.at(epoch).lengths, dtype=np.float64)
+        if self.dataset.unit == "seconds":
+            lengths = lengths / self._augment(epoch).speed
+        rng = draws(self.seed, "order", epoch)
+        batches = filled(bucketed(lengths, self.config.buckets, rng), lengths, self.config.batch)
+        return [[(epoch, index) for index in batches[k]] for k in rng.permutation(len(batches))]
+
+    def _augment(self, epoch: int) -> Augmentation:
+        return augmentation(self.config, self.seed, epoch, len(self.dataset.at(epoch)))
+
+    def train(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[int, int, Batch]]:
+        """Batches for ever, as (epoch, position in it, batch), from `skip` batches into `epoch` on.
+
+        After (epoch, position) was the last one used, `train(epoch, position + 1)` goes on with exactly the next.
+        """
+        steps, ahead = itertools.tee(self._steps(epoch, skip))
+        augment = self._augment if self.dataset.unit == "seconds" else None
+        batches = self._read((keys for _, _, keys in ahead), augment, self.config.workers)
+        for (at, position, _), batch in zip(steps, batches, strict=True):
+            if batch is not None:
+                yield at, position, batch
+
+    def plain(self) -> Iterator[Batch]:
+        """Every item once as it is, the shortest first."""
+        lengths = self.dataset.lengths
+        keys = [[(0, index) for index in batch] for batch in filled(np.argsort(lengths), lengths, self.config.batch)]
+        yield from (batch for batch in self._read(keys, None, 0) if batch is not None)
+
+    def _steps(self, epoch: int, skip: int) -> Iterator[tuple[int, int, list[Key]]]:
+        for at in itertools.count(epoch):
+            plan = self.plan(at)
+            for position in range(skip if at == epoch else 0, len(plan)):
+                yield at, position, plan[position]
+
+    def _read(
+        self, keys: Iterable[list[Key]], augment: Callable[[int], Augmentation] | None, workers: int
+    ) -> Iterator[Batch | None]:
+        items = _Items(self.dataset, self.tokenizer, augment)
+        reader = torch.utils.data.DataLoader(
+            items,
+            batch_sampler=keys,
+            collate_fn=items.collate,
+            num_workers=workers,
+            worker_init_fn=_leave_interrupts_to_the_trainer,
+            # its own, or starting workers would draw from the global one
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        for batch in reader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def _leave_interrupts_to_the_trainer(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
