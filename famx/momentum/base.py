@@ -1,0 +1,149 @@
+"""What momentum rules share, and the four handlers of FAM as tables."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from famx.notation import Kind, TensorInfo
+
+
+class Momentum(nn.Module):
+    """Chooses a momentum coefficient for every tensor: `(gradients, step) -> (tensors,)`, each in [0, 1).
+
+    Its state are buffers, which a call replaces and never writes into: whoever calls can put the former ones back.
+
+    Args:
+        tensors: what the gradients will be of, in their order.
+    """
+
+    observed = False
+
+    def __init__(self, tensors: Sequence[TensorInfo]):
+        super().__init__()
+        for info in tensors:
+            if not 0 <= info.base < 1:
+                raise ValueError(f"base={info.base} of a tensor of shape {info.shape} is not in [0, 1)")
+        self.tensors = list(tensors)
+        self.metrics: dict[str, Tensor] = {}
+        self.register_buffer("base", torch.tensor([info.base for info in tensors]), persistent=False)
+
+
+# quarters of the bands, share of the power above which they count, rise of the momentum, its cap; asked in this order
+REGIONS: dict[Kind, list[tuple[int, int, float, float, float]]] = {
+    "other": [(2, 4, 0.3, 0.05, 0.95)],
+    "norm": [(2, 4, 0.3, 0.05, 0.95)],
+    "conv": [(1, 3, 0.4, 0.07, 0.97), (3, 4, 0.3, 0.05, 0.95)],
+    "embedding": [(3, 4, 0.2, 0.08, 0.98)],
+    "attention": [],
+}
+
+
+class Handlers(Momentum):
+    """FAM's four handlers: h_b <- beta·h_b + (1 - beta)·p_b, then a rule for the kind of the tensor, on h.
+
+    conv, embedding, others: the first of `REGIONS` with power enough gives `raised(a, rise, cap)`.
+    attention: a largest band below the first quarter gives `lowered(a)`, one above the third raised(a, .08, .98).
+    A subclass says what "enough" is (`over`), when a band is the largest (`largest`), and what caps do to a base.
+
+    Args:
+        tensors: what the gradients will be of, in their order.
+        spectrum: factory of what measures them.
+        beta: decay of the history per step.
+        start_step: step up to which the base momentum stays.
+        min_size: entries a tensor must have more of to be measured; the base momentum stays for the others.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[TensorInfo],
+        spectrum: Callable[..., nn.Module],
+        *,
+        beta: float,
+        start_step: int,
+        min_size: int,
+    ):
+        super().__init__(tensors)
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta={beta} is not in [0, 1)")
+        self.beta, self.start_step = beta, start_step
+        self.rows = [i for i, info in enumerate(tensors) if info.numel > min_size]
+        measured = [tensors[i] for i in self.rows]
+        self.spectrum = spectrum(tensors=measured)
+        most = max((info.n_bands for info in measured), default=0)
+        n_bands = torch.tensor([info.n_bands for info in measured], dtype=torch.long)
+        base = self.base[self.rows]
+        regions = torch.zeros(2, len(measured), most)
+        thresholds = torch.full((2, len(measured)), torch.inf)
+        risen = base.expand(2, -1).clone()
+        for row, info in enumerate(measured):
+            for i, (start, stop, threshold, rise, cap) in enumerate(REGIONS[info.kind]):
+                regions[i, row, start * info.n_bands // 4 : stop * info.n_bands // 4] = 1.0
+                thresholds[i, row], risen[i, row] = threshold, self.raised(info.base, rise, cap)
+        tables = {
+            "index": torch.tensor(self.rows, dtype=torch.long),
+            "regions": regions,
+            "thresholds": thresholds,
+            "risen": risen,
+            "by_largest": torch.tensor([info.kind == "attention" for info in measured], dtype=torch.bool),
+            "first_quarter": n_bands // 4,
+            "third_quarter": 3 * n_bands // 4,
+            "low": torch.tensor([self.lowered(info.base) for info in measured]),
+            "high": torch.tensor([self.raised(info.base, 0.08, 0.98) for info in measured]),
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
+        self.register_buffer("history", torch.zeros(len(measured), most))
+        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("coefficients", self.base.clone())
+
+    def forward(self, gradients: Sequence[Tensor], step: int) -> Float[Tensor, " tensors"]:
+        shares = self.spectrum([gradients[i] for i in self.rows])
+        if self.spectrum.fresh and step > self.start_step:
+            smoothed = self.history.lerp(shares, 1 - self.beta**self.spectrum.every)
+            self.history = torch.where(self.begun, smoothed, shares)
+            self.begun = torch.ones_like(self.begun)
+            self.coefficients = self.base.index_copy(0, self.index, self.choose(self.history))
+        if self.observed:
+            self.metrics = self.seen()
+        return self.coefficients
+
+    def choose(self, history: Float[Tensor, "measured bands"]) -> Float[Tensor, " measured"]:
+        """The coefficient of each measured tensor."""
+        first, second = self.over(self.regions * history)
+        chosen = torch.where(second, self.risen[1], self.base[self.index])
+        chosen = torch.where(first, self.risen[0], chosen)
+        band, exists = self.largest(history)
+        decided = self.by_largest & exists
+        chosen = torch.where(decided & (band < self.first_quarter), self.low, chosen)
+        return torch.where(decided & (band > self.third_quarter), self.high, chosen)
+
+    def over(self, power: Float[Tensor, "2 measured bands"]) -> Bool[Tensor, "2 measured"]:
+        """Whether the regions' power, zero elsewhere, is enough."""
+        raise NotImplementedError
+
+    def largest(self, history: Float[Tensor, "measured bands"]) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
+        """The largest band of each tensor, and whether there is one."""
+        raise NotImplementedError
+
+    def raised(self, base: float, rise: float, cap: float) -> float:
+        """The base momentum, raised."""
+        return min(cap, base + rise)
+
+    def lowered(self, base: float) -> float:
+        """The base momentum, lowered."""
+        return max(0.85, base - 0.05)
+
+    def seen(self) -> dict[str, Tensor]:
+        """All tensors' bands in units of white noise, their means per kind, the share of measured tensors that moved."""
+        if not self.rows:
+            return {}
+        relative = self.spectrum.relative(self.history)
+        bands = relative.new_zeros(len(self.tensors), relative.shape[1]).index_copy(0, self.index, relative)
+        moved = (self.coefficients != self.base)[self.index].float().mean()
+        kinds: dict[Kind, list[int]] = {}
+        for i in self.rows:
+            kinds.setdefault(self.tensors[i].kind, []).append(i)
+        means = {f"bands/{kind}": bands[rows].mean(0) for kind, rows in kinds.items()}
+        return {"bands": bands, "fired": moved, **means}

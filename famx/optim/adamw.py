@@ -1,0 +1,36 @@
+"""AdamW, torch's own, in one kernel where the device has it (arXiv:1711.05101)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from famx.optim.base import Wrapped
+from famx.registry import register
+
+
+@register
+class AdamW(Wrapped, torch.optim.AdamW):
+    """m, v <- averages of g and g²; θ <- θ - lr·(m̂ / (sqrt(v̂) + eps) + weight_decay·θ).
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate.
+        betas: decay of the averages of g and g², in [0, 1).
+        eps: added to the root.
+        weight_decay: share of a parameter taken away per step, times lr.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        momentum: Callable[..., nn.Module] | None = None,
+        spectrum: Callable[..., nn.Module] | None = None,
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ):
+        super().__init__(params, momentum, spectrum, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)

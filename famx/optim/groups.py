@@ -1,0 +1,67 @@
+"""Parameters sorted by the kind of module that owns them, each kind with its own settings (seed.md)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from famx.notation import Kind
+
+TYPES: dict[Kind, tuple[type[nn.Module], ...]] = {
+    "conv": (nn.modules.conv._ConvNd,),
+    "attention": (nn.MultiheadAttention,),
+    "embedding": (nn.Embedding, nn.EmbeddingBag),
+    "norm": (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase),
+}
+# base momentum and bands; norms and biases are not decayed, embeddings learn slower and decay faster
+SETTINGS: dict[Kind, dict[str, Any]] = {
+    "conv": {"alpha": 0.9, "n_bands": 10},
+    "attention": {"alpha": 0.92, "n_bands": 12},
+    "embedding": {"alpha": 0.95, "n_bands": 8},
+    "norm": {"alpha": 0.9, "n_bands": 4},
+    "other": {"alpha": 0.9, "n_bands": 8},
+}
+LR_SCALE: dict[Kind, float] = {"embedding": 0.8}
+DECAY_SCALE: dict[Kind, float] = {"embedding": 1.5, "norm": 0.0}
+
+
+def parameter_groups(
+    model: nn.Module, lr: float | None = None, weight_decay: float | None = None, **settings: Any
+) -> list[dict[str, Any]]:
+    """Groups for any optimizer, one a kind: `params`, `kind`, `alpha`, `n_bands`, `lr`, `weight_decay`.
+
+    The kind is that of the module that owns the parameter: convolutions, attention (torch's, and whatever stands under
+    a module whose class has `kind = "attention"`), embeddings, norms, others; biases and all other vectors and scalars
+    are "norm". A parameter that several modules share is sorted by the first. Frozen ones are left out.
+
+    Args:
+        lr: learning rate, of embeddings .8 times that; None leaves it to the optimizer, for all the same.
+        weight_decay: of embeddings 1.5 times that, of norms none; None leaves it to the optimizer, but for norms.
+        settings: `alpha` or `n_bands` for all kinds alike.
+    """
+    kinds: dict[nn.Parameter, Kind] = {}
+    for parameter, kind in _owned(model, None):
+        if parameter.requires_grad:
+            kinds.setdefault(parameter, kind)
+    groups = []
+    for kind, own in SETTINGS.items():
+        group: dict[str, Any] = {"params": [p for p in kinds if kinds[p] == kind], "kind": kind, **own, **settings}
+        if lr is not None:
+            group["lr"] = lr * LR_SCALE.get(kind, 1.0)
+        if weight_decay is not None or kind == "norm":
+            group["weight_decay"] = (weight_decay or 0.0) * DECAY_SCALE.get(kind, 1.0)
+        if group["params"]:
+            groups.append(group)
+    return groups
+
+
+def _owned(module: nn.Module, inherited: Kind | None) -> Iterator[tuple[nn.Parameter, Kind]]:
+    """Every parameter under the module with its kind."""
+    kind = getattr(type(module), "kind", None) or inherited
+    if kind is None:
+        kind = next((kind for kind, types in TYPES.items() if isinstance(module, types)), None)
+    for parameter in module.parameters(recurse=False):
+        vector = parameter.ndim < 2 or isinstance(module, TYPES["norm"])
+        yield parameter, "norm" if vector else kind or "other"
+    for child in module.children():
+        yield from _owned(child, kind)

@@ -1,0 +1,39 @@
+"""SGD with momentum, torch's own, in one kernel where the device has it (Sutskever et al. 2013)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from famx.optim.base import Wrapped
+from famx.registry import register
+
+
+@register
+class SGD(Wrapped, torch.optim.SGD):
+    """m <- alpha·m + g + weight_decay·θ; θ <- θ - lr·m, or with Nesterov's look ahead θ - lr·(g + alpha·m).
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate.
+        alpha: momentum, in [0, 1).
+        nesterov: whether to look ahead.
+        weight_decay: added to the gradient, times the parameter.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        momentum: Callable[..., nn.Module] | None = None,
+        spectrum: Callable[..., nn.Module] | None = None,
+        *,
+        lr: float = 1e-2,
+        alpha: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ):
+        if not 0 <= alpha < 1:
+            raise ValueError(f"alpha={alpha} is not in [0, 1)")
+        options = {"lr": lr, "momentum": alpha, "nesterov": nesterov, "weight_decay": weight_decay}
+        super().__init__(params, momentum, spectrum, **options)
