@@ -53,14 +53,24 @@ def basic(text: str) -> str:
 NORMALISERS: dict[str, Callable[[str], str]] = {"basic": basic}
 
 
-def train_tokenizer(texts: Iterable[str]) -> "Tokenizer":
-    """One token per character of `texts`, in code point order, after id 0, which is the blank of CTC."""
+def train_tokenizer(texts: Iterable[str], special: Sequence[str] = (BLANK,)) -> "Tokenizer":
+    """One token per character of `texts`, in the order of code points, after the special ones (0: the blank of CTC)."""
     from tokenizers import Tokenizer, decoders, models
 
-    vocabulary = [BLANK, *sorted(set().union(*texts))]
+    vocabulary = [*special, *sorted(set().union(*texts))]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(vocabulary)}, merges=[]))
     tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens([BLANK])
+    tokenizer.add_special_tokens(list(special))
+    return tokenizer
+
+
+def byte_tokenizer() -> "Tokenizer":
+    """One token per byte of UTF-8, which is its id."""
+    from tokenizers import Tokenizer, decoders, models
+
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
 
 
@@ -185,39 +195,46 @@ class Recordings(Speech):
     What is decoded once is kept as 16-bit samples, up to a gibibyte, so that later epochs decode and resample nothing.
 
     Args:
-        table: columns `id`, `audio` (`path` and `bytes`, one of them given), `text`, `speaker`.
+        audio: a table with the column `audio`: `path` and `bytes` of a file, one of them given.
+        ids, texts, speakers: of its rows.
         skip_bad: leave bad recordings out and count them in one warning, where otherwise the first one is refused.
         max_seconds: longest recording that is taken.
     """
 
-    def __init__(self, table: "Dataset", *, skip_bad: bool = False, max_seconds: Seconds = 40.0) -> None:
-        normalise = NORMALISERS[self.normaliser]
-        texts = [normalise(text or "") for text in table["text"]]
-        found = [_length_or_refusal(*_source(row), text, max_seconds) for row, text in zip(table, texts, strict=True)]
+    def __init__(
+        self,
+        audio: "Dataset",
+        ids: Sequence[str],
+        texts: Sequence[str],
+        speakers: Sequence[str],
+        *,
+        skip_bad: bool,
+        max_seconds: Seconds,
+    ) -> None:
+        texts = [NORMALISERS[self.normaliser](text) for text in texts]
+        found = [
+            _length_or_refusal(_source(row), name, text, max_seconds)
+            for row, name, text in zip(audio, ids, texts, strict=True)
+        ]
         bad = [reason for reason in found if isinstance(reason, str)]
         if bad and not skip_bad:
             raise UserError(bad[0])
         if bad:
             log.warning("%d of %d recordings are left out; the first: %s", len(bad), len(found), bad[0])
         if len(bad) == len(found):
-            raise UserError(f"none of the {len(found)} recordings can be used{': ' + bad[0] if bad else ''}")
+            raise UserError(f"none of {len(found)} recordings can be used{'; ' + bad[0] if bad else ''}")
         kept = [index for index, seconds in enumerate(found) if not isinstance(seconds, str)]
-        self._audio = table.select_columns(["id", "audio"]).select(kept)
-        columns = {
-            "id": self._audio["id"],
-            "text": [texts[index] for index in kept],
-            "speaker": table.select(kept)["speaker"],
-            "seconds": [found[index] for index in kept],
-        }
-        super().__init__(columns)
+        columns = {"id": ids, "text": texts, "speaker": speakers, "seconds": found}
+        super().__init__({name: [column[index] for index in kept] for name, column in columns.items()})
         self.skip_bad = skip_bad
+        self._audio = audio.select(kept)
         self._decoded: dict[int, np.ndarray] = {}
         self._room = MEMORY
 
     def samples(self, index: int) -> Int16[np.ndarray, " n"]:
         found = self._decoded.get(index)
         if found is None:
-            signal = read(*_source(self._audio[index]))
+            signal = read(_source(self._audio[index]), self.ids[index])
             # rounded also when there is no room, so that an item never depends on what was read before it
             found = (signal * 2**15).round().clamp(-(2**15), 2**15 - 1).to(torch.int16).numpy()
             if found.nbytes <= self._room:
@@ -226,5 +243,5 @@ class Recordings(Speech):
         return found
 
 
-def _source(row: Mapping[str, Any]) -> tuple[str | bytes, str]:
-    return row["audio"]["bytes"] or row["audio"]["path"], row["id"]
+def _source(row: Mapping[str, Any]) -> str | bytes:
+    return row["audio"]["bytes"] or row["audio"]["path"]

@@ -1,0 +1,101 @@
+"""A Hugging Face data set with an audio and a text column: from the hub, or a folder that lies on the disk."""
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from famx.data.base import Recordings, choose_split
+from famx.notation import Seconds, UserError
+from famx.registry import nearest, register
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# the branch in which the hub keeps data sets that come as code, as parquet: CONFIGURATION/SPLIT/0000.parquet
+PARQUET = "refs/convert/parquet"
+
+
+@register
+class Hub(Recordings):
+    """What `datasets.load_dataset(path, subset)` finds, its audio read undecoded; no code of a data set is ever run.
+
+    Args:
+        path: of the data set on the hub, with @REVISION where not the newest is meant; or a folder: one that
+            `save_to_disk` wrote, one of parquet files, an audiofolder, or Common Voice's with SPLIT.tsv and `clips`.
+        subset: its configuration, where it has several (`name` is the part's own).
+        splits: what it calls train, dev and test, in this order; each may be a slice, `train[:90%]`.
+        audio: column of the recordings.
+        text: column of what is said.
+        speaker: column of who speaks; empty where it has none.
+        skip_bad: leave bad recordings out and count them, where otherwise the first one is refused.
+        max_seconds: longest recording that is taken.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        path: str = "",
+        subset: str = "",
+        splits: tuple[str, ...] = ("train", "validation", "test"),
+        audio: str = "audio",
+        text: str = "text",
+        speaker: str = "",
+        skip_bad: bool = False,
+        max_seconds: Seconds = 40.0,
+    ) -> None:
+        from datasets import Audio
+
+        choose_split(split, self.splits)
+        if not path:
+            raise UserError("data=hub needs a data set, data.path=OWNER/NAME or a folder")
+        if len(splits) != len(self.splits):
+            raise UserError(f"data.splits={list(splits)} has to name three splits, for train, dev and test")
+        theirs = splits[self.splits.index(split)]
+        table = _load(path, subset, theirs)
+        for option, column in (("audio", audio), ("text", text), ("speaker", speaker)):
+            if column and column not in table.column_names:
+                raise UserError(f"{path} has no column data.{option}={column}{nearest(column, table.column_names)}")
+        recordings = table.select_columns([audio]).rename_columns({audio: "audio"})
+        recordings = recordings.cast_column("audio", Audio(decode=False))
+        paths = recordings.flatten().select_columns(["audio.path"])["audio.path"]
+        ids = [file or f"{theirs}[{index}]" for index, file in enumerate(paths)]
+        texts = [said or "" for said in table.select_columns([text])[text]]
+        speakers = [str(who) for who in table.select_columns([speaker])[speaker]] if speaker else [""] * len(table)
+        super().__init__(recordings, ids, texts, speakers, skip_bad=skip_bad, max_seconds=max_seconds)
+
+
+def _load(path: str, subset: str, split: str) -> "Dataset":
+    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    folder = Path(path).expanduser()
+    repository, _, revision = path.partition("@")
+    base = split.partition("[")[0]
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            saved: DatasetDict = load_from_disk(str(folder))
+            if split not in saved:
+                raise UserError(f"{path} has no split {split!r}{nearest(split, saved)}")
+            return saved[split]
+        if (folder / f"{base}.tsv").is_file():
+            return _common_voice(folder, base, split)
+        if folder.is_dir():
+            return load_dataset(str(folder), subset or None, split=split)
+        if revision == PARQUET:
+            files = f"hf://datasets/{path}/{subset or 'default'}/{base}/*.parquet"
+            return load_dataset("parquet", data_files={base: files}, split=split)
+        return load_dataset(repository, subset or None, split=split, revision=revision or None)
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError) as error:
+        raise UserError(f"data.path={path}: {' '.join(str(error).split())}") from error
+
+
+def _common_voice(folder: Path, base: str, split: str) -> "Dataset":
+    from datasets import load_dataset
+
+    dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    table = load_dataset("csv", data_files={base: str(folder / f"{base}.tsv")}, split=split, **dialect)
+    return table.map(lambda row: {"path": str(folder / "clips" / row["path"])})
