@@ -1,6 +1,7 @@
 """One table of named parts. A part's path is its name: famx/attention/myelinated.py is `attention=myelinated`."""
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -93,12 +94,12 @@ def hyperparameters(part: type) -> dict[str, inspect.Parameter]:
     return found
 
 
+@functools.cache
 def load(package: str) -> None:
     """Imports every module under `package` (`famx`: under all its rooms), so that its parts register."""
     for name in [f"famx.{room}" for room in ROOMS] if package == "famx" else [package]:
         for module in pkgutil.iter_modules(importlib.import_module(name).__path__, f"{name}."):
-            if module.name not in sys.modules:
-                importlib.import_module(module.name)
+            importlib.import_module(module.name)
 
 
 def load_file(path: str | Path) -> None:

@@ -1,0 +1,30 @@
+"""Scores a run: python -m famx.evaluate RUN [--split test] [--checkpoint best|last] [famx_parts=[file.py]]"""
+
+import argparse
+
+from rich.console import Console
+
+from famx.config import own_parts, verb
+
+
+def main() -> int:
+    """Decodes a split, prints its error rates, writes hypotheses and scores; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m famx.evaluate", description="Decodes and scores a split of a run.")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("--split", default="test", help="test, dev, or another split of the run's data")
+    parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest")
+    parser.add_argument("famx_parts", nargs="*", help="famx_parts=[file.py] where the run was trained with own parts")
+    arguments = parser.parse_args()
+    own_parts(arguments.famx_parts, arguments.run)
+    from famx.recognizer import Recognizer
+
+    found = Recognizer(arguments.run, arguments.checkpoint).evaluate(arguments.split)
+    console = Console(highlight=False)
+    console.print(found.table(arguments.split))
+    written = f"hypotheses.{arguments.split}.tsv and scores.{arguments.split}.json"
+    console.print(f"{len(found.ids)} utterances; {written} are in {arguments.run}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    verb(main)

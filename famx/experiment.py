@@ -1,0 +1,256 @@
+"""From a composed config to a trained and evaluated run: the one place where everything is put together."""
+
+import ctypes
+import hashlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+from torch import distributed, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from famx import checkpoint, registry
+from famx.data.loader import Loader, LoaderConfig
+from famx.model import build_model
+from famx.notation import UserError
+from famx.optim import parameter_groups
+from famx.registry import build, get
+from famx.task.base import Evaluation, evaluate
+from famx.trainer import Trainer, TrainerConfig
+
+__all__ = ["build_model", "build_optimizer", "run", "settle"]
+
+def settle(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with `usual` frontends and data named: what the task reads.
+
+    The optimizer's `usual` momentum and spectrum stay, since an optimizer may wear none.
+    """
+    task = get("task", config["task"]["name"])
+    worn = {room: {"name": name} for room, name in task.usual.items() if config[room]["name"] == "usual"}
+    return dict(config) | worn
+
+
+def build_optimizer(
+    config: Mapping[str, Any],
+    params: Any,
+    momentum: Mapping[str, Any] | None = None,
+    spectrum: Mapping[str, Any] | None = None,
+) -> torch.optim.Optimizer:
+    """Builds the optimizer that `config["name"]` names over parameters or groups of them.
+
+    Args:
+        momentum, spectrum: the rule and the measure that it wears; None (or one named `usual`): its own.
+
+    Raises:
+        UserError: an unknown part or key, or a rule for an optimizer that wears none.
+    """
+    given = {"momentum": momentum, "spectrum": spectrum}
+    given = {room: choice for room, choice in given.items() if choice and choice["name"] != "usual"}
+    asked = inspect.signature(get("optim", config["name"])).parameters
+    for room, choice in given.items():
+        if room not in asked:
+            raise UserError(f"optim={config['name']} wears no {room}, so {room}={choice['name']} would change nothing")
+    return build("optim", config, params=params, **{room: partial(build, room, c) for room, c in given.items()})
+
+
+def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[str, float]:
+    """Trains what the config describes in `folder`, then scores every split that it was not trained on.
+
+    Returns:
+        The last metrics by tag, with `stopped_by` among them if a signal ended the run.
+
+    Raises:
+        UserError: a mistake in the config, the data, or the run to go on from.
+    """
+    config, settings = settle(config), TrainerConfig(**config["trainer"])
+    device = _device(settings)
+    first = _join_processes(device)
+    console = Console(quiet=not first)
+    train = data(config, "train")
+    tokenizer = train.build_tokenizer()
+    task = build("task", config["task"], tokenizer=tokenizer)
+    torch.manual_seed(_seed_for(config["seed"], "init"))
+    model = build_model(config, tokenizer.get_vocab_size())
+    if config["init_from"]:
+        load_weights(model, checkpoint.load(checkpoints(config["init_from"]), "best"), config["init_from"])
+    model.to(device)
+    dev, loader = data(config, "dev"), LoaderConfig(**config["loader"])
+    groups = parameter_groups(model, config["optim"].get("lr"), config["optim"].get("weight_decay", 0.0))
+    optimizer = build_optimizer(config["optim"], groups, config["momentum"], config["spectrum"])
+    trainer = Trainer(
+        model,
+        task,
+        optimizer,
+        lambda total: build("schedule", config["schedule"], total_steps=total),
+        Loader(train, tokenizer, config["seed"], loader).train,
+        Loader(dev, tokenizer, config["seed"], loader).plain,
+        partial(_seed_for, config["seed"]),
+        folder,
+        settings,
+        device,
+    )
+    if resume:
+        saved = checkpoint.load(checkpoints(folder))
+        load_weights(model, saved, folder)
+        trainer.restore(saved)
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        tokenizer.save(str(folder / "tokenizer.json"))
+        console.print(_summary(config, model, train, device))
+    last = trainer.fit()
+    if trainer.stopped_by:
+        console.print(f"stopped at step {trainer.step} and saved; to go on:\n  python -m famx.train resume={folder}")
+        return last | {"stopped_by": trainer.stopped_by}
+    if first:
+        load_weights(model, checkpoint.load(checkpoints(folder), "best"), folder)
+        scored = score(config, model, task, tokenizer, [s for s in train.splits if s not in ("train", "dev")], device, folder)
+        last |= {f"{split}/{name}": value for split, found in scored.items() for name, value in found.metrics.items()}
+        trainer.finish(_settings(config), last)
+        _farewell(console, folder, scored)
+    return last
+
+
+def data(config: Mapping[str, Any], split: str) -> Any:
+    """The data set of a split; what it makes on disk, the first process makes alone."""
+    if _rank() > 0:
+        distributed.barrier()
+    dataset = build("data", config["data"], split=split, seed=config["seed"])
+    if distributed.is_initialized() and _rank() == 0:
+        distributed.barrier()
+    return dataset
+
+
+def score(
+    config: Mapping[str, Any], model: nn.Module, task: Any, tokenizer: Any, splits: list[str], device: Any, folder: Path
+) -> dict[str, Evaluation]:
+    """Decodes the splits; of each, writes `hypotheses.<split>.tsv` and `scores.<split>.json` into the folder."""
+    found = {}
+    for split in splits:
+        dataset = build("data", config["data"], split=split, seed=config["seed"])
+        batches = Loader(dataset, tokenizer, config["seed"], LoaderConfig(**config["loader"])).plain()
+        found[split] = evaluate(model, task, batches, device)
+        found[split].write(folder, split, dataset.normaliser)
+    return found
+
+
+def load_weights(model: nn.Module, saved: Mapping[str, Any], source: Any) -> None:
+    """Puts the averaged weights of a checkpoint, or its plain ones, into the model.
+
+    Raises:
+        UserError: they are another model's.
+    """
+    ours, theirs = model.state_dict(), saved["model"]
+    wrong = sorted(ours.keys() ^ theirs.keys()) or [k for k in ours if ours[k].shape != theirs[k].shape]
+    if wrong:
+        shapes = [tuple(tree[wrong[0]].shape) if wrong[0] in tree else "absent" for tree in (theirs, ours)]
+        raise UserError(f"{source} holds another model: {wrong[0]} is {shapes[0]} there and {shapes[1]} here")
+    model.load_state_dict(theirs)
+
+
+def checkpoints(run: str | Path) -> Path:
+    """The checkpoint folder of a run.
+
+    Raises:
+        UserError: the run has none.
+    """
+    folder = Path(run) / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"{run} is not a run with checkpoints: there is no {folder}")
+    return folder
+
+
+def _seed_for(seed: int, purpose: str, *numbers: int) -> int:
+    """The seed of one random draw, a function of the run's seed, its purpose and its place alone."""
+    words = json.dumps([seed, purpose, *numbers]).encode()
+    return int.from_bytes(hashlib.sha256(words).digest()[:8], "little") >> 1
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def _join_processes(device: torch.device) -> bool:
+    """Joins torchrun's other processes, if there are any; whether this is the one that writes."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return _rank() == 0
+
+
+def _device(settings: TrainerConfig) -> torch.device:
+    """The device to train on, ready for it.
+
+    Raises:
+        UserError: it is not there.
+    """
+    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = next(d for d, there in have.items() if there) if settings.device == "auto" else settings.device
+    if not have[name]:
+        raise UserError(f"trainer.device={name} is not on this machine, which has {', '.join(d for d in have if have[d])}")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    if name == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if name == "cpu" and sys.platform == "linux":
+        # glibc gives every large block back to the kernel at once; keeping them saves a page fault a page and step
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+                libc.mallopt(option, 2**30)
+    return torch.device(name)
+
+
+def _summary(config: Mapping[str, Any], model: nn.Module, dataset: Any, device: torch.device) -> Table:
+    """Parts, parameters, and the cost of a second of audio (of a token of text)."""
+    table = Table(title=f"famx {config['name']} on {device.type}", title_justify="left")
+    for column, justify in (("room", "left"), ("part", "left"), ("parameters", "right")):
+        table.add_column(column, justify=justify)
+    counts: dict[str, int] = {}
+    owner: dict[str, str] = {}
+    for name, module in model.named_modules():
+        place = type(module).__module__.split(".")
+        owner[name] = place[-2] if place[-2:-1] and place[-2] in registry.ROOMS else owner.get(name.rpartition(".")[0], "")
+        count = sum(p.numel() for p in module.parameters(recurse=False))
+        counts[owner[name] or "score"] = counts.get(owner[name] or "score", 0) + count
+    for room in registry.ROOMS:
+        choice = config.get(room)
+        if choice and not (room in ("momentum", "spectrum") and choice["name"] == "usual"):
+            table.add_row(room, choice["name"], f"{counts.get(room, 0):,}" if counts.get(room) else "")
+    example = dataset[0].signal[None].to(device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(example[:, :-1] if dataset.unit == "tokens" else example)
+    flops = counter.get_total_flops() / dataset.lengths[0]
+    table.add_section()
+    table.add_row("all", f"{flops / 1e6:.1f} MFLOP a {dataset.unit.rstrip('s')}", f"{sum(counts.values()):,}")
+    hours = f"{sum(dataset.lengths) / 3600:.2f} hours" if dataset.unit == "seconds" else f"{sum(dataset.lengths):,.0f} tokens"
+    table.add_row("train", f"{len(dataset)} examples, {hours}", "")
+    return table
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What TensorBoard compares runs by: the chosen parts, the dimensions, the optimizer's numbers, the seed."""
+    parts = {room: config[room]["name"] for room in registry.ROOMS}
+    numbers = {f"optim.{key}": value for key, value in config["optim"].items() if isinstance(value, int | float)}
+    return parts | dict(config["model"]) | numbers | {"seed": config["seed"]}
+
+
+def _farewell(console: Console, folder: Path, scored: dict[str, Evaluation]) -> None:
+    """Says how it went, where it lies, and what one can do next."""
+    for split, found in scored.items():
+        console.print(found.table(split))
+    console.print(f"run: {folder}", highlight=False, soft_wrap=True)
+    console.print(
+        f"next:\n  python -m famx.evaluate {folder}\n  python -m famx.transcribe {folder} FILE...\n"
+        f"  tensorboard --logdir {folder.parent}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,103 @@
+"""What every task shares: decoding a split, and counting errors the way the field does."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jiwer
+import numpy as np
+import torch
+from rich.table import Table
+from torch import nn
+
+
+class Errors(NamedTuple):
+    """Edits between references and hypotheses, over all utterances, and the interval of their rate.
+
+    `rate` is (substitutions + deletions + insertions) / `units`; `low` and `high` bound it with 95 % confidence
+    (bootstrap over utterances, Bisani & Ney 2004).
+    """
+
+    rate: float
+    substitutions: int
+    deletions: int
+    insertions: int
+    units: int
+    low: float
+    high: float
+
+
+def errors(references: list[str], hypotheses: list[str], unit: str, resamples: int = 1000) -> Errors:
+    """Counts the edits over words or characters.
+
+    Args:
+        unit: `word` or `char`.
+    """
+    process = {"word": jiwer.process_words, "char": jiwer.process_characters}[unit]
+    each = [process(reference, hypothesis) for reference, hypothesis in zip(references, hypotheses, strict=True)]
+    edits = np.array([[e.substitutions, e.deletions, e.insertions] for e in each])
+    units = np.array([e.hits + e.substitutions + e.deletions for e in each])
+    drawn = np.random.default_rng(0).integers(len(each), size=(resamples, len(each)))
+    rates = edits.sum(1)[drawn].sum(1) / np.maximum(1, units[drawn].sum(1))
+    low, high = np.quantile(rates, [0.025, 0.975])
+    substitutions, deletions, insertions = (int(n) for n in edits.sum(0))
+    rate = float(edits.sum() / max(1, units.sum()))
+    return Errors(rate, substitutions, deletions, insertions, int(units.sum()), float(low), float(high))
+
+
+class Evaluation(NamedTuple):
+    """What a model makes of a split: mean loss, error rates by name, and every utterance."""
+
+    loss: float
+    scores: dict[str, Any]
+    ids: list[str]
+    references: list[str]
+    hypotheses: list[str]
+    audio: float
+    seconds: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {"loss": self.loss} | {name: errors.rate for name, errors in self.scores.items()}
+
+    def write(self, folder: Path, split: str, normaliser: str) -> None:
+        """Leaves `hypotheses.<split>.tsv` (id, ref, hyp) and `scores.<split>.json` in a run's folder."""
+        rows = ["id\tref\thyp", *("\t".join(row) for row in zip(self.ids, self.references, self.hypotheses, strict=True))]
+        (folder / f"hypotheses.{split}.tsv").write_text("\n".join(rows) + "\n")
+        scores = {name: errors._asdict() for name, errors in self.scores.items()}
+        scores |= {"loss": self.loss, "normaliser": normaliser, "utterances": len(self.ids)}
+        scores |= {"audio_seconds": self.audio, "real_time_factor": self.seconds / max(1e-9, self.audio)}
+        (folder / f"scores.{split}.json").write_text(json.dumps(scores, indent=1) + "\n")
+
+    def table(self, split: str) -> Table:
+        """The scores of a split, to be printed."""
+        factor = f"real-time factor {self.seconds / max(1e-9, self.audio):.4f}, " if self.scores else ""
+        table = Table(title=f"{split}: {factor}loss {self.loss:.3f}", title_justify="left")
+        for column in ("", "rate", "95 % interval", "substituted", "deleted", "inserted", "of"):
+            table.add_column(column, justify="right")
+        for name, e in self.scores.items():
+            interval = f"{100 * e.low:.2f} - {100 * e.high:.2f} %"
+            counts = (e.substitutions, e.deletions, e.insertions, e.units)
+            table.add_row(name.upper(), f"{100 * e.rate:.2f} %", interval, *(f"{n:,}" for n in counts))
+        return table
+
+
+def evaluate(model: nn.Module, task: Any, batches: Any, device: torch.device) -> Evaluation:
+    """Losses and decodes every batch; error rates come from decoding."""
+    model.eval()
+    started, total, count, audio = time.perf_counter(), 0.0, 0, 0.0
+    ids: list[str] = []
+    references: list[str] = []
+    hypotheses: list[str] = []
+    for batch in batches:
+        moved = batch.to(device)
+        with torch.inference_mode():
+            total = total + task.loss(model, moved).double().cpu() * task.count(batch)
+        count, audio = count + task.count(batch), audio + batch.seconds
+        if task.metric != "loss":
+            ids, references = ids + batch.ids, references + batch.texts
+            hypotheses += task.decode(model, moved)
+    scores = task.score(references, hypotheses) if references else {}
+    spent = time.perf_counter() - started
+    return Evaluation(float(total) / max(1, count), scores, ids, references, hypotheses, audio, spent)

@@ -1,0 +1,52 @@
+"""Connectionist temporal classification (Graves et al. 2006): speech to text, frame by frame, decoded greedily."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import ctc_loss
+
+from famx.registry import register
+from famx.task.base import errors
+
+
+@register
+class CTC:
+    """-log p(text | signal) summed over all alignments, per character; id 0 of the tokenizer is the blank."""
+
+    causal: ClassVar[bool] = False
+    metric: ClassVar[str] = "wer"
+    usual: ClassVar[dict[str, str]] = {"frontend": "log_mel", "data": "spoken"}
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def count(self, batch) -> int:
+        """Units that the loss is the mean over: characters to emit."""
+        return int(batch.target_lengths.sum())
+
+    def loss(self, model, batch) -> Float[Tensor, ""]:
+        scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
+        log_probs = scores.float().log_softmax(-1).transpose(0, 1)
+        total = ctc_loss(log_probs, batch.targets, lengths, batch.target_lengths, reduction="sum", zero_infinity=True)
+        return total / self.count(batch)
+
+    def frames_needed(self, text: str) -> int:
+        """Frames without which the text cannot be emitted: one a character, one more between equal neighbours."""
+        return len(text) + sum(a == b for a, b in zip(text, text[1:], strict=False))
+
+    @torch.inference_mode()
+    def decode(self, model, batch) -> list[str]:
+        """The likeliest symbol of every frame, repeats merged, blanks dropped."""
+        scores, lengths = model(batch.inputs, batch.lengths)
+        best = scores.argmax(-1)
+        best = best.masked_fill(torch.arange(best.shape[1], device=best.device) >= lengths[:, None], 0)
+        fresh = torch.ones_like(best, dtype=torch.bool)
+        fresh[:, 1:] = best[:, 1:] != best[:, :-1]
+        rows = best.masked_fill(~fresh, 0).tolist()
+        return [self.tokenizer.decode([i for i in row if i]) for row in rows]
+
+    def score(self, references: list[str], hypotheses: list[str]) -> dict:
+        """Word and character error rates by name, each an `Errors`."""
+        return {"wer": errors(references, hypotheses, "word"), "cer": errors(references, hypotheses, "char")}

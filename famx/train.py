@@ -1,0 +1,91 @@
+"""Trains: python -m famx.train model=myelinated optim=fam optim.lr=0.5, or -m optim=fam,adamw seed=0,1 for a sweep."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from famx.config import CONF, argument, own_parts, plain, publish, retell, verb
+from famx.notation import UserError
+
+# what may change when a run goes on, since it cannot alter what has been
+RESUMABLE = ("max_steps", "max_time", "eval_every", "save_every", "log_every", "patience", "device", "threads")
+
+
+def main() -> int:
+    """Composes the config from the command line and runs it; returns the exit status."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        from famx.parts import show
+
+        print(f"{__doc__}\n\nEvery room is an option, every part a choice, every hyperparameter a key of its room:")
+        return show([])
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+
+    if run := argument("resume"):
+        return _resume(Path(run))
+    files = own_parts(sys.argv[1:])
+    from famx.experiment import LoaderConfig, TrainerConfig
+
+    publish(trainer=TrainerConfig, loader=LoaderConfig)
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    statuses = []
+
+    def job(config) -> float | None:
+        from famx.experiment import run
+
+        results = run(plain(config) | {"famx_parts": files}, Path(HydraConfig.get().runtime.output_dir))
+        statuses.append(results.get("stopped_by", 0))
+        return results.get("dev/wer", results.get("dev/loss"))
+
+    if int(os.environ.get("RANK", 0)) > 0:
+        sys.argv.append(f"hydra.run.dir={tempfile.gettempdir()}/famx_rank")
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise retell(error, _without(sys.argv[1:], str(error))) from error
+    return next((128 + signal for signal in statuses if signal), 0)
+
+
+def _resume(folder: Path) -> int:
+    """Goes on with a run in its own folder, under its own config."""
+    from famx.experiment import checkpoints, run
+
+    checkpoints(folder)
+    own_parts(sys.argv[1:], folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    for word in sys.argv[1:]:
+        key, _, value = word.partition("=")
+        if key in ("resume", "famx_parts"):
+            continue
+        section, _, name = key.partition(".")
+        if section != "trainer" or name not in RESUMABLE:
+            allowed = ", ".join(f"trainer.{name}" for name in RESUMABLE)
+            raise UserError(f"{word} would change a run that has begun; with resume= only {allowed} may be given")
+        config["trainer"][name] = yaml.safe_load(value)
+    return 128 + stopped if (stopped := run(config, folder, resume=True).get("stopped_by", 0)) else 0
+
+
+def _without(words: list[str], told: str) -> dict:
+    """The composition without the words that an error names, to say what could have been chosen."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    GlobalHydra.instance().clear()
+    kept = [w for w in words if "=" in w and not w.startswith(("-", "hydra.")) and "," not in w]
+    kept = [w for w in kept if w.partition("=")[0].lstrip("+~") not in told]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return OmegaConf.to_container(compose("train", kept), resolve=False)
+    except (HydraException, OmegaConfBaseException):
+        return {}
+
+
+if __name__ == "__main__":
+    verb(main)

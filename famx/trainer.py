@@ -1,0 +1,320 @@
+"""The training loop, over objects that are already built."""
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from famx import checkpoint, observe
+from famx.journal import Journal
+from famx.task.base import Evaluation, evaluate
+
+log = logging.getLogger(__name__)
+
+TIMED_STEPS = 20  # of which the first five warm up; total_steps follows from the rest
+PROVISIONAL_STEPS = 1000  # what the schedule is told until then
+RESERVE = 0.07  # share of max_time left for evaluations and checkpoints
+
+
+@dataclass
+class TrainerConfig:
+    """
+    Args:
+        max_steps: optimizer steps; where given, max_time is not looked at.
+        max_time: seconds; total_steps is fixed from the first 20 steps.
+        eval_every, save_every: steps between evaluations on dev and between checkpoints; None: ten times a run.
+        log_every: steps between reports; nothing is read from the device in between.
+        accumulate: batches a step.
+        clip: largest norm of the gradient, over all parameters.
+        patience: evaluations without a better score before the run ends.
+        ema: decay of the averaged weights that are evaluated; 0 for none.
+        threads: of the CPU; None leaves torch's choice.
+    """
+
+    max_steps: int | None = None
+    max_time: float = 300.0
+    eval_every: int | None = None
+    save_every: int | None = None
+    log_every: int = 50
+    accumulate: int = 1
+    clip: float = 1.0
+    patience: int | None = None
+    ema: float = 0.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: int | None = None
+
+
+class Trainer:
+    """Steps until done, reports, evaluates, saves; goes on from a checkpoint as if never stopped.
+
+    Args:
+        batches: `(epoch, position) -> endless iterator of (epoch, position, batch)`.
+        dev: `() -> iterator` of the batches to evaluate on.
+        schedule: `total_steps -> (step -> multiple of the peak)`.
+        seed_for: `(purpose, *numbers) -> int`, the seed of a random draw.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Any,
+        optimizer: torch.optim.Optimizer,
+        schedule: Callable[[int], Callable[[int], float]],
+        batches: Callable[[int, int], Iterator],
+        dev: Callable[[], Iterator],
+        seed_for: Callable[..., int],
+        folder: Path,
+        config: TrainerConfig,
+        device: torch.device,
+    ):
+        self.model, self.task, self.optimizer, self.config, self.device = model, task, optimizer, config, device
+        self.build_schedule, self.batches, self.dev, self.seed_for, self.folder = schedule, batches, dev, seed_for, folder
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+        self.wrapped = DistributedDataParallel(model) if self.world > 1 else model
+        self.penalties = [m for m in model.modules() if hasattr(m, "penalty")]
+        self.feedbacks = [m for m in model.modules() if hasattr(m, "feedback")]
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.total_steps = config.max_steps
+        self.step = self.epoch = self.position = self.stale = 0
+        self.best, self.last, self.seconds = float("inf"), {}, 0.0
+        self.loss_sum = torch.zeros((), device=device)
+        self.since = {"steps": 0, "audio": 0.0, "padding": 0.0, "seconds": 0.0}
+        self.stopped_by: int | None = None
+        self.console = Console(quiet=self.rank > 0)
+
+    # the run
+
+    def fit(self) -> dict[str, float]:
+        """Trains to the end, or to a signal, after which the state is saved (`stopped_by` holds it)."""
+        self.journal = Journal(self.folder, self.step) if self.rank == 0 else None
+        streaming = self.batches(self.epoch, self.position)
+        with self._signals(), self._progress():
+            while not self._done() and not self.stopped_by:
+                self.advance(streaming)
+            if self.stopped_by and self.rank == 0:
+                self.save(None)
+                self.journal.close()
+        return self.last
+
+    def advance(self, streaming: Iterator) -> None:
+        """One optimizer step, and whatever is due after it."""
+        started = time.perf_counter()
+        batches = [next(streaming) for _ in range(self.config.accumulate)]
+        self.epoch, self.position = batches[-1][0], batches[-1][1] + 1
+        self._train([batch for _, _, batch in batches])
+        self._time(time.perf_counter() - started)
+        self._after_step()
+
+    def finish(self, settings: dict[str, Any], results: dict[str, float]) -> None:
+        """Leaves the row by which TensorBoard compares this run with others, and closes the journal."""
+        self.journal.compare(settings, results, self.step)
+        self.journal.close()
+
+    def _done(self) -> bool:
+        tired = self.config.patience is not None and self.stale >= self.config.patience
+        return tired or (self.total_steps is not None and self.step >= self.total_steps)
+
+    def _train(self, batches: list) -> None:
+        """One optimizer step on the global batch, of which this process takes its share."""
+        config, self.watched = self.config, (self.step + 1) % self.config.log_every == 0
+        self.model.train()
+        observe.watch(self.model, self.watched)
+        if hasattr(self.optimizer, "observed"):
+            self.optimizer.observed = self.watched
+        multiple = self.build_schedule(self.total_steps or PROVISIONAL_STEPS)(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * multiple
+        total, loss_sum = sum(self.task.count(batch) for batch in batches), torch.zeros((), device=self.device)
+        for i, batch in enumerate(batches):
+            torch.manual_seed(self.seed_for("step", self.step, i, self.rank))
+            share = batch.shard(self.rank % len(batch.ids), self.world)
+            weight = self.task.count(share) / total if self.rank < len(batch.ids) else 0.0
+            waits = self.world > 1 and i + 1 < len(batches)
+            with self.wrapped.no_sync() if waits else contextlib.nullcontext():
+                with self._autocast():
+                    loss = self.task.loss(self.wrapped, share.to(self.device))
+                costs = [cost for m in self.penalties if (cost := m.penalty()) is not None]
+                (sum(costs, loss) * (weight * self.world)).backward()
+            loss_sum += loss.detach() * weight
+        self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.loss_sum += loss_sum
+        if self.averaged:
+            self.averaged.update_parameters(self.model)
+        if self.feedbacks:
+            mean = self._summed(loss_sum)
+            for module in self.feedbacks:
+                module.feedback(mean)
+        self.since["steps"] += 1
+        self.since["audio"] += sum(batch.seconds for batch in batches)
+        self.since["padding"] += sum(batch.padding for batch in batches) / len(batches)
+
+    def _time(self, spent: float) -> None:
+        """Counts the seconds of a step; after the first twenty, fixes how many there will be."""
+        self.seconds += spent
+        self.since["seconds"] += spent
+        if self.total_steps is None:
+            self.timed = [*getattr(self, "timed", []), spent]
+            if len(self.timed) >= TIMED_STEPS:
+                each = sum(self.timed[5:]) / len(self.timed[5:])
+                steps = self.step + int((self.config.max_time * (1 - RESERVE) - self.seconds) / each)
+                steps = torch.tensor(max(self.step, steps), device=self.device)
+                if self.world > 1:
+                    distributed.broadcast(steps, 0)
+                self.total_steps = int(steps)
+
+    def _after_step(self) -> None:
+        if self.watched:
+            self._report()
+        tenth = max(1, (self.total_steps or 2**31) // 10)
+        evaluates = self.step % (self.config.eval_every or tenth) == 0 or self._done()
+        if evaluates:
+            self._evaluate()
+        if self.rank == 0 and (evaluates or self.step % (self.config.save_every or tenth) == 0):
+            self.save(self.last.get(f"dev/{self.task.metric}") if evaluates else None)
+        if self.world > 1:
+            flags = torch.tensor([self.stopped_by or 0, self.stale], device=self.device)
+            distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+            self.stopped_by, self.stale = (int(n) for n in flags)
+
+    def _report(self) -> None:
+        """Reads from the device all that has gathered since the last report."""
+        since, loss = self.since, self._summed(self.loss_sum) / self.since["steps"]
+        rooms: dict[str, list[Tensor]] = {}
+        for module in self.model.modules():
+            for name, value in getattr(module, "metrics", {}).items():
+                rooms.setdefault(f"{type(module).__module__.split('.')[-2]}/{name}", []).append(value)
+        parts = {tag: torch.stack(values).float().mean(0) for tag, values in rooms.items()}
+        train = {"train/loss": loss, "train/grad_norm": self.grad_norm}
+        metrics = {
+            key.removeprefix("all/"): value
+            for key, value in observe.collect(all=train | parts, optim=getattr(self.optimizer, "metrics", {})).items()
+        }
+        metrics["train/lr"] = self.optimizer.param_groups[0]["lr"]
+        metrics["train/audio_per_second"] = since["audio"] / since["seconds"]
+        metrics["train/padding"] = since["padding"] / since["steps"]
+        self.loss_sum.zero_()
+        self.since = dict.fromkeys(since, 0.0)
+        if self.journal:
+            self.journal.write(self.step, self.epoch, self.seconds, "train", metrics)
+        self.last |= {key: value for key, value in metrics.items() if not isinstance(value, Tensor)}
+        self._tell("train", f"loss {metrics['train/loss']:.3f}")
+
+    def _evaluate(self) -> None:
+        """Decodes dev on the first process, while the others wait."""
+        if self.rank == 0:
+            started = time.perf_counter()
+            found = evaluate(self.averaged or self.model, self.task, self.dev(), self.device)
+            self.seconds += time.perf_counter() - started
+            metrics = {f"dev/{name}": value for name, value in found.metrics.items()}
+            self.journal.write(self.step, self.epoch, self.seconds, "dev", metrics)
+            self.journal.table(self.step, "dev/samples", ("reference", "hypothesis"), _samples(found))
+            self.journal.draw(self.step)
+            self.last |= metrics
+            score = metrics[f"dev/{self.task.metric}"]
+            self.stale = 0 if score < self.best else self.stale + 1
+            self.best = min(self.best, score)
+            self._tell("dev", "  ".join(f"{name.upper()} {_shown(name, value)}" for name, value in found.metrics.items()))
+
+    # its state
+
+    def save(self, score: float | None) -> None:
+        """Writes a checkpoint with all that resuming needs."""
+        keys = ("total_steps", "epoch", "position", "stale", "best", "last", "seconds", "since", "loss_sum")
+        trees = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.averaged:
+            trees["averaged"] = self.averaged.state_dict()
+        state = {key: getattr(self, key) for key in keys} | {"rng": checkpoint.rng_state()}
+        checkpoint.save(self.folder / "checkpoints", self.step, score, **trees, trainer=state)
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Goes on from what `checkpoint.load` read. A `max_steps` in the config replaces the saved total."""
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.averaged:
+            self.averaged.load_state_dict(saved["averaged"])
+        state = saved["trainer"]
+        checkpoint.set_rng_state(state.pop("rng"))
+        self.step = saved["step"]
+        for key, value in state.items():
+            setattr(self, key, value)
+        self.loss_sum = self.loss_sum.to(self.device)
+        self.total_steps = self.config.max_steps or self.total_steps
+
+    # small things
+
+    def _autocast(self) -> Any:
+        low = self.config.precision == "bf16" or (self.config.precision == "auto" and self.device.type == "cuda")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
+
+    def _summed(self, value: Tensor) -> Tensor:
+        """The sum over all processes."""
+        value = value.clone()
+        if self.world > 1:
+            distributed.all_reduce(value)
+        return value
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM ends the run after the step it falls in; a second one at once."""
+
+        def note(number: int, _: Any) -> None:
+            signal.signal(number, before[number])
+            self.stopped_by = number
+
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def _progress(self) -> Iterator[None]:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+        live = self.console.is_terminal and self.rank == 0
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not live, transient=True)
+        with self.bar:
+            self.bar_task = self.bar.add_task("training", total=None)
+            yield
+
+    def _tell(self, split: str, text: str) -> None:
+        """A report to the person watching: the bar's text on a terminal, a line elsewhere."""
+        rate, total = self.last.get("train/audio_per_second", 0.0), self.total_steps
+        error = f"  dev {self.task.metric} {_shown(self.task.metric, self.best)}" if self.best < float("inf") else ""
+        unit = "audio s/s" if self.task.metric != "loss" else "tokens/s"
+        left = (total - self.step) * self.seconds / max(1, self.step) if total else 0.0
+        line = f"step {self.step}/{total or '?'}  {split} {text}"
+        self.bar.update(self.bar_task, completed=self.step, total=total, description=f"{line}{error}  {rate:.0f} {unit}")
+        if split == "dev" or not self.console.is_terminal:
+            self.console.print(f"{line}  {rate:.0f} {unit}  {left:.0f} s left", highlight=False, soft_wrap=True)
+        if split == "dev" or self.rank == 0:
+            log.info(line)
+
+
+def _samples(found: Evaluation, n: int = 8) -> list[tuple[str, ...]]:
+    step = max(1, len(found.references) // n)
+    return list(zip(found.references[::step], found.hypotheses[::step], strict=True))[:n]
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.3f}" if name == "loss" else f"{100 * value:.2f} %"

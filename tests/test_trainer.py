@@ -1,0 +1,178 @@
+"""Whole runs on a corpus of tones: they learn, stop, go on as if never stopped, and share work between processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hydra import compose, initialize_config_dir
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import famx
+from famx import checkpoint
+from famx.config import CONF, plain, publish
+from famx.data.loader import LoaderConfig
+from famx.experiment import run
+from famx.notation import UserError
+from famx.trainer import TrainerConfig
+
+publish(trainer=TrainerConfig, loader=LoaderConfig)
+TONES = {"a": 400, "b": 900, "c": 1700}
+TINY = ["model.d_model=16", "model.n_heads=2", "model.n_layers=1", "frontend=log_mel", "frontend.channels=4"]
+TINY += ["trainer.max_steps=7", "trainer.log_every=2", "trainer.eval_every=3", "loader.batch=4", "loader.buckets=2"]
+TINY += ["trainer.device=cpu", "layer.dropout=0.1"]
+
+
+def speak(text, rate=16_000):
+    time = np.arange(int(0.15 * rate)) / rate
+    gap = np.zeros(int(0.1 * rate))
+    tones = [np.concatenate([0.3 * np.sin(2 * np.pi * TONES[letter] * time), gap]) for letter in text]
+    return np.concatenate(tones).astype("float32")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tones")
+    random = np.random.default_rng(0)
+    for split, size in {"train": 24, "dev": 6, "test": 6}.items():
+        rows = []
+        for i in range(size):
+            text = "".join(random.choice(list(TONES), random.integers(2, 6)))
+            soundfile.write(folder / f"{split}{i}.wav", speak(text), 16_000)
+            rows.append(f"{split}{i}.wav\t{text}\tsomeone\n")
+        (folder / f"{split}.tsv").write_text("".join(rows))
+    return folder
+
+
+def composed(corpus, *words):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return plain(compose("train", ["data=manifest", f"data.root={corpus}", *TINY, *words]))
+
+
+def reports(folder, tag):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line[tag] for line in lines if tag in line}
+
+
+def weights(folder):
+    return checkpoint.load(folder / "checkpoints")["model"]
+
+
+def stop_at(step, number=signal.SIGTERM):
+    """Sends a real signal to this process inside the given optimizer step."""
+    taken = []
+
+    def hook(*_):
+        taken.append(1)
+        if len(taken) == step:
+            os.kill(os.getpid(), number)
+
+    return register_optimizer_step_post_hook(hook)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_run_goes_on_as_if_it_never_stopped(corpus, tmp_path, workers):
+    words = [f"loader.workers={workers}", "trainer.accumulate=2", "trainer.ema=0.9"]
+    run(composed(corpus, *words), tmp_path / "whole")
+    for step, number in ((1, signal.SIGINT), (3, signal.SIGTERM), (6, signal.SIGTERM)):
+        folder = tmp_path / f"stopped{step}"
+        handle = stop_at(step, number)
+        assert run(composed(corpus, *words), folder)["stopped_by"] == number
+        handle.remove()
+        assert checkpoint.load(folder / "checkpoints")["step"] == step
+        run(composed(corpus, *words), folder, resume=True)
+        for tag in ("train/loss", "train/grad_norm", "dev/loss", "dev/wer"):
+            assert reports(folder, tag) == reports(tmp_path / "whole", tag), tag
+        whole = weights(tmp_path / "whole")
+        assert all(torch.equal(value, whole[key]) for key, value in weights(folder).items())
+
+
+def test_a_run_learns_and_leaves_what_it_promises(corpus, tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = ["trainer.max_steps=150", "trainer.eval_every=50", "optim.lr=1e-2", "layer.dropout=0"]
+    words += ["model.d_model=32", "frontend.channels=8", "loader.speed=[1.0]", "loader.mel_masks=0"]
+    last = run(composed(corpus, *words), folder)
+    assert last["test/cer"] < 0.2
+    for name in ("config.yaml", "metrics.jsonl", "famx.log", "hypotheses.test.tsv", "scores.test.json"):
+        assert (folder / name).is_file(), name
+    assert list(folder.glob("events*"))
+    assert (folder / "hypotheses.test.tsv").read_text().startswith("id\tref\thyp\n")
+    scores = json.loads((folder / "scores.test.json").read_text())
+    assert scores["normaliser"] == "basic" and scores["cer"]["rate"] == last["test/cer"]
+    assert f"python -m famx.evaluate {folder}" in capsys.readouterr().out
+    (words,) = famx.load(folder).transcribe([corpus / "train0.wav"])
+    assert set(words) <= set(TONES)
+
+
+def test_recordings_of_any_length_rate_and_channels_are_transcribed(corpus, tmp_path):
+    run(composed(corpus), tmp_path / "run")
+    recognizer = famx.load(tmp_path / "run")
+    long = np.tile(speak("abc"), 60)
+    soundfile.write(tmp_path / "long.flac", np.stack([long, long], 1), 16_000)
+    soundfile.write(tmp_path / "short.wav", np.zeros(1, "float32"), 44_100)
+    assert all(isinstance(text, str) for text in recognizer.transcribe([tmp_path / "long.flac", tmp_path / "short.wav"]))
+    with pytest.raises(UserError, match=r"nothing\.wav"):
+        recognizer.transcribe([tmp_path / "nothing.wav"])
+
+
+def test_a_checkpoint_of_another_model_is_refused(corpus, tmp_path):
+    run(composed(corpus, "trainer.max_steps=1"), tmp_path / "run")
+    with pytest.raises(UserError, match="holds another model"):
+        run(composed(corpus, f"init_from={tmp_path / 'run'}", "model.d_model=32"), tmp_path / "other")
+
+
+def test_patience_ends_a_run_that_no_longer_improves(corpus, tmp_path):
+    words = ["optim.lr=0", "trainer.patience=2", "trainer.eval_every=1", "trainer.max_steps=50"]
+    run(composed(corpus, *words), tmp_path / "run")
+    assert max(reports(tmp_path / "run", "dev/loss")) == 3
+
+
+def test_time_given_instead_of_steps_fixes_the_number_of_steps(corpus, tmp_path):
+    run(composed(corpus, "trainer.max_steps=null", "trainer.max_time=1"), tmp_path / "run")
+    saved = checkpoint.load(tmp_path / "run" / "checkpoints")
+    assert saved["trainer"]["total_steps"] == saved["step"] >= 20
+
+
+def test_two_processes_report_the_losses_of_one(corpus, tmp_path):
+    words = ["data=manifest", f"data.root={corpus}", *TINY, "layer.dropout=0", "trainer.max_steps=30", "trainer.log_every=1"]
+    losses = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0", "--standalone"]
+        command = [sys.executable, *launch, "-m", "famx.train", *words, f"hydra.run.dir={folder}"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr
+        losses.append(list(reports(folder, "train/loss").values()))
+    assert len(losses[0]) == 30
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_a_sweep_makes_a_run_of_each_combination(corpus, tmp_path):
+    words = ["data=manifest", f"data.root={corpus}", *TINY, "trainer.max_steps=1", f"hydra.sweep.dir={tmp_path}/sweep"]
+    command = [sys.executable, "-m", "famx.train", "-m", *words, "optim=fam,adamw", "seed=0,1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = sorted(path.parent.name for path in tmp_path.rglob("config.yaml"))
+    assert len(found) == 4 and all("optim=" in name and "seed=" in name for name in found)
+
+
+def test_the_verbs_work_from_the_command_line(corpus, tmp_path):
+    folder = tmp_path / "run"
+    run(composed(corpus), folder)
+
+    def verb(name, *words):
+        command = [sys.executable, "-m", f"famx.{name}", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    scored = verb("evaluate", folder, "--split", "dev")
+    assert scored.returncode == 0 and "WER" in scored.stdout and (folder / "scores.dev.json").is_file()
+    told = verb("transcribe", folder, corpus / "test0.wav")
+    assert told.returncode == 0 and told.stdout.startswith(f"{corpus / 'test0.wav'}\t")
+    refused = verb("evaluate", tmp_path)
+    assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
