@@ -90,6 +90,11 @@ class LogMel(nn.Module):
             lengths = (lengths + 1) // 2
         return self.out(x.flatten(2)), lengths
 
+    def frames(self, samples: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """How many frames signals of so many samples become."""
+        windows = 1 + ((samples - WINDOW).clamp(min=0) + HOP - 1) // HOP
+        return (windows + 3) // 4
+
     def features(
         self, signal: Float[Tensor, "b n"], lengths: Int[Tensor, "b"]
     ) -> tuple[Float[Tensor, "b t f"], Int[Tensor, "b"]]:

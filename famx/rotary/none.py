@@ -10,5 +10,8 @@ from famx.registry import register
 class NoRotary(nn.Module):
     """`x <- x`."""
 
+    def __init__(self, head_dim: int):
+        super().__init__()
+
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
         return x

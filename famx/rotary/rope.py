@@ -1,12 +1,12 @@
 """Rotates pairs of channels by an angle that grows with position (Su et al. 2021, arXiv:2104.09864)."""
 
-from functools import lru_cache
-
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from famx.registry import register
+
+_TABLES: dict[tuple, Tensor] = {}
 
 
 @register
@@ -52,14 +52,17 @@ class Rope(nn.Module):
         return turned if rotated == x.shape[-1] else torch.cat((turned, x[..., rotated:]), dim=-1)
 
 
-@lru_cache(maxsize=16)
+@torch.compiler.assume_constant_result
 def _table(
     frequencies: tuple[float, ...], size: int, device: torch.device, dtype: torch.dtype
 ) -> Complex[Tensor, "{size} pairs"]:
-    # a table first asked for in inference mode must serve training too
-    with torch.inference_mode(False), torch.no_grad():
-        frequency = torch.tensor(frequencies, dtype=torch.float64)
-        return _turns(torch.arange(size, dtype=torch.float64), frequency).to(device, dtype.to_complex())
+    key = frequencies, size, device, dtype
+    if key not in _TABLES:
+        # a table first asked for in inference mode must serve training too
+        with torch.inference_mode(False), torch.no_grad():
+            frequency = torch.tensor(frequencies, dtype=torch.float64)
+            _TABLES[key] = _turns(torch.arange(size, dtype=torch.float64), frequency).to(device, dtype.to_complex())
+    return _TABLES[key]
 
 
 def _turns(position: Float[Tensor, "t"], frequency: Float[Tensor, "pairs"]) -> Complex[Tensor, "t pairs"]:

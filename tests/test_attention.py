@@ -1,0 +1,75 @@
+import pytest
+import torch
+from reference.myelinated import skipping
+from torch.testing import assert_close
+
+from famx.laws import kept, laws
+from famx.laws.attention import D, H
+from famx.registry import PARTS, build, names
+
+
+@pytest.mark.parametrize(
+    ("name", "law"), [(name, law) for name in names("attention") for law in kept("attention", PARTS["attention"][name])]
+)
+def test_law(name, law):
+    laws("attention")[law](PARTS["attention"][name])
+
+
+def build_block(name, causal=False, rotary="rope", **hyper):
+    rotary = build("rotary", {"name": rotary}, head_dim=D // H)
+    return build("attention", {"name": name, **hyper}, d_model=D, n_heads=H, rotary=rotary, causal=causal)
+
+
+def test_multihead_equals_torch():
+    block, theirs = build_block("multihead", rotary="none"), torch.nn.MultiheadAttention(D, H, batch_first=True)
+    theirs.in_proj_weight.data = torch.cat((block.query.weight, block.key_value.weight)).detach()
+    theirs.in_proj_bias.data = torch.cat((block.query.bias, block.key_value.bias)).detach()
+    theirs.out_proj.load_state_dict(block.out.state_dict())
+    x, memory, seen = torch.randn(2, 7, D), torch.randn(2, 5, D), torch.tensor([5, 3])[:, None] > torch.arange(5)
+    expected, _ = theirs(x, memory, memory, key_padding_mask=~seen)
+    assert_close(block(x, memory, seen[:, None, None]), expected)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_myelinated_equals_one_that_really_skips(causal):
+    block = build_block("myelinated", causal, n_layers=4, threshold=0.5).eval()
+    block.observed = True
+    with torch.no_grad():
+        for p in block.parameters():
+            p += 0.5 * torch.randn_like(p)
+        x = torch.randn(4, 9, D)
+        expected, work = zip(*(skipping(block, one) for one in x), strict=True)
+        assert_close(block(x), torch.stack(expected), rtol=1e-4, atol=1e-4)
+    visited = torch.tensor(work).sum(0) / x[..., 0].numel()
+    assert_close(block.metrics["active"], visited)
+    assert visited.min() > 0 and visited.max() < 1, "the example shows no skipping"
+
+
+def test_myelinated_pays_for_the_nodes_it_visits():
+    block = build_block("myelinated", cost=2.0)
+    assert block.penalty() is None
+    with torch.no_grad():
+        for node in block.nodes:
+            node.importance.weight.zero_()
+            node.importance.bias.fill_(-9.0)
+    block(torch.randn(2, 7, D))
+    assert block.penalty() == 0
+    with torch.no_grad():
+        for node in block.nodes:
+            node.importance.bias.fill_(9.0)
+        block.policy[-1].bias.copy_(torch.tensor([99.0, 0.0, 0.0]))
+    block(torch.randn(2, 7, D))
+    penalty = block.penalty()
+    assert_close(penalty, torch.tensor(2.0))
+    penalty.backward()
+    assert all((node.importance.bias.grad > 0).all() for node in block.nodes)
+
+
+def test_myelinated_jumps_as_often_as_its_policy_says():
+    block = build_block("myelinated", causal=True)
+    block.observed = True
+    with torch.no_grad():
+        block.policy[-1].weight.zero_()
+        block.policy[-1].bias.copy_(torch.tensor([0.5, 0.3, 0.2]).log())
+        block(torch.randn(64, 128, D))
+    assert_close(block.metrics["jumps"], torch.tensor([0.5, 0.3, 0.2]), atol=0.02, rtol=0)
