@@ -2,7 +2,7 @@
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from famx.data.base import Recordings, choose_split
 from famx.notation import Seconds, UserError
@@ -24,7 +24,7 @@ class Hub(Recordings):
             `save_to_disk` wrote, one of parquet files, an audiofolder, or Common Voice's with SPLIT.tsv and `clips`.
         subset: its configuration, where it has several (`name` is the part's own).
         splits: what it calls train, dev and test, in this order; each may be a slice, `train[:90%]`.
-        audio: column of the recordings.
+        audio: column of the recordings (of the last two kinds of folder it is `audio`).
         text: column of what is said.
         speaker: column of who speaks; empty where it has none.
         skip_bad: leave bad recordings out and count them, where otherwise the first one is refused.
@@ -66,36 +66,51 @@ class Hub(Recordings):
 
 
 def _load(path: str, subset: str, split: str) -> "Dataset":
-    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets import ReadInstruction
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
 
-    folder = Path(path).expanduser()
-    repository, _, revision = path.partition("@")
-    base = split.partition("[")[0]
+    whole = split.partition("[")[0]
     try:
-        if (folder / "dataset_dict.json").is_file():
-            saved: DatasetDict = load_from_disk(str(folder))
-            if split not in saved:
-                raise UserError(f"{path} has no split {split!r}{nearest(split, saved)}")
-            return saved[split]
-        if (folder / f"{base}.tsv").is_file():
-            return _common_voice(folder, base, split)
-        if folder.is_dir():
-            return load_dataset(str(folder), subset or None, split=split)
-        if revision == PARQUET:
-            files = f"hf://datasets/{path}/{subset or 'default'}/{base}/*.parquet"
-            return load_dataset("parquet", data_files={base: files}, split=split)
-        return load_dataset(repository, subset or None, split=split, revision=revision or None)
+        table = _load_whole(path, subset, whole)
+        [part] = ReadInstruction.from_spec(split).to_absolute({whole: len(table)})
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError) as error:
-        raise UserError(f"data.path={path}: {' '.join(str(error).split())}") from error
+        told = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+        raise UserError(f"data.path={path}: {' '.join(told.split())}") from error
+    return table.select(range(part.from_, part.to))
 
 
-def _common_voice(folder: Path, base: str, split: str) -> "Dataset":
-    from datasets import load_dataset
+def _load_whole(path: str, subset: str, split: str) -> "Dataset":
+    from datasets import load_dataset, load_from_disk
 
-    dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    table = load_dataset("csv", data_files={base: str(folder / f"{base}.tsv")}, split=split, **dialect)
-    return table.map(lambda row: {"path": str(folder / "clips" / row["path"])})
+    folder = Path(path).expanduser()
+    if (folder / "dataset_dict.json").is_file():
+        saved = load_from_disk(str(folder))
+        if split not in saved:
+            raise UserError(f"{path} has no split {split!r}{nearest(split, saved)}")
+        return saved[split]
+    if (folder / f"{split}.tsv").is_file():
+        return _beside(folder / f"{split}.tsv", "path", folder / "clips", delimiter="\t", quoting=csv.QUOTE_NONE)
+    if metadata := list((folder / split).glob("metadata.*")):
+        # datasets' own audiofolder asks for torchcodec, although nothing is to be decoded
+        return _beside(metadata[0], "file_name", folder / split)
+    if folder.is_dir():
+        return load_dataset(str(folder), subset or None, split=split)
+    repository, _, revision = path.partition("@")
+    if revision == PARQUET:
+        files = f"hf://datasets/{path}/{subset or 'default'}/{split}/*.parquet"
+        return load_dataset("parquet", data_files={split: files}, split=split)
+    return load_dataset(repository, subset or None, split=split, revision=revision or None)
+
+
+def _beside(table: Path, column: str, folder: Path, **options: Any) -> "Dataset":
+    """A table whose `column` names files of a folder, with the files as its column `audio`."""
+    from datasets import Dataset
+
+    readers = {".csv": Dataset.from_csv, ".tsv": Dataset.from_csv, ".jsonl": Dataset.from_json}
+    if table.suffix not in readers:
+        raise UserError(f"{table} is a {table.suffix} file{nearest(table.suffix, readers)}")
+    files = readers[table.suffix](str(table), **options)
+    return files.map(lambda row: {"audio": {"path": str(folder / row[column]), "bytes": None}})

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -119,21 +119,21 @@ def augmentation(config: LoaderConfig, seed: int, epoch: int, items: int) -> Aug
     return Augmentation(draws(seed, "speed", epoch).choice(config.speed, items), spans)
 
 
-def bucketed(lengths: Sequence[float], buckets: int, rng: np.random.Generator) -> np.ndarray:
+def bucketed(lengths: Float[np.ndarray, " items"], buckets: int, rng: np.random.Generator) -> Int[np.ndarray, " items"]:
     """Indices by length, shuffled within `buckets` groups of equal count."""
     groups = np.array_split(np.argsort(lengths, kind="stable"), buckets)
     return np.concatenate([rng.permutation(group) for group in groups])
 
 
-def filled(order: Sequence[int], lengths: Sequence[float], budget: float) -> list[list[int]]:
+def filled(order: Int[np.ndarray, " items"], lengths: Float[np.ndarray, " items"], budget: float) -> list[list[int]]:
     """`order` cut into batches whose rows x longest stay within `budget`, one item at the least in each."""
     batches: list[list[int]] = []
     longest = 0.0
     for index in order:
-        longest = max(longest, lengths[index])
+        longest = max(longest, float(lengths[index]))
         if not batches or longest * (len(batches[-1]) + 1) > budget:
             batches.append([])
-            longest = lengths[index]
+            longest = float(lengths[index])
         batches[-1].append(int(index))
     return batches
 
@@ -243,8 +243,11 @@ class Loader:
 
     def plain(self) -> Iterator[Batch]:
         """Every item once as it is, the shortest first."""
-        lengths = self.dataset.lengths
-        keys = [[(0, index) for index in batch] for batch in filled(np.argsort(lengths), lengths, self.config.batch)]
+        lengths = np.asarray(self.dataset.lengths, dtype=np.float64)
+        keys = [
+            [(0, index) for index in batch]
+            for batch in filled(np.argsort(lengths, kind="stable"), lengths, self.config.batch)
+        ]
         yield from (batch for batch in self._read(keys, None, 0) if batch is not None)
 
     def _steps(self, epoch: int, skip: int) -> Iterator[tuple[int, int, list[Key]]]:

@@ -41,7 +41,7 @@ class Text:
         tokens, self._characters = _tokens(path, unit)
         border = len(tokens) * 9 // 10
         self._tokens = tokens[:border] if split == "train" else tokens[border:]
-        self._seed, self._block, self._anew = seed, block, split == "train"
+        self._split, self._seed, self._block, self._anew = split, seed, block, split == "train"
         if len(self._tokens) <= block:
             raise UserError(f"data.block={block} is more than the {len(self._tokens)} tokens of {split} can fill")
         self._deal(0)
@@ -59,7 +59,7 @@ class Text:
         self._starts = np.arange(0, places, self._block)
         if self._anew:
             self._starts = draws(self._seed, "blocks", epoch).integers(0, places, len(self._starts))
-        self.ids = [str(start) for start in self._starts]
+        self.ids = [f"{self._split}-{start}" for start in self._starts]
         self.texts = [""] * len(self._starts)
         self.lengths = [float(self._block)] * len(self._starts)
 
