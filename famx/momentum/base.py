@@ -99,6 +99,8 @@ class Handlers(Momentum):
         self.register_buffer("coefficients", self.base.clone())
 
     def forward(self, gradients: Sequence[Tensor], step: int) -> Float[Tensor, " tensors"]:
+        if not self.rows:
+            return self.base
         shares = self.spectrum([gradients[i] for i in self.rows])
         if self.spectrum.fresh and step > self.start_step:
             smoothed = self.history.lerp(shares, 1 - self.beta**self.spectrum.every)
@@ -136,9 +138,7 @@ class Handlers(Momentum):
         return max(0.85, base - 0.05)
 
     def seen(self) -> dict[str, Tensor]:
-        """All tensors' bands in units of white noise, their means per kind, the share of measured tensors that moved."""
-        if not self.rows:
-            return {}
+        """The bands of all tensors in units of white noise, their means per kind, the share of tensors that moved."""
         relative = self.spectrum.relative(self.history)
         bands = relative.new_zeros(len(self.tensors), relative.shape[1]).index_copy(0, self.index, relative)
         moved = (self.coefficients != self.base)[self.index].float().mean()

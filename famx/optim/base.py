@@ -85,7 +85,7 @@ class Optimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step; `closure`, if given, computes the loss anew, which is returned."""
         loss = None if closure is None else torch.enable_grad()(closure)()
-        gradients = [_gradient(p, group) for p, group in self._owned()]
+        gradients = [_decayed(p, group) for p, group in self._owned()]
         if all(gradient is None for gradient in gradients):
             return loss
         # a sum is the fastest way to read all entries, and one that is not finite makes the sum so
@@ -194,16 +194,21 @@ def _info(param: Tensor, group: Mapping[str, Any]) -> TensorInfo:
     return TensorInfo(tuple(param.shape), kind, group["alpha"], group["n_bands"], LAYOUTS.get(kind, "equal"))
 
 
-def _gradient(param: Tensor, group: Mapping[str, Any]) -> Tensor | None:
+def _gradient(param: Tensor) -> Tensor | None:
+    """The gradient, dense.
+
+    Raises:
+        UserError: it is sparse.
+    """
+    if param.grad is not None and param.grad.layout is not torch.strided:
+        raise UserError(f"a gradient is {param.grad.layout}, this takes dense ones: build the layer with sparse=False")
+    return param.grad
+
+
+def _decayed(param: Tensor, group: Mapping[str, Any]) -> Tensor | None:
     """The gradient, with the coupled weight decay where that is asked for."""
-    gradient = param.grad
-    if gradient is None:
-        return None
-    if gradient.layout is not torch.strided:
-        raise UserError(
-            f"a gradient is {gradient.layout}: famx's optimizers take dense ones, build it with sparse=False"
-        )
-    if group["weight_decay"] and not group["decoupled"]:
+    gradient = _gradient(param)
+    if gradient is not None and group["weight_decay"] and not group["decoupled"]:
         return gradient.add(param, alpha=group["weight_decay"])
     return gradient
 
@@ -217,6 +222,7 @@ class Wrapped(torch.optim.Optimizer):
         "non_finite": "torch's own step takes every gradient",
     }
     observed = False
+    fuses = True
 
     def __init__(self, params: Any, *rules: Callable[..., nn.Module] | None, **options: Any):
         if any(rules):
@@ -227,5 +233,17 @@ class Wrapped(torch.optim.Optimizer):
         self.metrics: dict[str, Tensor] = {}
         groups = torch.optim.Optimizer(params, {}).param_groups
         tensors = [p for group in groups for p in group["params"]]
-        fused = all(p.device.type in ("cpu", "cuda", "mps", "xpu") and p.is_floating_point() for p in tensors)
-        super().__init__(groups, **options, fused=fused)
+        self.fuses &= all(p.device.type in ("cpu", "cuda", "mps", "xpu") and p.is_floating_point() for p in tensors)
+        super().__init__(groups, **options, fused=self.fuses)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Takes one step; `closure`, if given, computes the loss anew, which is returned."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        given = [p for group in self.param_groups for p in group["params"] if _gradient(p) is not None]
+        # torch's fused kernels walk through memory and do not look at strides
+        fused = self.fuses and all(p.is_contiguous() and p.grad.is_contiguous() for p in given)
+        for group in self.param_groups:
+            group["fused"] = fused
+        super().step()
+        return loss

@@ -1,4 +1,4 @@
-"""SGD with momentum, torch's own, in one kernel where the device has it (Sutskever et al. 2013)."""
+"""SGD with momentum, torch's own (Sutskever et al. 2013)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +21,9 @@ class SGD(Wrapped, torch.optim.SGD):
         nesterov: whether to look ahead.
         weight_decay: added to the gradient, times the parameter.
     """
+
+    # torch's fused kernel fails where one parameter gets its first gradient after another
+    fuses = False
 
     def __init__(
         self,

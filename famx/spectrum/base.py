@@ -89,8 +89,6 @@ class Sampled(Spectrum):
         self.register_buffer("freedom", freedom, persistent=False)
 
     def forward(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors bands"]:
-        if not gradients:
-            return self.white
         samples = self.samples(gradients)
         shares = [
             self.power(torch.stack([samples[i] for i in rows]).float()) @ getattr(self, f"member{group}")

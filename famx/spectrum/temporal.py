@@ -48,8 +48,6 @@ class Temporal(Spectrum):
 
     def forward(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors bands"]:
         self.calls += 1
-        if not gradients:
-            return self.shares
         self.ring = torch.cat([self.ring[1:], self.sketch(gradients)[None].to(self.ring.dtype)])
         self.fresh = self.calls >= self.window and (self.calls - self.window) % self.every == 0
         if self.fresh:

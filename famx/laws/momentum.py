@@ -1,0 +1,87 @@
+"""What every momentum rule promises: a coefficient in [0, 1) a tensor, from the gradients and its own state alone."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from famx.notation import TensorInfo
+from famx.observe import watch
+
+TENSORS = [
+    TensorInfo((40, 300), "other", 0.9, 8, "equal"),
+    TensorInfo((32, 16, 3, 3), "conv", 0.9, 6, "log"),
+    TensorInfo((1024,), "norm", 0.99, 4, "equal"),
+    TensorInfo((64, 64), "attention", 0.92, 12, "split"),
+    TensorInfo((300, 40), "embedding", 0.0, 8, "equal"),
+    TensorInfo((), "other", 0.5, 8, "equal"),
+]
+STEPS = 140
+
+
+def gives_coefficients_in_range(part: type) -> None:
+    for scale in (0.0, 1.0, 1e-30):
+        rule = part(tensors=TENSORS)
+        for step, gradients in _noise(scale):
+            chosen = rule(gradients, step)
+            assert tuple(chosen.shape) == (len(TENSORS),), (
+                f"{tuple(chosen.shape)} coefficients for {len(TENSORS)} tensors"
+            )
+            assert ((chosen >= 0) & (chosen < 1)).all(), f"a coefficient is outside [0, 1) at {step}: {chosen.tolist()}"
+
+
+def is_deterministic(part: type) -> None:
+    first, second = part(tensors=TENSORS), part(tensors=TENSORS)
+    for step, gradients in _noise():
+        assert torch.equal(first(gradients, step), second(gradients, step)), f"chooses differently anew at step {step}"
+
+
+def leaves_gradients_and_the_global_generator_alone(part: type) -> None:
+    rule, before = part(tensors=TENSORS), torch.get_rng_state()
+    for step, gradients in _noise():
+        kept = [gradient.clone() for gradient in gradients]
+        rule(gradients, step)
+        assert all(map(torch.equal, kept, gradients)), f"changes the gradients at step {step}"
+    assert torch.equal(before, torch.get_rng_state()), "draws from the global generator"
+
+
+def state_round_trip(part: type) -> None:
+    rule, other = part(tensors=TENSORS), part(tensors=TENSORS)
+    for step, gradients in _noise():
+        if step == 117:
+            other.load_state_dict(rule.state_dict())
+        chosen = rule(gradients, step)
+        if step >= 117:
+            assert torch.equal(chosen, other(gradients, step)), f"goes on differently with its state, at step {step}"
+
+
+def replaces_its_state(part: type) -> None:
+    rule = part(tensors=TENSORS)
+    for step, gradients in _noise():
+        kept = [(name, buffer, buffer.clone()) for name, buffer in rule.named_buffers()]
+        rule(gradients, step)
+        for name, buffer, copy in kept:
+            assert torch.equal(buffer, copy), f"writes into its buffer {name}, which nobody can then put back"
+
+
+def watching_changes_nothing(part: type) -> None:
+    rule, watched = part(tensors=TENSORS), part(tensors=TENSORS)
+    watch(watched, True)
+    for step, gradients in _noise():
+        assert torch.equal(rule(gradients, step), watched(gradients, step)), (
+            f"chooses differently when watched, at {step}"
+        )
+
+
+def meta(part: type) -> None:
+    rule = part(tensors=TENSORS).to("meta")
+    for step in range(1, STEPS):
+        chosen = rule([torch.empty(info.shape, device="meta") for info in TENSORS], step)
+    assert chosen.is_meta, "computes on another device than that of the gradients"
+
+
+def _noise(scale: float = 1.0) -> Iterator[tuple[int, list[Tensor]]]:
+    """White noise, step by step from 1."""
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, STEPS):
+        yield step, [scale * torch.randn(info.shape, generator=generator) for info in TENSORS]
