@@ -88,11 +88,16 @@ def encode(tokenizer: "Tokenizer", text: str, name: str) -> list[int]:
 
 
 @functools.lru_cache(maxsize=32)
-def _filters(old: int, new: int) -> tuple[Float[Tensor, "taps new"], int]:
+def _filters(old: int, new: int) -> tuple[Float[Tensor, "taps phases"], int]:
+    """Torchaudio's filter bank, several times side by side where it is narrow: a wider product is faster."""
     from torchaudio.transforms import Resample
 
     sinc = Resample(old, new)
-    return sinc.kernel[:, 0].T.contiguous(), sinc.width
+    bank, repeats = sinc.kernel[:, 0].T, math.ceil(16 / new)
+    wide = bank.new_zeros(len(bank) + old * (repeats - 1), new * repeats)
+    for i in range(repeats):
+        wide[i * old : i * old + len(bank), i * new : (i + 1) * new] = bank
+    return wide, sinc.width
 
 
 def resample(signal: Float[Tensor, " n"], old: int, new: int) -> Float[Tensor, " m"]:
@@ -105,8 +110,9 @@ def resample(signal: Float[Tensor, " n"], old: int, new: int) -> Float[Tensor, "
     if ratio == 1:
         return signal
     filters, width = _filters(ratio.denominator, ratio.numerator)
-    padded = nn.functional.pad(signal, (width, width + ratio.denominator))
-    return (padded.unfold(0, len(filters), ratio.denominator) @ filters).flatten()[: math.ceil(len(signal) * ratio)]
+    hop = ratio.denominator * filters.shape[1] // ratio.numerator
+    padded = nn.functional.pad(signal, (width, width + hop))
+    return (padded.unfold(0, len(filters), hop) @ filters).flatten()[: math.ceil(len(signal) * ratio)]
 
 
 def _length_or_refusal(file: str | bytes, name: str, text: str, max_seconds: Seconds) -> Seconds | str:
