@@ -1,8 +1,14 @@
+from functools import partial
+
 import pytest
 import torch
+from reference import fam, fam_published, simple_fam
 
 from famx.laws import kept, laws
-from famx.registry import get, names
+from famx.notation import UserError
+from famx.observe import collect
+from famx.optim import FAM, SGD, AdamW, EmaSGD, FAMPublished, SimpleFAM, parameter_groups
+from famx.registry import build, get, names
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +25,196 @@ def test_keeps_the_laws(name, law):
     part = get("optim", name)
     if law in kept("optim", part):
         laws("optim")[law](part)
+
+
+KINDS = [("conv", 0.9, 10), ("attention", 0.92, 12), ("embedding", 0.95, 8), ("norm", 0.9, 4), ("other", 0.9, 8)]
+SHAPES = [(20, 16, 3, 3), (64, 48), (40, 301), (12_000,), (30, 30)]
+
+
+def tensors():
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(shape, generator=generator) for shape in SHAPES]
+
+
+def gradients(steps):
+    """Each tensor's gradients are noise, slow, or fast in time."""
+    generator = torch.Generator().manual_seed(4)
+    rows = [[torch.randn(shape, generator=generator) for shape in SHAPES] for _ in range(steps)]
+    steady = [2 * torch.randn(shape, generator=generator) for shape in SHAPES]
+    signs = [(-1.0, 0), (1.0, 1), (-1.0, 2), (0.0, 3), (-1.0, 4)]
+    for t, row in enumerate(rows):
+        yield [g + sign**t * steady[i] * abs(sign) for g, (sign, i) in zip(row, signs, strict=True)]
+
+
+def groups(params):
+    return [
+        {"params": [p], "kind": kind, "alpha": a, "n_bands": n} for p, (kind, a, n) in zip(params, KINDS, strict=True)
+    ]
+
+
+def walk(optimizer, params, reference, steps):
+    """Takes the same steps in both, and yields after each."""
+    for row in gradients(steps):
+        for p, gradient in zip(params, row, strict=True):
+            p.grad = gradient
+        optimizer.step()
+        reference.step(row)
+        yield
+
+
+def close(params, others):
+    return all(torch.allclose(p, other, rtol=1e-5, atol=1e-5) for p, other in zip(params, others, strict=True))
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_fam_published_equals_its_plain_form(weight_decay):
+    params, plain = tensors(), tensors()
+    options = {"lr": 0.1, "weight_decay": weight_decay, "fam_start_step": 20}
+    optimizer = FAMPublished(groups(params), **options)
+    measured = optimizer.rule.spectrum
+    reference = fam_published.PlainFAM(plain, KINDS, measured.draws, **options)
+    for _ in walk(optimizer, params, reference, 100):
+        assert torch.allclose(optimizer.rule.coefficients, torch.tensor(reference.used)) or optimizer.calls <= 20
+    assert close(params, plain)
+
+
+def test_simple_fam_equals_its_plain_form():
+    params, plain = tensors(), tensors()
+    for _ in walk(SimpleFAM(params, lr=0.1), params, simple_fam.PlainSimpleFAM(plain, lr=0.1), 120):
+        pass
+    assert close(params, plain)
+
+
+def test_fam_equals_its_plain_form():
+    params, plain = tensors(), tensors()
+    optimizer = FAM(groups(params), lr=0.1, fam_start_step=40)
+    reference = fam.PlainFAM(plain, KINDS, lr=0.1, fam_start_step=40)
+    for _ in walk(optimizer, params, reference, 100):
+        assert torch.allclose(optimizer.rule.coefficients, torch.tensor(reference.used))
+    assert close(params, plain)
+    assert optimizer.rule.coefficients.tolist() != [a for _, a, _ in KINDS]
+
+
+@pytest.mark.parametrize(
+    ("part", "original"),
+    [
+        (AdamW, lambda p: torch.optim.AdamW(p, lr=0.1, foreach=False)),
+        (SGD, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=False)),
+    ],
+)
+def test_wrapped_optimizers_equal_torchs(part, original):
+    params, others = tensors(), tensors()
+    optimizer, other = part(params, lr=0.1), original(others)
+    for row in gradients(100):
+        for p, q, gradient in zip(params, others, row, strict=True):
+            p.grad, q.grad = gradient, gradient.clone()
+        optimizer.step()
+        other.step()
+    assert close(params, others)
+
+
+def test_ema_sgd_is_sgd_of_a_shorter_step():
+    params, others = tensors(), tensors()
+    optimizer = EmaSGD(params, lr=0.1, alpha=0.9, weight_decay=0.2, decoupled=False)
+    other = torch.optim.SGD(others, lr=0.1, momentum=0.9, dampening=0.9, weight_decay=0.2)
+    for i, row in enumerate(gradients(100)):
+        for p, q, gradient in zip(params, others, row, strict=True):
+            p.grad, q.grad = gradient, gradient.clone() if i else gradient * 0.1 - 0.18 * q
+        optimizer.step()
+        other.step()
+    assert close(params, others)
+
+
+def test_the_debiased_average_is_the_average_over_the_sum_of_its_weights():
+    param, plain = torch.zeros(5), torch.zeros(5)
+    optimizer = EmaSGD([param], lr=0.1, alpha=0.7, debias=True)
+    average = torch.zeros(5)
+    for t in range(1, 20):
+        param.grad = torch.randn(5)
+        average = 0.7 * average + 0.3 * param.grad
+        plain -= 0.1 * average / (1 - 0.7**t)
+        optimizer.step()
+    assert torch.allclose(param, plain, atol=1e-6)
+
+
+def test_decay_shrinks_what_gets_no_push():
+    param = torch.ones(5)
+    param.grad = torch.zeros(5)
+    FAM([param], lr=0.1, weight_decay=0.5).step()
+    assert torch.allclose(param, torch.full((5,), 0.95))
+
+
+class Block(torch.nn.Module):
+    kind = "attention"
+
+    def __init__(self):
+        super().__init__()
+        self.project, self.norm = torch.nn.Linear(8, 8), torch.nn.LayerNorm(8)
+
+
+def test_groups_follow_the_owner_of_a_parameter():
+    model = torch.nn.ModuleDict(
+        {
+            "layer_conv": torch.nn.Conv1d(8, 8, 3),
+            "attention_table": torch.nn.Embedding(9, 8),
+            "block": Block(),
+            "mha": torch.nn.MultiheadAttention(8, 2),
+            "embed": torch.nn.Linear(8, 9),
+            "frozen": torch.nn.Linear(8, 8).requires_grad_(False),
+        }
+    )
+    model["embed"].weight = model["attention_table"].weight
+    found = {group["kind"]: group for group in parameter_groups(model, lr=1.0, weight_decay=0.1)}
+    names = {id(p): name for name, p in model.named_parameters()}
+    owned = {kind: {names[id(p)] for p in group["params"]} for kind, group in found.items()}
+    assert owned == {
+        "conv": {"layer_conv.weight"},
+        "embedding": {"attention_table.weight"},
+        "attention": {"block.project.weight", "mha.in_proj_weight", "mha.out_proj.weight"},
+        "norm": {name for name in names.values() if "bias" in name or "norm" in name} - {"frozen.bias"},
+    }
+    assert found["embedding"]["lr"] == 0.8 and found["conv"]["lr"] == 1.0
+    assert [round(found[kind]["weight_decay"], 9) for kind in owned] == [0.1, 0.1, 0.15, 0.0]
+    assert "lr" not in parameter_groups(model)[0] and parameter_groups(model, alpha=0.5)[0]["alpha"] == 0.5
+
+
+@pytest.mark.parametrize("part", [FAM, SimpleFAM, FAMPublished, EmaSGD])
+def test_refusals_are_sentences(part):
+    with pytest.raises(ValueError, match=r"alpha=1.5 is not in \[0, 1\)"):
+        part([torch.ones(3)], alpha=1.5)
+    with pytest.raises(ValueError, match=r"lr=-1.0 is negative"):
+        part([torch.ones(3)], lr=-1.0)
+    with pytest.raises(ValueError, match="complex64"):
+        part([torch.ones(3, dtype=torch.complex64)])
+    with pytest.raises(UserError, match="give all groups at the start"):
+        part([torch.ones(3)]).add_param_group({"params": [torch.ones(3)]})
+    with pytest.raises(UserError, match="the state is not of this"):
+        part([torch.ones(3)]).load_state_dict(torch.optim.SGD([torch.ones(3)]).state_dict())
+
+
+def test_another_rule_takes_its_own_hyperparameters():
+    rule = partial(build, "momentum", {"name": "constant", "beta": 0.5})
+    optimizer = FAM([torch.ones(3)], momentum=rule)
+    assert optimizer.rule.base.tolist() == [0.5]
+    with pytest.raises(UserError, match=r"beta=0.5 is for momentum fam"):
+        FAM([torch.ones(3)], momentum=rule, beta=0.5)
+    with pytest.raises(UserError, match="measures no spectrum"):
+        FAM([torch.ones(3)], momentum=rule, spectrum=partial(build, "spectrum", {"name": "temporal"}))
+    with pytest.raises(UserError, match="one momentum for all tensors"):
+        AdamW([torch.ones(3)], momentum=rule)
+    shuffled = FAM([torch.ones(300)], spectrum=partial(build, "spectrum", {"name": "shuffled"}))
+    assert type(shuffled.rule.spectrum).__name__ == "Shuffled"
+
+
+def test_watching_shows_the_choice():
+    params = tensors()
+    optimizer = FAM(groups(params), lr=0.1, fam_start_step=40)
+    optimizer.observed = True
+    for row in gradients(60):
+        for p, gradient in zip(params, row, strict=True):
+            p.grad = gradient
+        optimizer.step()
+    shown = collect(optim=optimizer)
+    assert shown["optim/momentum"].shape == (5,) and shown["optim/bands"].shape == (5, 12)
+    assert {"optim/momentum/conv", "optim/bands/conv", "optim/fired", "optim/skipped"} <= set(shown)
+    assert 0 < shown["optim/fired"] < 1

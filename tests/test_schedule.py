@@ -2,6 +2,7 @@ import pytest
 
 from famx.laws import kept, laws
 from famx.registry import get, names
+from famx.schedule import WarmupCosine, WarmupPlateauCosine
 
 
 @pytest.mark.parametrize("law", laws("schedule"))
@@ -10,3 +11,20 @@ def test_keeps_the_laws(name, law):
     part = get("schedule", name)
     if law in kept("schedule", part):
         laws("schedule")[law](part)
+
+
+def test_warmup_cosine_goes_through_the_points_of_its_formula():
+    schedule = WarmupCosine(100, 20, 0.2, 0.1)
+    assert [schedule(step) for step in (0, 10, 20, 60, 100, 900)] == pytest.approx([0.2, 0.6, 1.0, 0.55, 0.1, 0.1])
+
+
+def test_the_plateau_lasts_until_the_decay_starts():
+    schedule = WarmupPlateauCosine(100, 20, 0.2, 0.1, decay_start=80)
+    assert [schedule(step) for step in (10, 20, 79, 80, 90, 100)] == pytest.approx([0.6, 1.0, 1.0, 1.0, 0.55, 0.1])
+
+
+def test_bad_bounds_are_refused():
+    with pytest.raises(ValueError, match="warmup_steps=-1 is negative"):
+        WarmupCosine(100, -1)
+    with pytest.raises(ValueError, match=r"end=2.0 is outside 0 to 1"):
+        WarmupCosine(100, 10, end=2.0)

@@ -75,7 +75,7 @@ class Optimizer(torch.optim.Optimizer):
         """Takes the step of a group.
 
         Args:
-            params, gradients: of the group, where there is a gradient.
+            params, gradients: of the group, where there is a gradient; the gradients are contiguous.
             weights: 0-d each, what the new gradient counts in the average.
             cancel: 0-d, 1 where everything is to stay as it is, else 0.
         """
@@ -206,11 +206,13 @@ def _gradient(param: Tensor) -> Tensor | None:
 
 
 def _decayed(param: Tensor, group: Mapping[str, Any]) -> Tensor | None:
-    """The gradient, with the coupled weight decay where that is asked for."""
+    """The gradient, contiguous, with the coupled weight decay where that is asked for."""
     gradient = _gradient(param)
-    if gradient is not None and group["weight_decay"] and not group["decoupled"]:
-        return gradient.add(param, alpha=group["weight_decay"])
-    return gradient
+    if gradient is None:
+        return None
+    if group["weight_decay"] and not group["decoupled"]:
+        gradient = gradient.add(param, alpha=group["weight_decay"])
+    return gradient.contiguous()
 
 
 class Wrapped(torch.optim.Optimizer):

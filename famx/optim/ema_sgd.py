@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from famx.optim.base import Optimizer
 from famx.registry import register
 
+PLAIN = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "is_first_step": False}
+
 
 @register
 class EmaSGD(Optimizer):
@@ -45,7 +47,7 @@ class EmaSGD(Optimizer):
         super().__init__(params, momentum, spectrum, usual=self.usual, debias=debias, **defaults)
 
     def init(self, param: Tensor) -> dict[str, Tensor]:
-        return {"exp_avg": torch.zeros_like(param)}
+        return {"exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format)}
 
     def update(
         self,
@@ -56,42 +58,34 @@ class EmaSGD(Optimizer):
         cancel: Tensor,
     ) -> None:
         averages = [self.state[p]["exp_avg"] for p in params]
-        for average, gradient, weight in zip(averages, gradients, weights, strict=True):
-            # m - w·(m - g): the fused kernel reads w and the flag on the device, which lerp cannot
-            descend([average], [gradient], weight, 1.0, cancel, maximize=True)
+        average(averages, gradients, weights, cancel)
         descend(params, averages, group["lr"], group["weight_decay"] * group["decoupled"], cancel)
 
 
+def average(averages: Sequence[Tensor], gradients: Sequence[Tensor], weights: Sequence[Tensor], cancel: Tensor) -> None:
+    """m <- m + w·(g - m), in place; nothing where cancel is 1. All contiguous, for the kernel does not see strides."""
+    if cancel.is_meta:  # torch's fused kernels have no meta form, and there is nothing to compute
+        return
+    # a descent from m against -g + 1·m: only the fused kernel reads w and cancel where they are, on the device
+    for m, g, w in zip(averages, gradients, weights, strict=True):
+        torch._fused_sgd_([m], [g], [], lr=w, weight_decay=1.0, maximize=True, found_inf=cancel, **PLAIN)
+
+
 def descend(
-    targets: Sequence[Tensor],
-    directions: Sequence[Tensor],
-    lr: float | Tensor,
-    weight_decay: float,
-    cancel: Tensor,
-    maximize: bool = False,
+    params: Sequence[Tensor], directions: Sequence[Tensor], lr: float | Tensor, weight_decay: float, cancel: Tensor
 ) -> None:
-    """target <- target - lr·(± direction + weight_decay·target), in one pass over memory; nothing where cancel is 1."""
-    if cancel.is_meta:  # torch's fused kernel has no meta form, and there is nothing to compute
+    """θ <- θ - lr·(direction + weight_decay·θ), in place; nothing where cancel is 1."""
+    if cancel.is_meta:
         return
     if isinstance(lr, Tensor):
         lr = lr.to(cancel.device, torch.float32, non_blocking=True)
-    for dtype in {target.dtype for target in targets}:
-        alike = [(t, d) for t, d in zip(targets, directions, strict=True) if t.dtype == dtype]
-        # the kernel walks through memory: both must be dense and in one order
-        dense = [t if t.is_contiguous() else t.contiguous() for t, _ in alike]
-        torch._fused_sgd_(
-            dense,
-            [d.to(dtype).contiguous() for _, d in alike],
-            [],
-            weight_decay=weight_decay,
-            momentum=0.0,
-            lr=lr,
-            dampening=0.0,
-            nesterov=False,
-            maximize=maximize,
-            is_first_step=False,
-            found_inf=cancel,
-        )
-        for (target, _), done in zip(alike, dense, strict=True):
-            if done is not target:
-                target.copy_(done)
+    alike: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+    for p, direction in zip(params, directions, strict=True):
+        alike.setdefault(p.dtype, []).append((p, direction))
+    for pairs in alike.values():
+        dense = [p.contiguous() for p, _ in pairs]
+        options = {"lr": lr, "weight_decay": weight_decay, "maximize": False, "found_inf": cancel}
+        torch._fused_sgd_(dense, [direction for _, direction in pairs], [], **options, **PLAIN)
+        for (p, _), done in zip(pairs, dense, strict=True):
+            if not p.is_contiguous():
+                p.copy_(done)

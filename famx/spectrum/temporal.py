@@ -58,9 +58,8 @@ class Temporal(Spectrum):
         """The followed entries of each gradient, zeros after the last where there are fewer."""
         rows = []
         for gradient, stride, info in zip(gradients, self.strides, self.tensors, strict=True):
-            dense = gradient if gradient.is_contiguous() else gradient.contiguous()
             n = min(self.coordinates, info.numel)
-            row = dense.as_strided((n,), (stride,))
+            row = gradient.contiguous().as_strided((n,), (stride,))
             rows.append(row if n == self.coordinates else pad(row, (0, self.coordinates - n)))
         return torch.stack(rows)
 
