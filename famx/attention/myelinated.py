@@ -88,15 +88,8 @@ class MyelinatedAttention(Block):
         cache, offset = self.cache(state, x.shape[1])
         causal, keys = self.causal and memory is None, (offset + x.shape[1]) if memory is None else memory.shape[1]
         shares = _shares(visible(mask, x.shape[1], keys, causal, x.device), keys, x)
-
-        def pool(name: str) -> Float[Tensor, "_ _ d"]:
-            if memory is not None:
-                return shares @ memory
-            extend(cache, **{name: x})
-            return shares @ cache[name]
-
         start, working, last = x, self.working_memory, len(self.nodes) - 1
-        logits = self.policy(pool("start"))
+        logits = self.policy(shares @ _pooled("start", x, memory, cache))
         visits = [x.new_ones(1, 1, 1), *[x.new_zeros(1, 1, 1)] * last]
         opened, jumps = [], []
         for i, node in enumerate(self.nodes):
@@ -106,7 +99,7 @@ class MyelinatedAttention(Block):
             x = x + opened[i] * node.gate(normed).sigmoid() * node.adapter(attended)
             if i == last:
                 break
-            pooled = pool(f"pool{i}")
+            pooled = shares @ _pooled(f"pooled{i}", x, memory, cache)
             working = working + visits[i] * (1 - self.memory_gate(pooled).sigmoid()) * (pooled - working)
             jump = self.jump(logits)
             weight = (jump * self.jump_weights).sum(-1, keepdim=True)
@@ -177,6 +170,16 @@ class MyelinatedAttention(Block):
 
 def _above(p: Float[Tensor, "b t 1"], threshold: float) -> Float[Tensor, "b t 1"]:
     return p + ((p > threshold).to(p) - p).detach()
+
+
+def _pooled(
+    name: str, x: Float[Tensor, "b t d"], memory: Float[Tensor, "b s d"] | None, cache: dict
+) -> Float[Tensor, "b _ d"]:
+    """What a pool is of: the memory, or all of the sequence so far."""
+    if memory is not None:
+        return memory
+    extend(cache, **{name: x})
+    return cache[name]
 
 
 def _shares(
