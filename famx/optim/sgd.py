@@ -38,5 +38,5 @@ class SGD(Wrapped, torch.optim.SGD):
     ):
         if not 0 <= alpha < 1:
             raise ValueError(f"alpha={alpha} is not in [0, 1)")
-        options = {"lr": lr, "momentum": alpha, "nesterov": nesterov, "weight_decay": weight_decay}
+        options = {"lr": lr, "momentum": alpha, "nesterov": nesterov, "weight_decay": weight_decay, "foreach": True}
         super().__init__(params, momentum, spectrum, **options)
