@@ -9,7 +9,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def retell(error: Exception, config: Mapping[str, Any]) -> UserError:
     return UserError(told)
 
 
-def verb(main: typing.Callable[[], int]) -> typing.NoReturn:
+def verb(main: Callable[[], int]) -> typing.NoReturn:
     """Runs a command: exit status 0 done, 2 the user's mistake in one sentence, 130 on Ctrl-C, 1 a fault of famx.
 
     `FAMX_DEBUG=1` shows the traceback of a mistake too.
@@ -124,6 +124,10 @@ def verb(main: typing.Callable[[], int]) -> typing.NoReturn:
         status = 2
     except KeyboardInterrupt:
         status = 130
+    except BrokenPipeError:
+        # whoever read the output (`| head`) has enough; python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     sys.exit(status)
 
 

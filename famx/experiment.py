@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import inspect
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from torch import distributed, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from famx import checkpoint, registry
+from famx.data.base import SAMPLE_RATE
 from famx.data.loader import Loader, LoaderConfig
 from famx.model import build_model
 from famx.notation import UserError
@@ -28,6 +30,8 @@ from famx.task.base import Evaluation, evaluate
 from famx.trainer import Trainer, TrainerConfig
 
 __all__ = ["build_model", "build_optimizer", "run", "settle"]
+
+log = logging.getLogger(__name__)
 
 def settle(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with `usual` frontends and data named: what the task reads.
@@ -62,7 +66,7 @@ def build_optimizer(
     return build("optim", config, params=params, **{room: partial(build, room, c) for room, c in given.items()})
 
 
-def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[str, float]:
+def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[str, Any]:
     """Trains what the config describes in `folder`, then scores every split that it was not trained on.
 
     Returns:
@@ -83,7 +87,8 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
     if config["init_from"]:
         load_weights(model, checkpoint.load(checkpoints(config["init_from"]), "best"), config["init_from"])
     model.to(device)
-    dev, loader = data(config, "dev"), LoaderConfig(**config["loader"])
+    dev = data(config, "dev")
+    _refuse_unlearnable(train, task, model)
     groups = parameter_groups(model, config["optim"].get("lr"), config["optim"].get("weight_decay", 0.0))
     optimizer = build_optimizer(config["optim"], groups, config["momentum"], config["spectrum"])
     trainer = Trainer(
@@ -91,8 +96,8 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         task,
         optimizer,
         lambda total: build("schedule", config["schedule"], total_steps=total),
-        Loader(train, tokenizer, config["seed"], loader).train,
-        Loader(dev, tokenizer, config["seed"], loader).plain,
+        batches(config, train, tokenizer).train,
+        batches(config, dev, tokenizer).plain,
         partial(_seed_for, config["seed"]),
         folder,
         settings,
@@ -130,6 +135,31 @@ def data(config: Mapping[str, Any], split: str) -> Any:
     return dataset
 
 
+def batches(config: Mapping[str, Any], dataset: Any, tokenizer: Any) -> Loader:
+    """The loader of a data set; text is its own target."""
+    return Loader(
+        dataset, tokenizer if dataset.unit == "seconds" else None, config["seed"], LoaderConfig(**config["loader"])
+    )
+
+
+def _refuse_unlearnable(dataset: Any, task: Any, model: nn.Module) -> None:
+    """Refuses a text longer than CTC can emit in the frames of its recording.
+
+    Where the data skips what is bad, such utterances are counted instead; their loss is 0.
+    """
+    if dataset.unit != "seconds":
+        return
+    frames = model.frontend.frames((torch.tensor(dataset.lengths) * SAMPLE_RATE).long()).tolist()
+    needed = [task.frames_needed(text) for text in dataset.texts]
+    short = [i for i, (have, need) in enumerate(zip(frames, needed, strict=True)) if have < need]
+    if short:
+        i = short[0]
+        told = f"{dataset.ids[i]} has {frames[i]} frames and its text needs {needed[i]}, more than CTC can emit"
+        if not dataset.skip_bad:
+            raise UserError(f"{told}; data.skip_bad=true trains without such recordings")
+        log.warning("%d recordings are too short for their texts and teach nothing; the first: %s", len(short), told)
+
+
 def score(
     config: Mapping[str, Any], model: nn.Module, task: Any, tokenizer: Any, splits: list[str], device: Any, folder: Path
 ) -> dict[str, Evaluation]:
@@ -137,8 +167,7 @@ def score(
     found = {}
     for split in splits:
         dataset = build("data", config["data"], split=split, seed=config["seed"])
-        batches = Loader(dataset, tokenizer, config["seed"], LoaderConfig(**config["loader"])).plain()
-        found[split] = evaluate(model, task, batches, device)
+        found[split] = evaluate(model, task, batches(config, dataset, tokenizer).plain(), device)
         found[split].write(folder, split, dataset.normaliser)
     return found
 

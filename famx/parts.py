@@ -1,33 +1,34 @@
-"""Lists every part, its hyperparameters and what it is: python -m famx.parts [room...]"""
+"""Lists every part, its hyperparameters and what it is: python -m famx.parts [room...] [--markdown]"""
 
 import sys
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
+import textwrap
 
 from famx.config import verb
 from famx.registry import PARTS, ROOMS, hyperparameters, names
 
 
-def show(rooms: list[str]) -> int:
+def show(words: list[str]) -> int:
     """Prints the catalogue of the named rooms, of all when none is named; returns the exit status."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for column in ("part", "what it is", "hyperparameters"):
-        table.add_column(column, overflow="fold")
-    for room in rooms or ROOMS:
-        for name in names(room):
-            part = PARTS[room][name]
-            settings = ", ".join(f"{key}={p.default}" for key, p in hyperparameters(part).items())
-            table.add_row(f"{room}={name}", _line(part), settings)
-        table.add_section()
-    Console(highlight=False, markup=False).print(table)
+    rooms = [word for word in words if not word.startswith("--")] or ROOMS
+    rows = [(room, name, *_told(PARTS[room][name])) for room in rooms for name in names(room)]
+    if "--markdown" in words:
+        print("| part | what it is | hyperparameters |\n|---|---|---|")
+        for room, name, told, settings in rows:
+            print(f"| `{room}={name}` | {told} | {settings and f'`{settings}`'} |")
+        return 0
+    for room in rooms:
+        print(room)
+        for _, name, told, settings in (row for row in rows if row[0] == room):
+            for start, text in ((f"  {name:22}", told), (" " * 24, settings)):
+                if text:
+                    print(textwrap.fill(text, 120, initial_indent=start, subsequent_indent=" " * 24))
     return 0
 
 
-def _line(part: type) -> str:
-    """The first line of the docstring of the part's module."""
-    return (sys.modules[part.__module__].__doc__ or "").strip().partition("\n")[0]
+def _told(part: type) -> tuple[str, str]:
+    """The first line of the docstring of the part's module, and its hyperparameters with their defaults."""
+    line = (sys.modules[part.__module__].__doc__ or "").strip().partition("\n")[0]
+    return line, ", ".join(f"{key}={p.default}" for key, p in hyperparameters(part).items())
 
 
 if __name__ == "__main__":

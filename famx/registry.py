@@ -57,6 +57,8 @@ def build(room: str, config: Mapping[str, Any], **context: Any) -> Any:
     for key in hyper:
         if key not in known:
             raise UserError(f"{room}={config['name']} has no {room}.{key}{nearest(key, known)}")
+        if isinstance(known[key].default, tuple) and isinstance(hyper[key], list):
+            hyper[key] = tuple(hyper[key])  # configs have no tuples
     asked = inspect.signature(part).parameters.values()
     if not any(p.kind is p.VAR_KEYWORD for p in asked):
         context = {key: value for key, value in context.items() if key in {p.name for p in asked}}
@@ -123,5 +125,7 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """The end of a sentence that refuses `word`: what may be chosen, the likeliest first."""
     choices = sorted(choices)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    listed = ", ".join(choices) or "nothing"
-    return f"; did you mean {close[0]}? (choices: {listed})" if close else f"; choose from {listed}"
+    listed = ", ".join(choices)
+    if close:
+        return f"; did you mean {close[0]}? (choices: {listed})"
+    return f"; choose from {listed}" if choices else ", it has none at all"

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from famx.config import CONF, argument, own_parts, plain, publish, retell, verb
 from famx.notation import UserError
+from famx.registry import ROOMS
 
 # what may change when a run goes on, since it cannot alter what has been
 RESUMABLE = ("max_steps", "max_time", "eval_every", "save_every", "log_every", "patience", "device", "threads")
@@ -34,22 +35,31 @@ def main() -> int:
 
     publish(trainer=TrainerConfig, loader=LoaderConfig)
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    statuses = []
+    signals: list[int] = []
+    mistakes: list[UserError] = []
 
     def job(config) -> float | None:
         from famx.experiment import run
 
-        results = run(plain(config) | {"famx_parts": files}, Path(HydraConfig.get().runtime.output_dir))
-        statuses.append(results.get("stopped_by", 0))
+        try:
+            results = run(plain(config) | {"famx_parts": files}, Path(HydraConfig.get().runtime.output_dir))
+        except UserError as error:  # Hydra would add lines of its own; the other runs of a sweep go on
+            mistakes.append(error)
+            return None
+        if "stopped_by" in results:
+            signals.append(results["stopped_by"])
         return results.get("dev/wer", results.get("dev/loss"))
 
     if int(os.environ.get("RANK", 0)) > 0:
         sys.argv.append(f"hydra.run.dir={tempfile.gettempdir()}/famx_rank")
     try:
+        sys.argv += _sweep_names(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise retell(error, _without(sys.argv[1:], str(error))) from error
-    return next((128 + signal for signal in statuses if signal), 0)
+    if mistakes:
+        raise mistakes[0]
+    return 128 + signals[0] if signals else 0
 
 
 def _resume(folder: Path) -> int:
@@ -69,6 +79,19 @@ def _resume(folder: Path) -> int:
             raise UserError(f"{word} would change a run that has begun; with resume= only {allowed} may be given")
         config["trainer"][name] = yaml.safe_load(value)
     return 128 + stopped if (stopped := run(config, folder, resume=True).get("stopped_by", 0)) else 0
+
+
+def _sweep_names(words: list[str]) -> list[str]:
+    """The word that names each run of a sweep by just what is swept: `optim=fam,seed=1`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import OverrideType
+
+    if not {"-m", "--multirun"} & set(words):
+        return []
+    overrides = OverridesParser.create().parse_overrides([w for w in words if not w.startswith("-")])
+    swept = [o.key_or_group for o in overrides if o.type is OverrideType.CHANGE and o.is_sweep_override()]
+    named = [f"{key}=${{{key}.name}}" if key in (*ROOMS, "model") else f"{key}=${{{key}}}" for key in swept]
+    return [f"hydra.sweep.subdir='{','.join(named)}'"] if swept else []
 
 
 def _without(words: list[str], told: str) -> dict:

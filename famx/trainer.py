@@ -231,7 +231,7 @@ class Trainer:
             score = metrics[f"dev/{self.task.metric}"]
             self.stale = 0 if score < self.best else self.stale + 1
             self.best = min(self.best, score)
-            self._tell("dev", "  ".join(f"{name.upper()} {_shown(name, value)}" for name, value in found.metrics.items()))
+            self._tell("dev", "  ".join(f"{name} {_shown(name, value)}" for name, value in found.metrics.items()))
 
     # its state
 

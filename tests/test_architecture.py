@@ -8,10 +8,12 @@ from famx.registry import PARTS, ROOMS
 
 ROOT = Path(famx.__file__).parent
 FLOORS = [
-    {"notation", "registry", "observe"},
+    {"notation"},
+    {"registry", "observe"},
     {"config", "checkpoint", "journal", *ROOMS},
     {"model", "trainer", "laws"},
-    {"experiment", "recognizer"},
+    {"experiment"},
+    {"recognizer"},
     {"train", "evaluate", "transcribe", "parts"},
 ]
 FLOOR = {module: height for height, modules in enumerate(FLOORS) for module in modules}

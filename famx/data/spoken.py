@@ -26,13 +26,13 @@ VOICES = ("en-US", "de-DE", "es-ES", "fr-FR", "it-IT")
 UNHEARD = "en-GB"
 # of 20 utterances the American voice speaks 8, each of the others, which read English by rules of their own, 3
 TURNS = (0, 1, 0, 2, 3, 0, 4, 0, 1, 2, 0, 3, 4, 0, 1, 0, 2, 3, 4, 0)
-# percents of a voice's usual speed and pitch; every held pitch is at least 15 % away from every heard one
-HEARD_SPEEDS, HEARD_PITCHES = (58, 79, 107), (71, 100, 140)
-HELD_SPEEDS, HELD_PITCHES = (68, 92), (84, 118)
+# percents of a voice's usual speed and pitch; any held level is at least 15 % (of the larger) from any heard one
+HEARD_SPEEDS, HEARD_PITCHES = (54, 77, 108), (71, 100, 140)
+HELD_SPEEDS, HELD_PITCHES = (64, 91), (84, 118)
 CELLS = {
     "train": list(product(HEARD_SPEEDS, HEARD_PITCHES)),
-    "dev": [(68, 118), (92, 84)],
-    "test": [(68, 84), (92, 118)],
+    "dev": [(64, 118), (91, 84)],
+    "test": [(64, 84), (91, 118)],
     "unheard": list(product(HELD_SPEEDS, HELD_PITCHES)),
 }
 # seconds a character: the French voice swallows more than can be followed, a few phrases in a thousand

@@ -74,8 +74,8 @@ class Evaluation(NamedTuple):
         """The scores of a split, to be printed."""
         factor = f"real-time factor {self.seconds / max(1e-9, self.audio):.4f}, " if self.scores else ""
         table = Table(title=f"{split}: {factor}loss {self.loss:.3f}", title_justify="left")
-        for column in ("", "rate", "95 % interval", "substituted", "deleted", "inserted", "of"):
-            table.add_column(column, justify="right")
+        for column in ("", "rate", "95 % interval", "sub", "del", "ins", "of"):
+            table.add_column(column, justify="right", no_wrap=True)
         for name, e in self.scores.items():
             interval = f"{100 * e.low:.2f} - {100 * e.high:.2f} %"
             counts = (e.substitutions, e.deletions, e.insertions, e.units)
