@@ -16,6 +16,7 @@ import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
+from tokenizers import Tokenizer
 from torch import distributed, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -80,7 +81,9 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
     first = _join_processes(device)
     console = Console(quiet=not first)
     train = data(config, "train")
-    tokenizer = train.build_tokenizer()
+    kept = folder / "tokenizer.json"
+    units = {key: value for key, value in config["task"].items() if key == "units"}
+    tokenizer = Tokenizer.from_file(str(kept)) if resume else train.build_tokenizer(**units)
     task = build("task", config["task"], tokenizer=tokenizer)
     torch.manual_seed(_seed_for(config["seed"], "init"))
     model = build_model(config, tokenizer.get_vocab_size())
@@ -89,7 +92,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
     model.to(device)
     dev = data(config, "dev")
     _refuse_unlearnable(train, task, model)
-    groups = parameter_groups(model, config["optim"].get("lr"), config["optim"].get("weight_decay", 0.0))
+    groups = parameter_groups(model, **_group_settings(config["optim"]))
     optimizer = build_optimizer(config["optim"], groups, config["momentum"], config["spectrum"])
     trainer = Trainer(
         model,
@@ -123,6 +126,13 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         trainer.finish(_settings(config), last)
         _farewell(console, folder, scored)
     return last
+
+
+def _group_settings(optim: Mapping[str, Any]) -> dict[str, Any]:
+    """What `parameter_groups` is told: learning rate and decay, and what else the user set for all kinds alike."""
+    known = registry.hyperparameters(get("optim", optim["name"]))
+    chosen = {key for key in ("alpha", "n_bands") if key in known and optim.get(key, known[key].default) != known[key].default}
+    return {key: optim[key] for key in {"lr", "weight_decay", *chosen} if key in optim}
 
 
 def data(config: Mapping[str, Any], split: str) -> Any:

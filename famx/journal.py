@@ -32,7 +32,9 @@ class Journal:
         self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         self.handler = logging.FileHandler(folder / "famx.log")
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logging.getLogger("famx").addHandler(self.handler)
+        logger = logging.getLogger("famx")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(self.handler)
         self.pictures: dict[str, Tensor] = {}
 
     def write(self, step: int, epoch: int, seconds: float, split: str, metrics: Mapping[str, float | Tensor]) -> None:

@@ -4,7 +4,7 @@ import torch
 from famx.registry import load
 
 load("famx")
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # many small tensors: a second thread costs more than it saves
 
 
 @pytest.fixture(autouse=True)

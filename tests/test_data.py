@@ -314,7 +314,7 @@ def test_no_sentence_and_no_speaker_of_the_embedded_speech_is_in_two_splits():
     said = spoken.recipe(Spoken.sizes)
     assert len({u.text for u in said}) == len(said) == sum(Spoken.sizes.values())
     speakers = {split: {u[2:] for u in said if u.split == split} for split in Spoken.splits}
-    assert {split: len(who) for split, who in speakers.items()} == {"train": 45, "dev": 10, "test": 10, "unheard": 4}
+    assert {split: len(who) for split, who in speakers.items()} == {"train": 75, "dev": 10, "test": 10, "unheard": 4}
     for split in ("dev", "test", "unheard"):
         for _, speed, pitch in speakers[split]:
             for _, heard_speed, heard_pitch in speakers["train"]:

@@ -98,7 +98,7 @@ def test_fam_equals_its_plain_form():
 @pytest.mark.parametrize(
     ("part", "original"),
     [
-        (AdamW, lambda p: torch.optim.AdamW(p, lr=0.1, foreach=False)),
+        (AdamW, lambda p: torch.optim.AdamW(p, lr=0.1, betas=(0.9, 0.98), foreach=False)),
         (SGD, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=False)),
     ],
 )

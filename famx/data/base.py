@@ -53,10 +53,20 @@ def basic(text: str) -> str:
 NORMALISERS: dict[str, Callable[[str], str]] = {"basic": basic}
 
 
-def train_tokenizer(texts: Iterable[str], special: Sequence[str] = (BLANK,)) -> "Tokenizer":
-    """One token per character of `texts`, in the order of code points, after the special ones (0: the blank of CTC)."""
-    from tokenizers import Tokenizer, decoders, models
+def train_tokenizer(texts: Iterable[str], special: Sequence[str] = (BLANK,), units: int = 0) -> "Tokenizer":
+    """The special tokens (0: the blank of CTC), then the characters of `texts` in the order of code points.
 
+    With `units` above 0, words begin with a mark of their own, and pairs are merged into subwords until there are so
+    many tokens (byte-pair encoding, arXiv:1508.07909).
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    if units:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        trainer = trainers.BpeTrainer(vocab_size=units, special_tokens=list(special), show_progress=False)
+        tokenizer.train_from_iterator(texts, trainer)
+        return tokenizer
     vocabulary = [*special, *sorted(set().union(*texts))]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(vocabulary)}, merges=[]))
     tokenizer.decoder = decoders.Fuse()
@@ -80,11 +90,11 @@ def encode(tokenizer: "Tokenizer", text: str, name: str) -> list[int]:
     Raises:
         UserError: `name`, the utterance, has characters outside the vocabulary.
     """
-    tokens = tokenizer.encode(text)
-    if len(tokens) != len(text):
-        unknown = sorted(set(text) - set(tokenizer.get_vocab()))
+    ids = tokenizer.encode(text).ids
+    if tokenizer.decode(ids) != text:
+        unknown = sorted(set(text) - {" "} - set(tokenizer.get_vocab()))
         raise UserError(f"{name} has characters outside the vocabulary: {' '.join(map(repr, unknown))}")
-    return tokens.ids
+    return ids
 
 
 @functools.lru_cache(maxsize=32)
@@ -190,9 +200,9 @@ class Speech:
     def __getitem__(self, index: int) -> Example:
         return Example(self.ids[index], torch.from_numpy(self.samples(index)).float() / 2**15, self.texts[index])
 
-    def build_tokenizer(self) -> "Tokenizer":
-        """Characters of the texts, and the blank."""
-        return train_tokenizer(self.texts)
+    def build_tokenizer(self, units: int = 0) -> "Tokenizer":
+        """The blank, and characters of the texts or `units` subwords."""
+        return train_tokenizer(self.texts, units=units)
 
 
 class Recordings(Speech):

@@ -1,4 +1,4 @@
-"""Embedded speech, no download: phrases of a small grammar in 45 cells of voice, speed and pitch (SVOX Pico)."""
+"""Embedded speech, no download: phrases of a small grammar in 75 cells of voice, speed and pitch (SVOX Pico)."""
 
 import hashlib
 import json
@@ -24,15 +24,15 @@ from famx.registry import register
 
 VOICES = ("en-US", "de-DE", "es-ES", "fr-FR", "it-IT")
 UNHEARD = "en-GB"
-# of 20 utterances the American voice speaks 8, each of the others, which read English by rules of their own, 3
-TURNS = (0, 1, 0, 2, 3, 0, 4, 0, 1, 2, 0, 3, 4, 0, 1, 0, 2, 3, 4, 0)
-# percents of a voice's usual speed and pitch; any held level is at least 15 % (of the larger) from any heard one
-HEARD_SPEEDS, HEARD_PITCHES = (54, 77, 108), (71, 100, 140)
-HELD_SPEEDS, HELD_PITCHES = (64, 91), (84, 118)
+# of ten phrases the American voice speaks six, each of the others, which read English by rules of their own, one
+TURNS = (0, 1, 0, 2, 0, 0, 3, 0, 4, 0)
+# percents of a voice's usual speed and pitch; any held pitch is at least 15 % (of the larger) from any heard one
+HEARD_SPEEDS, HEARD_PITCHES = (78, 86, 95, 105, 116), (71, 100, 140)
+HELD_SPEEDS, HELD_PITCHES = (82, 100), (84, 118)
 CELLS = {
     "train": list(product(HEARD_SPEEDS, HEARD_PITCHES)),
-    "dev": [(64, 118), (91, 84)],
-    "test": [(64, 84), (91, 118)],
+    "dev": [(82, 118), (100, 84)],
+    "test": [(82, 84), (100, 118)],
     "unheard": list(product(HELD_SPEEDS, HELD_PITCHES)),
 }
 # seconds a character: the French voice swallows more than can be followed, a few phrases in a thousand
@@ -150,7 +150,7 @@ class Spoken(Speech):
     """
 
     splits = ("train", "dev", "test", "unheard")
-    sizes: ClassVar[dict[str, int]] = {"train": 2400, "dev": 200, "test": 400, "unheard": 200}
+    sizes: ClassVar[dict[str, int]] = {"train": 4000, "dev": 200, "test": 400, "unheard": 200}
 
     def __init__(self, split: str) -> None:
         choose_split(split, self.splits)

@@ -1,17 +1,19 @@
 """Log-mel energies of 25 ms windows, then two strided convolutions to a frame each 40 ms (Dong et al. 2018, ICASSP)."""
 
+from math import gcd
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import pad, relu
+from torch.nn.functional import gelu, pad, relu
 
 from famx.notation import Hertz
 from famx.registry import register
 
 SAMPLE_RATE: Hertz = 16_000
 WINDOW, HOP, N_FFT = 400, 160, 512
+GROUPS = 8  # of the convolution over context
 FLOOR = 1e-6  # of an energy: some 60 dB below speech at full scale
 
 
@@ -22,7 +24,7 @@ def inside(lengths: Int[Tensor, "b"], size: int) -> Bool[Tensor, "b {size}"]:
 
 @register
 class LogMel(nn.Module):
-    """`W conv(conv(normalised log(mel |FFT(hann x)|^2)))`; n samples become `ceil(n_windows / 4)` frames.
+    """`y + gelu(conv(y))`, `y = W conv(conv(normalised log(mel |FFT(hann x)|^2)))`; n samples become `ceil(n_windows / 4)` frames.
 
     `n_windows = 1 + ceil(max(0, n - 400) / 160)`: every sample lies in a window, also of a short signal.
     What lies after an utterance's end is zero before each step, so a batch's padding changes nothing.
@@ -30,6 +32,8 @@ class LogMel(nn.Module):
     Args:
         n_mels: mel bins between 0 and 8,000 Hz.
         channels: of the two convolutions, the first has half of them.
+        context: frames that a last, grouped convolution adds to each from around it, which tells attention what is
+            near (wav2vec 2.0, arXiv:2006.11477); odd.
         normalize: zero mean and unit variance of each mel bin, over the `utterance` itself or over all the
             training data seen so far (`global`).
     """
@@ -40,6 +44,7 @@ class LogMel(nn.Module):
         *,
         n_mels: int = 80,
         channels: int = 32,
+        context: int = 15,
         normalize: Literal["utterance", "global"] = "utterance",
     ):
         super().__init__()
@@ -47,6 +52,8 @@ class LogMel(nn.Module):
             raise ValueError(f"normalize={normalize} is neither utterance nor global")
         if n_mels < 4 or channels < 2:
             raise ValueError(f"n_mels={n_mels} must be at least 4, channels={channels} at least 2")
+        if context < 1 or context % 2 == 0:
+            raise ValueError(f"context={context} must be odd, a frame and as many before it as after")
         self.n_mels, self.normalize = n_mels, normalize
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.register_buffer("filters", _mel_filters(n_mels), persistent=False)
@@ -62,6 +69,8 @@ class LogMel(nn.Module):
         for linear, gain in ((self.convolutions[0], "relu"), (self.convolutions[1], "relu"), (self.out, "linear")):
             nn.init.kaiming_normal_(linear.weight, nonlinearity=gain)
             nn.init.zeros_(linear.bias)
+        groups = gcd(d_model, GROUPS)
+        self.context = nn.Conv1d(d_model, d_model, context, padding=context // 2, groups=groups)
 
     def forward(
         self,
@@ -88,7 +97,8 @@ class LogMel(nn.Module):
             # channels last in memory: 1.7x faster on a CPU
             x = relu(convolution(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
             lengths = (lengths + 1) // 2
-        return self.out(x.flatten(2)), lengths
+        x = self.out(x.flatten(2)) * inside(lengths, x.shape[1])[..., None]
+        return x + gelu(self.context(x.mT)).mT, lengths
 
     def frames(self, samples: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """How many frames signals of so many samples become."""

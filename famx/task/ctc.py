@@ -13,17 +13,22 @@ from famx.task.base import errors
 
 @register
 class CTC:
-    """-log p(text | signal) summed over all alignments, per character; id 0 of the tokenizer is the blank."""
+    """-log p(text | signal) summed over all alignments, per token; id 0 of the tokenizer is the blank.
+
+    Args:
+        units: tokens that the tokenizer is built with; 0 for characters, which fast speech has too many of for
+            frames of 40 ms.
+    """
 
     causal: ClassVar[bool] = False
     metric: ClassVar[str] = "wer"
     usual: ClassVar[dict[str, str]] = {"frontend": "log_mel", "data": "spoken"}
 
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer, *, units: int = 96):
+        self.tokenizer, self.units = tokenizer, units
 
     def count(self, batch) -> int:
-        """Units that the loss is the mean over: characters to emit."""
+        """Units that the loss is the mean over: tokens to emit."""
         return int(batch.target_lengths.sum())
 
     def loss(self, model, batch) -> Float[Tensor, ""]:
@@ -33,8 +38,9 @@ class CTC:
         return total / self.count(batch)
 
     def frames_needed(self, text: str) -> int:
-        """Frames without which the text cannot be emitted: one a character, one more between equal neighbours."""
-        return len(text) + sum(a == b for a, b in zip(text, text[1:], strict=False))
+        """Frames without which the text cannot be emitted: one a token, one more between equal neighbours."""
+        ids = self.tokenizer.encode(text).ids
+        return len(ids) + sum(a == b for a, b in zip(ids, ids[1:], strict=False))
 
     @torch.inference_mode()
     def decode(self, model, batch) -> list[str]:
