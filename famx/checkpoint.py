@@ -42,7 +42,9 @@ def save(folder: Path, step: int, score: float | None, **trees: Any) -> Path:
             if tensors:
                 save_file(tensors, aside / f"{name}.safetensors")
         (aside / "state.json").write_text(json.dumps(rest))
-        digests = {file.name: {"size": file.stat().st_size, "sha256": _digest(file)} for file in sorted(aside.iterdir())}
+        digests = {
+            file.name: {"size": file.stat().st_size, "sha256": _digest(file)} for file in sorted(aside.iterdir())
+        }
         (aside / "manifest.json").write_text(json.dumps(digests, indent=1))
         for file in aside.iterdir():
             _sync(file)
@@ -53,7 +55,9 @@ def save(folder: Path, step: int, score: float | None, **trees: Any) -> Path:
         shutil.rmtree(aside, ignore_errors=True)
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         if full:
-            raise UserError(f"the disk is full: step {step} could not be saved to {folder}, older ones still load") from error
+            raise UserError(
+                f"the disk is full: step {step} could not be saved to {folder}, older ones still load"
+            ) from error
         raise
     _prune(folder)
     return target
@@ -69,7 +73,9 @@ def load(folder: Path, which: str = "last", device: str = "cpu") -> dict[str, An
     """
     found = _steps(folder)
     if which == "best":
-        scored = [(score, -step) for step, score in ((step, _score(folder, step)) for step in found) if score is not None]
+        scored = [
+            (score, -step) for step, score in ((step, _score(folder, step)) for step in found) if score is not None
+        ]
         found += [-step for _, step in sorted(scored, reverse=True)]
     for step in reversed(found):
         path = folder / f"step-{step}"

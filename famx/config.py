@@ -85,7 +85,11 @@ def _checked(hint: Any) -> Any:
 
 def argument(key: str, words: list[str] | None = None) -> str | None:
     """The value of `key=...` among the command line's words, read before Hydra composes; None when not given."""
-    found = [word.partition("=")[2] for word in (sys.argv[1:] if words is None else words) if word.lstrip("+").startswith(f"{key}=")]
+    found = [
+        word.partition("=")[2]
+        for word in (sys.argv[1:] if words is None else words)
+        if word.lstrip("+").startswith(f"{key}=")
+    ]
     return found[-1] if found else None
 
 

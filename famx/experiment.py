@@ -34,6 +34,7 @@ __all__ = ["build_model", "build_optimizer", "run", "settle"]
 
 log = logging.getLogger(__name__)
 
+
 def settle(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with `usual` frontends and data named: what the task reads.
 
@@ -121,7 +122,9 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         return last | {"stopped_by": trainer.stopped_by}
     if first:
         load_weights(model, checkpoint.load(checkpoints(folder), "best"), folder)
-        scored = score(config, model, task, tokenizer, [s for s in train.splits if s not in ("train", "dev")], device, folder)
+        scored = score(
+            config, model, task, tokenizer, [s for s in train.splits if s not in ("train", "dev")], device, folder
+        )
         last |= {f"{split}/{name}": value for split, found in scored.items() for name, value in found.metrics.items()}
         trainer.finish(_settings(config), last)
         _farewell(console, folder, scored)
@@ -131,7 +134,9 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
 def _group_settings(optim: Mapping[str, Any]) -> dict[str, Any]:
     """What `parameter_groups` is told: learning rate and decay, and what else the user set for all kinds alike."""
     known = registry.hyperparameters(get("optim", optim["name"]))
-    chosen = {key for key in ("alpha", "n_bands") if key in known and optim.get(key, known[key].default) != known[key].default}
+    chosen = {
+        key for key in ("alpha", "n_bands") if key in known and optim.get(key, known[key].default) != known[key].default
+    }
     return {key: optim[key] for key in {"lr", "weight_decay", *chosen} if key in optim}
 
 
@@ -234,7 +239,9 @@ def _device(settings: TrainerConfig) -> torch.device:
     have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = next(d for d, there in have.items() if there) if settings.device == "auto" else settings.device
     if not have[name]:
-        raise UserError(f"trainer.device={name} is not on this machine, which has {', '.join(d for d in have if have[d])}")
+        raise UserError(
+            f"trainer.device={name} is not on this machine, which has {', '.join(d for d in have if have[d])}"
+        )
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if name == "cuda":
@@ -257,7 +264,9 @@ def _summary(config: Mapping[str, Any], model: nn.Module, dataset: Any, device: 
     owner: dict[str, str] = {}
     for name, module in model.named_modules():
         place = type(module).__module__.split(".")
-        owner[name] = place[-2] if place[-2:-1] and place[-2] in registry.ROOMS else owner.get(name.rpartition(".")[0], "")
+        owner[name] = (
+            place[-2] if place[-2:-1] and place[-2] in registry.ROOMS else owner.get(name.rpartition(".")[0], "")
+        )
         count = sum(p.numel() for p in module.parameters(recurse=False))
         counts[owner[name] or "score"] = counts.get(owner[name] or "score", 0) + count
     for room in registry.ROOMS:
@@ -270,7 +279,11 @@ def _summary(config: Mapping[str, Any], model: nn.Module, dataset: Any, device: 
     flops = counter.get_total_flops() / dataset.lengths[0]
     table.add_section()
     table.add_row("all", f"{flops / 1e6:.1f} MFLOP a {dataset.unit.rstrip('s')}", f"{sum(counts.values()):,}")
-    hours = f"{sum(dataset.lengths) / 3600:.2f} hours" if dataset.unit == "seconds" else f"{sum(dataset.lengths):,.0f} tokens"
+    hours = (
+        f"{sum(dataset.lengths) / 3600:.2f} hours"
+        if dataset.unit == "seconds"
+        else f"{sum(dataset.lengths):,.0f} tokens"
+    )
     table.add_row("train", f"{len(dataset)} examples, {hours}", "")
     return table
 

@@ -27,7 +27,9 @@ class Journal:
     def __init__(self, folder: Path, step: int = 0):
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / "metrics.jsonl"
-        kept = [line for line in self.file.read_text().splitlines() if _step(line) <= step] if self.file.exists() else []
+        kept = (
+            [line for line in self.file.read_text().splitlines() if _step(line) <= step] if self.file.exists() else []
+        )
         self.file.write_text("".join(f"{line}\n" for line in kept))
         self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         self.handler = logging.FileHandler(folder / "famx.log")

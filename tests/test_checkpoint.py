@@ -14,7 +14,9 @@ from famx.notation import UserError
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 TREES = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(st.integers(), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(st.integers(), inner, max_size=3)
+    ),
 )
 
 
@@ -54,7 +56,9 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, file, dama
         path.unlink()
     else:
         middle = len(content) // 2
-        path.write_bytes(content[:middle] + (b"" if damage == "cut" else bytes([content[middle] ^ 1]) + content[middle + 1 :]))
+        path.write_bytes(
+            content[:middle] + (b"" if damage == "cut" else bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        )
     with caplog.at_level(logging.WARNING):
         assert checkpoint.load(tmp_path)["step"] == 1
     assert "damaged" in caplog.text

@@ -9,13 +9,15 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from famx.config import CONF, plain, publish, schema
-from famx.experiment import build_model, build_optimizer, settle
 from famx.data.loader import LoaderConfig
+from famx.experiment import build_model, build_optimizer, settle
 from famx.registry import PARTS, ROOMS, names
 from famx.trainer import TrainerConfig
 
 publish(trainer=TrainerConfig, loader=LoaderConfig)
-CHOICES = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in ("model", "experiment", "data")}
+CHOICES = {
+    group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in ("model", "experiment", "data")
+}
 SMALL = ["model.d_model=16", "model.n_heads=2", "model.n_layers=1"]
 
 

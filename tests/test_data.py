@@ -137,7 +137,7 @@ def test_augmentation_is_a_function_of_seed_and_epoch_within_its_bounds():
     again, other = augmentation(config, 3, 5, 200), augmentation(config, 3, 6, 200)
     assert (found.speed == again.speed).all() and (found.spans == again.spans).all()
     assert (found.speed != other.speed).any() and (found.spans != other.spans).any()
-    assert set(found.speed) == {0.9, 1.0, 1.1}
+    assert set(found.speed) == set(LoaderConfig().speed)
     time, mel = found.spans[:, :2], found.spans[:, 2:]
     assert (time[..., 1] <= 0.1).all() and (time[..., 2:] == [0, 1]).all()
     assert (mel[..., 3] <= 0.3).all() and (mel[..., :2] == [0, 1]).all()

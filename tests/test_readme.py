@@ -15,25 +15,32 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 def test_the_example_of_an_own_block_has_16_lines_trains_and_keeps_every_law(tmp_path):
     (block,) = re.findall(r"```python\n(\"\"\".*?)```", README, re.DOTALL)
     assert len(block.strip().splitlines()) == 16
-    file = tmp_path / "fading.py"
+    file = tmp_path / "sharp.py"
     file.write_text(block)
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be " * 99)
-    words = ["task=lm", "data=text", f"data.path={text}", "trainer.max_steps=2", "attention=fading", "attention.slope=1"]
+    words = [
+        "task=lm",
+        "data=text",
+        f"data.path={text}",
+        "trainer.max_steps=2",
+        "attention=sharp",
+        "attention.sharpness=5",
+    ]
     words += [f"famx_parts=[{file}]", "model.d_model=16", "model.n_layers=1", f"hydra.run.dir={tmp_path}/run"]
     done = subprocess.run([sys.executable, "-m", "famx.train", *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     evaluate = [sys.executable, "-m", "famx.evaluate", f"{tmp_path}/run"]
     refused = subprocess.run(evaluate, capture_output=True, text=True, timeout=120)
-    assert refused.returncode == 2 and "famx_parts=[fading.py]" in refused.stderr
+    assert refused.returncode == 2 and "famx_parts=[sharp.py]" in refused.stderr
     scored = subprocess.run([*evaluate, f"famx_parts=[{file}]"], capture_output=True, text=True, timeout=120)
     assert scored.returncode == 0, scored.stderr
     load_file(file)
     try:
-        for law in laws.kept("attention", PARTS["attention"]["fading"]).values():
-            law(PARTS["attention"]["fading"])
+        for law in laws.kept("attention", PARTS["attention"]["sharp"]).values():
+            law(PARTS["attention"]["sharp"])
     finally:
-        del PARTS["attention"]["fading"]
+        del PARTS["attention"]["sharp"]
 
 
 def test_the_table_of_parts_is_what_the_catalogue_prints(capsys):

@@ -25,7 +25,7 @@ publish(trainer=TrainerConfig, loader=LoaderConfig)
 TONES = {"a": 400, "b": 900, "c": 1700}
 TINY = ["model.d_model=16", "model.n_heads=2", "model.n_layers=1", "frontend=log_mel", "frontend.channels=4"]
 TINY += ["trainer.max_steps=7", "trainer.log_every=2", "trainer.eval_every=3", "loader.batch=4", "loader.buckets=2"]
-TINY += ["trainer.device=cpu", "layer.dropout=0.1"]
+TINY += ["trainer.device=cpu", "layer.dropout=0.1", "task.units=0"]
 
 
 def speak(text, rate=16_000):
@@ -115,7 +115,9 @@ def test_recordings_of_any_length_rate_and_channels_are_transcribed(corpus, tmp_
     long = np.tile(speak("abc"), 60)
     soundfile.write(tmp_path / "long.flac", np.stack([long, long], 1), 16_000)
     soundfile.write(tmp_path / "short.wav", np.zeros(1, "float32"), 44_100)
-    assert all(isinstance(text, str) for text in recognizer.transcribe([tmp_path / "long.flac", tmp_path / "short.wav"]))
+    assert all(
+        isinstance(text, str) for text in recognizer.transcribe([tmp_path / "long.flac", tmp_path / "short.wav"])
+    )
     with pytest.raises(UserError, match=r"nothing\.wav"):
         recognizer.transcribe([tmp_path / "nothing.wav"])
 
@@ -139,7 +141,14 @@ def test_time_given_instead_of_steps_fixes_the_number_of_steps(corpus, tmp_path)
 
 
 def test_two_processes_report_the_losses_of_one(corpus, tmp_path):
-    words = ["data=manifest", f"data.root={corpus}", *TINY, "layer.dropout=0", "trainer.max_steps=30", "trainer.log_every=1"]
+    words = [
+        "data=manifest",
+        f"data.root={corpus}",
+        *TINY,
+        "layer.dropout=0",
+        "trainer.max_steps=30",
+        "trainer.log_every=1",
+    ]
     losses = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)

@@ -24,8 +24,8 @@ from famx.registry import register
 
 VOICES = ("en-US", "de-DE", "es-ES", "fr-FR", "it-IT")
 UNHEARD = "en-GB"
-# of ten phrases the American voice speaks six, each of the others, which read English by rules of their own, one
-TURNS = (0, 1, 0, 2, 0, 0, 3, 0, 4, 0)
+# of twenty phrases the American voice speaks 16, each of the others, which read English by rules of their own, one
+TURNS = (0, 0, 1, 0, 0, 0, 0, 2, 0, 0, 0, 0, 3, 0, 0, 0, 0, 4, 0, 0)
 # percents of a voice's usual speed and pitch; any held pitch is at least 15 % (of the larger) from any heard one
 HEARD_SPEEDS, HEARD_PITCHES = (78, 86, 95, 105, 116), (71, 100, 140)
 HELD_SPEEDS, HELD_PITCHES = (82, 100), (84, 118)

@@ -63,7 +63,10 @@ class Evaluation(NamedTuple):
 
     def write(self, folder: Path, split: str, normaliser: str) -> None:
         """Leaves `hypotheses.<split>.tsv` (id, ref, hyp) and `scores.<split>.json` in a run's folder."""
-        rows = ["id\tref\thyp", *("\t".join(row) for row in zip(self.ids, self.references, self.hypotheses, strict=True))]
+        rows = [
+            "id\tref\thyp",
+            *("\t".join(row) for row in zip(self.ids, self.references, self.hypotheses, strict=True)),
+        ]
         (folder / f"hypotheses.{split}.tsv").write_text("\n".join(rows) + "\n")
         scores = {name: errors._asdict() for name, errors in self.scores.items()}
         scores |= {"loss": self.loss, "normaliser": normaliser, "utterances": len(self.ids)}

@@ -1,5 +1,6 @@
 """Connectionist temporal classification (Graves et al. 2006): speech to text, frame by frame, decoded greedily."""
 
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -40,7 +41,7 @@ class CTC:
     def frames_needed(self, text: str) -> int:
         """Frames without which the text cannot be emitted: one a token, one more between equal neighbours."""
         ids = self.tokenizer.encode(text).ids
-        return len(ids) + sum(a == b for a, b in zip(ids, ids[1:], strict=False))
+        return len(ids) + sum(a == b for a, b in pairwise(ids))
 
     @torch.inference_mode()
     def decode(self, model, batch) -> list[str]:
