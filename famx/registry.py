@@ -115,8 +115,8 @@ def load_file(path: str | Path) -> None:
         raise UserError(f"famx_parts: there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"famx_parts.{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # while it runs, for its classes to know their file
     spec.loader.exec_module(module)
-    sys.modules[spec.name] = module
     if not any(vars(module).get(cls.__name__) is cls for parts in PARTS.values() for cls in parts.values()):
         raise UserError(f'{path} registers no part: decorate its class with @register("attention") or another room')
 

@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from hydra import compose, initialize_config_dir
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import famx
 from famx import checkpoint
@@ -19,7 +19,7 @@ from famx.config import CONF, plain, publish
 from famx.data.loader import LoaderConfig
 from famx.experiment import run
 from famx.notation import UserError
-from famx.trainer import TrainerConfig
+from famx.trainer import Trainer, TrainerConfig
 
 publish(trainer=TrainerConfig, loader=LoaderConfig)
 TONES = {"a": 400, "b": 900, "c": 1700}
@@ -63,16 +63,19 @@ def weights(folder):
     return checkpoint.load(folder / "checkpoints")["model"]
 
 
-def stop_at(step, number=signal.SIGTERM):
-    """Sends a real signal to this process inside the given optimizer step."""
-    taken = []
+@contextmanager
+def stopped_at(step, number):
+    """Sends this process a real signal inside the given training step."""
+    train = Trainer._train
 
-    def hook(*_):
-        taken.append(1)
-        if len(taken) == step:
+    def stopping(self, batches):
+        if self.step + 1 == step:
             os.kill(os.getpid(), number)
+        train(self, batches)
 
-    return register_optimizer_step_post_hook(hook)
+    Trainer._train = stopping
+    yield
+    Trainer._train = train
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -81,9 +84,8 @@ def test_a_stopped_run_goes_on_as_if_it_never_stopped(corpus, tmp_path, workers)
     run(composed(corpus, *words), tmp_path / "whole")
     for step, number in ((1, signal.SIGINT), (3, signal.SIGTERM), (6, signal.SIGTERM)):
         folder = tmp_path / f"stopped{step}"
-        handle = stop_at(step, number)
-        assert run(composed(corpus, *words), folder)["stopped_by"] == number
-        handle.remove()
+        with stopped_at(step, number):
+            assert run(composed(corpus, *words), folder)["stopped_by"] == number
         assert checkpoint.load(folder / "checkpoints")["step"] == step
         run(composed(corpus, *words), folder, resume=True)
         for tag in ("train/loss", "train/grad_norm", "dev/loss", "dev/wer"):

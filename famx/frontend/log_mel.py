@@ -26,7 +26,8 @@ def inside(lengths: Int[Tensor, "b"], size: int) -> Bool[Tensor, "b {size}"]:
 class LogMel(nn.Module):
     """`y + gelu(conv(y))`, `y = W conv(conv(normalised log(mel |FFT(hann x)|^2)))`.
 
-    n samples become `ceil(n_windows / 4)` frames. `n_windows = 1 + ceil(max(0, n - 400) / 160)`: every sample lies in a window, also of a short signal.
+    n samples become `ceil(n_windows / 4)` frames.
+    `n_windows = 1 + ceil(max(0, n - 400) / 160)`: every sample lies in a window, also of a short signal.
     What lies after an utterance's end is zero before each step, so a batch's padding changes nothing.
 
     Args:
