@@ -59,13 +59,17 @@ def build(room: str, config: Mapping[str, Any], **context: Any) -> Any:
             raise UserError(f"{room}={config['name']} has no {room}.{key}{nearest(key, known)}")
         if isinstance(known[key].default, tuple) and isinstance(hyper[key], list):
             hyper[key] = tuple(hyper[key])  # configs have no tuples
-    asked = inspect.signature(part).parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in asked):
-        context = {key: value for key, value in context.items() if key in {p.name for p in asked}}
     try:
-        return part(**context, **hyper)
+        return part(**asked(part, context), **hyper)
     except ValueError as error:
         raise UserError(f"{room}={config['name']}: {error}") from error
+
+
+def asked(part: type, context: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the context a part's signature names; all of it where the part passes it on by `**`."""
+    parameters = inspect.signature(part).parameters
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {key: value for key, value in context.items() if passes_on or key in parameters}
 
 
 def get(room: str, name: str) -> type:

@@ -1,6 +1,5 @@
 """What every attention block promises."""
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -8,7 +7,7 @@ import jaxtyping
 import torch
 from torch import Tensor, nn
 
-from famx.registry import build
+from famx.registry import asked, build
 
 Part = Callable[..., nn.Module]
 
@@ -153,7 +152,7 @@ def large_inputs(part: Part) -> None:
 
 def bad_sizes(part: Part) -> None:
     try:
-        part(**_asked(part, d_model=15, n_heads=4, rotary=nn.Identity(), causal=False))
+        part(**asked(part, dict(d_model=15, n_heads=4, rotary=nn.Identity(), causal=False)))
     except ValueError as error:
         assert "15" in str(error) and "4" in str(error), f"refuses d_model=15 n_heads=4 without naming both: {error}"
     else:
@@ -186,15 +185,11 @@ def _decodes(block: nn.Module, x: Tensor, memory: Tensor | None, mask: Tensor | 
 def _block(part: Part, causal: bool = False, noise: float = 0.3) -> nn.Module:
     """A block in evaluation. The noise on its weights moves gates and policies, which start out all alike."""
     rotary = build("rotary", {"name": "rope"}, head_dim=D // H)
-    block = part(**_asked(part, d_model=D, n_heads=H, rotary=rotary, causal=causal)).eval()
+    block = part(**asked(part, dict(d_model=D, n_heads=H, rotary=rotary, causal=causal))).eval()
     with torch.no_grad():
         for p in block.parameters():
             p += noise * torch.randn_like(p)
     return block
-
-
-def _asked(part: Part, **context: object) -> dict[str, object]:
-    return {name: context[name] for name in inspect.signature(part).parameters if name in context}
 
 
 def _changed(x: Tensor, t: int) -> Tensor:
