@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from famx.laws import attention as block
-from famx.registry import build
+from famx.registry import asked, build
 
 D, H = block.D, block.H
 
@@ -104,6 +104,6 @@ def _wired(part: block.Part) -> block.Part:
             "feedforward": lambda: build("feedforward", {"name": "gelu"}, d_model=d_model),
             "norm": lambda: build("norm", {"name": "layernorm"}, d_model=d_model),
         }
-        return part(**block._asked(part, **context))
+        return part(**asked(part, context))
 
     return wired
