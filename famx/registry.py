@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def build(room: str, config: Mapping[str, Any], **context: Any) -> Any:
         raise UserError(f"{room}={config['name']}: {error}") from error
 
 
-def asked(part: type, context: Mapping[str, Any]) -> dict[str, Any]:
+def asked(part: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:
     """What of the context a part's signature names; all of it where the part passes it on by `**`."""
     parameters = inspect.signature(part).parameters
     passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
