@@ -193,7 +193,9 @@ def load_weights(model: nn.Module, saved: Mapping[str, Any], source: Any) -> Non
     Raises:
         UserError: they are another model's.
     """
-    ours, theirs = model.state_dict(), saved["model"]
+    averaged = saved.get("averaged", {})
+    theirs = {key.removeprefix("module."): value for key, value in averaged.items() if key != "n_averaged"}
+    ours, theirs = model.state_dict(), theirs or saved["model"]
     wrong = sorted(ours.keys() ^ theirs.keys()) or [k for k in ours if ours[k].shape != theirs[k].shape]
     if wrong:
         shapes = [tuple(tree[wrong[0]].shape) if wrong[0] in tree else "absent" for tree in (theirs, ours)]

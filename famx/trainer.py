@@ -109,7 +109,7 @@ class Trainer:
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.total_steps = config.max_steps
-        self.step = self.epoch = self.position = self.stale = 0
+        self.step = self.epoch = self.position = self.stale = self.saved = 0
         self.best, self.last, self.seconds = float("inf"), {}, 0.0
         self.loss_sum = torch.zeros((), device=device)
         self.since = {"steps": 0, "audio": 0.0, "padding": 0.0, "seconds": 0.0}
@@ -126,7 +126,8 @@ class Trainer:
             while not self._done() and not self.stopped_by:
                 self.advance(streaming)
             if self.stopped_by and self.rank == 0:
-                self.save(None)
+                if self.saved != self.step:
+                    self.save(None)
                 self.journal.close()
         return self.last
 
@@ -262,6 +263,7 @@ class Trainer:
             trees["averaged"] = self.averaged.state_dict()
         state = {key: getattr(self, key) for key in keys} | {"rng": checkpoint.rng_state()}
         checkpoint.save(self.folder / "checkpoints", self.step, score, **trees, trainer=state)
+        self.saved = self.step
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Goes on from what `checkpoint.load` read. A `max_steps` in the config replaces the saved total."""

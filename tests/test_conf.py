@@ -2,10 +2,8 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 
 from famx.config import CONF, plain, publish, schema
@@ -79,8 +77,3 @@ def test_a_mistake_is_told_in_one_sentence(word, tmp_path):
     (line,) = result.stderr.strip().splitlines()
     for words in MISTAKES[word]:
         assert words in line
-
-
-def test_the_wheel_would_carry_every_config():
-    assert all(path.suffix == ".yaml" for path in Path(CONF).rglob("*") if path.is_file())
-    assert torch.__version__

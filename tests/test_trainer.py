@@ -90,6 +90,10 @@ def test_a_stopped_run_goes_on_as_if_it_never_stopped(corpus, tmp_path, workers)
         run(composed(corpus, *words), folder, resume=True)
         for tag in ("train/loss", "train/grad_norm", "dev/loss", "dev/wer"):
             assert reports(folder, tag) == reports(tmp_path / "whole", tag), tag
+        best = [
+            checkpoint.load(run_folder / "checkpoints", "best")["step"] for run_folder in (folder, tmp_path / "whole")
+        ]
+        assert best[0] == best[1]
         whole = weights(tmp_path / "whole")
         assert all(torch.equal(value, whole[key]) for key, value in weights(folder).items())
 
@@ -128,6 +132,14 @@ def test_a_checkpoint_of_another_model_is_refused(corpus, tmp_path):
     run(composed(corpus, "trainer.max_steps=1"), tmp_path / "run")
     with pytest.raises(UserError, match="holds another model"):
         run(composed(corpus, f"init_from={tmp_path / 'run'}", "model.d_model=32"), tmp_path / "other")
+
+
+def test_what_is_scored_at_the_end_are_the_averaged_weights(corpus, tmp_path):
+    run(composed(corpus, "trainer.ema=0.5"), tmp_path / "run")
+    saved = checkpoint.load(tmp_path / "run" / "checkpoints", "best")
+    loaded = famx.load(tmp_path / "run").model.state_dict()
+    assert all(torch.equal(value, saved["averaged"][f"module.{key}"]) for key, value in loaded.items())
+    assert any(not torch.equal(value, saved["model"][key]) for key, value in loaded.items())
 
 
 def test_patience_ends_a_run_that_no_longer_improves(corpus, tmp_path):
