@@ -1,0 +1,49 @@
+"""How anything is measured: side by side, in turns, since machines are noisy and absolute times prove nothing."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+Spent = tuple[list[float], list[float]]
+
+
+def interleaved(one: Callable[[int], object], other: Callable[[int], object], rounds: int) -> Spent:
+    """Seconds of each of two functions, called in turn, who goes first by turns too."""
+    spent: Spent = ([], [])
+    for i in range(rounds):
+        for k, function in ((0, one), (1, other)) if i % 2 else ((1, other), (0, one)):
+            started = time.perf_counter()
+            function(i)
+            spent[k].append(time.perf_counter() - started)
+    return spent
+
+
+def told(name: str, spent: Spent, gate: str = "") -> None:
+    """Prints how long the first took in units of the second."""
+    ratios = [a / b for a, b in zip(*spent, strict=True)]
+    line = f"{name}: min/min {min(spent[0]) / min(spent[1]):.3f}, median of ratios {median(ratios):.3f}"
+    print(f"{line}{gate and f' (gate {gate})'}", flush=True)
+
+
+def copy_rate(megabytes: int = 256) -> float:
+    """Bytes a second that this machine reads and writes when it copies a large tensor."""
+    source = torch.randn(megabytes * 2**18)
+    target = torch.empty_like(source)
+    return 2 * source.numel() * source.element_size() / _fastest(lambda: target.copy_(source))
+
+
+def matrix_rate(size: int = 1024) -> float:
+    """Floating-point operations a second of a product of two square matrices."""
+    a, b = torch.randn(2, size, size)
+    return 2 * size**3 / _fastest(lambda: a @ b)
+
+
+def _fastest(function: Callable[[], object], rounds: int = 10) -> float:
+    found = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        function()
+        found.append(time.perf_counter() - started)
+    return min(found)

@@ -1,0 +1,105 @@
+"""famx's trainer against a hand-written loop of the same model and batches, and its reports against none."""
+
+import copy
+import tempfile
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from rich.progress import Progress
+from torch import nn
+
+from benchmarks import interleaved, told
+from famx import experiment
+from famx.config import CONF, plain, publish
+from famx.data.loader import LoaderConfig
+from famx.journal import Journal
+from famx.registry import build
+from famx.trainer import Trainer, TrainerConfig
+
+NEVER = 10**9
+
+
+class Prepared:
+    """Everything a run is made of, for a command line's words."""
+
+    def __init__(self, *words: str):
+        publish(trainer=TrainerConfig, loader=LoaderConfig)
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            self.config = experiment.settle(plain(compose("train", list(words))))
+        self.settings = TrainerConfig(**self.config["trainer"])
+        self.device = experiment._device(self.settings)
+        self.data = experiment.data(self.config, "train")
+        units = {key: value for key, value in self.config["task"].items() if key == "units"}
+        self.tokenizer = self.data.build_tokenizer(**units)
+        self.task = build("task", self.config["task"], tokenizer=self.tokenizer)
+        torch.manual_seed(0)
+        self.model = experiment.build_model(self.config, self.tokenizer.get_vocab_size()).to(self.device)
+
+    def stream(self):
+        return experiment.batches(self.config, self.data, self.tokenizer).train()
+
+    def trainer(self, folder: str, log_every: int) -> Trainer:
+        """One that never evaluates or saves, over a copy of the model."""
+        model = copy.deepcopy(self.model)
+        optim = self.config["optim"]
+        groups = experiment.parameter_groups(model, optim["lr"], optim["weight_decay"])
+        settings = vars(self.settings) | {"log_every": log_every, "eval_every": NEVER, "save_every": NEVER}
+        trainer = Trainer(
+            model,
+            self.task,
+            experiment.build_optimizer(optim, groups),
+            lambda total: build("schedule", self.config["schedule"], total_steps=total),
+            lambda *place: iter(()),
+            lambda: iter(()),
+            lambda *place: hash(place) % 2**31,
+            Path(folder),
+            TrainerConfig(**settings),
+            self.device,
+        )
+        trainer.console.quiet = True
+        trainer.journal, trainer.bar = Journal(Path(folder)), Progress(disable=True)
+        trainer.bar_task = trainer.bar.add_task("")
+        return trainer
+
+    def bare(self):
+        """The shortest loop that trains a copy of the model: forward, backward, clip, step, schedule."""
+        model, config = copy.deepcopy(self.model), self.config
+        rate, weight_decay = config["optim"]["lr"], config["optim"]["weight_decay"]
+        optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=weight_decay, fused=True)
+        schedule = build("schedule", config["schedule"], total_steps=config["trainer"]["max_steps"])
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+
+        def step(batch):
+            model.train()
+            loss = self.task.loss(model, batch)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+
+        return model, step
+
+
+def main(words: list[str], rounds: int = 12, steps: int = 25) -> None:
+    """Prints both ratios; the words are of the command line of `famx.train`."""
+    for name, log_every, gate in (("loop / bare loop", 50, "1.05"), ("reports / none", 50, "1.02")):
+        optim = ["optim=fam"] if "reports" in name else []
+        prepared = Prepared(*optim, *words, f"trainer.max_steps={2 * rounds * steps}")
+        stream = prepared.stream()
+        batches = [next(stream) for _ in range(steps)]
+        with tempfile.TemporaryDirectory() as folder:
+            loops = [famx_loop(prepared.trainer(folder, log_every), batches)]
+            if optim:
+                loops.append(famx_loop(prepared.trainer(folder, NEVER), batches))
+            else:
+                _, step = prepared.bare()
+                loops.append(lambda _, step=step, batches=batches: [step(batch) for _, _, batch in batches])
+            for loop in loops:
+                loop(0)
+            told(name, interleaved(*loops, rounds), gate)
+
+
+def famx_loop(trainer: Trainer, batches: list):
+    return lambda _: [trainer.advance(iter([batch])) for batch in batches]
