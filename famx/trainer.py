@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 TIMED_STEPS = 20  # of which the first five warm up; total_steps follows from the rest
 PROVISIONAL_STEPS = 1000  # what the schedule is told until then
+SMALLEST = 1e-3  # what a weight counts as where it is less: biases begin at zero
 RESERVE = 0.07  # share of max_time left for evaluations and checkpoints
 
 
@@ -37,8 +38,8 @@ class TrainerConfig:
         eval_every, save_every: steps between evaluations on dev and between checkpoints; None: ten times a run.
         log_every: steps between reports; nothing is read from the device in between.
         accumulate: batches a step.
-        clip: largest norm of any one tensor's gradient. A bound on all together leaves what a few loud tensors dominate
-            as it is; AdamW does not care, but without a second moment the quiet ones would hardly move.
+        clip: largest norm of a unit's gradient, as a share of the norm of its weights. A bound on all together leaves
+            what a few loud tensors dominate as it is; without a second moment the quiet ones would hardly move.
         patience: evaluations without a better score before the run ends.
         ema: decay of the averaged weights that are evaluated; 0 for none.
         threads: of the CPU; None leaves torch's choice.
@@ -58,16 +59,27 @@ class TrainerConfig:
     threads: int | None = None
 
 
-def clip(parameters: Iterable[Tensor], largest: float) -> Tensor:
-    """Scales each gradient whose norm is above `largest` down to that; the norm of all together before, 0-d.
+@torch.no_grad()
+def clip(parameters: Iterable[Tensor], share: float) -> Tensor:
+    """Adaptive gradient clipping (Brock et al. 2021, arXiv:2102.06171); the norm of all gradients before, 0-d.
 
-    Nothing is read from the device.
+    A unit is a row of a matrix, or a vector whole. Its gradient is scaled down to `share` times the norm of its
+    weights, each weight counting as `SMALLEST` at the least. Nothing is read from the device.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch._foreach_norm(gradients)
-    scales = (largest / torch.stack(norms).clamp(min=largest)).unbind()
-    torch._foreach_mul_(gradients, scales)
-    return torch.stack(norms).norm()
+    trained = [p for p in parameters if p.grad is not None]
+    norms = [_unit_norms(p.grad) for p in trained]
+    floors = [SMALLEST * (p.numel() / n.numel()) ** 0.5 for p, n in zip(trained, norms, strict=True)]
+    weights = [_unit_norms(p).clamp(min=floor) for p, floor in zip(trained, floors, strict=True)]
+    flat, limits = (torch.cat([x.flatten() for x in tensors]) for tensors in (norms, weights))
+    scales = (share * limits / flat).nan_to_num(1.0, posinf=1.0).clamp(max=1.0).split([n.numel() for n in norms])
+    for p, norm, scale in zip(trained, norms, scales, strict=True):
+        p.grad.mul_(scale.view_as(norm))
+    return flat.norm()
+
+
+def _unit_norms(x: Tensor) -> Tensor:
+    """Of each row, in a shape that is broadcast to `x`; of a vector whole."""
+    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True) if x.ndim > 1 else x.norm()
 
 
 class Trainer:
