@@ -25,11 +25,16 @@ def test_swiglu_equals_its_formula():
     )
 
 
-@pytest.mark.parametrize("activation", ["gelu", "relu", "selu", "leaky_relu", "silu"])
+@pytest.mark.parametrize("activation", ["gelu", "relu", "selu", "leaky_relu", "silu", "elu", "mish"])
 def test_gelu_takes_its_family(activation):
     module, x = build("feedforward", {"name": "gelu", "activation": activation}, d_model=6), torch.randn(2, 5, 6)
     first, _, last = module
     assert_close(module(x), last(getattr(torch.nn.functional, activation)(first(x))))
+
+
+def test_gated_lets_through_what_its_gate_says():
+    module, x = build("feedforward", {"name": "gated"}, d_model=6), torch.randn(2, 5, 6)
+    assert_close(module(x), torch.sigmoid(x @ module.gate.weight.T + module.gate.bias) * module.mlp(x))
 
 
 def test_what_cannot_be_is_refused(monkeypatch):

@@ -12,6 +12,8 @@ ACTIVATIONS = {
     "selu": nn.SELU,
     "leaky_relu": nn.LeakyReLU,
     "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "mish": nn.Mish,
 }
 
 
@@ -28,7 +30,7 @@ class GeluFeedforward(nn.Sequential):
         d_model: int,
         *,
         expansion: float = 4.0,
-        activation: Literal["gelu", "relu", "selu", "leaky_relu", "silu"] = "gelu",
+        activation: Literal["gelu", "relu", "selu", "leaky_relu", "silu", "elu", "mish"] = "gelu",
     ):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation={activation} is not one of {', '.join(ACTIVATIONS)}")

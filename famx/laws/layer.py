@@ -66,6 +66,21 @@ def large_inputs(part: block.Part) -> None:
     block.large_inputs(_wired(part))
 
 
+def stack_shares_a_state(part: block.Part) -> None:
+    """Two layers decode under one state, each with an entry of its own."""
+    rotary, x = build("rotary", {"name": "rope"}, head_dim=D // H), torch.randn(block.B, block.T, D)
+    layers = nn.ModuleList(_wired(part)(D, H, rotary, causal=True) for _ in range(2)).eval()
+
+    def stack(x: Tensor, state: dict | None = None) -> Tensor:
+        for layer in layers:
+            x = layer(x, state=state)
+        return x
+
+    state: dict = {}
+    steps = torch.cat([stack(x[:, t : t + 1], state) for t in range(block.T)], 1)
+    assert torch.allclose(steps, stack(x), atol=1e-4), "two layers decoding under one state disturb each other"
+
+
 def learns_to_copy(part: block.Part) -> None:
     """Two causal layers learn to repeat the token of two positions before."""
     tokens, delay = 8, 2

@@ -1,0 +1,36 @@
+"""Two linear maps around an activation, and a gate for each position (seed.md: the MLP of MyelinatedLayer)."""
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from famx.feedforward.gelu import GeluFeedforward
+from famx.registry import register
+
+
+@register
+class GatedFeedforward(nn.Module):
+    """`sigmoid(w x) W_2 activation(W_1 x)`, one gate a position.
+
+    Args:
+        expansion: width between the maps, in units of d_model.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        expansion: float = 4.0,
+        activation: Literal["gelu", "relu", "selu", "leaky_relu", "silu", "elu", "mish"] = "gelu",
+    ):
+        super().__init__()
+        self.gate, self.mlp = (
+            nn.Linear(d_model, 1),
+            GeluFeedforward(d_model, expansion=expansion, activation=activation),
+        )
+        # open at first: a closed gate would learn slowly, from the little that it lets through
+        nn.init.constant_(self.gate.bias, 1.0)
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        return self.gate(x).sigmoid() * self.mlp(x)
