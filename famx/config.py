@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import inspect
 import os
@@ -16,9 +17,10 @@ from typing import Any
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf, ValidationError
+from omegaconf.errors import OmegaConfBaseException
 
 from famx.notation import UserError
-from famx.registry import PARTS, hyperparameters, load, load_file, nearest
+from famx.registry import PARTS, hyperparameters, load, load_file, named, nearest
 
 ROOT = Path(__file__).parent
 CONF = next(folder for folder in (ROOT.parent / "conf", ROOT / "conf") if (folder / "train.yaml").is_file())
@@ -41,6 +43,7 @@ def publish(**sections: type) -> None:
         store.store(group=section, name="default", node=dataclasses.make_dataclass(f"{section}_config", checked))
 
 
+@functools.cache
 def schema(part: type, name: str) -> type:
     """The dataclass of a part's name and hyperparameters, read off its signature."""
     fields: list[tuple] = [("name", str, name)]
@@ -56,6 +59,20 @@ def schema(part: type, name: str) -> type:
 def plain(node: Any) -> Any:
     """The node as ordinary Python values: interpolations resolved, choices as their words."""
     return OmegaConf.to_container(node, resolve=True, enum_to_str=True)
+
+
+def complete(room: str, choice: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's name and all its hyperparameters: those of `choice`, checked, and the defaults of the others.
+
+    Raises:
+        UserError: no such part or hyperparameter, or a value of another type.
+    """
+    part = named(room, choice)
+    try:
+        return plain(OmegaConf.merge(OmegaConf.structured(schema(part, choice["name"])), dict(choice)))
+    except OmegaConfBaseException as error:
+        told = re.sub(r" (full_key|object_type).*", "", re.sub(r"\s+", " ", str(error)))
+        raise UserError(f"{room}={choice['name']}: {room}.{error.key}: {told}") from error
 
 
 def _hint(part: type, key: str) -> Any:

@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from famx import checkpoint, registry
 from famx.data.base import SAMPLE_RATE
 from famx.data.loader import Loader, LoaderConfig
-from famx.model import build_model
+from famx.draw import drawn, table
+from famx.model import LAYER, build_model, layer_choices
 from famx.notation import UserError
 from famx.optim import parameter_groups
 from famx.registry import build, get
@@ -36,13 +37,21 @@ log = logging.getLogger(__name__)
 
 
 def settle(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with `usual` frontends and data named: what the task reads.
+    """The config with all that is left open decided: `usual` frontends and data are what the task reads, layers drawn.
 
-    The optimizer's `usual` momentum and spectrum stay, since an optimizer may wear none.
+    `model.layers` becomes complete, and builds the same model wherever it is given; what it was drawn from moves to
+    `model.drawn`. The optimizer's `usual` momentum and spectrum stay, since an optimizer may wear none.
     """
     task = get("task", config["task"]["name"])
     worn = {room: {"name": name} for room, name in task.usual.items() if config[room]["name"] == "usual"}
-    return dict(config) | worn
+    model = dict(config["model"])
+    if model.get("draw"):
+        model |= {"layers": drawn(config), "drawn": model.pop("draw")}
+    elif model.get("layers") is not None:
+        model["layers"] = layer_choices(config)
+    if model.get("layers"):
+        model["n_layers"] = len(model["layers"])
+    return dict(config) | worn | {"model": model}
 
 
 def build_optimizer(
@@ -115,6 +124,8 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
         tokenizer.save(str(folder / "tokenizer.json"))
+        if config["model"].get("layers"):
+            console.print(table(config))
         console.print(_summary(config, model, train, device))
     last = trainer.fit()
     if trainer.stopped_by:
@@ -272,9 +283,8 @@ def _summary(config: Mapping[str, Any], model: nn.Module, dataset: Any, device: 
         count = sum(p.numel() for p in module.parameters(recurse=False))
         counts[owner[name] or "score"] = counts.get(owner[name] or "score", 0) + count
     for room in registry.ROOMS:
-        choice = config.get(room)
-        if choice and not (room in ("momentum", "spectrum") and choice["name"] == "usual"):
-            table.add_row(room, choice["name"], f"{counts.get(room, 0):,}" if counts.get(room) else "")
+        if (name := _parts(config)[room]) != "usual":
+            table.add_row(room, name, f"{counts.get(room, 0):,}" if counts.get(room) else "")
     example = dataset[0].signal[None].to(device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(example[:, :-1] if dataset.unit == "tokens" else example)
@@ -292,9 +302,15 @@ def _summary(config: Mapping[str, Any], model: nn.Module, dataset: Any, device: 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What TensorBoard compares runs by: the chosen parts, the dimensions, the optimizer's numbers, the seed."""
-    parts = {room: config[room]["name"] for room in registry.ROOMS}
+    sizes = {key: value for key, value in config["model"].items() if isinstance(value, str | int)}
     numbers = {f"optim.{key}": value for key, value in config["optim"].items() if isinstance(value, int | float)}
-    return parts | dict(config["model"]) | numbers | {"seed": config["seed"]}
+    return _parts(config) | sizes | numbers | {"seed": config["seed"]}
+
+
+def _parts(config: Mapping[str, Any]) -> dict[str, str]:
+    """The part of each room; of the rooms that layers are made of, all that some layer wears."""
+    worn = {room: {choice[room]["name"] for choice in layer_choices(config)} for room in LAYER}
+    return {room: "+".join(sorted(worn.get(room) or {config[room]["name"]})) for room in registry.ROOMS}
 
 
 def _farewell(console: Console, folder: Path, scored: dict[str, Evaluation]) -> None:

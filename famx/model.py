@@ -8,8 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from famx.config import complete
 from famx.notation import UserError
-from famx.registry import build, get
+from famx.registry import build, get, nearest
+
+LAYER = ("attention", "rotary", "norm", "feedforward", "layer")  # the rooms that a layer is made of
 
 
 class Model(nn.Module):
@@ -53,6 +56,64 @@ class Model(nn.Module):
         return self.score(self.norm(x)), lengths
 
 
+def layer_choices(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The choice of each layer: as `model.layers` lists them, `model.n_layers` alike where it is None."""
+    model = config["model"]
+    given = model.get("layers")
+    if given is None:
+        if model.get("draw"):
+            raise UserError(f"model={model['name']} has no layers before they are drawn: see famx.experiment.settle")
+        given = [{}] * model["n_layers"]
+    if not isinstance(given, list) or not given:
+        raise UserError(f"model: layers={given} is not a list of layers, or n_layers={model['n_layers']} < 1")
+    for own in given:
+        if not isinstance(own, Mapping):
+            raise UserError(f"model.layers: {own!r} is not a layer, such as {{attention: multihead, n_heads: 4}}")
+    return [layer_choice(config, own) for own in given]
+
+
+def layer_choice(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """All that one layer is made of: its number of heads, and of each room of a layer a part and its hyperparameters.
+
+    Args:
+        given: what this layer has of its own, `n_heads` or a room's part, by name or as a mapping. What a mapping
+            leaves out is as in `config` where that names the same part, else the part's default.
+
+    Raises:
+        UserError: a layer has no such room, a room no such part, a part no such hyperparameter.
+    """
+    for key in given:
+        if key not in ("n_heads", *LAYER):
+            raise UserError(f"model.layers: a layer has no {key}{nearest(str(key), ('n_heads', *LAYER))}")
+    choice: dict[str, Any] = {"n_heads": given.get("n_heads", config["model"]["n_heads"])}
+    for room in LAYER:
+        own = given.get(room, {})
+        own = dict(own) if isinstance(own, Mapping) else {"name": own}
+        usual = config[room]
+        same = own.setdefault("name", usual["name"]) == usual["name"]
+        choice[room] = complete(room, usual | own if same else own)
+    return choice
+
+
+def build_layer(choice: Mapping[str, Any], d_model: int, causal: bool) -> nn.Module:
+    """Builds the layer of a complete choice.
+
+    Raises:
+        UserError: a part refuses its sizes.
+    """
+    n_heads = choice["n_heads"]
+    if not isinstance(n_heads, int) or n_heads < 1 or d_model % n_heads:
+        raise UserError(f"model: d_model={d_model} is not a multiple of n_heads={n_heads}")
+
+    def attention() -> nn.Module:
+        rotary = build("rotary", choice["rotary"], head_dim=d_model // n_heads)
+        context = {"d_model": d_model, "n_heads": n_heads, "rotary": rotary, "causal": causal}
+        return build("attention", choice["attention"], **context)
+
+    factories = {room: partial(build, room, choice[room], d_model=d_model) for room in ("feedforward", "norm")}
+    return build("layer", choice["layer"], d_model=d_model, causal=causal, attention=attention, **factories)
+
+
 def build_model(config: Mapping[str, Any], vocab_size: int) -> Model:
     """Builds the model that a composed config describes; `frontend` and `task` name what it reads and learns.
 
@@ -60,20 +121,8 @@ def build_model(config: Mapping[str, Any], vocab_size: int) -> Model:
         UserError: a part refuses its sizes.
     """
     task = get("task", config["task"]["name"])
-    causal = task.causal
-    d_model, n_heads, n_layers = (config["model"][key] for key in ("d_model", "n_heads", "n_layers"))
-    if n_layers < 1 or n_heads < 1 or d_model % n_heads:
-        raise UserError(f"model: d_model={d_model} is not a multiple of n_heads={n_heads}, or n_layers={n_layers} < 1")
-    norm = partial(build, "norm", config["norm"], d_model=d_model)
-    feedforward = partial(build, "feedforward", config["feedforward"], d_model=d_model)
-
-    def attention() -> nn.Module:
-        rotary = build("rotary", config["rotary"], head_dim=d_model // n_heads)
-        context = {"d_model": d_model, "n_heads": n_heads, "rotary": rotary, "causal": causal}
-        return build("attention", config["attention"], **context)
-
+    d_model = config["model"]["d_model"]
     worn = config["frontend"] if config["frontend"]["name"] != "usual" else {"name": task.usual["frontend"]}
     frontend = build("frontend", worn, d_model=d_model, vocab_size=vocab_size)
-    context = {"d_model": d_model, "attention": attention, "feedforward": feedforward, "norm": norm, "causal": causal}
-    layers = [build("layer", config["layer"], **context) for _ in range(n_layers)]
-    return Model(frontend, layers, norm(), d_model, vocab_size)
+    layers = [build_layer(choice, d_model, task.causal) for choice in layer_choices(config)]
+    return Model(frontend, layers, build("norm", config["norm"], d_model=d_model), d_model, vocab_size)

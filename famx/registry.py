@@ -51,18 +51,26 @@ def build(room: str, config: Mapping[str, Any], **context: Any) -> Any:
     Raises:
         UserError: no such part or hyperparameter, or the part refuses a value.
     """
-    hyper = dict(config)
-    part = get(room, hyper.pop("name"))
+    part = named(room, config)
     known = hyperparameters(part)
-    for key in hyper:
-        if key not in known:
-            raise UserError(f"{room}={config['name']} has no {room}.{key}{nearest(key, known)}")
-        if isinstance(known[key].default, tuple) and isinstance(hyper[key], list):
-            hyper[key] = tuple(hyper[key])  # configs have no tuples
+    hyper = {key: value for key, value in config.items() if key != "name"}
+    for key, value in hyper.items():
+        if isinstance(known[key].default, tuple) and isinstance(value, list):
+            hyper[key] = tuple(value)  # configs have no tuples
     try:
         return part(**asked(part, context), **hyper)
     except ValueError as error:
         raise UserError(f"{room}={config['name']}: {error}") from error
+
+
+def named(room: str, config: Mapping[str, Any]) -> type:
+    """The class that `config["name"]` names, whose other keys must be its hyperparameters."""
+    part = get(room, config["name"])
+    known = hyperparameters(part)
+    for key in config:
+        if key != "name" and key not in known:
+            raise UserError(f"{room}={config['name']} has no {room}.{key}{nearest(key, known)}")
+    return part
 
 
 def asked(part: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:

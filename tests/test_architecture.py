@@ -12,6 +12,7 @@ FLOORS = [
     {"registry", "observe"},
     {"config", "checkpoint", "journal", *ROOMS},
     {"model", "trainer", "laws"},
+    {"draw"},
     {"experiment"},
     {"recognizer"},
     {"train", "evaluate", "transcribe", "parts"},
