@@ -20,7 +20,7 @@ class EmaSGD(Optimizer):
         params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own.
         momentum: factory of the rule; `constant` if not given: a = alpha.
         spectrum: factory of what the rule measures with; the rule's usual one if not given.
-        lr: learning rate; the default is for gradients that are bounded unit by unit (`trainer.clip`), of raw ones a tenth.
+        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want a tenth.
         alpha: base momentum, in [0, 1).
         weight_decay: share of a parameter taken away per step, times lr.
         n_bands: bands its spectrum is measured in, if the rule measures one.

@@ -19,7 +19,7 @@ class FAM(EmaSGD):
         params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own, see `parameter_groups`.
         momentum: factory of another rule; beta, fam_start_step, min_size and layer_boost are then that rule's own.
         spectrum: factory of another measure.
-        lr: learning rate; the default is for gradients that are bounded unit by unit (`trainer.clip`), of raw ones a tenth.
+        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want a tenth.
         alpha: base momentum a where no band is loud, in [0, 1).
         beta: decay of the bands' history per step, in [0, 1).
         weight_decay: share of a parameter taken away per step, times lr.

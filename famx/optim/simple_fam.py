@@ -17,7 +17,7 @@ class SimpleFAM(EmaSGD):
         params: parameters or groups; a group may have an `alpha` of its own.
         momentum: factory of another rule.
         spectrum: factory of what that rule measures with.
-        lr: learning rate; the default is for gradients that are bounded unit by unit (`trainer.clip`), of raw ones a tenth.
+        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want a tenth.
         alpha: base momentum, in [0, 1).
         weight_decay: share of a parameter taken away per step, times lr.
     """
