@@ -21,6 +21,8 @@ FLOOR = {module: height for height, modules in enumerate(FLOORS) for module in m
 EXEMPT = {
     *(("optim", name, law) for name in ("adamw", "sgd") for law in ("meta", "no_host_read", "non_finite")),
     *(("spectrum", "shuffled", law) for law in ("sums_to_one", "flat_on_white", "separates_slow_and_fast")),
+    ("rotary", "variable_radii", "norm_kept"),
+    *(("rotary", name, "distance_law") for name in ("learned_rotations", "axial")),
 }
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from famx.laws import attention as block
+
 HEAD_DIM, FAR = 12, 100_000
 
 
@@ -10,12 +12,14 @@ def norm_kept(part: type) -> None:
     rotary, x = _rotary(part), torch.randn(2, 3, 9, HEAD_DIM)
     for offset in (0, FAR):
         change = (rotary(x, offset).norm(dim=-1) / x.norm(dim=-1) - 1).abs().max()
-        assert change < 1e-5, f"changes norms by up to {change:.1e} from position {offset} on"
+        assert change < 1e-6, f"changes norms by up to {change:.1e} from position {offset} on"
 
 
 def starts_at_identity(part: type) -> None:
+    # R(0) = I and the distance law together keep norms: a part that does not can be the identity as it starts only
+    rotary = part(HEAD_DIM) if "norm_kept" in getattr(part, "exempt", {}) else _rotary(part)
     x = torch.randn(2, 3, 1, HEAD_DIM)
-    assert torch.allclose(_rotary(part)(x), x, atol=1e-6), "turns position 0, where R(0) = I"
+    assert torch.allclose(rotary(x), x, atol=1e-6), "turns position 0, where R(0) = I"
 
 
 def offset_continues(part: type) -> None:
@@ -42,9 +46,31 @@ def leftover_channels(part: type) -> None:
     x = torch.randn(2, 3, 9, 7)
     y = _rotary(part, 7)(x)
     assert y.shape == x.shape, f"turns {tuple(x.shape)} into {tuple(y.shape)}"
-    for channels, words in ((slice(None), "all channels"), (slice(6, None), "the last of 7 channels, left over,")):
-        change = (y[..., channels].norm(dim=-1) / x[..., channels].norm(dim=-1) - 1).abs().max()
-        assert change < 1e-5, f"the norm of {words} changes by up to {change:.1e}"
+    assert torch.equal(y[..., 6], x[..., 6]), "changes the last of 7 channels, which is left over"
+
+
+def refuses_or_turns(part: type) -> None:
+    for head_dim in (*range(1, 9), 64):
+        x = torch.randn(2, 1, 3, head_dim)
+        try:
+            y = _rotary(part, head_dim)(x, 5)
+        except ValueError as error:
+            assert f"head_dim={head_dim}" in str(error), f"refuses head_dim={head_dim} without saying so: {error}"
+        else:
+            assert y.shape == x.shape and y.isfinite().all(), f"turns {head_dim} channels into {tuple(y.shape)}"
+
+
+def views(part: type) -> None:
+    rotary, x = _rotary(part), torch.randn(2, 9, 3 * HEAD_DIM + 1)[..., 1:].unflatten(-1, (3, -1)).transpose(1, 2)
+    y, z = rotary(x), rotary(x.contiguous())
+    assert torch.allclose(y, z, atol=1e-6), "turns a view of heads otherwise than a tensor of its own"
+
+
+def input_kept(part: type) -> None:
+    rotary, x = _rotary(part), torch.randn(2, 3, 9, HEAD_DIM)
+    before = x.clone()
+    rotary(x, 3)
+    assert torch.equal(x, before), "changes its input in place"
 
 
 def half_precision(part: type) -> None:
@@ -62,6 +88,23 @@ def every_gradient(part: type) -> None:
     assert x.grad.isfinite().all() and x.grad.any(), "x gets no finite gradient"
     for name, p in rotary.named_parameters():
         assert p.grad is not None and p.grad.any(), f"parameter {name} gets no gradient"
+
+
+def autocast(part: type) -> None:
+    rotary, x = _rotary(part), torch.randn(2, 3, 9, HEAD_DIM)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = rotary(x, FAR)
+    error = ((y.float() - rotary(x, FAR)).norm() / x.norm()).item()
+    assert y.dtype == x.dtype and error < 1e-5, f"under autocast to bfloat16 {y.dtype} is off by {error:.1e}"
+
+
+def compiles(part: type) -> None:
+    rotary, x = _rotary(part), torch.randn(2, 3, 9, HEAD_DIM, requires_grad=True)
+    torch.compiler.reset()  # the parts share their code, and so the number of its compilations that is allowed
+    with block._no_shape_hook():
+        y = torch.compile(rotary, backend="aot_eager", fullgraph=True)(x, 5)
+        y.square().sum().backward()
+        assert torch.allclose(y, rotary(x, 5), atol=1e-6), "compiled, the output is another one"
 
 
 def _rotary(part: type, head_dim: int = HEAD_DIM) -> nn.Module:

@@ -1,0 +1,144 @@
+"""What rotaries share: tables of turns, made in 64 bits, and two ways to apply them to channels."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+
+_CONSTANTS: dict[tuple, Tensor] = {}
+STRIDE = 32  # positions a coarse step
+
+
+class PairRotary(nn.Module):
+    """`x_k <- x_k exp(i t frequency_k)` on pairs of neighbouring channels. An odd last channel passes unrotated.
+
+    Args:
+        frequencies: of the first pairs, in radians a position: plain numbers, which no cast of the module to half
+            precision can blur.
+        learned: they are parameters.
+    """
+
+    def __init__(self, frequencies: tuple[float, ...], learned: bool = False):
+        super().__init__()
+        self.frequencies = frequencies
+        self.frequency = nn.Parameter(torch.tensor(frequencies)) if learned else None
+
+    def speeds(self) -> tuple[float, ...] | Float[Tensor, "pairs"]:
+        """Radians a position, as numbers where they never change."""
+        return self.frequencies if self.frequency is None else self.frequency
+
+    def table(self, offset: int, x: Float[Tensor, "b h t k"]) -> Complex[Tensor, "t pairs"]:
+        return turns(self.speeds(), offset, x.shape[-2], x.device, widened(x.dtype))
+
+    def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
+        """Rotates position `offset + t`."""
+        return turn(x, self.table(offset, x))
+
+
+def geometric(planes: int, theta: float) -> tuple[float, ...]:
+    """Frequencies from 1 radian a position down, the last but a step of the ladder to `1 / theta`."""
+    return tuple(theta ** (-k / planes) for k in range(planes))
+
+
+def pairs_of(head_dim: int, least: int = 2, **positive: float | int) -> int:
+    """Pairs of channels in a head.
+
+    Raises:
+        ValueError: there are fewer channels than `least`, or one of `positive` is not.
+    """
+    if head_dim < least:
+        raise ValueError(f"head_dim={head_dim} must be at least {least}")
+    for name, value in positive.items():
+        if value <= 0:
+            raise ValueError(f"{name}={value} must be greater than 0")
+    return head_dim // 2
+
+
+def widened(dtype: torch.dtype) -> torch.dtype:
+    """What a rotation of `dtype` is computed in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def turn(x: Float[Tensor, "*b k"], table: Complex[Tensor, "*#b pairs"]) -> Float[Tensor, "*b k"]:
+    """Multiplies the first pairs of neighbouring channels, as complex numbers, by the table."""
+    rotated = 2 * table.shape[-1]
+    wide = x.to(widened(x.dtype))[..., :rotated]
+    if any(stride % 2 for stride in wide.stride()[:-1]) or wide.stride(-1) != 1:
+        wide = wide.contiguous()
+    turned = torch.view_as_real(torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * table)
+    turned = turned.flatten(-2).type_as(x)
+    return turned if rotated == x.shape[-1] else torch.cat((turned, x[..., rotated:]), dim=-1)
+
+
+def turn_within(
+    x: Float[Tensor, "b h t k"], basis: Float[Tensor, "rows k"], table: Complex[Tensor, "t planes"]
+) -> Float[Tensor, "b h t k"]:
+    """`x + B^T (R - I) B x`: turns the planes that pairs of B's orthonormal rows span, and nothing else."""
+    with torch.autocast(x.device.type, enabled=False):  # would round what the planes hold
+        wide = x.to(basis.dtype)
+        inside = turn(wide @ basis.T, table - 1)
+        return (inside @ basis).add_(wide).type_as(x)
+
+
+def orthogonal_planes(axis: Float[Tensor, "blocks 3"]) -> Float[Tensor, "blocks 2 3"]:
+    """Two unit vectors for each unit axis, so that they and the axis are a right-handed orthonormal basis.
+
+    Duff et al. 2017, "Building an orthonormal basis, revisited".
+    """
+    x, y, z = axis.unbind(-1)
+    sign = torch.where(z < 0, -1.0, 1.0).to(axis)
+    a = -1 / (sign + z)
+    b = x * y * a
+    first = torch.stack((1 + sign * x * x * a, sign * b, -sign * x), -1)
+    return torch.stack((first, torch.stack((b, sign + y * y * a, -y), -1)), -2)
+
+
+def block_diagonal(blocks: Float[Tensor, "n rows columns"], width: int) -> Float[Tensor, "all_rows {width}"]:
+    """The blocks along a diagonal, and columns of zeros up to `width`."""
+    n, rows, columns = blocks.shape
+    spread = torch.eye(n).to(blocks)[:, None, :, None] * blocks[:, :, None]
+    return nn.functional.pad(spread.reshape(n * rows, n * columns), (0, width - n * columns))
+
+
+def turns(
+    frequency: tuple[float, ...] | Float[Tensor, "pairs"],
+    offset: int,
+    seq_len: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Complex[Tensor, "t pairs"]:
+    """`exp(i position frequency)` for the positions from `offset` on; `dtype` is that of the real parts."""
+    dtype = torch.promote_types(dtype, torch.complex64)
+    if isinstance(frequency, tuple):
+        # lengths in powers of two: few tables, shared by all layers
+        size = 1 << (offset + seq_len - 1).bit_length()
+        return constant(_first_turns, (frequency, size), device, dtype)[offset : offset + seq_len]
+    # turns of turns: few angles are computed, each as exactly as if it were the only one
+    home = "cpu" if device.type == "mps" else device  # which has no 64 bits
+    frequency = frequency.to(home, torch.float64)
+    fine = torch.arange(STRIDE, dtype=torch.float64, device=home)
+    coarse = torch.arange(offset, offset + seq_len, STRIDE, dtype=torch.float64, device=home)
+    fine, coarse = (_turns(position, frequency).to(device, dtype) for position in (fine, coarse))
+    return (coarse[:, None] * fine).flatten(0, 1)[:seq_len]
+
+
+@torch.compiler.assume_constant_result
+def constant(make: Callable[..., Tensor], arguments: tuple, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What `make(*arguments)` gives, made once for each device and type."""
+    key = make, arguments, device, dtype
+    if key not in _CONSTANTS:
+        # what is first asked for in inference mode must serve training too
+        with torch.inference_mode(False), torch.no_grad():
+            _CONSTANTS[key] = make(*arguments).to(device, dtype)
+    return _CONSTANTS[key]
+
+
+def _first_turns(frequencies: tuple[float, ...], size: int) -> Complex[Tensor, "{size} pairs"]:
+    return _turns(torch.arange(size, dtype=torch.float64), torch.tensor(frequencies, dtype=torch.float64))
+
+
+def _turns(position: Float[Tensor, "t"], frequency: Float[Tensor, "pairs"]) -> Complex[Tensor, "t pairs"]:
+    # in 64 bits: at position 100,000 an angle in 32 bits is wrong by 0.004 radians
+    angle = torch.outer(position, frequency)
+    return torch.complex(angle.cos(), angle.sin())

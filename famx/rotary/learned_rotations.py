@@ -1,0 +1,52 @@
+"""Learned rotations times ranges of frequencies, moved by what a position holds (seed.md)."""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from famx.registry import register
+from famx.rotary.base import pairs_of, turn, turns, widened
+
+
+@register
+class LearnedRotations(nn.Module):
+    """Pair (r, f) turns by `rotation_r * range_f`, `rotation_r = t * speed_r + min(t, reach) * tanh(W_r x)`.
+
+    Speeds and W are learned; W starts at 0, the speeds evenly up to 1. So content moves a position, in each rotation,
+    by at most `reach`, and the first not at all. An odd last channel passes unrotated.
+
+    Args:
+        freq_ranges: what each rotation is multiplied by, in radians; as many rotations as fill all pairs.
+        reach: in positions; 0 leaves out the content, and scores then depend on the distance alone.
+    """
+
+    exempt: ClassVar[dict[str, str]] = {"distance_law": "what a position holds moves it"}
+
+    def __init__(self, head_dim: int, *, freq_ranges: tuple[float, ...] = (1.0, 0.1, 0.01, 0.001), reach: float = 1.0):
+        super().__init__()
+        self.pairs = pairs_of(head_dim)
+        if not freq_ranges or min(freq_ranges) <= 0 or reach < 0:
+            raise ValueError(f"freq_ranges={freq_ranges} must be some numbers above 0, and {reach=} at least 0")
+        self.freq_ranges, self.reach = tuple(freq_ranges), reach
+        rotations = -(-self.pairs // len(freq_ranges))
+        self.speed = nn.Parameter(torch.arange(rotations, 0, -1) / rotations)
+        self.weight = nn.Parameter(torch.zeros(rotations, head_dim)) if reach else None
+
+    def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
+        """Rotates position `offset + t`."""
+        dtype = widened(x.dtype)
+        turned = turn(x.to(dtype), turns(self.angles(self.speed.double()), offset, x.shape[-2], x.device, dtype))
+        if self.weight is None:
+            return turned.type_as(x)
+        with torch.autocast(x.device.type, enabled=False):  # would round the angles
+            position = torch.arange(offset, offset + x.shape[-2], device=x.device, dtype=dtype)
+            moved = linear(x.to(dtype), self.weight.to(dtype)).tanh() * position.clamp(max=self.reach)[:, None]
+        angle = self.angles(moved)
+        return turn(turned, torch.complex(angle.cos(), angle.sin())).type_as(x)
+
+    def angles(self, rotation: Float[Tensor, "*b rotations"]) -> Float[Tensor, "*b pairs"]:
+        ranges = torch.tensor(self.freq_ranges, dtype=rotation.dtype, device=rotation.device)
+        return (rotation[..., None] * ranges).flatten(-2)[..., : self.pairs]
