@@ -7,13 +7,14 @@ from functools import cache
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from famx.config import CONF, plain, publish
 from famx.data.loader import LoaderConfig
 from famx.draw import table
-from famx.experiment import build_model, settle
+from famx.experiment import build_model, run, settle
 from famx.model import LAYER
 from famx.notation import UserError
 from famx.registry import PARTS, register
@@ -153,6 +154,24 @@ def test_the_table_shows_each_layer_and_what_is_not_default(capsys):
     Console(width=200).print(table(settled))
     first, second = [line for line in capsys.readouterr().out.splitlines() if re.match(r"│ \d", line)]
     assert "myelinated" in first and "prenorm dropout=0.25" in second and "dropout" not in first
+
+
+def test_a_run_of_a_drawn_model_shows_and_keeps_its_list_and_goes_on_with_it(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be " * 99)
+    words = ["task=lm", "data=text", f"data.path={text}", "data.block=16", "loader.batch=64", "trainer.max_steps=1"]
+    words += ["frontend=usual", "model.n_layers=2", "model.draw.mutate={seed: 3, genes: 1}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = plain(compose("train", ["model=drawn", "model.d_model=24", *words]))
+    run(config, tmp_path / "run")
+    written = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert written["model"]["layers"] == settle(config)["model"]["layers"]
+    shown = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if re.match(r"│ \d", line)]
+    for layer, (_, heads, attention, *_) in zip(written["model"]["layers"], shown, strict=True):
+        assert int(heads) == layer["n_heads"] and layer["attention"]["name"] in attention
+    written["trainer"]["max_steps"] = 2
+    assert "stopped_by" not in run(written, tmp_path / "run", resume=True)
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["model"] == written["model"]
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,7 @@ class Prepared:
     """Everything a run is made of, for a command line's words."""
 
     def __init__(self, *words: str):
-        publish(trainer=TrainerConfig, loader=LoaderConfig)
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            self.config = experiment.settle(plain(compose("train", list(words))))
+        self.config = experiment.settle(self.composed(*words))
         self.settings = TrainerConfig(**self.config["trainer"])
         self.device = experiment._device(self.settings)
         self.data = experiment.data(self.config, "train")
@@ -35,6 +33,13 @@ class Prepared:
         self.task = build("task", self.config["task"], tokenizer=self.tokenizer)
         torch.manual_seed(0)
         self.model = experiment.build_model(self.config, self.tokenizer.get_vocab_size()).to(self.device)
+
+    @staticmethod
+    def composed(*words: str) -> dict:
+        """The config of the words, before it is settled."""
+        publish(trainer=TrainerConfig, loader=LoaderConfig)
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return plain(compose("train", list(words)))
 
     def stream(self):
         return experiment.batches(self.config, self.data, self.tokenizer).train()

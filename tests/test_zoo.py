@@ -1,0 +1,58 @@
+"""Any attention, rotary, norm, feedforward and layer go together and learn: a sample of all their combinations."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from famx.config import CONF, plain, publish
+from famx.data.base import draws
+from famx.data.loader import LoaderConfig
+from famx.experiment import build_model, settle
+from famx.model import LAYER
+from famx.registry import build, names
+from famx.trainer import TrainerConfig
+
+publish(trainer=TrainerConfig, loader=LoaderConfig)
+SIZES = ["model.d_model=24", "model.n_heads=2", "frontend=log_mel", "frontend.channels=4", "frontend.context=1"]
+
+
+def sampled(count):
+    """Combinations of parts: each room deals all of its own, shuffled, again and again."""
+    dealt = {
+        room: [name for deal in range(count) for name in draws(0, room, deal).permutation(names(room)).tolist()]
+        for room in LAYER
+    }
+    return [{room: dealt[room][i] for room in LAYER} for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Three noises whose loudness spells their texts, padded to one length."""
+    generator, lengths = torch.Generator().manual_seed(0), torch.tensor([6400, 4800, 6400])
+    targets = torch.tensor([[1, 2, 3], [3, 1, 0], [2, 3, 1]])
+    loudness = targets.float().repeat_interleave(2200, dim=1)[:, :6400]
+    inputs = loudness * torch.randn(3, 6400, generator=generator) * (torch.arange(6400) < lengths[:, None])
+    return SimpleNamespace(
+        inputs=0.1 * inputs, lengths=lengths, spans=None, targets=targets, target_lengths=torch.tensor([3, 2, 3])
+    )
+
+
+@pytest.mark.parametrize(
+    "parts", sampled(max(12, *(len(names(room)) for room in LAYER))), ids=lambda parts: "-".join(parts.values())
+)
+def test_parts_go_together_and_learn(parts, batch):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        words = [f"{room}={name}" for room, name in parts.items()]
+        config = settle(plain(compose("train", ["model.n_layers=1", *SIZES, *words])))
+    model, task = build_model(config, vocab_size=4), build("task", {"name": "ctc"}, tokenizer=None)
+    optimizer, losses = torch.optim.Adam(model.parameters(), 5e-3), []
+    for _ in range(12):
+        losses.append(task.loss(model, batch))
+        losses[-1].backward()
+        assert torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).isfinite()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.stack(losses).isfinite().all()
+    assert losses[-1] < 0.9 * losses[0], f"the loss does not fall: {[f'{loss:.2f}' for loss in losses]}"
