@@ -38,7 +38,7 @@ def attend(
     return scaled_dot_product_attention(q, k, v, visible(mask, t, s, causal, q.device))
 
 
-def extend(cache: dict, **chunks: Float[Tensor, "... t d"]) -> None:
+def extend(cache: dict, **chunks: Float[Tensor, "... t _"]) -> None:
     """Appends each chunk along time to what the cache keeps under its name."""
     cache |= {name: torch.cat((cache[name], new), -2) if name in cache else new for name, new in chunks.items()}
 
