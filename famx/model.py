@@ -28,6 +28,7 @@ class Model(nn.Module):
         super().__init__()
         self.frontend, self.layers, self.norm = frontend, nn.ModuleList(layers), norm
         self.score = nn.Linear(d_model, vocab_size)
+        self.connected = any(getattr(module, "connected", False) for module in self.layers.modules())
 
     def forward(
         self,
@@ -51,6 +52,8 @@ class Model(nn.Module):
             lengths = torch.full((inputs.shape[0],), inputs.shape[1], device=inputs.device)
         x, lengths = self.frontend(inputs, lengths, spans)
         mask = None if full else (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, None, None]
+        if state is None and self.connected:
+            state = {"whole": True}
         for layer in self.layers:
             x = layer(x, mask=mask, state=state)
         return self.score(self.norm(x)), lengths

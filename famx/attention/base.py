@@ -43,6 +43,31 @@ def extend(cache: dict, **chunks: Float[Tensor, "... t _"]) -> None:
     cache |= {name: torch.cat((cache[name], new), -2) if name in cache else new for name, new in chunks.items()}
 
 
+def above(p: Float[Tensor, "..."], threshold: float | Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """1 where `p > threshold`, else 0, with the gradient of p (straight-through)."""
+    return p + ((p > threshold).to(p) - p).detach()
+
+
+def shares_of(
+    seen: Bool[Tensor, "_ _ _ s"] | None, keys: int, like: Float[Tensor, "b t d"]
+) -> Float[Tensor, "_ _ {keys}"]:
+    """Weights of a mean over the places where any head may attend; all 0 where there is none."""
+    if seen is None:
+        return like.new_full((1, 1, keys), 1 / keys)
+    seen = seen.any(1).to(like)
+    return seen / seen.sum(-1, keepdim=True).clamp(min=1)
+
+
+def pooled_from(
+    name: str, x: Float[Tensor, "b t d"], memory: Float[Tensor, "b s d"] | None, cache: dict
+) -> Float[Tensor, "b _ d"]:
+    """What a pool is of: the memory, or all of the sequence so far."""
+    if memory is not None:
+        return memory
+    extend(cache, **{name: x})
+    return cache[name]
+
+
 class Block(nn.Module):
     """What every attention block is: the sizes, the heads, and what it shows. Calls are as in `Attention.forward`.
 
@@ -56,6 +81,7 @@ class Block(nn.Module):
     """
 
     kind: ClassVar[Kind] = "attention"
+    connected: ClassVar[bool] = False  # talks to the blocks of other layers, through the state
     observed = False
 
     def __init__(self, d_model: int, n_heads: int, rotary: nn.Module, causal: bool = False):
@@ -69,8 +95,11 @@ class Block(nn.Module):
         return rearrange(x, "b t (h k) -> b h t k", h=self.n_heads)
 
     def cache(self, state: dict | None, seq_len: int) -> tuple[dict, int]:
-        """This block's own entry of the state, and the position where the `seq_len` new ones begin."""
-        cache = {} if state is None else state.setdefault(self, {})
+        """This block's own entry of the state, and the position where the `seq_len` new ones begin.
+
+        The state of one `whole` pass is there for connected blocks alone: nobody comes back to what a block would keep.
+        """
+        cache = {} if state is None or "whole" in state else state.setdefault(self, {})
         offset = cache.get("length", 0)
         cache["length"] = offset + seq_len
         return cache, offset

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import gumbel_softmax
 
-from famx.attention.base import Block, attend, extend, visible
+from famx.attention.base import Block, above, attend, extend, pooled_from, shares_of, visible
 from famx.registry import register
 
 JUMPS = 3  # the farthest
@@ -87,19 +87,19 @@ class MyelinatedAttention(Block):
         """See `Attention.forward`."""
         cache, offset = self.cache(state, x.shape[1])
         causal, keys = self.causal and memory is None, (offset + x.shape[1]) if memory is None else memory.shape[1]
-        shares = _shares(visible(mask, x.shape[1], keys, causal, x.device), keys, x)
+        shares = shares_of(visible(mask, x.shape[1], keys, causal, x.device), keys, x)
         start, working, last = x, self.working_memory, len(self.nodes) - 1
-        logits = self.policy(shares @ _pooled("start", x, memory, cache))
+        logits = self.policy(shares @ pooled_from("start", x, memory, cache))
         visits = [x.new_ones(1, 1, 1), *[x.new_zeros(1, 1, 1)] * last]
         opened, jumps = [], []
         for i, node in enumerate(self.nodes):
             normed = node.norm(x)
-            opened.append(visits[i] * _above(node.importance(normed).sigmoid(), self.threshold))
+            opened.append(visits[i] * above(node.importance(normed).sigmoid(), self.threshold))
             attended = self.attended(i, normed, memory, mask, cache, offset)
             x = x + opened[i] * node.gate(normed).sigmoid() * node.adapter(attended)
             if i == last:
                 break
-            pooled = shares @ _pooled(f"pooled{i}", x, memory, cache)
+            pooled = shares @ pooled_from(f"pooled{i}", x, memory, cache)
             working = working + visits[i] * (1 - self.memory_gate(pooled).sigmoid()) * (pooled - working)
             jump = self.jump(logits)
             weight = (jump * self.jump_weights).sum(-1, keepdim=True)
@@ -166,27 +166,3 @@ class MyelinatedAttention(Block):
         """`cost` times the share of nodes that the last training call computed; None where there was none."""
         spent, self.spent = self.spent, None
         return None if spent is None else self.cost * spent
-
-
-def _above(p: Float[Tensor, "b t 1"], threshold: float) -> Float[Tensor, "b t 1"]:
-    return p + ((p > threshold).to(p) - p).detach()
-
-
-def _pooled(
-    name: str, x: Float[Tensor, "b t d"], memory: Float[Tensor, "b s d"] | None, cache: dict
-) -> Float[Tensor, "b _ d"]:
-    """What a pool is of: the memory, or all of the sequence so far."""
-    if memory is not None:
-        return memory
-    extend(cache, **{name: x})
-    return cache[name]
-
-
-def _shares(
-    mask: Bool[Tensor, "_ _ _ s"] | None, keys: int, like: Float[Tensor, "b t d"]
-) -> Float[Tensor, "_ _ {keys}"]:
-    """Weights of a mean over the places where any head may attend; all 0 where there is none."""
-    if mask is None:
-        return like.new_full((1, 1, keys), 1 / keys)
-    seen = mask.any(1).to(like)
-    return seen / seen.sum(-1, keepdim=True).clamp(min=1)

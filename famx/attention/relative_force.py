@@ -15,12 +15,13 @@ from famx.registry import register
 class RelativeForceAttention(Block):
     """`softmax((g force + (1 - g) topology) / temperature) v`, with a learned balance `g = sigmoid(balance)`.
 
-    Emitters `e = R W_e x` and receivers `r = R W_r memory` are points of one space of `D = d_model` axes, a head is a
-    direction d in it: `force(i, j) = <e_i - r_j, d> / rho * exp(-rho / sqrt(D))`, `rho^2 = |e_i - r_j|^2 + softness^2 D`.
+    Emitters `e = R W_e x` and receivers `r = R W_r memory` are points of one space of `D = d_model` axes, in which each
+    head has a direction d: `force(i, j) = <e_i - r_j, d> exp(-rho / sqrt(D)) / rho`, with
+    `rho^2 = |e_i - r_j|^2 + softness^2 D`.
 
-    Edges are `A(i, j) = sigmoid(u_i + v_j)`, linear in x and memory, 0 where i may not attend. With P(i, j) = A(i, j) / n_i,
-    for the n_i keys that i may see, `topology = sum_k softmax(hops)_k n_i P^k`: by how much more likely than by chance k
-    edges lead from i to j. Paths of more than one edge exist only where queries and keys are one sequence.
+    Edges are `A(i, j) = sigmoid(u_i + v_j)`, u linear in x and v in memory, 0 where i may not attend. With
+    `P(i, j) = A(i, j) / n_i`, for the n_i keys that i may see, `topology = sum_k softmax(hops)_k n_i P^k`: how much
+    likelier than by chance k edges lead from i to j. More than one edge only where queries and keys are one sequence.
 
     Args:
         hop_levels: edges of the longest path, at least 1.
@@ -66,7 +67,7 @@ class RelativeForceAttention(Block):
         receiver, value, edge_to = cache["receiver"], cache["value"], cache["edge_to"]
         t, s = x.shape[1], receiver.shape[1]
         seen = visible(mask, t, s, self.causal and memory is None, x.device)
-        edges = (rearrange(self.edge_from(x), "b t h -> b h t 1").float() + edge_to.mT).sigmoid_()
+        edges = (_by_head(self.edge_from(x)) + edge_to.mT).sigmoid_()
         if seen is not None:
             edges = edges * seen
         balance, sharpness = self.balance.float().sigmoid(), (-self.log_temperature.float()).exp()
@@ -89,8 +90,8 @@ class RelativeForceAttention(Block):
     def received(self, x: Float[Tensor, "b s d"], offset: int = 0) -> dict[str, Tensor]:
         """What a key is: a point, a value, and how easily edges lead to it."""
         receiver, value = self.receiver_value(x).chunk(2, dim=-1)
-        edge_to = rearrange(self.edge_to(x), "b s h -> b h s 1").float()
-        return {"receiver": self.turned(receiver, offset), "value": self.heads(value), "edge_to": edge_to}
+        turned = self.turned(receiver, offset)
+        return {"receiver": turned, "value": self.heads(value), "edge_to": _by_head(self.edge_to(x))}
 
     def turned(self, points: Float[Tensor, "b s d"], offset: int) -> Float[Tensor, "b s d"]:
         return rearrange(self.rotary(self.heads(points), offset), "b h s k -> b s (h k)")
@@ -111,9 +112,7 @@ class RelativeForceAttention(Block):
         square = torch.baddbmm(lengths, e, r.mT, alpha=-2).float().clamp(min=0)
         scale = math.sqrt(e.shape[-1])
         rho = (square + (self.softness * scale) ** 2).sqrt()[:, None]
-        along_e, along_r = (
-            rearrange((points @ self.directions.to(exact).T).float(), "b s h -> b h s 1") * gain for points in (e, r)
-        )
+        along_e, along_r = (_by_head(points @ self.directions.to(exact).T) * gain for points in (e, r))
         return along_e - along_r.mT, (rho / -scale).exp() / rho
 
     def paths(
@@ -130,3 +129,8 @@ class RelativeForceAttention(Block):
         for path in reversed(shorter):
             total = path + total @ steps
         return total
+
+
+def _by_head(x: Float[Tensor, "b s h"]) -> Float[Tensor, "b h s 1"]:
+    # contiguous, for every tensor of (b h t s) takes its memory order from such vectors
+    return rearrange(x.float(), "b s h -> b h s 1").contiguous()

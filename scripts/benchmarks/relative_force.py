@@ -12,7 +12,7 @@ from famx.registry import build
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from reference.relative_force import paired  # noqa: E402
+from reference.relative_force import paired
 
 D, H = 256, 8
 

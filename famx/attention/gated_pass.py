@@ -1,0 +1,109 @@
+"""Heads that may decline to pass anything on, which makes later passes easier or harder (seed.md)."""
+
+from typing import ClassVar
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from famx.attention.base import Attention, above, attend, extend, pooled_from, shares_of, visible
+from famx.registry import register
+
+SLOPE = 4.0  # of the sigmoid whose gradient stands for the step's
+MEMORY = 0.99  # of the running means that feedback compares with
+
+
+@register
+class GatedPassAttention(Attention):
+    """`out([pass_h attend_h(q, k, v)])`, a head passes where its potential is above its threshold.
+
+    Each head's potential goes from layer to layer: `p <- leak p + gain tanh(W pool(x))`, from 0 in the first.
+    `pass = 1[p > threshold]`, with the gradient of `sigmoid(4 (p - threshold))`. Causal, `pool` is a running mean and
+    every position has a potential; else a mean over the sample, which has one.
+
+    After each training step, `threshold -= rate * sign(usual loss - loss) * (passed - usually passed)`: a head that
+    passed more often than usual passes more easily if the loss was lower than usual, and less easily if it was higher.
+
+    Args:
+        leak: what remains of the potential of the layer before, in [0, 1].
+        rate: how far a threshold moves, at least 0.
+    """
+
+    connected: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        rotary: nn.Module,
+        causal: bool = False,
+        *,
+        leak: float = 0.5,
+        rate: float = 0.01,
+    ):
+        super().__init__(d_model, n_heads, rotary, causal)
+        if not 0 <= leak <= 1 or rate < 0:
+            raise ValueError(f"leak={leak} must be in [0, 1], rate={rate} at least 0")
+        self.leak, self.rate = leak, rate
+        self.evidence, self.gain = nn.Linear(d_model, n_heads), nn.Parameter(torch.ones(n_heads))
+        # below 0, where potentials begin: a head that never passes would learn from its gate alone
+        self.register_buffer("threshold", torch.full((n_heads,), -0.5))
+        self.register_buffer("usual_loss", torch.tensor(torch.nan))
+        self.register_buffer("usual_passed", torch.full((n_heads,), torch.nan))
+        self.passed: Tensor | None = None
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        memory: Float[Tensor, "b s d"] | None = None,
+        mask: Bool[Tensor, "#b #h #t s"] | None = None,
+        state: dict | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """See `Attention.forward`."""
+        cache, offset = self.cache(state, x.shape[1])
+        if memory is None:
+            extend(cache, **self.keys_values(x, offset))
+        elif "key" not in cache:
+            cache |= self.keys_values(memory)
+        q = self.rotary(self.heads(self.query(x)), offset)
+        y = attend(q, cache["key"], cache["value"], mask, self.causal and memory is None)
+        passes = self.passes(x, mask, memory, cache, offset, {} if state is None else state.setdefault(type(self), {}))
+        return self.out(rearrange(y * passes, "b h t k -> b t (h k)"))
+
+    def passes(
+        self,
+        x: Float[Tensor, "b t d"],
+        mask: Bool[Tensor, "#b #h #t s"] | None,
+        memory: Float[Tensor, "b s d"] | None,
+        cache: dict,
+        offset: int,
+        shared: dict,
+    ) -> Float[Tensor, "b h _ 1"]:
+        """1 where a head passes, else 0. Leaves the potentials of this place for the next layer."""
+        keys, causal = cache["key"].shape[-2], self.causal and memory is None
+        shares = shares_of(visible(mask, x.shape[1], keys, causal, x.device), keys, x)
+        pooled = shares @ pooled_from("pooled", x, memory, cache)
+        potential = self.gain * self.evidence(pooled).tanh()
+        place = (offset, memory is None)
+        if shared.get("place") == place:
+            potential = potential + self.leak * shared["potential"]
+        shared |= {"place": place, "potential": potential}
+        passes = above((SLOPE * (potential - self.threshold)).sigmoid(), 0.5)
+        if self.training:
+            self.passed = passes.detach().mean((0, 1))
+        if self.observed:
+            self.metrics = {"passed": passes.detach().mean((0, 1)), "threshold": self.threshold.clone()}
+        return rearrange(passes, "b t h -> b h t 1")
+
+    @torch.no_grad()
+    def feedback(self, loss: Float[Tensor, ""]) -> None:
+        """Moves the thresholds by what the last training step's loss says about those who passed."""
+        if self.passed is None:
+            return
+        usual_loss = torch.where(self.usual_loss.isnan(), loss, self.usual_loss)
+        usual = torch.where(self.usual_passed.isnan(), self.passed, self.usual_passed)
+        self.threshold -= self.rate * (usual_loss - loss).sign() * (self.passed - usual)
+        self.usual_loss.copy_(MEMORY * usual_loss + (1 - MEMORY) * loss)
+        self.usual_passed.copy_(MEMORY * usual + (1 - MEMORY) * self.passed)
+        self.passed = None
