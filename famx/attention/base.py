@@ -127,14 +127,21 @@ class Attention(Block):
             state: of one sequence, kept between calls: then `x` is the next chunk of it, the keys of the chunks
                 before are remembered, and `mask` covers those too. The memory must stay the same.
         """
+        q, k, v = self.project(x, memory, state)
+        return self.merge(self.mix(q, k, v, mask, self.causal) if memory is None else self.mix_memory(q, k, v, mask))
+
+    def project(
+        self, x: Float[Tensor, "b t d"], memory: Float[Tensor, "b s d"] | None, state: dict | None
+    ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b g s2 k"], Float[Tensor, "b g s2 k"]]:
+        """Queries of `x`, and keys and values of all that they may attend to."""
         cache, offset = self.cache(state, x.shape[1])
         if memory is None:
             extend(cache, **self.keys_values(x, offset))
         elif "key" not in cache:
             cache |= self.keys_values(memory)
-        k, v = cache["key"], cache["value"]
-        q = self.rotary(self.heads(self.query(x)), offset)
-        y = self.mix(q, k, v, mask, self.causal and memory is None)
+        return self.rotary(self.heads(self.query(x)), offset), cache["key"], cache["value"]
+
+    def merge(self, y: Float[Tensor, "b h t k"]) -> Float[Tensor, "b t d"]:
         return self.out(rearrange(y, "b h t k -> b t (h k)"))
 
     def keys_values(self, x: Float[Tensor, "b s d"], offset: int = 0) -> dict[str, Tensor]:
@@ -151,3 +158,13 @@ class Attention(Block):
     ) -> Float[Tensor, "b h t k"]:
         """Values mixed by weights. While `causal`, the queries are the last `t` of the `s` positions."""
         raise NotImplementedError
+
+    def mix_memory(
+        self,
+        q: Float[Tensor, "b h t k"],
+        k: Float[Tensor, "b h s k"],
+        v: Float[Tensor, "b h s k"],
+        mask: Bool[Tensor, "#b #h #t s"] | None,
+    ) -> Float[Tensor, "b h t k"]:
+        """As `mix`, for a memory: its positions have no distance from those of the queries."""
+        return self.mix(q, k, v, mask, causal=False)

@@ -1,0 +1,126 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from famx.laws.attention import D, H
+from famx.model import build_model
+from famx.registry import PARTS, build, names
+
+
+def build_block(name, causal=False, rotary="rope", **hyper):
+    rotary = build("rotary", {"name": rotary}, head_dim=D // H)
+    return build("attention", {"name": name, **hyper}, d_model=D, n_heads=H, rotary=rotary, causal=causal)
+
+
+def same_as_multihead(block, causal):
+    plain = build_block("multihead", causal)
+    plain.load_state_dict({name: p for name, p in block.state_dict().items() if name in plain.state_dict()})
+    return plain
+
+
+def stack(name, n=3, causal=True):
+    blocks = [build_block(name, causal).eval() for _ in range(n)]
+    with torch.no_grad():
+        for p in torch.nn.ModuleList(blocks).parameters():
+            p += 0.3 * torch.randn_like(p)
+    return blocks
+
+
+def through(blocks, x, memory=None, mask=None, state=None):
+    for block in blocks:
+        x = x + block(x, memory, mask, state)
+    return x
+
+
+CONNECTED = [name for name in names("attention") if getattr(PARTS["attention"][name], "connected", False)]
+
+
+@pytest.mark.parametrize("name", CONNECTED)
+def test_connected_layers_decode_as_they_pass_whole(name):
+    blocks, x = stack(name), torch.randn(2, 7, D)
+    padding = torch.ones(2, 1, 1, 7, dtype=torch.bool)
+    padding[1, ..., :2] = False
+    for memory, mask in ((None, None), (None, padding), (torch.randn(2, 5, D), None)):
+        whole, state = through(blocks, x, memory, mask, {"whole": True}), {}
+        steps = [
+            through(blocks, x[:, t : t + 2], memory, None if mask is None else mask[..., : t + 2], state)
+            for t in range(0, 7, 2)
+        ]
+        assert_close(torch.cat(steps, 1), whole, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(through(blocks, x, state={"whole": True}), through(blocks, x), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", CONNECTED)
+def test_connected_layers_keep_the_future_and_other_samples_out(name):
+    blocks, x = stack(name), torch.randn(2, 7, D)
+    other = x.clone()
+    other[:, 5:] += 1
+    other[1] += 1
+    whole, changed = (through(blocks, x, state={"whole": True}) for x in (x, other))
+    assert_close(whole[0, :5], changed[0, :5])
+
+
+def test_content_update_between_its_extremes():
+    blocks, x = stack("content_update", 2), torch.randn(2, 7, D)
+    for block, bias in zip(blocks, (99.0, -99.0), strict=True):
+        block.predictor[-1].bias.data.fill_(bias)
+    new, kept = (same_as_multihead(block, True) for block in blocks)
+    assert_close(blocks[0](x), new(x))
+    kept.key_value.load_state_dict(new.key_value.state_dict())
+    state = {"whole": True}
+    blocks[0](x, state=state)
+    assert_close(blocks[1](x, state=state), kept(x))
+    other = torch.randn(2, 7, D)
+    assert not torch.allclose(blocks[1](other, state=state), kept(other)), "keys of its own, though none is updated"
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gated_pass_between_its_extremes(causal):
+    (block,), x = stack("gated_pass", 1, causal), torch.randn(2, 7, D)
+    plain = same_as_multihead(block, causal)
+    block.threshold.fill_(-9)
+    assert_close(block(x), plain(x))
+    block.threshold.fill_(9)
+    assert_close(block(x), block.out.bias.expand(2, 7, D))
+    block.threshold.copy_(torch.tensor([9.0, -9.0, -9.0, -9.0]))
+    plain.out.weight.data[:, : D // H] = 0
+    assert_close(block(x), plain(x))
+
+
+def test_gated_pass_makes_passing_easier_where_it_helped():
+    block, x = build_block("gated_pass"), torch.randn(2, 7, D)
+    start = block.threshold.clone()
+    block.feedback(torch.tensor(2.0))
+    assert_close(block.threshold, start, msg="moves without having been trained")
+    block(x)
+    block.feedback(torch.tensor(2.0))
+    assert_close(block.threshold, start, msg="moves though all is as usual")
+    block.usual_passed.copy_(torch.tensor([0.5, 1.0, 0.5, 1.0]))
+    block(x)
+    block.feedback(torch.tensor(1.0))
+    assert_close(block.threshold - start, torch.tensor([-0.005, 0.0, -0.005, 0.0]))
+    block(x)
+    block.feedback(torch.tensor(3.0))
+    assert (block.threshold <= start).all() and block.threshold[0] > start[0] - 0.005
+    block.eval()(x)
+    before = block.threshold.clone()
+    block.feedback(torch.tensor(0.0))
+    assert_close(block.threshold, before, msg="evaluation moves the thresholds")
+
+
+@pytest.mark.parametrize("name", CONNECTED)
+def test_a_model_connects_its_layers_in_training_too(name):
+    rooms = {"frontend": "tokens", "attention": name, "rotary": "rope", "norm": "layernorm", "feedforward": "gelu"}
+    config = {room: {"name": part} for room, part in rooms.items()} | {"layer": {"name": "prenorm", "dropout": 0.0}}
+    config |= {"task": {"name": "lm"}, "model": {"d_model": D, "n_heads": H, "n_layers": 2}}
+    model, tokens = build_model(config, 11).eval(), torch.randint(11, (2, 9))
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.3 * torch.randn_like(p)
+    state = {"whole": True}
+    whole, _ = model(tokens)
+    assert_close(model(tokens, state=state)[0], whole)
+    assert not any(isinstance(key, torch.nn.Module) for key in state), "a whole pass keeps what only decoding needs"
+    assert_close(model(tokens, state={})[0], whole)
+    model.connected = False
+    assert not torch.allclose(model(tokens)[0], whole, atol=1e-3)
