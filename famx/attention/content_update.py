@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -59,7 +58,7 @@ class ContentUpdateAttention(Attention):
             cache |= {"key": self.rotary(k), "value": v}
         q = self.rotary(self.heads(self.query(x)), offset)
         y = attend(q, cache["key"], cache["value"], mask, self.causal and memory is None)
-        return self.out(rearrange(y, "b h t k -> b t (h k)"))
+        return self.merge(y)
 
     def updated(
         self, x: Float[Tensor, "b s d"], pooled: Float[Tensor, "b _ d"], shared: dict, place: int | str

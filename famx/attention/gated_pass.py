@@ -69,7 +69,7 @@ class GatedPassAttention(Attention):
         q = self.rotary(self.heads(self.query(x)), offset)
         y = attend(q, cache["key"], cache["value"], mask, self.causal and memory is None)
         passes = self.passes(x, mask, memory, cache, offset, {} if state is None else state.setdefault(type(self), {}))
-        return self.out(rearrange(y * passes, "b h t k -> b t (h k)"))
+        return self.merge(y * passes)
 
     def passes(
         self,
