@@ -2,10 +2,12 @@ import functools
 
 import pytest
 import torch
+from reference import mixes
 from reference.myelinated import skipping
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
+from famx.attention import as_torch_mha
 from famx.attention.band import banded
 from famx.attention.base import visible
 from famx.laws import kept, laws
@@ -18,6 +20,22 @@ from famx.registry import PARTS, build, names
 )
 def test_law(name, law):
     laws("attention")[law](PARTS["attention"][name])
+
+
+SMALL = {
+    "grouped_query": {"key_heads": 1},
+    "sliding_window": {"windows": (1, 3)},
+    "adaptive_span": {"max_span": 3, "ramp": 2, "cost": 0.1},
+    "topk": {"keys": 2},
+    "taylor": {"order": 6},
+    "focus": {"steps": 4, "threshold": 0.3},
+}
+
+
+@pytest.mark.parametrize("law", ["causal", "mask_obeyed", "padding_independent", "fully_masked", "every_gradient"])
+@pytest.mark.parametrize("name", SMALL)
+def test_laws_hold_where_a_setting_bites(name, law):
+    laws("attention")[law](functools.partial(PARTS["attention"][name], **SMALL[name]))
 
 
 def build_block(name, causal=False, rotary="rope", **hyper):
@@ -126,6 +144,125 @@ def test_sliding_window_shows_each_head_its_own_width():
     assert_close(block(x, memory), dense(x, memory))
 
 
-@pytest.mark.parametrize("law", ["causal", "mask_obeyed", "padding_independent", "fully_masked", "every_gradient"])
-def test_narrow_windows_keep_the_laws_too(law):
-    laws("attention")[law](functools.partial(PARTS["attention"]["sliding_window"], windows=(1, 3)))
+def like_multihead(name, causal=False, **hyper):
+    """A block, and plain attention with its weights."""
+    block, plain = (build_block(each, causal, **more) for each, more in ((name, hyper), ("multihead", {})))
+    plain.load_state_dict(block.state_dict(), strict=False)
+    return block, plain
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_grouped_query_equals_plain_attention_with_repeated_heads(causal):
+    block, plain = build_block("grouped_query", causal, key_heads=2), build_block("multihead", causal)
+    for name in ("query", "out"):
+        getattr(plain, name).load_state_dict(getattr(block, name).state_dict())
+    for mine, theirs in zip(block.key_value.parameters(), plain.key_value.parameters(), strict=True):
+        groups = mine.detach().unflatten(0, (2, 2, D // H))
+        theirs.data = groups.repeat_interleave(2, dim=1).flatten(0, 2)
+    x, state = torch.randn(2, 7, D), {}
+    assert_close(block(x), plain(x))
+    block(x, state=state)
+    assert state[block]["key"].shape == (2, 2, 7, D // H)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_mixes_equal_their_formulas(causal):
+    q, k, v = torch.randn(2, H, 5, 6), torch.randn(2, H, 7, 6), torch.randn(2, H, 7, 6)
+    for mask in some_masks(2, H, 5, 7):
+        seen = visible(mask, 5, 7, causal, q.device)
+        seen = torch.ones(2, H, 5, 7, dtype=torch.bool) if seen is None else seen.expand(2, H, 5, 7)
+        for name in ("cosine", "gaussian", "taylor", "topk", "alibi", "differential", "focus"):
+            block = build_block(name, causal, **SMALL.get(name, {}))
+            expected = getattr(mixes, name)(block, q, k, v, seen)
+            assert_close(
+                block.mix(q, k, v, mask, causal), expected, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+def test_gaussian_equals_plain_attention_with_one_more_channel():
+    block = build_block("gaussian")
+    q, k, v = (torch.randn(2, H, 7, 6) for _ in range(3))
+    wide = torch.cat((k, -k.square().sum(-1, keepdim=True) / 2), -1)
+    expected = scaled_dot_product_attention(torch.cat((q, torch.ones(2, H, 7, 1)), -1), wide, v, scale=6**-0.5)
+    assert_close(block.mix(q, k, v, None, False), expected)
+
+
+@pytest.mark.parametrize("name", ["alibi", "sliding_window", "adaptive_span"])
+def test_a_memory_has_no_distance(name):
+    block, plain = like_multihead(name, causal=True, **SMALL.get(name, {}))
+    x, memory = torch.randn(2, 7, D), torch.randn(2, 9, D)
+    assert_close(block(x, memory), plain(x, memory))
+
+
+def test_adaptive_span_looks_as_far_as_its_content_says():
+    block, plain = like_multihead("adaptive_span", max_span=4, ramp=1, temp_scale=0.0, cost=2.0)
+    block.observed = True
+    x, distance = torch.randn(2, 9, D), (torch.arange(9)[:, None] - torch.arange(9)).abs()
+    with torch.no_grad():
+        block.span.weight.zero_()
+        for bias, share in ((-99.0, 0.0), (99.0, 1.0), (0.0, 0.5)):
+            block.span.bias.fill_(bias)
+            assert_close(block(x), plain(x, mask=(distance <= 4 * share)[None, None]))
+            assert_close(block.penalty(), torch.tensor(2 * share))
+            assert_close(block.metrics["span"], torch.full((H,), 4 * share))
+
+
+def test_adaptive_span_does_not_count_padding():
+    block, x = build_block("adaptive_span", cost=1.0), torch.randn(2, 9, D)
+    real = torch.arange(9) < 6
+    block(x[:, :6])
+    short = block.penalty()
+    block(x, mask=real[None, None, None])
+    assert_close(block.penalty(), short)
+    assert block.penalty() is None
+
+
+def test_focus_stops_where_nothing_changes():
+    block, x = build_block("focus", threshold=9.0, steps=3), torch.randn(2, 7, D)
+    once, block.observed = build_block("focus", steps=1), True
+    once.load_state_dict(block.state_dict())
+    assert_close(block(x), once(x))
+    assert_close(block.metrics["moving"], torch.zeros(3))
+
+
+def test_a_block_is_called_as_torch_calls_its_own():
+    block, theirs = build_block("multihead", rotary="none"), torch.nn.MultiheadAttention(D, H, batch_first=True)
+    theirs.in_proj_weight.data = torch.cat((block.query.weight, block.key_value.weight)).detach()
+    theirs.in_proj_bias.data = torch.cat((block.query.bias, block.key_value.bias)).detach()
+    theirs.out_proj.load_state_dict(block.out.state_dict())
+    ours = as_torch_mha(block)
+    assert len(list(ours.parameters())) == len(list(block.parameters()))
+    x, memory = torch.randn(2, 5, D), torch.randn(2, 7, D)
+    padding = torch.arange(7) >= torch.tensor([7, 4])[:, None]
+    future = torch.ones(5, 7, dtype=torch.bool).triu(1)
+    weights = torch.zeros(5, 7).masked_fill(future, -torch.inf)
+    by_head = (torch.rand(2 * H, 5, 7) < 0.5) & (torch.arange(7) > 0)
+    for hidden in (None, future, weights, by_head):
+        for key in (x, memory):
+            call = {"attn_mask": None if hidden is None else hidden[..., : key.shape[1]], "need_weights": False}
+            y, none = ours(x, key, key, **call)
+            assert none is None
+            assert_close(y, theirs(x, key, key, **call)[0])
+    both = {"key_padding_mask": padding, "attn_mask": future}
+    assert_close(ours(x, memory, memory, **both)[0], theirs(x, memory, memory, **both)[0])
+    assert_close(ours(x, x, x, attn_mask=future[:, :5], is_causal=True)[0], theirs(x, x, x, attn_mask=future[:, :5])[0])
+
+
+def test_what_a_block_cannot_do_in_place_of_torch_is_refused():
+    ours, x = as_torch_mha(build_block("multihead")), torch.randn(2, 5, D)
+    for wrong, words in (
+        ({"value": torch.randn(2, 5, D)}, "value is not key"),
+        ({"attn_mask": torch.ones(5, 5)}, "0 and -inf"),
+        ({"is_causal": True}, "needs attn_mask"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ours(**{"query": x, "key": x, "value": x, **wrong})
+
+
+def test_torchs_stacks_take_blocks():
+    encoder = torch.nn.TransformerEncoderLayer(D, H, 2 * D, batch_first=True)
+    encoder.self_attn = as_torch_mha(build_block("multihead"))
+    decoder = torch.nn.TransformerDecoderLayer(D, H, 2 * D, batch_first=True)
+    decoder.self_attn, decoder.multihead_attn = (as_torch_mha(build_block("multihead", c)) for c in (True, False))
+    memory = torch.nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False).eval()(torch.randn(2, 7, D))
+    assert torch.nn.TransformerDecoder(decoder, 2).eval()(torch.randn(2, 5, D), memory).shape == (2, 5, D)

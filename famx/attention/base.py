@@ -128,7 +128,9 @@ class Attention(Block):
                 before are remembered, and `mask` covers those too. The memory must stay the same.
         """
         q, k, v = self.project(x, memory, state)
-        return self.merge(self.mix(q, k, v, mask, self.causal) if memory is None else self.mix_memory(q, k, v, mask))
+        if memory is None:
+            return self.merge(self.mix(q, k, v, mask, self.causal))
+        return self.merge(self.mix_memory(q, k, v, mask))
 
     def project(
         self, x: Float[Tensor, "b t d"], memory: Float[Tensor, "b s d"] | None, state: dict | None
@@ -162,8 +164,8 @@ class Attention(Block):
     def mix_memory(
         self,
         q: Float[Tensor, "b h t k"],
-        k: Float[Tensor, "b h s k"],
-        v: Float[Tensor, "b h s k"],
+        k: Float[Tensor, "b g s k"],
+        v: Float[Tensor, "b g s k"],
         mask: Bool[Tensor, "#b #h #t s"] | None,
     ) -> Float[Tensor, "b h t k"]:
         """As `mix`, for a memory: its positions have no distance from those of the queries."""

@@ -7,6 +7,7 @@ import jaxtyping
 import torch
 from torch import Tensor, nn
 
+from famx.attention import as_torch_mha
 from famx.registry import asked, build
 
 Part = Callable[..., nn.Module]
@@ -136,6 +137,7 @@ def half_precision(part: Part) -> None:
 
 def compiles(part: Part) -> None:
     block, x, mask = _block(part, noise=0.0), torch.randn(B, T, D), torch.ones(B, 1, 1, T, dtype=torch.bool)
+    torch.compiler.reset()  # all blocks share the code of their base, which compiles for a few of them only
     with _no_shape_hook():
         y = torch.compile(block, backend="aot_eager", fullgraph=True)(x, mask=mask)
         y.sum().backward()
@@ -157,6 +159,17 @@ def bad_sizes(part: Part) -> None:
         assert "15" in str(error) and "4" in str(error), f"refuses d_model=15 n_heads=4 without naming both: {error}"
     else:
         raise AssertionError("accepts d_model=15, which n_heads=4 does not divide")
+
+
+def in_place_of_torch(part: Part) -> None:
+    block, x = _block(part), torch.randn(B, T, D)
+    layer = nn.TransformerEncoderLayer(D, H, 2 * D, dropout=0.0, batch_first=True).eval()
+    layer.self_attn = as_torch_mha(block)
+    padding = torch.arange(T) >= torch.tensor([T, S])[:, None]
+    normed = layer.norm1(x + block(x, mask=~padding[:, None, None]))
+    expected = layer.norm2(normed + layer.linear2(layer.linear1(normed).relu()))
+    y = layer(x, src_key_padding_mask=padding)
+    assert _near(y, expected), "inside torch's encoder layer, it does not give what it gives alone"
 
 
 def _keeps_the_future_out(block: nn.Module, x: Tensor, mask: Tensor | None) -> None:
