@@ -104,6 +104,19 @@ class Block(nn.Module):
         cache["length"] = offset + seq_len
         return cache, offset
 
+    def pool(
+        self,
+        x: Float[Tensor, "b t d"],
+        memory: Float[Tensor, "b s d"] | None,
+        mask: Bool[Tensor, "#b #h #t s"] | None,
+        cache: dict,
+        offset: int,
+    ) -> Float[Tensor, "b _ d"]:
+        """Mean of all that a position may attend to: one for the sample where all see the same, else one for each."""
+        pooled = pooled_from("pooled", x, memory, cache)
+        causal, keys = self.causal and memory is None, pooled.shape[1]
+        return shares_of(visible(mask, x.shape[1], keys, causal, x.device), keys, x) @ pooled
+
 
 class Attention(Block):
     """`out(mix(R q, R k, v))` with `q = W_q x`, `k, v = W_kv memory`. A block of this kind is a `mix`."""

@@ -5,7 +5,7 @@ from typing import ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from famx.attention.base import Attention, above, attend, extend, pooled_from, shares_of, visible
+from famx.attention.base import Attention, above, attend, extend, shares_of
 from famx.registry import register
 
 PREDICTOR = 64  # hidden channels
@@ -47,10 +47,7 @@ class ContentUpdateAttention(Attention):
         cache, offset = self.cache(state, x.shape[1])
         shared = {} if state is None else state.setdefault(type(self), {})
         if memory is None:
-            keys = offset + x.shape[1]
-            seen = visible(mask, x.shape[1], keys, self.causal, x.device)
-            pooled = shares_of(seen, keys, x) @ pooled_from("pooled", x, None, cache)
-            k, v = self.updated(x, pooled, shared, offset)
+            k, v = self.updated(x, self.pool(x, None, mask, cache, offset), shared, offset)
             extend(cache, key=self.rotary(k, offset), value=v)
         elif "key" not in cache:
             reached = mask if mask is None else mask.any(-2, keepdim=True)

@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from famx.attention.base import Attention, above, attend, extend, pooled_from, shares_of, visible
+from famx.attention.base import Attention, above, attend, extend
 from famx.registry import register
 
 SLOPE = 4.0  # of the sigmoid whose gradient stands for the step's
@@ -81,10 +81,7 @@ class GatedPassAttention(Attention):
         shared: dict,
     ) -> Float[Tensor, "b h _ 1"]:
         """1 where a head passes, else 0. Leaves the potentials of this place for the next layer."""
-        keys, causal = cache["key"].shape[-2], self.causal and memory is None
-        shares = shares_of(visible(mask, x.shape[1], keys, causal, x.device), keys, x)
-        pooled = shares @ pooled_from("pooled", x, memory, cache)
-        potential = self.gain * self.evidence(pooled).tanh()
+        potential = self.gain * self.evidence(self.pool(x, memory, mask, cache, offset)).tanh()
         place = (offset, memory is None)
         if shared.get("place") == place:
             potential = potential + self.leak * shared["potential"]
@@ -103,7 +100,7 @@ class GatedPassAttention(Attention):
             return
         usual_loss = torch.where(self.usual_loss.isnan(), loss, self.usual_loss)
         usual = torch.where(self.usual_passed.isnan(), self.passed, self.usual_passed)
-        self.threshold -= self.rate * (usual_loss - loss).sign() * (self.passed - usual)
-        self.usual_loss.copy_(MEMORY * usual_loss + (1 - MEMORY) * loss)
+        self.threshold -= self.rate * (usual_loss - loss).sign().nan_to_num() * (self.passed - usual)
+        self.usual_loss.copy_(torch.where(loss.isfinite(), MEMORY * usual_loss + (1 - MEMORY) * loss, self.usual_loss))
         self.usual_passed.copy_(MEMORY * usual + (1 - MEMORY) * self.passed)
         self.passed = None
