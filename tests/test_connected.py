@@ -124,3 +124,18 @@ def test_a_model_connects_its_layers_in_training_too(name):
     assert_close(model(tokens, state={})[0], whole)
     model.connected = False
     assert not torch.allclose(model(tokens)[0], whole, atol=1e-3)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_worm_joins_its_layers_by_a_running_mean(causal):
+    blocks, x, state = stack("worm", 2, causal), torch.randn(2, 7, D), {"whole": True}
+    working, inputs = blocks[0].first, x
+    for block in blocks:
+        pooled = inputs.cumsum(1) / torch.arange(1, 8)[:, None] if causal else inputs.mean(1, keepdim=True)
+        keep = block.keep(pooled).sigmoid()
+        working = keep * working + (1 - keep) * pooled
+        z = inputs + block.read(working)
+        expected = block.merge(torch.cat((block.near(z), block.axon(z)), -1))
+        y = block(inputs, state=state)
+        assert_close(y, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+        inputs = inputs + y
