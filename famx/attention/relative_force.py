@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from famx.attention.base import Block, extend, visible
 from famx.registry import register
 
+REACH = 8.0  # of u: beyond it an edge is 1 or 0 but for 3e-4
+TERMS = 40  # with which a sigmoid on [-REACH, REACH] is a polynomial to 1e-6
+
 
 @register
 class RelativeForceAttention(Block):
@@ -19,7 +22,7 @@ class RelativeForceAttention(Block):
     head has a direction d: `force(i, j) = <e_i - r_j, d> exp(-rho / sqrt(D)) / rho`, with
     `rho^2 = |e_i - r_j|^2 + softness^2 D`.
 
-    Edges are `A(i, j) = sigmoid(u_i + v_j)`, u linear in x and v in memory, 0 where i may not attend. With
+    Edges are `A(i, j) = sigmoid(u_i + v_j)`, u linear in x (cut at +-8), v in memory, 0 where i may not attend. With
     `P(i, j) = A(i, j) / n_i`, for the n_i keys that i may see, `topology = sum_k softmax(hops)_k n_i P^k`: how much
     likelier than by chance k edges lead from i to j. More than one edge only where queries and keys are one sequence.
 
@@ -64,28 +67,38 @@ class RelativeForceAttention(Block):
             extend(cache, **self.received(x, offset))
         elif "receiver" not in cache:
             cache |= self.received(memory)
-        receiver, value, edge_to = cache["receiver"], cache["value"], cache["edge_to"]
-        t, s = x.shape[1], receiver.shape[1]
-        seen = visible(mask, t, s, self.causal and memory is None, x.device)
-        edges = (_by_head(self.edge_from(x)) + edge_to.mT).sigmoid_()
-        if seen is not None:
-            edges = edges * seen
-        balance, sharpness = self.balance.float().sigmoid(), (-self.log_temperature.float()).exp()
-        topology = edges if memory is not None or len(self.hops) == 1 else self.paths(edges, seen, cache)
-        force, weight = self.force(self.turned(self.emitter(x), offset), receiver, balance * sharpness)
-        scores = torch.addcmul(force * weight, topology, (1 - balance) * sharpness)
-        if seen is not None:
-            scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+        causal, value = self.causal and memory is None, cache["value"]
+        seen = visible(mask, x.shape[1], value.shape[-2], causal, x.device)
+        revisited = memory is None and (self.causal or (state is not None and "whole" not in state))
+        scores = self.scores(x, offset, cache, seen, len(self.hops) if memory is None else 1, revisited)
         y = scores.softmax(-1).to(value) @ value
         if seen is not None:
             y = y * seen.any(-1, keepdim=True)
-        if self.observed:
-            self.metrics = {
-                "balance": balance.detach(),
-                "hops": self.hops.detach().softmax(0),
-                "temperature": 1 / sharpness.detach().flatten(),
-            }
         return self.out(rearrange(y, "b h t k -> b t (h k)"))
+
+    def scores(
+        self,
+        x: Float[Tensor, "b t d"],
+        offset: int,
+        cache: dict,
+        seen: Bool[Tensor, "#b #h #t s"] | None,
+        levels: int,
+        revisited: bool,
+    ) -> Float[Tensor, "b h t s"]:
+        """What the softmax is of. `revisited`: rows see different keys, or later chunks follow."""
+        balance, sharpness = self.balance.float().sigmoid(), (-self.log_temperature.float()).exp()
+        shares = self.hops[:levels].float().softmax(0)[:, None, None, None] * (1 - balance) * sharpness
+        edges = _by_head(self.edge_from(x)).clamp(-REACH, REACH), cache["edge_to"]
+        if revisited or (seen is not None and seen.shape[-2] > 1):
+            topology = self.paths(*edges, seen, shares, cache)
+        else:
+            topology = _smooth_paths(*edges, seen, shares)
+        pull, weight = self.force(self.turned(self.emitter(x), offset), cache["receiver"], balance * sharpness)
+        if self.observed:
+            hops, temperature = self.hops.detach().softmax(0), 1 / sharpness.detach().flatten()
+            self.metrics = {"balance": balance.detach(), "hops": hops, "temperature": temperature}
+        scores = torch.addcmul(topology, pull, weight)
+        return scores if seen is None else scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
 
     def received(self, x: Float[Tensor, "b s d"], offset: int = 0) -> dict[str, Tensor]:
         """What a key is: a point, a value, and how easily edges lead to it."""
@@ -116,19 +129,62 @@ class RelativeForceAttention(Block):
         return along_e - along_r.mT, (rho / -scale).exp() / rho
 
     def paths(
-        self, edges: Float[Tensor, "b h t s"], seen: Bool[Tensor, "#b #h #t s"] | None, cache: dict
+        self,
+        edge_from: Float[Tensor, "b h t 1"],
+        edge_to: Float[Tensor, "b h s 1"],
+        seen: Bool[Tensor, "#b #h #t s"] | None,
+        shares: Float[Tensor, "levels h 1 1"],
+        cache: dict,
     ) -> Float[Tensor, "b h t s"]:
-        """`sum_k softmax(hops)_k n P^k` by Horner's rule; the steps P of earlier chunks are remembered."""
-        keys = edges.shape[-1] if seen is None else seen.sum(-1, keepdim=True).clamp(min=1)
-        steps = edges / keys
+        """`sum_k shares_k n P^k`; the steps P of earlier chunks are remembered."""
+        edges = (edge_from + edge_to.mT).sigmoid_()
+        if seen is not None:
+            edges = edges * seen
+        if len(shares) == 1:
+            return shares[0] * edges
+        steps = edges / _count(seen, edges.shape[-1])
         if "steps" in cache:
             before = nn.functional.pad(cache["steps"], (0, edges.shape[-2]))
             steps = torch.cat((before, steps), dim=-2)
         cache["steps"] = steps
-        *shorter, total = (share * edges for share in self.hops.float().softmax(0))
-        for path in reversed(shorter):
-            total = path + total @ steps
-        return total
+        return _horner(shares, edges, steps)
+
+
+def _smooth_paths(
+    edge_from: Float[Tensor, "b h t 1"],
+    edge_to: Float[Tensor, "b h s 1"],
+    seen: Bool[Tensor, "#b #h 1 s"] | None,
+    shares: Float[Tensor, "levels h 1 1"],
+) -> Float[Tensor, "b h t s"]:
+    """`sum_k shares_k n P^k` where all rows see the same keys, by matrices of few columns, to 1e-6.
+
+    On `[-REACH, REACH]` the sigmoid is a sum of few Chebyshev polynomials: `A = F G^T`, so `A P = F (G^T F / n) G^T`.
+    """
+    order = torch.arange(TERMS, device=edge_from.device, dtype=torch.float32)
+    angles = (order + 0.5) * (math.pi / TERMS)
+    # within 1e-6 of the ends the angle's slope would be infinite
+    rows = ((edge_from / REACH).clamp(-1 + 1e-6, 1 - 1e-6).acos() * order).cos()
+    transform = (angles[:, None] * order).cos() * torch.where(order == 0, 1.0, 2.0) / TERMS
+    columns = (edge_to + REACH * angles.cos()).sigmoid() @ transform
+    if seen is not None:
+        columns = columns * seen.mT
+    if len(shares) == 1:
+        return shares[0] * rows @ columns.mT
+    return _horner(shares, rows, columns.mT @ (rows / _count(seen, columns.shape[-2]))) @ columns.mT
+
+
+def _horner(
+    shares: Float[Tensor, "levels h 1 1"], rows: Float[Tensor, "b h t r"], steps: Float[Tensor, "b h r r"]
+) -> Float[Tensor, "b h t r"]:
+    """`rows (shares_1 + shares_2 steps + shares_3 steps^2 ...)`."""
+    *shorter, total = (share * rows for share in shares)
+    for path in reversed(shorter):
+        total = path + total @ steps
+    return total
+
+
+def _count(seen: Bool[Tensor, "#b #h #t s"] | None, keys: int) -> Float[Tensor, "#b #h #t 1"] | int:
+    return keys if seen is None else seen.sum(-1, keepdim=True).clamp(min=1).float()
 
 
 def _by_head(x: Float[Tensor, "b s h"]) -> Float[Tensor, "b h s 1"]:

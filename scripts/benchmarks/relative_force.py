@@ -1,4 +1,4 @@
-"""relative_force against its plain form and against SDPA: time, and the memory of its temporaries."""
+"""relative_force against its plain form and multihead, its temporaries; integrated and worm against multihead."""
 
 import sys
 from functools import partial
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import copy_rate, interleaved, matrix_rate, told
+from famx.attention.relative_force import TERMS
 from famx.registry import build
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -30,8 +31,11 @@ def main(words: list[str]) -> None:
         with torch.no_grad():
             spent = interleaved(lambda _, layer=layer: layer(x), lambda _: multihead(x), 40)
         told(f"relative_force of {hops} hops / multihead, forward, s=512", spent, gate)
-        floor = (4 * D + 4 * D + 2 * (hops - 1) * H * 512) * 512**2 / matrix_rate()
+        floor = (2 * D + 2 * D + 2 * H * TERMS) * 512**2 / matrix_rate()
         print(f"  floor: {1e3 * (floor + 2 * H * 512**2 * 4 / copy_rate()):.2f} ms, taken {1e3 * min(spent[0]):.2f} ms")
+    x = torch.randn(1, 1500, D)
+    for name in ("integrated", "worm"):
+        told(f"{name} / multihead, forward and backward, t=1500", trained(built(name), multihead, x, 5), "<= 4")
 
 
 def built(name: str, **hyper: object) -> nn.Module:

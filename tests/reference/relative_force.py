@@ -24,8 +24,8 @@ def paired(block, x, memory=None, mask=None):
     force = directed * (-distances[..., 0] / math.sqrt(d_model)).exp()[:, None]
 
     pairs = torch.cat((x[:, :, None].expand(-1, -1, s, -1), keys_from[:, None].expand(-1, t, -1, -1)), -1)
-    projector = torch.cat((block.edge_from.weight, block.edge_to.weight), 1)
-    edges = torch.nn.functional.linear(pairs, projector, block.edge_from.bias).sigmoid().permute(0, 3, 1, 2)
+    leaving, arriving = pairs.split(d_model, dim=-1)
+    edges = (block.edge_from(leaving).clamp(-8, 8) + block.edge_to(arriving)).sigmoid().permute(0, 3, 1, 2)
     edges = edges * seen
     seen_keys = seen.sum(-1, keepdim=True).clamp(min=1)
     steps = edges / seen_keys
