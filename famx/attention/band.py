@@ -39,13 +39,30 @@ def banded(
     seen = q.new_ones(1, 1, 1, s, dtype=torch.bool) if mask is None else mask[..., -s:]
     bias = near & _along(seen, around, size, span, missing)
     if reach is not None:
-        m = (_cut(reach[..., None].float(), size, missing) + ramp - distance.abs()) / ramp
+        m = _cut(reach[..., None].float() / ramp + 1, size, missing) - (distance.abs() / ramp).where(bias, torch.inf)
         # what is next to nothing counts as 1e-6: the logarithm's gradient there would overflow
-        bias = (m.clamp(1e-6, 1).log()).masked_fill(~(bias & (m > 0)), -torch.inf).to(q)
-    k, v = (pad(x[..., -s:, :], (0, 0, *around)).unfold(-2, span, size).mT for x in (k, v))
+        bias = m.clamp(1e-6, 1).log().masked_fill_(m <= 0, -torch.inf).to(q)
+    k, v = (_Overlapping.apply(pad(x[..., -s:, :], (0, 0, *around)), span, size) for x in (k, v))
     # with the blocks among the batch, a mask is shared by the heads
     folded = (x.transpose(1, 2).expand(batch, *[-1] * 4).flatten(0, 1) for x in (_cut(q, size, missing), k, v, bias))
     return scaled_dot_product_attention(*folded).unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)[:, :, :t]
+
+
+class _Overlapping(torch.autograd.Function):
+    """Windows of `span` positions, one every `size`, as `unfold` gives them, whose gradient is ten times slower."""
+
+    @staticmethod
+    def forward(ctx, x: Float[Tensor, "b h s k"], span: int, size: int) -> Float[Tensor, "b h blocks {span} k"]:
+        ctx.shape, ctx.size = x.shape, size
+        return x.unfold(-2, span, size).mT
+
+    @staticmethod
+    def backward(ctx, grad: Float[Tensor, "b h blocks span k"]) -> tuple[Float[Tensor, "b h s k"], None, None]:
+        total, others = grad.new_zeros(ctx.shape), (grad.shape[2] - 1) * ctx.size
+        for i, part in enumerate(grad.split(ctx.size, dim=-2)):
+            start, width = i * ctx.size, part.shape[-2]
+            total[..., start : start + others + width, :].unfold(-2, width, ctx.size).mT.add_(part)
+        return total, None, None
 
 
 def _cut(x: Float[Tensor, "b h t k"], size: int, missing: int) -> Float[Tensor, "b h blocks {size} k"]:
