@@ -10,21 +10,20 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import yaml
 from rich.console import Console
-from rich.table import Table
 from tokenizers import Tokenizer
 from torch import distributed, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from famx import checkpoint, registry
+from famx import checkpoint, registry, summary
 from famx.data.base import SAMPLE_RATE
 from famx.data.loader import Loader, LoaderConfig
 from famx.draw import drawn, table
-from famx.model import LAYER, build_model, layer_choices
+from famx.microscope import Microscope, Watch
+from famx.model import build_model, layer_choices
 from famx.notation import UserError
 from famx.optim import parameter_groups
 from famx.registry import build, get
@@ -87,6 +86,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         UserError: a mistake in the config, the data, or the run to go on from.
     """
     config, settings = settle(config), TrainerConfig(**config["trainer"])
+    watch = _watch(config["watch"])
     device = _device(settings)
     first = _join_processes(device)
     console = Console(quiet=not first)
@@ -115,6 +115,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         folder,
         settings,
         device,
+        Microscope(model, optimizer, watch, settings.log_every) if first and watch != "off" else None,
     )
     if resume:
         saved = checkpoint.load(checkpoints(folder))
@@ -126,7 +127,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         tokenizer.save(str(folder / "tokenizer.json"))
         if config["model"].get("layers"):
             console.print(table(config))
-        console.print(_summary(config, model, train, device))
+        console.print(summary.summary(config, model, train, device), summary.groups(optimizer, folder))
     last = trainer.fit()
     if trainer.stopped_by:
         console.print(f"stopped at step {trainer.step} and saved; to go on:\n  python -m famx.train resume={folder}")
@@ -138,8 +139,20 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         )
         last |= {f"{split}/{name}": value for split, found in scored.items() for name, value in found.metrics.items()}
         trainer.finish(_settings(config), last)
-        _farewell(console, folder, scored)
+        summary.farewell(console, folder, scored)
     return last
+
+
+def _watch(value: Any) -> Watch:
+    """The microscope's setting.
+
+    Raises:
+        UserError: there is no such setting.
+    """
+    watch = {False: "off"}.get(value, value)  # YAML reads a bare off as false
+    if watch not in get_args(Watch):
+        raise UserError(f"watch={value}: no such setting{registry.nearest(str(value), get_args(Watch))}")
+    return watch
 
 
 def _group_settings(optim: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,59 +281,8 @@ def _device(settings: TrainerConfig) -> torch.device:
     return torch.device(name)
 
 
-def _summary(config: Mapping[str, Any], model: nn.Module, dataset: Any, device: torch.device) -> Table:
-    """Parts, parameters, and the cost of a second of audio (of a token of text)."""
-    table = Table(title=f"famx {config['name']} on {device.type}", title_justify="left")
-    for column, justify in (("room", "left"), ("part", "left"), ("parameters", "right")):
-        table.add_column(column, justify=justify)
-    counts: dict[str, int] = {}
-    owner: dict[str, str] = {}
-    for name, module in model.named_modules():
-        place = type(module).__module__.split(".")
-        owner[name] = (
-            place[-2] if place[-2:-1] and place[-2] in registry.ROOMS else owner.get(name.rpartition(".")[0], "")
-        )
-        count = sum(p.numel() for p in module.parameters(recurse=False))
-        counts[owner[name] or "score"] = counts.get(owner[name] or "score", 0) + count
-    for room in registry.ROOMS:
-        if (name := _parts(config)[room]) != "usual":
-            table.add_row(room, name, f"{counts.get(room, 0):,}" if counts.get(room) else "")
-    example = dataset[0].signal[None].to(device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(example[:, :-1] if dataset.unit == "tokens" else example)
-    flops = counter.get_total_flops() / dataset.lengths[0]
-    table.add_section()
-    table.add_row("all", f"{flops / 1e6:.1f} MFLOP a {dataset.unit.rstrip('s')}", f"{sum(counts.values()):,}")
-    hours = (
-        f"{sum(dataset.lengths) / 3600:.2f} hours"
-        if dataset.unit == "seconds"
-        else f"{sum(dataset.lengths):,.0f} tokens"
-    )
-    table.add_row("train", f"{len(dataset)} examples, {hours}", "")
-    return table
-
-
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What TensorBoard compares runs by: the chosen parts, the dimensions, the optimizer's numbers, the seed."""
     sizes = {key: value for key, value in config["model"].items() if isinstance(value, str | int)}
     numbers = {f"optim.{key}": value for key, value in config["optim"].items() if isinstance(value, int | float)}
-    return _parts(config) | sizes | numbers | {"seed": config["seed"]}
-
-
-def _parts(config: Mapping[str, Any]) -> dict[str, str]:
-    """The part of each room; of the rooms that layers are made of, all that some layer wears."""
-    worn = {room: {choice[room]["name"] for choice in layer_choices(config)} for room in LAYER}
-    return {room: "+".join(sorted(worn.get(room) or {config[room]["name"]})) for room in registry.ROOMS}
-
-
-def _farewell(console: Console, folder: Path, scored: dict[str, Evaluation]) -> None:
-    """Says how it went, where it lies, and what one can do next."""
-    for split, found in scored.items():
-        console.print(found.table(split))
-    console.print(f"run: {folder}", highlight=False, soft_wrap=True)
-    console.print(
-        f"next:\n  python -m famx.evaluate {folder}\n  python -m famx.transcribe {folder} FILE...\n"
-        f"  tensorboard --logdir {folder.parent}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    return summary.parts(config) | sizes | numbers | {"seed": config["seed"]}

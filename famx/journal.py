@@ -53,10 +53,16 @@ class Journal:
             elif isinstance(value, Tensor):
                 self.pictures[tag] = value
 
-    def draw(self, step: int) -> None:
-        """The last matrix of every tag as a heat map; TensorBoard's slider is the axis of steps."""
+    def draw(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """The last matrix of every tag as a heat map; TensorBoard's slider is the axis of steps.
+
+        Args:
+            tensors: what the microscope has seen, a matrix a metric: a row a tensor, a column a report.
+        """
         for tag, value in self.pictures.items():
             self.writer.add_image(tag, heat_map(value), step)
+        for metric, value in tensors.items():
+            self.writer.add_image(f"microscope/{metric}", heat_map(value, cell=8), step)
         self.pictures.clear()
 
     def table(self, step: int, tag: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -79,9 +85,13 @@ class Journal:
 
 
 def heat_map(values: Float[Tensor, "rows columns"], cell: int = 12) -> Float[Tensor, "rgb height width"]:
-    """A picture of a matrix, dark for its smallest value and pale for its largest, `cell` pixels a value."""
-    low, high = values.min(), values.max()
-    place = (values - low) / (high - low).clamp(min=1e-12) * (len(HEAT) - 1)
+    """A picture of a matrix, dark for its smallest value and pale for its largest, `cell` pixels a value.
+
+    What is not finite is as dark as the smallest.
+    """
+    finite = values[values.isfinite()]
+    low, high = (finite.min(), finite.max()) if len(finite) else (values.new_zeros(()), values.new_ones(()))
+    place = (torch.where(values.isfinite(), values, low) - low) / (high - low).clamp(min=1e-12) * (len(HEAT) - 1)
     below = place.floor().clamp(max=len(HEAT) - 2)
     colours = torch.tensor(HEAT)
     rgb = torch.lerp(colours[below.long()], colours[below.long() + 1], (place - below)[..., None])

@@ -18,6 +18,15 @@ def watch(module: nn.Module, on: bool) -> None:
             part.observed = on
 
 
+def rooms(model: nn.Module) -> dict[str, Tensor]:
+    """What the parts of a model show, as `room/metric`, the mean over parts."""
+    found: dict[str, list[Tensor]] = {}
+    for module in model.modules():
+        for name, value in getattr(module, "metrics", {}).items():
+            found.setdefault(f"{type(module).__module__.split('.')[-2]}/{name}", []).append(value)
+    return {tag: torch.stack(values).float().mean(0) for tag, values in found.items()}
+
+
 def collect(**sources: Any) -> dict[str, float | Tensor]:
     """All `metrics` of the named sources, as `name/metric`, in one copy from the device.
 

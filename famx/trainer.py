@@ -1,27 +1,25 @@
 """The training loop, over objects that are already built."""
 
 import contextlib
-import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from famx import checkpoint, observe
 from famx.journal import Journal
+from famx.microscope import Microscope
+from famx.record import Record
+from famx.screen import Screen, shown
 from famx.task.base import Evaluation, evaluate
-
-log = logging.getLogger(__name__)
 
 TIMED_STEPS = 20  # of which the first five warm up; total_steps follows from the rest
 PROVISIONAL_STEPS = 1000  # what the schedule is told until then
@@ -60,21 +58,23 @@ class TrainerConfig:
 
 
 @torch.no_grad()
-def clip(parameters: Iterable[Tensor], share: float) -> Tensor:
-    """Adaptive gradient clipping (Brock et al. 2021, arXiv:2102.06171); the norm of all gradients before, 0-d.
+def clip(parameters: Sequence[Tensor], share: float) -> Tensor:
+    """Adaptive gradient clipping (Brock et al. 2021, arXiv:2102.06171); the norms before, 0 without gradient.
 
     A unit is a row of a matrix, or a vector whole. Its gradient is scaled down to `share` times the norm of its
     weights, each weight counting as `SMALLEST` at the least. Nothing is read from the device.
     """
     trained = [p for p in parameters if p.grad is not None]
     norms = [_unit_norms(p.grad) for p in trained]
-    floors = [SMALLEST * (p.numel() / n.numel()) ** 0.5 for p, n in zip(trained, norms, strict=True)]
+    sizes = [n.numel() for n in norms]
+    floors = [SMALLEST * (p.numel() / size) ** 0.5 for p, size in zip(trained, sizes, strict=True)]
     weights = [_unit_norms(p).clamp(min=floor) for p, floor in zip(trained, floors, strict=True)]
     flat, limits = (torch.cat([x.flatten() for x in tensors]) for tensors in (norms, weights))
-    scales = (share * limits / flat).nan_to_num(1.0, posinf=1.0).clamp(max=1.0).split([n.numel() for n in norms])
+    scales = (share * limits / flat).nan_to_num(1.0, posinf=1.0).clamp(max=1.0).split(sizes)
     for p, norm, scale in zip(trained, norms, scales, strict=True):
         p.grad.mul_(scale.view_as(norm))
-    return flat.norm()
+    found = iter(flat.split(sizes))
+    return torch.stack([p.new_zeros(()) if p.grad is None else next(found).norm() for p in parameters])
 
 
 def _unit_norms(x: Tensor) -> Tensor:
@@ -90,6 +90,7 @@ class Trainer:
         dev: `() -> iterator` of the batches to evaluate on.
         schedule: `total_steps -> (step -> multiple of the peak)`.
         seed_for: `(purpose, *numbers) -> int`, the seed of a random draw.
+        microscope: watches the optimizer; None for none.
     """
 
     def __init__(
@@ -104,20 +105,17 @@ class Trainer:
         folder: Path,
         config: TrainerConfig,
         device: torch.device,
+        microscope: Microscope | None = None,
     ):
         self.model, self.task, self.optimizer, self.config, self.device = model, task, optimizer, config, device
-        self.build_schedule, self.batches, self.dev, self.seed_for, self.folder = (
-            schedule,
-            batches,
-            dev,
-            seed_for,
-            folder,
-        )
+        self.build_schedule, self.batches, self.dev = schedule, batches, dev
+        self.seed_for, self.folder, self.microscope = seed_for, folder, microscope
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
         self.wrapped = DistributedDataParallel(model) if self.world > 1 else model
         self.penalties = [m for m in model.modules() if hasattr(m, "penalty")]
         self.feedbacks = [m for m in model.modules() if hasattr(m, "feedback")]
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.total_steps = config.max_steps
@@ -126,15 +124,16 @@ class Trainer:
         self.loss_sum = torch.zeros((), device=device)
         self.since = {"steps": 0, "audio": 0.0, "padding": 0.0, "seconds": 0.0}
         self.stopped_by: int | None = None
-        self.console = Console(quiet=self.rank > 0)
+        self.screen = Screen(task.metric, quiet=self.rank > 0)
 
     # the run
 
     def fit(self) -> dict[str, float]:
         """Trains to the end, or to a signal, after which the state is saved (`stopped_by` holds it)."""
         self.journal = Journal(self.folder, self.step) if self.rank == 0 else None
+        self.record = self._record()
         streaming = self.batches(self.epoch, self.position)
-        with self._signals(), self._progress():
+        with self._signals(), self.screen.open():
             while not self._done() and not self.stopped_by:
                 self.advance(streaming)
             if self.stopped_by and self.rank == 0:
@@ -183,8 +182,10 @@ class Trainer:
                 costs = [cost for m in self.penalties if (cost := m.penalty()) is not None]
                 (sum(costs, loss) * (weight * self.world)).backward()
             loss_sum += loss.detach() * weight
-        self.grad_norm = clip(self.model.parameters(), config.clip)
-        self.optimizer.step()
+        norms = clip(self.parameters, config.clip)
+        self.grad_norm = norms.norm()
+        with self.microscope.around(self.step + 1, norms) if self.microscope else contextlib.nullcontext():
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.loss_sum += loss_sum
@@ -229,16 +230,14 @@ class Trainer:
     def _report(self) -> None:
         """Reads from the device all that has gathered since the last report."""
         since, loss = self.since, self._summed(self.loss_sum) / self.since["steps"]
-        rooms: dict[str, list[Tensor]] = {}
-        for module in self.model.modules():
-            for name, value in getattr(module, "metrics", {}).items():
-                rooms.setdefault(f"{type(module).__module__.split('.')[-2]}/{name}", []).append(value)
-        parts = {tag: torch.stack(values).float().mean(0) for tag, values in rooms.items()}
+        parts = observe.rooms(self.model)
+        sources = {"optim": getattr(self.optimizer, "metrics", {}), "seen": getattr(self.microscope, "metrics", {})}
         train = {"train/loss": loss, "train/grad_norm": self.grad_norm}
-        metrics = {
-            key.removeprefix("all/"): value
-            for key, value in observe.collect(all=train | parts, optim=getattr(self.optimizer, "metrics", {})).items()
-        }
+        found = observe.collect(all=train | parts, **sources)
+        seen = {key.removeprefix("seen/"): found.pop(key) for key in list(found) if key.startswith("seen/")}
+        metrics = {key.removeprefix("all/"): value for key, value in found.items()}
+        if seen:
+            metrics |= {f"microscope/{key}": value for key, value in self.record.add(self.step, seen).items()}
         metrics["train/lr"] = self.optimizer.param_groups[0]["lr"]
         metrics["train/audio_per_second"] = since["audio"] / since["seconds"]
         metrics["train/padding"] = since["padding"] / since["steps"]
@@ -258,12 +257,12 @@ class Trainer:
             metrics = {f"dev/{name}": value for name, value in found.metrics.items()}
             self.journal.write(self.step, self.epoch, self.seconds, "dev", metrics)
             self.journal.table(self.step, "dev/samples", ("reference", "hypothesis"), _samples(found))
-            self.journal.draw(self.step)
+            self.journal.draw(self.step, self.record.pictures() if self.record else {})
             self.last |= metrics
             score = metrics[f"dev/{self.task.metric}"]
             self.stale = 0 if score < self.best else self.stale + 1
             self.best = min(self.best, score)
-            self._tell("dev", "  ".join(f"{name} {_shown(name, value)}" for name, value in found.metrics.items()))
+            self._tell("dev", "  ".join(f"{name} {shown(name, value)}" for name, value in found.metrics.items()))
 
     # its state
 
@@ -273,6 +272,9 @@ class Trainer:
         trees = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.averaged:
             trees["averaged"] = self.averaged.state_dict()
+        if self.microscope:
+            trees["microscope"] = self.microscope.state_dict()
+            self.record.write()
         state = {key: getattr(self, key) for key in keys} | {"rng": checkpoint.rng_state()}
         checkpoint.save(self.folder / "checkpoints", self.step, score, **trees, trainer=state)
         self.saved = self.step
@@ -283,6 +285,8 @@ class Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.averaged:
             self.averaged.load_state_dict(saved["averaged"])
+        if self.microscope and "microscope" in saved:
+            self.microscope.load_state_dict(saved["microscope"])
         state = saved["trainer"]
         checkpoint.set_rng_state(state.pop("rng"))
         self.step = saved["step"]
@@ -321,35 +325,16 @@ class Trainer:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    @contextlib.contextmanager
-    def _progress(self) -> Iterator[None]:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
-        live = self.console.is_terminal and self.rank == 0
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not live, transient=True)
-        with self.bar:
-            self.bar_task = self.bar.add_task("training", total=None)
-            yield
+    def _record(self) -> Record | None:
+        if not self.microscope:
+            return None
+        return Record(self.folder, self.microscope.names, self.microscope.kinds, self.step)
 
     def _tell(self, split: str, text: str) -> None:
-        """A report to the person watching: the bar's text on a terminal, a line elsewhere."""
-        rate, total = self.last.get("train/audio_per_second", 0.0), self.total_steps
-        error = f"  dev {self.task.metric} {_shown(self.task.metric, self.best)}" if self.best < float("inf") else ""
-        unit = "audio s/s" if self.task.metric != "loss" else "tokens/s"
-        left = (total - self.step) * self.seconds / max(1, self.step) if total else 0.0
-        line = f"step {self.step}/{total or '?'}  {split} {text}"
-        self.bar.update(
-            self.bar_task, completed=self.step, total=total, description=f"{line}{error}  {rate:.0f} {unit}"
-        )
-        if split == "dev" or not self.console.is_terminal:
-            self.console.print(f"{line}  {rate:.0f} {unit}  {left:.0f} s left", highlight=False, soft_wrap=True)
-        if split == "dev" or self.rank == 0:
-            log.info(line)
+        rate = self.last.get("train/audio_per_second", 0.0)
+        self.screen.tell(split, text, self.step, self.total_steps, rate, self.seconds, self.best)
 
 
 def _samples(found: Evaluation, n: int = 8) -> list[tuple[str, ...]]:
     step = max(1, len(found.references) // n)
     return list(zip(found.references[::step], found.hypotheses[::step], strict=True))[:n]
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{value:.3f}" if name == "loss" else f"{100 * value:.2f} %"

@@ -10,9 +10,9 @@ ROOT = Path(famx.__file__).parent
 FLOORS = [
     {"notation"},
     {"registry", "observe"},
-    {"config", "checkpoint", "journal", *ROOMS},
+    {"config", "checkpoint", "journal", "microscope", "record", "screen", *ROOMS},
     {"model", "trainer", "laws"},
-    {"draw"},
+    {"draw", "summary"},
     {"experiment"},
     {"recognizer"},
     {"train", "evaluate", "transcribe", "parts"},

@@ -62,6 +62,7 @@ MISTAKES = {
     "model.d_model=15": ["d_model=15 is not a multiple of n_heads=4"],
     "optim=nothing": ["optim=nothing: no such part", "adamw"],
     "trainer.device=tpu": ["trainer.device=tpu", "cuda"],
+    "watch=loud": ["watch=loud: no such setting", "full, light, off"],
     "resume=nowhere": ["nowhere is not a run with checkpoints"],
     "init_from=nowhere": ["nowhere is not a run with checkpoints"],
     "famx_parts=[nowhere.py]": ["there is no file", "nowhere.py"],

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 from hydra import compose, initialize_config_dir
+from pyarrow import parquet
 
 import famx
 from famx import checkpoint
@@ -96,6 +97,25 @@ def test_a_stopped_run_goes_on_as_if_it_never_stopped(corpus, tmp_path, workers)
         assert best[0] == best[1]
         whole = weights(tmp_path / "whole")
         assert all(torch.equal(value, whole[key]) for key, value in weights(folder).items())
+
+
+def test_a_watched_run_trains_the_same_and_its_record_goes_on_when_it_is_resumed(corpus, tmp_path):
+    words = ["trainer.max_steps=44", "trainer.log_every=4", "trainer.eval_every=22"]
+    for watch in ("off", "light", "full"):
+        run(composed(corpus, *words, f"watch={watch}"), tmp_path / watch)
+        whole = weights(tmp_path / "off")
+        assert all(torch.equal(value, whole[key]) for key, value in weights(tmp_path / watch).items())
+    assert not (tmp_path / "off" / "spectrum.parquet").exists()
+    for step in (20, 38):
+        folder = tmp_path / f"stopped{step}"
+        with stopped_at(step, signal.SIGTERM):
+            run(composed(corpus, *words), folder)
+        run(composed(corpus, *words), folder, resume=True)
+        found, wanted = (parquet.read_table(path / "spectrum.parquet") for path in (folder, tmp_path / "light"))
+        assert found.equals(wanted) and set(found["step"].to_pylist()) == {32, 36, 40, 44}
+        assert reports(folder, "microscope/lag1/norm") == reports(tmp_path / "light", "microscope/lag1/norm")
+    groups = (tmp_path / "light" / "groups.tsv").read_text().splitlines()
+    assert groups[0].startswith("kind\ttensors\tparameters") and len(groups) == 5
 
 
 def test_a_run_learns_and_leaves_what_it_promises(corpus, tmp_path, capsys):
@@ -209,7 +229,8 @@ def test_the_clip_bounds_each_unit_by_its_own_weights():
     scalar, bias = torch.nn.Parameter(torch.tensor(2.0)), torch.nn.Parameter(torch.zeros(4))
     scalar.grad, bias.grad = torch.tensor(-8.0), torch.zeros(4)
     whole = torch.cat([p.grad.flatten() for p in (matrix, kernel, scalar, bias)]).norm()
-    assert clip([matrix, kernel, scalar, bias, torch.nn.Parameter(torch.ones(3))], 0.1) == whole
+    norms = clip([matrix, kernel, scalar, bias, torch.nn.Parameter(torch.ones(3))], 0.1)
+    assert norms.norm() == whole and norms[1] == 24**0.5 and norms[4] == 0
     smallest = 0.1 * SMALLEST * 2**0.5
     torch.testing.assert_close(matrix.grad, torch.tensor([[0.03, 0.04], [0.3, 0.4], [0.0, smallest]]))
     torch.testing.assert_close(kernel.grad, torch.full((2, 3, 2, 2), 0.1))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from rich.progress import Progress
 from torch import nn
 
 from benchmarks import interleaved, told
@@ -62,9 +61,8 @@ class Prepared:
             TrainerConfig(**settings),
             self.device,
         )
-        trainer.console.quiet = True
-        trainer.journal, trainer.bar = Journal(Path(folder)), Progress(disable=True)
-        trainer.bar_task = trainer.bar.add_task("")
+        trainer.screen.console.quiet = True
+        trainer.journal, trainer.record = Journal(Path(folder)), trainer._record()
         return trainer
 
     def bare(self):

@@ -1,0 +1,85 @@
+"""What a run says of itself: its parts and their cost, its parameter groups, and at the end what one can do next."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from famx import registry
+from famx.model import LAYER, layer_choices
+from famx.task.base import Evaluation
+
+
+def summary(config: Mapping[str, Any], model: nn.Module, dataset: Any, device: torch.device) -> Table:
+    """Parts, parameters, and the cost of a second of audio (of a token of text)."""
+    table = Table(title=f"famx {config['name']} on {device.type}", title_justify="left")
+    for column, justify in (("room", "left"), ("part", "left"), ("parameters", "right")):
+        table.add_column(column, justify=justify)
+    counts: dict[str, int] = {}
+    owner: dict[str, str] = {}
+    for name, module in model.named_modules():
+        place = type(module).__module__.split(".")
+        owner[name] = (
+            place[-2] if place[-2:-1] and place[-2] in registry.ROOMS else owner.get(name.rpartition(".")[0], "")
+        )
+        count = sum(p.numel() for p in module.parameters(recurse=False))
+        counts[owner[name] or "score"] = counts.get(owner[name] or "score", 0) + count
+    for room in registry.ROOMS:
+        if (name := parts(config)[room]) != "usual":
+            table.add_row(room, name, f"{counts.get(room, 0):,}" if counts.get(room) else "")
+    example = dataset[0].signal[None].to(device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(example[:, :-1] if dataset.unit == "tokens" else example)
+    flops = counter.get_total_flops() / dataset.lengths[0]
+    table.add_section()
+    table.add_row("all", f"{flops / 1e6:.1f} MFLOP a {dataset.unit.rstrip('s')}", f"{sum(counts.values()):,}")
+    hours = (
+        f"{sum(dataset.lengths) / 3600:.2f} hours"
+        if dataset.unit == "seconds"
+        else f"{sum(dataset.lengths):,.0f} tokens"
+    )
+    table.add_row("train", f"{len(dataset)} examples, {hours}", "")
+    return table
+
+
+def parts(config: Mapping[str, Any]) -> dict[str, str]:
+    """The part of each room; of the rooms that layers are made of, all that some layer wears."""
+    worn = {room: {choice[room]["name"] for choice in layer_choices(config)} for room in LAYER}
+    return {room: "+".join(sorted(worn.get(room) or {config[room]["name"]})) for room in registry.ROOMS}
+
+
+def groups(optimizer: torch.optim.Optimizer, folder: Path) -> Table:
+    """The optimizer's groups, a line each; also written into the folder as `groups.tsv`."""
+    columns = ("kind", "tensors", "parameters", "lr", "weight_decay", "alpha", "n_bands")
+    rows = []
+    for group in optimizer.param_groups:
+        counts = {"tensors": len(group["params"]), "parameters": sum(p.numel() for p in group["params"])}
+        # the alpha and n_bands of a group are of no use to an optimizer that knows neither
+        own = {key: group[key] for key in columns if key in group and (key in optimizer.defaults or key == "kind")}
+        rows.append([str(value) for value in ({**own, **counts}.get(key, "") for key in columns)])
+    lines = [columns, *rows]
+    (folder / "groups.tsv").write_text("".join("\t".join(line) + "\n" for line in lines))
+    table = Table(title="parameter groups", title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "kind" else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def farewell(console: Console, folder: Path, scored: dict[str, Evaluation]) -> None:
+    """Says how it went, where it lies, and what one can do next."""
+    for split, found in scored.items():
+        console.print(found.table(split))
+    console.print(f"run: {folder}", highlight=False, soft_wrap=True)
+    console.print(
+        f"next:\n  python -m famx.evaluate {folder}\n  python -m famx.transcribe {folder} FILE...\n"
+        f"  tensorboard --logdir {folder.parent}",
+        highlight=False,
+        soft_wrap=True,
+    )
