@@ -89,9 +89,21 @@ def _sweep_names(words: list[str]) -> list[str]:
     if not {"-m", "--multirun"} & set(words):
         return []
     overrides = OverridesParser.create().parse_overrides([w for w in words if not w.startswith("-")])
-    swept = [o.key_or_group for o in overrides if o.type is OverrideType.CHANGE and o.is_sweep_override()]
+    held = _sweep_of(argument("experiment", words))
+    fixed = {o.key_or_group for o in overrides if not o.is_sweep_override()}
+    given = [o.key_or_group for o in overrides if o.type is OverrideType.CHANGE and o.is_sweep_override()]
+    swept = [key for key in dict.fromkeys([*held, *given]) if key not in fixed]
     named = [f"{key}=${{{key}.name}}" if key in (*ROOMS, "model") else f"{key}=${{{key}}}" for key in swept]
     return [f"hydra.sweep.subdir='{','.join(named)}'"] if swept else []
+
+
+def _sweep_of(experiment: str | None) -> list[str]:
+    """The keys of the sweep that an experiment's file holds."""
+    file = CONF / "experiment" / f"{experiment}.yaml"
+    node = yaml.safe_load(file.read_text()) if file.is_file() else {}
+    for key in ("hydra", "sweeper", "params"):
+        node = node.get(key, {})
+    return list(node)
 
 
 def _without(words: list[str], told: str) -> dict:

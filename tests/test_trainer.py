@@ -20,6 +20,7 @@ from famx.config import CONF, plain, publish
 from famx.data.loader import LoaderConfig
 from famx.experiment import run
 from famx.notation import UserError
+from famx.train import _sweep_names
 from famx.trainer import SMALLEST, Trainer, TrainerConfig, clip
 
 publish(trainer=TrainerConfig, loader=LoaderConfig)
@@ -203,6 +204,14 @@ def test_a_sweep_makes_a_run_of_each_combination(corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     found = sorted(path.parent.name for path in tmp_path.rglob("config.yaml"))
     assert len(found) == 4 and all("optim=" in name and "seed=" in name for name in found)
+
+
+def test_the_sweep_that_an_experiment_holds_names_its_runs():
+    swept = _sweep_names(["-m", "experiment=fam_under_the_microscope", "seed=0,1", "trainer.max_steps=30"])
+    assert swept == ["hydra.sweep.subdir='task=${task.name},optim=${optim.name},seed=${seed}'"]
+    one = _sweep_names(["-m", "experiment=fam_under_the_microscope", "task=lm"])
+    assert one == ["hydra.sweep.subdir='optim=${optim.name}'"]
+    assert _sweep_names(["experiment=fam_under_the_microscope"]) == []
 
 
 def test_the_verbs_work_from_the_command_line(corpus, tmp_path):
