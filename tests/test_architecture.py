@@ -15,7 +15,7 @@ FLOORS = [
     {"draw", "summary"},
     {"experiment"},
     {"recognizer"},
-    {"train", "evaluate", "transcribe", "parts"},
+    {"train", "evaluate", "transcribe", "spectra", "parts"},
 ]
 FLOOR = {module: height for height, modules in enumerate(FLOORS) for module in modules}
 EXEMPT = {

@@ -1,0 +1,193 @@
+"""Lays runs side by side as the microscope saw them: python -m famx.spectra RUN [RUN...] [--png FILE]"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow
+from pyarrow import parquet
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from famx.config import verb
+from famx.microscope import BANDS, WINDOW
+from famx.notation import UserError
+from famx.record import FILE, LEVEL, by_step
+from famx.spectrum.base import edges
+
+WIDTH = 150  # of the table, in characters
+# of Okabe and Ito, told apart by every eye
+COLOURS = {"conv": "#0072B2", "attention": "#D55E00", "embedding": "#009E73", "norm": "#999999", "other": "#CC79A7"}
+
+CHOSEN = {
+    "chosen": {"linestyle": "-", "linewidth": 1.4},
+    "in effect": {"linestyle": "--", "marker": ".", "markersize": 4, "linewidth": 0.8},
+}
+
+
+class Kind(NamedTuple):
+    """One kind of tensors in one run; arrays of (reports, tensors).
+
+    Args:
+        steps: of the reports.
+        bands: (reports of windows apart, BANDS), the mean over tensors in units of white noise.
+        low, high: (BANDS,), 95 % interval of the mean over those reports; NaN for fewer than two.
+    """
+
+    steps: np.ndarray
+    bands: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    coefficient: np.ndarray
+    momentum: np.ndarray
+    lag1: float
+    white: float
+
+    @property
+    def choice(self) -> str:
+        """The coefficients and how they move."""
+        known = self.coefficient[:, ~np.isnan(self.coefficient).any(0)]
+        if not known.size:
+            return "none"
+        span = _span(known.min(), known.max())
+        moved = np.flatnonzero((np.diff(known, axis=0) != 0).any(1)) + 1
+        if not len(moved):
+            return f"{span} constant"
+        if len(moved) == 1:
+            return f"{span} constant\nsince step {self.steps[moved[0]]}"
+        return f"{span}\nmoves in {(known != known[0]).any(0).sum()} of {known.shape[1]}"
+
+
+def read(run: str | Path) -> dict[str, Kind]:
+    """What a run's microscope saw, by kind.
+
+    Raises:
+        UserError: the run has no whole record.
+    """
+    file = Path(run) / FILE
+    if not file.parent.is_dir():
+        raise UserError(f"{run} is not the folder of a run")
+    if not file.is_file():
+        raise UserError(f"{run} has no {FILE}: it is left by runs of {WINDOW} steps and more, unless watch=off")
+    try:
+        reports = by_step(parquet.read_table(file))
+    except (pyarrow.ArrowInvalid, KeyError, OSError) as error:
+        raise UserError(f"{file} is damaged: {str(error).splitlines()[0]}") from error
+    steps = np.array(list(reports))
+    columns = {
+        name: np.array([rows[name].to_pylist() for rows in reports.values()])
+        for name in ("bands", "lag1", "whiteness", "coefficient", "momentum")
+    }
+    kinds = np.array(next(iter(reports.values()))["kind"].to_pylist())
+    return {kind: _kind(steps, {name: x[:, kinds == kind] for name, x in columns.items()}) for kind in _order(kinds)}
+
+
+def _kind(steps: np.ndarray, seen: dict[str, np.ndarray]) -> Kind:
+    """Sums one kind up. Windows that overlap would count twice, so the interval is that of windows apart."""
+    apart = [0]
+    for i, step in enumerate(steps):
+        if step >= steps[apart[-1]] + WINDOW:
+            apart.append(i)
+    alive = seen["bands"].sum(-1, keepdims=True) > 0
+    bands = (seen["bands"] * alive)[apart].sum(1) / np.maximum(1, alive[apart].sum(1))
+    drawn = np.random.default_rng(0).integers(len(apart), size=(1000, len(apart)))
+    ends = np.quantile(bands[drawn].mean(1), [0.025, 0.975], axis=0)
+    low, high = ends if len(apart) > 1 else np.full_like(ends, np.nan)
+    tested = seen["whiteness"][~np.isnan(seen["whiteness"])]
+    lag1, white = np.nanmean(seen["lag1"]), (tested > LEVEL).mean()
+    return Kind(steps, bands, low, high, seen["coefficient"], seen["momentum"], float(lag1), float(white))
+
+
+def table(run: str, kinds: dict[str, Kind]) -> Table:
+    """Bands in units of white noise with their intervals, correlation, test and momentum of each kind of a run."""
+    shown = Table(title=run, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    bands = [f"band {i + 1}" for i in range(BANDS)]
+    for column in ("kind", *bands, "lag 1", "white", "in effect", "momentum chosen"):
+        shown.add_column(column, justify="left" if column in ("kind", "momentum chosen") else "right", no_wrap=True)
+    for name, kind in kinds.items():
+        cells = [
+            f"{mean:.2f}" + ("" if np.isnan(low) else f"\n{low:.2f}-{high:.2f}")
+            for mean, low, high in zip(kind.bands.mean(0), kind.low, kind.high, strict=True)
+        ]
+        effect = _span(*np.nanquantile(kind.momentum, [0.1, 0.9]))
+        shown.add_row(name, *cells, f"{kind.lag1:+.3f}", f"{100 * kind.white:.0f} %", effect, kind.choice)
+    return shown
+
+
+def draw(runs: dict[str, dict[str, Kind]], file: Path) -> None:
+    """Draws the spectra above, and the momentum over the steps below, a column a run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "axes.titlesize": 9}
+    with pyplot.rc_context(style):
+        size = (2.9 * len(runs) + 1.2, 6.2)
+        figure, axes = pyplot.subplots(2, len(runs), figsize=size, sharey="row", squeeze=False, layout="constrained")
+        for (upper, lower), (run, kinds) in zip(axes.T, runs.items(), strict=True):
+            upper.set_title(run.replace(",", "\n"))
+            upper.axhline(1, color="black", linewidth=0.8, linestyle=":", label="white noise")
+            for name, kind in kinds.items():
+                _draw_bands(upper, name, kind)
+                _draw_momentum(lower, name, kind)
+            upper.set(xlabel="frequency, cycles a step", xlim=(0, 0.5))
+            lower.set_xlabel("step")
+        axes[0, 0].set(ylabel="power of gradients, white noise = 1", ylim=(0, None))
+        axes[1, 0].set_ylabel("momentum")
+        for label, line in CHOSEN.items():
+            axes[1, 0].plot([], [], color="black", label=f"momentum {label}", **line)
+        handles = {label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+        figure.savefig(file, dpi=150)
+        pyplot.close(figure)
+
+
+def _draw_bands(axis, name: str, kind: Kind) -> None:
+    centres = [(start + stop - 1) / 2 / WINDOW for start, stop in edges("equal", WINDOW // 2 + 1, BANDS)]
+    axis.fill_between(centres, kind.low, kind.high, color=COLOURS[name], alpha=0.2, linewidth=0)
+    axis.plot(centres, kind.bands.mean(0), color=COLOURS[name], marker="o", markersize=3, label=name)
+
+
+def _draw_momentum(axis, name: str, kind: Kind) -> None:
+    if not np.isnan(kind.coefficient).all():
+        axis.plot(kind.steps, np.nanmean(kind.coefficient, 1), color=COLOURS[name], **CHOSEN["chosen"])
+    axis.plot(kind.steps, np.nanmedian(kind.momentum, 1), color=COLOURS[name], **CHOSEN["in effect"])
+
+
+def _order(kinds: np.ndarray) -> list[str]:
+    return [kind for kind in COLOURS if kind in kinds]
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.3f}" if high - low < 5e-4 else f"{low:.3f}-{high:.3f}"
+
+
+def main() -> int:
+    """Prints the table and draws the picture; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m famx.spectra", description="What the microscope saw in runs.")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="the folder of a run")
+    parser.add_argument("--png", type=Path, help="where the picture goes; spectra.png beside the runs if not given")
+    arguments = parser.parse_args()
+    folders = list(dict.fromkeys(Path(run) for run in arguments.runs))
+    runs = {str(folder): read(folder) for folder in folders}
+    shared = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    named = {
+        str(folder.resolve().relative_to(shared)) if len(folders) > 1 else shared.name: folder for folder in folders
+    }
+    runs = {name: runs[str(folder)] for name, folder in named.items()}
+    console = Console(highlight=False, width=max(WIDTH, Console().width))
+    console.print("Power of gradients over the steps, white noise = 1, with 95 % intervals; band 1 is the slowest.")
+    for name, kinds in runs.items():
+        console.print(table(name, kinds))
+    file = arguments.png or shared / "spectra.png"
+    draw(runs, file)
+    console.print(f"picture: {file}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    verb(main)
