@@ -62,7 +62,7 @@ class Microscope:
             yield
             return
         due = step % self.every == 0
-        before = self._weights() if due or None in self._averages() else None
+        before = self._weights() if due or not all(map(torch.is_tensor, self._averages())) else None
         whole = [p.detach().clone() for p in self.params] if due and self.full else None
         yield
         averages = self._averages()
@@ -82,9 +82,10 @@ class Microscope:
         self.last = step
         self.spectrum(self._gradients())
         row = self.spectrum.sketch(_or_zeros(averages, self.params)).float()
-        if None in averages:
-            missing = torch.tensor([average is None for average in averages]).to(row.device)
-            row = torch.where(missing[:, None], self._weights() - before, row)
+        missing = [average is None for average in averages]
+        if any(missing):
+            updates = self._weights() - before
+            row = torch.where(torch.tensor(missing)[:, None].to(row.device), updates, row)
         self.memory = torch.cat([self.memory[1:], row[None]])
 
     def _show(self, seen: dict[str, Tensor], averages: list[Tensor | None], norms: Tensor) -> None:

@@ -13,6 +13,7 @@ from famx import experiment
 from famx.config import CONF, plain, publish
 from famx.data.loader import LoaderConfig
 from famx.journal import Journal
+from famx.microscope import Microscope
 from famx.registry import build
 from famx.trainer import Trainer, TrainerConfig
 
@@ -43,16 +44,17 @@ class Prepared:
     def stream(self):
         return experiment.batches(self.config, self.data, self.tokenizer).train()
 
-    def trainer(self, folder: str, log_every: int) -> Trainer:
+    def trainer(self, folder: str, log_every: int, watch: str = "off") -> Trainer:
         """One that never evaluates or saves, over a copy of the model."""
         model = copy.deepcopy(self.model)
         optim = self.config["optim"]
         groups = experiment.parameter_groups(model, optim["lr"], optim["weight_decay"])
         settings = vars(self.settings) | {"log_every": log_every, "eval_every": NEVER, "save_every": NEVER}
+        optimizer = experiment.build_optimizer(optim, groups)
         trainer = Trainer(
             model,
             self.task,
-            experiment.build_optimizer(optim, groups),
+            optimizer,
             lambda total: build("schedule", self.config["schedule"], total_steps=total),
             lambda *place: iter(()),
             lambda: iter(()),
@@ -60,6 +62,7 @@ class Prepared:
             Path(folder),
             TrainerConfig(**settings),
             self.device,
+            None if watch == "off" else Microscope(model, optimizer, watch, log_every),
         )
         trainer.screen.console.quiet = True
         trainer.journal, trainer.record = Journal(Path(folder)), trainer._record()
