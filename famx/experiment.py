@@ -102,7 +102,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
     model.to(device)
     dev = data(config, "dev")
     _refuse_unlearnable(train, task, model)
-    groups = parameter_groups(model, **_group_settings(config["optim"]))
+    groups = parameter_groups(model, kinds=config["kinds"], **_group_settings(config["optim"]))
     optimizer = build_optimizer(config["optim"], groups, config["momentum"], config["spectrum"])
     trainer = Trainer(
         model,

@@ -63,6 +63,8 @@ MISTAKES = {
     "optim=nothing": ["optim=nothing: no such part", "adamw"],
     "trainer.device=tpu": ["trainer.device=tpu", "cuda"],
     "watch=loud": ["watch=loud: no such setting", "full, light, off"],
+    "kinds.conv.alpha=much": ["kinds.conv.alpha=much must be a number"],
+    "kinds.conv.alfa=0.5": ["no kinds.conv.alfa", "did you mean alpha?"],
     "resume=nowhere": ["nowhere is not a run with checkpoints"],
     "init_from=nowhere": ["nowhere is not a run with checkpoints"],
     "famx_parts=[nowhere.py]": ["there is no file", "nowhere.py"],

@@ -178,6 +178,17 @@ def test_groups_follow_the_owner_of_a_parameter():
     assert "lr" not in parameter_groups(model)[0] and parameter_groups(model, alpha=0.5)[0]["alpha"] == 0.5
 
 
+def test_a_kind_may_have_settings_of_its_own():
+    model = torch.nn.Sequential(torch.nn.Conv1d(2, 2, 3), torch.nn.Embedding(3, 2), torch.nn.Linear(2, 3))
+    own = {"conv": {"alpha": 0.5, "n_bands": None}, "embedding": {"lr_scale": 0.1, "decay_scale": 0.0}}
+    groups = {g["kind"]: g for g in parameter_groups(model, lr=1.0, weight_decay=0.1, kinds=own, alpha=0.7)}
+    assert [groups[kind]["alpha"] for kind in ("conv", "embedding", "other")] == [0.5, 0.7, 0.7]
+    assert groups["conv"]["n_bands"] == 10 and groups["conv"]["lr"] == 1.0
+    assert (groups["embedding"]["lr"], groups["embedding"]["weight_decay"]) == (0.1, 0.0)
+    with pytest.raises(UserError, match=r"kinds\.conv\.alpha=much must be a number"):
+        parameter_groups(model, kinds={"conv": {"alpha": "much"}})
+
+
 @pytest.mark.parametrize("part", [FAM, SimpleFAM, FAMPublished, EmaSGD])
 def test_refusals_are_sentences(part):
     with pytest.raises(ValueError, match=r"alpha=1.5 is not in \[0, 1\)"):

@@ -1,11 +1,11 @@
 """Parameters sorted by the kind of module that owns them, each kind with its own settings (seed.md)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from famx.notation import Kind
+from famx.notation import Kind, UserError
 
 TYPES: dict[Kind, tuple[type[nn.Module], ...]] = {
     "conv": (nn.modules.conv._ConvNd,),
@@ -26,7 +26,11 @@ DECAY_SCALE: dict[Kind, float] = {"embedding": 1.5, "norm": 0.0}
 
 
 def parameter_groups(
-    model: nn.Module, lr: float | None = None, weight_decay: float | None = None, **settings: Any
+    model: nn.Module,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    kinds: Mapping[str, Mapping[str, Any]] | None = None,
+    **settings: Any,
 ) -> list[dict[str, Any]]:
     """Groups for any optimizer, one a kind: `params`, `kind`, `alpha`, `n_bands`, `lr`, `weight_decay`.
 
@@ -37,22 +41,33 @@ def parameter_groups(
     Args:
         lr: learning rate, of embeddings .8 times that; None leaves it to the optimizer, for all the same.
         weight_decay: of embeddings 1.5 times that, of norms none; None leaves it to the optimizer, but for norms.
+        kinds: `alpha`, `n_bands`, `lr_scale` or `decay_scale` of single kinds, before all else; None leaves it.
         settings: `alpha` or `n_bands` for all kinds alike.
     """
-    kinds: dict[nn.Parameter, Kind] = {}
+    owners: dict[nn.Parameter, Kind] = {}
     for parameter, kind in _owned(model, None):
         if parameter.requires_grad:
-            kinds.setdefault(parameter, kind)
+            owners.setdefault(parameter, kind)
     groups = []
-    for kind, own in SETTINGS.items():
-        group: dict[str, Any] = {"params": [p for p in kinds if kinds[p] == kind], "kind": kind, **own, **settings}
+    for kind, usual in SETTINGS.items():
+        own = {key: _number(kind, key, x) for key, x in (kinds or {}).get(kind, {}).items() if x is not None}
+        lr_scale = own.pop("lr_scale", LR_SCALE.get(kind, 1.0))
+        decay_scale = own.pop("decay_scale", DECAY_SCALE.get(kind, 1.0))
+        params = [p for p in owners if owners[p] == kind]
+        group: dict[str, Any] = {"params": params, "kind": kind, **usual, **settings, **own}
         if lr is not None:
-            group["lr"] = lr * LR_SCALE.get(kind, 1.0)
+            group["lr"] = lr * lr_scale
         if weight_decay is not None or kind == "norm":
-            group["weight_decay"] = (weight_decay or 0.0) * DECAY_SCALE.get(kind, 1.0)
+            group["weight_decay"] = (weight_decay or 0.0) * decay_scale
         if group["params"]:
             groups.append(group)
     return groups
+
+
+def _number(kind: Kind, key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise UserError(f"kinds.{kind}.{key}={value} must be a number of 0 or more")
+    return value
 
 
 def _owned(module: nn.Module, inherited: Kind | None) -> Iterator[tuple[nn.Parameter, Kind]]:
