@@ -32,4 +32,6 @@ def main(words: list[str], rounds: int = 60) -> None:
         for _ in range(3):
             rotary(x)
         title = " ".join(key if value is True else f"{value}"[:20] for key, value in config.items())
-        told(title, interleaved(lambda i, r=rotary: r(x), lambda i: x + x, rounds), f"<= {GATES.get(config['name'], 15)}")
+        told(
+            title, interleaved(lambda i, r=rotary: r(x), lambda i: x + x, rounds), f"<= {GATES.get(config['name'], 15)}"
+        )
