@@ -1,6 +1,7 @@
 """Trains: python -m famx.train model=myelinated optim=fam optim.lr=0.5, or -m optim=fam,adamw seed=0,1 for a sweep."""
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -114,7 +115,8 @@ def _without(words: list[str], told: str) -> dict:
 
     GlobalHydra.instance().clear()
     kept = [w for w in words if "=" in w and not w.startswith(("-", "hydra.")) and "," not in w]
-    kept = [w for w in kept if w.partition("=")[0].lstrip("+~") not in told]
+    keys = {w: re.escape(w.partition("=")[0].lstrip("+~")) for w in kept}
+    kept = [w for w in kept if not re.search(rf"(?<![\w.]){keys[w]}(?!\.?\w)", told)]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return OmegaConf.to_container(compose("train", kept), resolve=False)

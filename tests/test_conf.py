@@ -60,6 +60,8 @@ MISTAKES = {
     "layer.drop=0.1": ["layer=prenorm has no layer.drop", "did you mean dropout?"],
     "atention=multihead": ["atention", "did you mean attention?"],
     "model.d_model=15": ["d_model=15 is not a multiple of n_heads=4"],
+    "model=drawn model.draw.sed=7": ["model.draw has no model.draw.sed", "did you mean seed?"],
+    "model=drawn model.draw.space.norm=[layrnorm]": ["norm=layrnorm: no such part", "did you mean layernorm?"],
     "optim=nothing": ["optim=nothing: no such part", "adamw"],
     "trainer.device=tpu": ["trainer.device=tpu", "cuda"],
     "watch=loud": ["watch=loud: no such setting", "full, light, off"],
@@ -75,7 +77,7 @@ MISTAKES = {
 def test_a_mistake_is_told_in_one_sentence(word, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be " * 99)
-    result = famx("task=lm", "data=text", f"data.path={text}", "trainer.max_steps=1", word, cwd=tmp_path)
+    result = famx("task=lm", "data=text", f"data.path={text}", "trainer.max_steps=1", *word.split(), cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     (line,) = result.stderr.strip().splitlines()
     for words in MISTAKES[word]:
