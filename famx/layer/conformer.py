@@ -35,7 +35,7 @@ class Convolution(nn.Module):
             state: as a layer's, keeps the last positions of the chunks before.
         """
         x, t = glu(self.into(x), dim=-1), x.shape[1]
-        if state is not None:
+        if state is not None and "whole" not in state:
             x = torch.cat((state[self], x), 1) if self in state else x
             state[self] = x[:, max(0, x.shape[1] - self.before) :]
         margins = (self.before + t - x.shape[1], self.after)

@@ -69,7 +69,7 @@ class SkipLayer(PreNormLayer):
     ) -> Float[Tensor, "b _ d"]:
         """The mean of what each position sees; where all see the same, of one for all."""
         new = x.shape[1]
-        if state is not None:
+        if state is not None and "whole" not in state:
             x = state[self] = torch.cat((state[self], x), 1) if self in state else x
         if self.causal:
             past = torch.ones(1, new, x.shape[1], dtype=torch.bool, device=x.device).tril(x.shape[1] - new)
