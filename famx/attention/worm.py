@@ -18,9 +18,9 @@ class WormAttention(Block):
 
     `m <- g m + (1-g) pool(x)` with `g = sigmoid(W pool(x))`, in each layer, before it is read.
 
-    `near` is `adaptive_span`, `axon` is `myelinated`. To a memory, the axon attends alone, and the pool is of that
-    memory. Causal, `pool` is a running mean and every position has its own m; else a mean over the sample, which has
-    one. In the first layer m is learned.
+    `near` is `adaptive_span`, `axon` is `myelinated`: without a memory the global part, with one the cross part, which
+    then attends alone, and the pool is of that memory. Causal, `pool` is a running mean and every position has its own
+    m; else a mean over the sample, which has one. In the first layer m is learned.
 
     Args:
         n_layers: inner layers of the axon, at least 2.
