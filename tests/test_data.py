@@ -144,6 +144,19 @@ def test_augmentation_is_a_function_of_seed_and_epoch_within_its_bounds():
     assert (time[..., :2].sum(-1) <= 1).all() and (mel[..., 2:].sum(-1) <= 1).all() and (found.spans >= 0).all()
 
 
+def test_noise_stays_as_many_decibels_below_a_recording_as_were_drawn():
+    signal = torch.sin(torch.arange(40_000) / 3)
+    noisy = augmentation(LoaderConfig(speed=[1.0], snr=[10, 30]), 3, 5, 40)
+    assert set(noisy.snr) == {10, 30} and len(set(noisy.noise)) == 40
+    for index in range(40):
+        noise = noisy.apply(signal, index) - signal
+        below = -10 * (noise.square().mean() / signal.square().mean()).log10()
+        assert below.item() == pytest.approx(noisy.snr[index], abs=0.2)
+        assert torch.equal(noise, noisy.apply(signal, index) - signal)
+    plain = augmentation(LoaderConfig(speed=[1.0]), 3, 5, 40)
+    assert torch.equal(plain.apply(signal, 0), signal)
+
+
 def test_a_recording_is_sped_up_by_the_factor_that_its_batch_was_planned_with(folder):
     dataset = Manifest("train", 0, root=str(folder))
     loader = Loader(dataset, dataset.build_tokenizer(), 0, LoaderConfig(batch=3.0, speed=[0.5, 2.0]))

@@ -26,8 +26,15 @@ def test_features_are_torchaudios_log_mel_energies():
     x, lengths = log_mel().features(signal, torch.tensor([4000, 4000]))
     # torch.stft puts a window of 400 in the middle of 512 samples
     energies = theirs(torch.nn.functional.pad(signal, (56, 200))).mT
-    assert_close(x, (energies[:, : x.shape[1]] + 1e-6).log(), rtol=1e-3, atol=1e-3)
+    energies = energies[:, : x.shape[1]]
+    assert_close(x, (energies / energies.mean((1, 2), keepdim=True) + 1e-6).log(), rtol=1e-3, atol=1e-3)
     assert lengths.tolist() == [24, 24]
+
+
+def test_a_recording_may_be_as_quiet_as_it_likes():
+    signal, lengths = torch.randn(1, 4000) * torch.linspace(0, 1, 4000), torch.tensor([4000])
+    loud, quiet = (log_mel().features(gain * signal, lengths)[0] for gain in (1.0, 1e-3))
+    assert_close(loud, quiet, rtol=1e-3, atol=1e-3)
 
 
 def test_every_sample_lies_in_a_window():

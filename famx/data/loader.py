@@ -36,6 +36,7 @@ class LoaderConfig:
         buckets: groups of like length that an epoch's order is shuffled within.
         workers: processes that read ahead; 0 reads in the trainer's own.
         speed: factors that recordings are sped up by, one drawn for each.
+        snr: how many decibels white noise stays below a recording, one drawn for each; without any there is no noise.
         time_masks: stretches of time that are blanked (SpecAugment, arXiv 1904.08779).
         time_width: longest of them, share of the utterance.
         mel_masks: bands of frequency that are blanked.
@@ -46,6 +47,7 @@ class LoaderConfig:
     buckets: int = 30
     workers: int = 0
     speed: list[float] = field(default_factory=lambda: [0.9, 0.95, 1.0, 1.05, 1.1])
+    snr: list[float] = field(default_factory=list)
     time_masks: int = 2
     time_width: float = 0.05
     mel_masks: int = 2
@@ -101,10 +103,27 @@ def _measured(inputs: Tensor, lengths: Tensor, **rest: Any) -> Batch:
 
 @dataclass
 class Augmentation:
-    """What happens to each item of an epoch: the factor that it is sped up by, the rectangles that are blanked."""
+    """What happens to each item of an epoch.
+
+    Args:
+        speed: the factor that it is sped up by.
+        snr: decibels that noise stays below it, infinite for none.
+        noise: the seed of that noise.
+        spans: the rectangles that are blanked.
+    """
 
     speed: Float[np.ndarray, " items"]
+    snr: Float[np.ndarray, " items"]
+    noise: Int[np.ndarray, " items"]
     spans: Float[np.ndarray, "items masks 4"]
+
+    def apply(self, signal: Float[Tensor, " n"], index: int) -> Float[Tensor, " m"]:
+        """The signal of an item, sped up, with its noise."""
+        signal = resample(signal, round(100 * self.speed[index]), 100)
+        if np.isinf(self.snr[index]):
+            return signal
+        noise = torch.from_numpy(np.random.default_rng(self.noise[index]).standard_normal(len(signal), np.float32))
+        return signal + noise * signal.square().mean().sqrt() * 10 ** (-self.snr[index] / 20)
 
 
 def augmentation(config: LoaderConfig, seed: int, epoch: int, items: int) -> Augmentation:
@@ -116,7 +135,9 @@ def augmentation(config: LoaderConfig, seed: int, epoch: int, items: int) -> Aug
     width *= np.where(start == 0, config.time_width, config.mel_width)
     spans = np.tile(np.array([0, 1, 0, 1], np.float32), (items, masks, 1))
     spans[:, rows, start], spans[:, rows, start + 1] = place * (1 - width), width
-    return Augmentation(draws(seed, "speed", epoch).choice(config.speed, items), spans)
+    snr = draws(seed, "snr", epoch).choice(config.snr or [np.inf], items)
+    noise = draws(seed, "noise", epoch).integers(2**63, size=items)
+    return Augmentation(draws(seed, "speed", epoch).choice(config.speed, items), snr, noise, spans)
 
 
 def bucketed(lengths: Float[np.ndarray, " items"], buckets: int, rng: np.random.Generator) -> Int[np.ndarray, " items"]:
@@ -162,8 +183,8 @@ class _Items(torch.utils.data.Dataset):
             return error
         if self.augmentation is None:
             return example, None
-        percent = round(100 * self.augmentation.speed[index])
-        return example._replace(signal=resample(example.signal, percent, 100)), self.augmentation.spans[index]
+        signal = self.augmentation.apply(example.signal, index)
+        return example._replace(signal=signal), self.augmentation.spans[index]
 
     def collate(self, items: list[Item | UserError]) -> Batch | UserError | None:
         """A batch; or the error of a bad recording, as a value, since a worker's exception arrives as a traceback."""

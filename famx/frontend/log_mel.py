@@ -14,7 +14,8 @@ from famx.registry import register
 SAMPLE_RATE: Hertz = 16_000
 WINDOW, HOP, N_FFT = 400, 160, 512
 GROUPS = 8  # of the convolution over context
-FLOOR = 1e-6  # of an energy: some 60 dB below speech at full scale
+SILENCE = 1e-9  # mean energy of a signal that holds nothing
+FLOOR = 1e-6  # of an energy, as a share of the utterance's mean: 60 dB below it, however loud the recording is
 
 
 def inside(lengths: Int[Tensor, "b"], size: int) -> Bool[Tensor, "b {size}"]:
@@ -109,13 +110,17 @@ class LogMel(nn.Module):
     def features(
         self, signal: Float[Tensor, "b n"], lengths: Int[Tensor, "b"]
     ) -> tuple[Float[Tensor, "b t f"], Int[Tensor, "b"]]:
-        """Log energies of each window, and how many windows each signal has."""
+        """Log energies of each window in units of the signal's mean, and how many windows each signal has."""
         signal = signal.masked_fill(~inside(lengths, signal.shape[1]), 0.0)
         most = 1 + -(-max(0, signal.shape[1] - WINDOW) // HOP)
         signal = pad(signal, (0, (most - 1) * HOP + WINDOW - signal.shape[1]))
         spectrum = torch.fft.rfft(signal.unfold(1, WINDOW, HOP) * self.window.float(), N_FFT)
         energy = (spectrum.real.square() + spectrum.imag.square()) @ self.filters.float()
-        return (energy + FLOOR).log(), 1 + ((lengths - WINDOW).clamp(min=0) + HOP - 1) // HOP
+        lengths = 1 + ((lengths - WINDOW).clamp(min=0) + HOP - 1) // HOP
+        valid = inside(lengths, most)[..., None]
+        mean = (energy * valid).sum((1, 2), keepdim=True) / (lengths * self.n_mels)[:, None, None]
+        # silence is as loud as it is
+        return (energy / mean.clamp(min=SILENCE) + FLOOR).log(), lengths
 
     def normalized(self, x: Float[Tensor, "b t f"], valid: Bool[Tensor, "b t 1"]) -> Float[Tensor, "b t f"]:
         """Each mel bin with zero mean and unit variance."""
