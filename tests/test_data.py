@@ -146,8 +146,8 @@ def test_augmentation_is_a_function_of_seed_and_epoch_within_its_bounds():
 
 def test_noise_stays_as_many_decibels_below_a_recording_as_were_drawn():
     signal = torch.sin(torch.arange(40_000) / 3)
-    noisy = augmentation(LoaderConfig(speed=[1.0], snr=[10, 30]), 3, 5, 40)
-    assert set(noisy.snr) == {10, 30} and len(set(noisy.noise)) == 40
+    noisy = augmentation(LoaderConfig(speed=[1.0], snr=[10.0, 30.0]), 3, 5, 40)
+    assert set(noisy.snr) == {10.0, 30.0} and len(set(noisy.noise)) == 40
     for index in range(40):
         noise = noisy.apply(signal, index) - signal
         below = -10 * (noise.square().mean() / signal.square().mean()).log10()

@@ -1,8 +1,8 @@
 """Each rotary in units of one elementwise addition of the same tensor, beside what moving its bytes would take."""
 
 import torch
-from benchmarks import copy_rate, interleaved, told
 
+from benchmarks import copy_rate, interleaved, told
 from famx.registry import build, names
 
 B, H, T, K = 4, 4, 1024, 64
