@@ -62,13 +62,21 @@ def widened(dtype: torch.dtype) -> torch.dtype:
 
 def turn(x: Float[Tensor, "*b k"], table: Complex[Tensor, "*#b pairs"]) -> Float[Tensor, "*b k"]:
     """Multiplies the first pairs of neighbouring channels, as complex numbers, by the table."""
-    rotated = 2 * table.shape[-1]
-    wide = x.to(widened(x.dtype))[..., :rotated]
+    return replaced(x, as_complex(x, table.shape[-1]) * table)
+
+
+def as_complex(x: Float[Tensor, "*b k"], pairs: int) -> Complex[Tensor, "*b {pairs}"]:
+    """The first pairs of neighbouring channels, as complex numbers."""
+    wide = x.to(widened(x.dtype))[..., : 2 * pairs]
     if any(stride % 2 for stride in wide.stride()[:-1]) or wide.stride(-1) != 1:
         wide = wide.contiguous()
-    turned = torch.view_as_real(torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * table)
-    turned = turned.flatten(-2).type_as(x)
-    return turned if rotated == x.shape[-1] else torch.cat((turned, x[..., rotated:]), dim=-1)
+    return torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+
+
+def replaced(x: Float[Tensor, "*b k"], z: Complex[Tensor, "*b pairs"]) -> Float[Tensor, "*b k"]:
+    """x with the complex numbers in place of its first pairs of channels."""
+    turned = torch.view_as_real(z).flatten(-2).type_as(x)
+    return turned if turned.shape[-1] == x.shape[-1] else torch.cat((turned, x[..., turned.shape[-1] :]), dim=-1)
 
 
 def turn_within(
@@ -115,12 +123,16 @@ def turns(
         size = 1 << (offset + seq_len - 1).bit_length()
         return constant(_first_turns, (frequency, size), device, dtype)[offset : offset + seq_len]
     # turns of turns: few angles are computed, each as exactly as if it were the only one
-    home = "cpu" if device.type == "mps" else device  # which has no 64 bits
-    frequency = frequency.to(home, torch.float64)
-    fine = torch.arange(STRIDE, dtype=torch.float64, device=home)
-    coarse = torch.arange(offset, offset + seq_len, STRIDE, dtype=torch.float64, device=home)
+    frequency = exact(frequency)
+    fine = torch.arange(STRIDE, dtype=torch.float64, device=frequency.device)
+    coarse = torch.arange(offset, offset + seq_len, STRIDE, dtype=torch.float64, device=frequency.device)
     fine, coarse = (_turns(position, frequency).to(device, dtype) for position in (fine, coarse))
     return (coarse[:, None] * fine).flatten(0, 1)[:seq_len]
+
+
+def exact(parameter: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """In 64 bits, where the device has them, else on the CPU."""
+    return parameter.to("cpu" if parameter.device.type == "mps" else parameter.device, torch.float64)
 
 
 @torch.compiler.assume_constant_result

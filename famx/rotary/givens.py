@@ -3,9 +3,10 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from famx.registry import register
-from famx.rotary.base import PairRotary, geometric, pairs_of
+from famx.rotary.base import PairRotary, exact, geometric, pairs_of, turns, widened
 
 
 @register
@@ -41,17 +42,24 @@ class GivensRotary(PairRotary):
         # at 0 nothing would turn
         self.direction = nn.Parameter(torch.full((rot_count,), 2.0))
         self.scale = nn.Parameter(torch.tensor(scale))
-        order = torch.tensor([*pairs, *(i for i in range(head_dim) if i not in pairs)]) if pairs else None
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("place", None if order is None else order.argsort(), persistent=False)
+        self.chosen = bool(pairs)
+        partner, plane, sign = torch.arange(head_dim), torch.full((head_dim,), rot_count), torch.zeros(head_dim)
+        for k, (i, j) in enumerate(zip(pairs[: 2 * rot_count : 2], pairs[1 : 2 * rot_count : 2], strict=True)):
+            partner[i], partner[j], plane[[i, j]], sign[i], sign[j] = j, i, k, -1, 1
+        for name, buffer in (("partner", partner), ("plane", plane), ("sign", sign)):
+            self.register_buffer(name, buffer, persistent=False)
 
     def speeds(self) -> Float[Tensor, "pairs"]:
-        wide = self.direction.double(), self.scale.double()
-        return wide[1] * wide[0].tanh() * torch.tensor(self.frequencies).to(wide[0])
+        scale = exact(self.scale)
+        ladder = torch.tensor(self.frequencies, dtype=scale.dtype, device=scale.device)
+        return ladder * scale * exact(self.direction).tanh()
 
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
         """See `PairRotary.forward`."""
-        if self.order is None:
+        if not self.chosen:
             return super().forward(x, offset)
-        turned = super().forward(x.gather(-1, self.order.expand_as(x)), offset)
-        return turned.gather(-1, self.place.expand_as(x))
+        wide = x.to(widened(x.dtype))
+        # a last plane, which does not turn, holds the channels in none
+        table = turns(pad(self.speeds(), (0, 1)), offset, x.shape[-2], x.device, wide.dtype)[:, self.plane]
+        across = wide.gather(-1, self.partner.expand_as(x))
+        return (wide * table.real.contiguous()).addcmul_(across, table.imag * self.sign).type_as(x)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from famx.registry import register
-from famx.rotary.base import pairs_of, turn, turns, widened
+from famx.rotary.base import exact, pairs_of, turn, turns, widened
 
 
 @register
@@ -38,14 +38,14 @@ class LearnedRotations(nn.Module):
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
         """Rotates position `offset + t`."""
         dtype = widened(x.dtype)
-        turned = turn(x.to(dtype), turns(self.angles(self.speed.double()), offset, x.shape[-2], x.device, dtype))
+        table = turns(self.angles(exact(self.speed)), offset, x.shape[-2], x.device, dtype)
         if self.weight is None:
-            return turned.type_as(x)
+            return turn(x, table)
         with torch.autocast(x.device.type, enabled=False):  # would round the angles
             position = torch.arange(offset, offset + x.shape[-2], device=x.device, dtype=dtype)
             moved = linear(x.to(dtype), self.weight.to(dtype)).tanh() * position.clamp(max=self.reach)[:, None]
-        angle = self.angles(moved)
-        return turn(turned, torch.complex(angle.cos(), angle.sin())).type_as(x)
+        angle = table.angle() + self.angles(moved)
+        return turn(x, torch.complex(angle.cos(), angle.sin()))
 
     def angles(self, rotation: Float[Tensor, "*b rotations"]) -> Float[Tensor, "*b pairs"]:
         ranges = torch.tensor(self.freq_ranges, dtype=rotation.dtype, device=rotation.device)

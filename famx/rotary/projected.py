@@ -27,7 +27,9 @@ class ProjectedRotary(nn.Module):
         super().__init__()
         even = 2 * pairs_of(head_dim, theta=theta)
         if proj_dim % 3 or not 3 <= proj_dim <= even:
-            raise ValueError(f"proj_dim={proj_dim} must be a multiple of 3, of at most {even} of {head_dim=}")
+            raise ValueError(
+                f"proj_dim={proj_dim} must be a multiple of 3 from 3 to {even}, the even part of {head_dim=}"
+            )
         self.frequencies, self.odd = geometric(proj_dim // 3, theta), head_dim - even
         u, _, v = torch.linalg.svd(torch.randn(proj_dim, even), full_matrices=False)
         self.weight = nn.Parameter(u @ v)

@@ -1,19 +1,21 @@
-"""Unit quaternions turn blocks of three or four channels about an axis for each block (seed.md)."""
+"""Unit quaternions turn blocks of three or four channels, each block about an axis of its own (seed.md)."""
 
 from math import pi, sqrt
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from famx.registry import register
 from famx.rotary.base import (
+    as_complex,
     block_diagonal,
     constant,
     geometric,
     orthogonal_planes,
     pairs_of,
+    replaced,
     turn_within,
     turns,
     widened,
@@ -22,11 +24,11 @@ from famx.rotary.base import (
 
 @register
 class QuaternionRotary(nn.Module):
-    """`x <- q x q*` on blocks of three channels, `q = cos(a/2) + u sin(a/2)`; of four `q x`, `q = cos a + u sin a`.
+    """`x <- x q`, `q = cos a + u sin a`, on blocks of four channels; of three `q x q*`, `q = cos(a/2) + u sin(a/2)`.
 
-    The angle of block j is `a = t theta^(-j/blocks)`, its axis u a unit vector. Three channels turn about the axis;
-    four, themselves a quaternion, turn in two planes at once, so that none stands still. As u is one for all
-    positions, scores depend on the distance. Channels left over pass unrotated.
+    The angle of block j is `a = t theta^(-j/blocks)`, its axis u a unit vector, one for all positions, so that scores
+    depend on the distance. Of four channels, themselves a quaternion, all turn; two of them are of the first half,
+    two of the second. Three, which are neighbours, turn about the axis. Channels left over pass unrotated.
 
     Args:
         channels: of a block, 3 or 4.
@@ -34,7 +36,7 @@ class QuaternionRotary(nn.Module):
         learned: the axes are parameters; else they are spread evenly over the sphere.
     """
 
-    def __init__(self, head_dim: int, *, channels: int = 3, theta: float = 10000.0, learned: bool = False):
+    def __init__(self, head_dim: int, *, channels: int = 4, theta: float = 10000.0, learned: bool = False):
         super().__init__()
         if channels not in (3, 4):
             raise ValueError(f"channels={channels} must be 3 or 4")
@@ -45,18 +47,26 @@ class QuaternionRotary(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
         """Rotates position `offset + t`."""
-        make, dtype = _planes if self.channels == 3 else _products, widened(x.dtype)
+        table = turns(self.frequencies, offset, x.shape[-2], x.device, widened(x.dtype))
+        return self.by_three(x, table) if self.channels == 3 else self.by_four(x, table)
+
+    def by_three(self, x: Float[Tensor, "b h t k"], table: Complex[Tensor, "t n"]) -> Float[Tensor, "b h t k"]:
         if self.axis is None:
-            matrix = constant(_fixed, (make, len(self.frequencies), self.head_dim), x.device, dtype)
+            basis = constant(_planes, (len(self.frequencies), self.head_dim), x.device, widened(x.dtype))
         else:
-            matrix = make(normalize(self.axis.to(dtype), dim=-1), self.head_dim)
-        if self.channels == 3:
-            return turn_within(x, matrix, turns(self.frequencies, offset, x.shape[-2], x.device, dtype))
-        each = tuple(f for f in self.frequencies for _ in range(4)) + (0.0,) * (self.head_dim % 4)
-        table = turns(each, offset, x.shape[-2], x.device, dtype)
-        with torch.autocast(x.device.type, enabled=False):  # would round the products
-            wide = x.to(dtype)
-            return torch.addcmul(wide @ matrix * table.imag, wide, table.real).type_as(x)
+            axis = normalize(self.axis.to(widened(x.dtype)), dim=-1)
+            basis = block_diagonal(orthogonal_planes(axis), self.head_dim)
+        return turn_within(x, basis, table)
+
+    def by_four(self, x: Float[Tensor, "b h t k"], table: Complex[Tensor, "t n"]) -> Float[Tensor, "b h t k"]:
+        n, dtype = table.shape[-1], widened(x.dtype)
+        axis = constant(_spread, (n,), x.device, dtype) if self.axis is None else normalize(self.axis.to(dtype), dim=-1)
+        i, j, k = axis.unbind(-1)
+        # (a + b j)(c + d j) = (a c - b d*) + (a d + b c*) j
+        c, d = torch.complex(table.real, table.imag * i), table.imag * torch.complex(j, k)
+        z = as_complex(x, 2 * n)
+        z = (z * torch.cat((c, c.conj()), -1)).addcmul_(z.roll(n, -1), torch.cat((-d.conj(), d), -1))
+        return replaced(x, z)
 
 
 def _spread(n: int) -> Float[Tensor, "{n} 3"]:
@@ -67,19 +77,5 @@ def _spread(n: int) -> Float[Tensor, "{n} 3"]:
     return torch.stack((radius * angle.cos(), radius * angle.sin(), z), dim=-1)
 
 
-def _fixed(make, blocks: int, head_dim: int) -> Float[Tensor, "rows {head_dim}"]:
-    return make(_spread(blocks), head_dim)
-
-
-def _planes(axis: Float[Tensor, "blocks 3"], head_dim: int) -> Float[Tensor, "rows {head_dim}"]:
-    """The plane around each axis, two rows a block."""
-    return block_diagonal(orthogonal_planes(axis), head_dim)
-
-
-def _products(axis: Float[Tensor, "blocks 3"], head_dim: int) -> Float[Tensor, "{head_dim} {head_dim}"]:
-    """What multiplies each block from the right as its axis does as a quaternion from the left."""
-    (x, y, z), o = axis.unbind(-1), torch.zeros_like(axis[:, 0])
-    rows = ((o, x, y, z), (-x, o, z, -y), (-y, -z, o, x), (-z, y, -x, o))
-    blocks = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
-    matrix = block_diagonal(blocks, head_dim)
-    return pad(matrix, (0, 0, 0, head_dim - len(matrix)))
+def _planes(blocks: int, head_dim: int) -> Float[Tensor, "rows {head_dim}"]:
+    return block_diagonal(orthogonal_planes(_spread(blocks)), head_dim)
