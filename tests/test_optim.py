@@ -212,7 +212,9 @@ def test_another_rule_takes_its_own_hyperparameters():
     with pytest.raises(UserError, match="measures no spectrum"):
         FAM([torch.ones(3)], momentum=rule, spectrum=partial(build, "spectrum", {"name": "temporal"}))
     with pytest.raises(UserError, match="one momentum for all tensors"):
-        AdamW([torch.ones(3)], momentum=rule)
+        SGD([torch.ones(3)], momentum=rule)
+    with pytest.raises(UserError, match="one momentum for all tensors"):
+        AdamW([torch.ones(3)], spectrum=rule)
     shuffled = FAM([torch.ones(300)], spectrum=partial(build, "spectrum", {"name": "shuffled"}))
     assert type(shuffled.rule.spectrum).__name__ == "Shuffled"
 

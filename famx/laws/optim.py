@@ -14,7 +14,8 @@ STEPS = 125
 
 def descends_on_a_quadratic(part: type) -> None:
     target = torch.linspace(-1, 1, 300).view(20, 15)
-    _descends(part, [torch.zeros(20, 15)], lambda p: (p[0] - target).square().sum(), 0.05)
+    # a step relative to the size of the parameter has to grow from nothing first
+    _descends(part, [torch.zeros(20, 15)], lambda p: (p[0] - target).square().sum(), 0.05, steps=200)
 
 
 def descends_in_a_narrow_valley(part: type) -> None:

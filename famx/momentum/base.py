@@ -16,6 +16,9 @@ class Momentum(nn.Module):
 
     Args:
         tensors: what the gradients will be of, in their order.
+
+    Attributes:
+        rows: places of the tensors that it follows; the others keep their base momentum.
     """
 
     observed = False
@@ -26,6 +29,7 @@ class Momentum(nn.Module):
             if not 0 <= info.base < 1:
                 raise ValueError(f"base={info.base} of a tensor of shape {info.shape} is not in [0, 1)")
         self.tensors = list(tensors)
+        self.rows = list(range(len(tensors)))
         self.metrics: dict[str, Tensor] = {}
         self.register_buffer("base", torch.tensor([info.base for info in tensors]), persistent=False)
 

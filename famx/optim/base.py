@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from famx import registry
@@ -15,6 +15,23 @@ from famx.observe import watch
 LAYOUTS: dict[Kind, Layout] = {"conv": "log", "attention": "split"}
 
 
+class Row(NamedTuple):
+    """One parameter in one step. The last three are floats where the device is the host, else 0-d tensors on it.
+
+    Args:
+        param, gradient: the gradient is contiguous.
+        a: its coefficient of momentum.
+        product: of all coefficients so far, this one among them.
+        steps: taken with a gradient, this one among them.
+    """
+
+    param: Tensor
+    gradient: Tensor
+    a: float | Tensor
+    product: float | Tensor
+    steps: float | Tensor
+
+
 class Optimizer(torch.optim.Optimizer):
     """Asks the momentum rule for a coefficient per tensor; `update` takes the step, unless a gradient is not finite.
 
@@ -22,12 +39,14 @@ class Optimizer(torch.optim.Optimizer):
     without gradient is left alone; in the spectrum its gradient counts as zero. While `observed`, `metrics` holds the
     coefficients (`momentum`, their means `momentum/<kind>`), what the rule shows, and `skipped`, the steps cancelled.
 
+    Who has read all gradients already, to clip their norm, may spare `step` the reading: `found_inf` set to a 0-d
+    tensor, 1 where one is not finite, else 0, serves the next step alone.
+
     Args:
         params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own.
         momentum: factory of the rule, called with `tensors` (and `spectrum`, if that is given); `usual` if not given.
         spectrum: factory of what the rule measures with; the rule's usual one if not given.
         usual: name and hyperparameters of the momentum rule that is worn where none is given.
-        debias: whether the average of few gradients is divided by the sum of their weights, 1 - product of all a.
         defaults: of the groups.
     """
 
@@ -38,12 +57,11 @@ class Optimizer(torch.optim.Optimizer):
         spectrum: Callable[..., nn.Module] | None,
         *,
         usual: Mapping[str, Any],
-        debias: bool = False,
         **defaults: Any,
     ):
         super().__init__(params, {"kind": "other", **defaults})
-        self.debias = debias
         self.observed = False
+        self.found_inf: Tensor | None = None
         self.metrics: dict[str, Tensor] = {}
         self.calls = 0
         self.tensors = [_info(p, group) for p, group in self._owned()]
@@ -58,25 +76,17 @@ class Optimizer(torch.optim.Optimizer):
         if spectrum and not hasattr(self.rule, "spectrum"):
             raise UserError(f"momentum {type(self.rule).__name__} measures no spectrum, so spectrum= has no use here")
         self.skipped = torch.zeros((), dtype=torch.long)
-        self.product = torch.ones(len(self.tensors))
+        self.product, self.steps = torch.ones(len(self.tensors)), torch.zeros(len(self.tensors))
 
     def init(self, param: Tensor) -> dict[str, Tensor]:
         """The state of a parameter, as named tensors."""
         raise NotImplementedError
 
-    def update(
-        self,
-        group: dict[str, Any],
-        params: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        weights: Sequence[Tensor],
-        cancel: Tensor,
-    ) -> None:
+    def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
         """Takes the step of a group.
 
         Args:
-            params, gradients: of the group, where there is a gradient; the gradients are contiguous.
-            weights: 0-d each, what the new gradient counts in the average.
+            rows: where there is a gradient.
             cancel: 0-d, 1 where everything is to stay as it is, else 0.
         """
         raise NotImplementedError
@@ -85,53 +95,50 @@ class Optimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step; `closure`, if given, computes the loss anew, which is returned."""
         loss = None if closure is None else torch.enable_grad()(closure)()
-        gradients = [_decayed(p, group) for p, group in self._owned()]
-        if all(gradient is None for gradient in gradients):
+        owned = self._owned()
+        gradients = [_decayed(p, group) for p, group in owned]
+        present = [gradient is not None for gradient in gradients]
+        if not any(present):
             return loss
-        # a sum is the fastest way to read all entries, and one that is not finite makes the sum so
-        sums = torch.stack([g.sum(dtype=torch.float32) for g in gradients if g is not None])
-        self._move(sums.device)
+        cancel = _cancel([g for g in gradients if g is not None]) if self.found_inf is None else self.found_inf.float()
+        self.found_inf = None
+        self._move(cancel.device)
         self.calls += 1
-        finite = sums.isfinite().all()
-        coefficients = self._choose(gradients, finite)
-        weights = iter(self._weights(coefficients, gradients, finite).unbind())
-        cancel, remaining = finite.logical_not(), iter(gradients)
+        coefficients = self._choose(owned, gradients, cancel)
+        taken = 1 - cancel
+        if not all(present):
+            taken = taken * torch.tensor(present, dtype=torch.float32).to(cancel.device, non_blocking=True)
+        self.steps = self.steps + taken
+        self.product = torch.where(taken > 0, self.product * coefficients, self.product)
+        rows = map(Row, (p for p, _ in owned), gradients, *map(scalars, (coefficients, self.product, self.steps)))
         for group in self.param_groups:
-            rows = [(p, next(remaining), next(weights)) for p in group["params"]]
-            rows = [row for row in rows if row[1] is not None]
-            for p, _, _ in rows:
+            own = [row for _, row in zip(group["params"], rows) if row.gradient is not None]  # noqa: B905
+            for p, *_ in own:
                 if not self.state[p]:
                     self.state[p].update(self.init(p))
-            if rows:
-                self.update(group, *map(list, zip(*rows, strict=True)), cancel.float())
-        self.skipped = self.skipped + cancel
+            if own:
+                self.update(group, own, cancel)
+        self.skipped = self.skipped + cancel.long()
         if self.observed:
             self._show(coefficients)
         return loss
 
-    def _choose(self, gradients: list[Tensor | None], finite: Bool[Tensor, ""]) -> Float[Tensor, " tensors"]:
+    def _choose(
+        self, owned: list[tuple[Tensor, dict[str, Any]]], gradients: list[Tensor | None], cancel: Float[Tensor, ""]
+    ) -> Float[Tensor, " tensors"]:
         """The rule's coefficients; what the rule keeps stays as it was where a gradient is not finite."""
         watch(self.rule, self.observed)
         kept = [(module, *item) for module in self.rule.modules() for item in module.named_buffers(recurse=False)]
         whole = [
-            p.new_zeros(()).expand(p.shape) if g is None else g
-            for (p, _), g in zip(self._owned(), gradients, strict=True)
+            p.new_zeros(()).expand(p.shape) if g is None else g for (p, _), g in zip(owned, gradients, strict=True)
         ]
         coefficients = self.rule(whole, self.calls)
+        if cancel.device.type == "cpu" and scalars(cancel[None]) == [0.0]:
+            return coefficients
         for module, name, old in kept:
             if (new := getattr(module, name)) is not old:
-                setattr(module, name, torch.where(finite, new, old))
+                setattr(module, name, torch.where(cancel > 0, old, new))
         return coefficients
-
-    def _weights(
-        self, coefficients: Float[Tensor, " tensors"], gradients: list[Tensor | None], finite: Bool[Tensor, ""]
-    ) -> Float[Tensor, " tensors"]:
-        """1 - a; for the debiased average itself m̂ <- m̂ + w·(g - m̂), w = (1 - a) / (1 - product of all a)."""
-        if not self.debias:
-            return 1 - coefficients
-        present = torch.tensor([gradient is not None for gradient in gradients]).to(finite.device)
-        self.product = torch.where(finite & present, self.product * coefficients, self.product)
-        return (1 - coefficients) / (1 - self.product)
 
     def _show(self, coefficients: Float[Tensor, " tensors"]) -> None:
         kinds: dict[Kind, list[int]] = {}
@@ -146,11 +153,11 @@ class Optimizer(torch.optim.Optimizer):
     def _move(self, device: torch.device) -> None:
         if self.skipped.device != device:
             self.rule.to(device)
-            self.skipped, self.product = self.skipped.to(device), self.product.to(device)
+            self.skipped, self.product, self.steps = (x.to(device) for x in (self.skipped, self.product, self.steps))
 
     def state_dict(self) -> dict[str, Any]:
         """torch's, and under "famx" what belongs to no single parameter: numbers and tensors of their own dtype."""
-        shared = {"calls": self.calls, "skipped": self.skipped, "product": self.product}
+        shared = {"calls": self.calls, "skipped": self.skipped, "product": self.product, "steps": self.steps}
         rule = {f"rule.{name}": value for name, value in self.rule.state_dict().items()}
         return {**super().state_dict(), "famx": {**shared, **rule}}
 
@@ -167,10 +174,15 @@ class Optimizer(torch.optim.Optimizer):
         if "calls" not in shared or found != expected:
             raise UserError(f"the state is not of this {type(self).__name__}: it keeps {found}, this one {expected}")
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "famx"})
+        places = [place for group in state_dict["param_groups"] for place in group["params"]]
+        for place, (p, _) in zip(places, self._owned(), strict=True):
+            for name, value in state_dict["state"].get(place, {}).items():
+                # torch casts it to the parameter's dtype
+                self.state[p][name] = value.to(p.device, copy=True)
         self.rule.load_state_dict(rule)
         self.calls = shared["calls"]
-        self.skipped = shared["skipped"].to(self.skipped.device, copy=True)
-        self.product = shared["product"].to(self.product.device, copy=True)
+        for name in ("skipped", "product", "steps"):
+            setattr(self, name, shared[name].to(self.skipped.device, copy=True))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if hasattr(self, "rule"):
@@ -194,7 +206,19 @@ def _info(param: Tensor, group: Mapping[str, Any]) -> TensorInfo:
     return TensorInfo(tuple(param.shape), kind, group["alpha"], group["n_bands"], LAYOUTS.get(kind, "equal"))
 
 
-def _gradient(param: Tensor) -> Tensor | None:
+def scalars(values: Float[Tensor, " n"]) -> Sequence[float | Tensor]:
+    """The values one by one: numbers where they lie in the host's memory, so that nobody waits, else 0-d tensors."""
+    return values.tolist() if values.device.type == "cpu" else list(values.unbind())
+
+
+def _cancel(gradients: list[Tensor]) -> Float[Tensor, ""]:
+    """1 where an entry is not finite, else 0."""
+    # a sum is the fastest way to read all entries, and one that is not finite makes the sum so
+    sums = torch.stack([g.sum(dtype=torch.float32) for g in gradients])
+    return sums.isfinite().all().logical_not().float()
+
+
+def dense(param: Tensor) -> Tensor | None:
     """The gradient, dense.
 
     Raises:
@@ -207,45 +231,9 @@ def _gradient(param: Tensor) -> Tensor | None:
 
 def _decayed(param: Tensor, group: Mapping[str, Any]) -> Tensor | None:
     """The gradient, contiguous, with the coupled weight decay where that is asked for."""
-    gradient = _gradient(param)
+    gradient = dense(param)
     if gradient is None:
         return None
-    if group["weight_decay"] and not group["decoupled"]:
+    if group["weight_decay"] and not group.get("decoupled", True):
         gradient = gradient.add(param, alpha=group["weight_decay"])
     return gradient.contiguous()
-
-
-class Wrapped(torch.optim.Optimizer):
-    """Before one of torch's own optimizers: takes its fused kernel where there is one, and refuses a momentum rule."""
-
-    exempt: ClassVar[dict[str, str]] = {
-        "meta": "torch's fused kernels have no meta form",
-        "no_host_read": "torch's own step may read the learning rate and the step count",
-        "non_finite": "torch's own step takes every gradient",
-    }
-    observed = False
-    fuses = True
-
-    def __init__(self, params: Any, *rules: Callable[..., nn.Module] | None, **options: Any):
-        if any(rules):
-            name = type(self).__name__
-            raise UserError(
-                f"{name} has one momentum for all tensors: momentum= and spectrum= are for optim=fam and its kin"
-            )
-        self.metrics: dict[str, Tensor] = {}
-        groups = torch.optim.Optimizer(params, {}).param_groups
-        tensors = [p for group in groups for p in group["params"]]
-        self.fuses &= all(p.device.type in ("cpu", "cuda", "mps", "xpu") and p.is_floating_point() for p in tensors)
-        super().__init__(groups, **options, fused=self.fuses)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Takes one step; `closure`, if given, computes the loss anew, which is returned."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        given = [p for group in self.param_groups for p in group["params"] if _gradient(p) is not None]
-        # torch's fused kernels walk through memory and do not look at strides
-        fused = self.fuses and all(p.is_contiguous() and p.grad.is_contiguous() for p in given)
-        for group in self.param_groups:
-            group["fused"] = fused
-        super().step()
-        return loss

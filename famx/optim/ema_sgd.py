@@ -1,12 +1,13 @@
 """Descent along an average of gradients, whose momentum a rule chooses tensor by tensor (seed.md: the step of FAM)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from famx.optim.base import Optimizer
+from famx.optim.base import Optimizer, Row
 from famx.registry import register
 
 PLAIN = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "is_first_step": False}
@@ -44,25 +45,55 @@ class EmaSGD(Optimizer):
         debias: bool = False,
     ):
         defaults = {"lr": lr, "alpha": alpha, "weight_decay": weight_decay, "n_bands": n_bands, "decoupled": decoupled}
-        super().__init__(params, momentum, spectrum, usual=self.usual, debias=debias, **defaults)
+        self.debias = debias
+        super().__init__(params, momentum, spectrum, usual=self.usual, **defaults)
 
     def init(self, param: Tensor) -> dict[str, Tensor]:
         return {"exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format)}
 
-    def update(
-        self,
-        group: dict[str, Any],
-        params: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        weights: Sequence[Tensor],
-        cancel: Tensor,
-    ) -> None:
-        averages = [self.state[p]["exp_avg"] for p in params]
-        average(averages, gradients, weights, cancel)
-        descend(params, averages, group["lr"], group["weight_decay"] * group["decoupled"], cancel)
+    def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
+        lr, weight_decay = group["lr"], group["weight_decay"] * group["decoupled"]
+        averages = [self.state[row.param]["exp_avg"] for row in rows]
+        # m / (1 - product) itself is the average m <- m + w·(g - m)
+        weights = [(1 - row.a) / (1 - row.product) if self.debias else 1 - row.a for row in rows]
+        if cancel.device.type == "cpu":
+            average_and_descend(rows, averages, weights, lr, weight_decay, cancel)
+        else:
+            average(averages, [row.gradient for row in rows], weights, cancel)
+            descend([row.param for row in rows], averages, lr, weight_decay, cancel)
 
 
-def average(averages: Sequence[Tensor], gradients: Sequence[Tensor], weights: Sequence[Tensor], cancel: Tensor) -> None:
+def average_and_descend(
+    rows: Sequence[Row],
+    averages: Sequence[Tensor],
+    weights: Sequence[float],
+    lr: float | Tensor,
+    weight_decay: float,
+    cancel: Tensor,
+) -> None:
+    """m <- m + w·(g - m); θ <- θ - lr·(m + weight_decay·θ), in place, in one kernel for all that have w in common."""
+    alike: dict[Any, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    for row, m, w in zip(rows, averages, weights, strict=True):
+        alike.setdefault((w, m.dtype), []).append((row.param, row.gradient, m))
+    for (w, _), tensors in alike.items():
+        params, gradients, ms = zip(*tensors, strict=True)
+        if w == 1.0:  # without momentum the kernel takes no averages
+            average(ms, gradients, [w] * len(ms), cancel)
+            descend(params, ms, lr, weight_decay, cancel)
+            continue
+        with contiguous(params) as dense:
+            if weight_decay:
+                # the kernel's own decay would go into m
+                torch._foreach_mul_(dense, 1 - lr * weight_decay * (1 - cancel))
+            options = PLAIN | {"momentum": 1 - w, "dampening": 1 - w}
+            torch._fused_sgd_(
+                dense, gradients, ms, lr=lr, weight_decay=0.0, maximize=False, found_inf=cancel, **options
+            )
+
+
+def average(
+    averages: Sequence[Tensor], gradients: Sequence[Tensor], weights: Sequence[float | Tensor], cancel: Tensor
+) -> None:
     """m <- m + w·(g - m), in place; nothing where cancel is 1. All contiguous, for the kernel does not see strides."""
     if cancel.is_meta:  # torch's fused kernels have no meta form, and there is nothing to compute
         return
@@ -82,10 +113,18 @@ def descend(
     alike: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
     for p, direction in zip(params, directions, strict=True):
         alike.setdefault(p.dtype, []).append((p, direction))
+    options = {"lr": lr, "weight_decay": weight_decay, "maximize": False, "found_inf": cancel, **PLAIN}
     for pairs in alike.values():
-        dense = [p.contiguous() for p, _ in pairs]
-        options = {"lr": lr, "weight_decay": weight_decay, "maximize": False, "found_inf": cancel}
-        torch._fused_sgd_(dense, [direction for _, direction in pairs], [], **options, **PLAIN)
-        for (p, _), done in zip(pairs, dense, strict=True):
-            if not p.is_contiguous():
-                p.copy_(done)
+        own, steps = zip(*pairs, strict=True)
+        with contiguous(own) as dense:
+            torch._fused_sgd_(dense, steps, [], **options)
+
+
+@contextmanager
+def contiguous(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The parameters as the fused kernels need them, which do not see strides; what they write goes back."""
+    dense = [p.contiguous() for p in params]
+    yield dense
+    for p, done in zip(params, dense, strict=True):
+        if done is not p:
+            p.copy_(done)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from famx.optim.base import Wrapped
+from famx.optim.wrapped import Wrapped
 from famx.registry import register
 
 
