@@ -18,8 +18,10 @@ FLOORS = [
     {"train", "evaluate", "transcribe", "spectra", "parts"},
 ]
 FLOOR = {module: height for height, modules in enumerate(FLOORS) for module in modules}
+# torch's own, or by default around torch's own
+TORCHS = ("adafactor", "adamw", "agc", "ema_nesterov", "lookahead", "muon", "nadamw", "sgd")
 EXEMPT = {
-    *(("optim", name, law) for name in ("adamw", "sgd") for law in ("meta", "no_host_read", "non_finite")),
+    *(("optim", name, law) for name in TORCHS for law in ("meta", "no_host_read", "non_finite")),
     *(("spectrum", "shuffled", law) for law in ("sums_to_one", "flat_on_white", "separates_slow_and_fast")),
     ("rotary", "variable_radii", "norm_kept"),
     *(("rotary", name, "distance_law") for name in ("learned_rotations", "axial")),

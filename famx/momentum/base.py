@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from famx import registry
 from famx.notation import Kind, TensorInfo
 
 
@@ -151,3 +152,56 @@ class Handlers(Momentum):
             kinds.setdefault(self.tensors[i].kind, []).append(i)
         means = {f"bands/{kind}": bands[rows].mean(0) for kind, rows in kinds.items()}
         return {"bands": bands, "fired": moved, **means}
+
+
+class Followed(Momentum):
+    """Chooses by statistics of the last gradients in time, of the coordinates that spectrum `temporal` follows.
+
+    h <- beta·h + (1 - beta)·statistics per step, the first ones copied; a subclass says what they are and what they
+    mean: `measure(series)`, `choose(history)`.
+
+    Args:
+        tensors: what the gradients will be of, in their order.
+        n_statistics: of each tensor.
+        beta: decay of the history per step.
+        start_step: step up to which the base momentum stays.
+        min_size: entries a tensor must have more of to be followed; the base momentum stays for the others.
+    """
+
+    def __init__(
+        self, tensors: Sequence[TensorInfo], *, n_statistics: int, beta: float, start_step: int, min_size: int
+    ):
+        super().__init__(tensors)
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta={beta} is not in [0, 1)")
+        self.beta, self.start_step = beta, start_step
+        self.rows = [i for i, info in enumerate(tensors) if info.numel > min_size]
+        self.followed = registry.build("spectrum", {"name": "temporal"}, tensors=[tensors[i] for i in self.rows])
+        self.register_buffer("index", torch.tensor(self.rows, dtype=torch.long), persistent=False)
+        self.register_buffer("history", torch.zeros(n_statistics, len(self.rows)))
+        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("coefficients", self.base.clone())
+
+    def forward(self, gradients: Sequence[Tensor], step: int) -> Float[Tensor, " tensors"]:
+        if not self.rows:
+            return self.base
+        self.followed([gradients[i] for i in self.rows])
+        if self.followed.fresh and step > self.start_step:
+            series = self.followed.ring.float()
+            # each coordinate counts alike, however large its gradient
+            statistics = self.measure(series / series.abs().amax(0).clamp_min(torch.finfo(torch.float32).tiny))
+            smoothed = self.history.lerp(statistics, 1 - self.beta**self.followed.every)
+            self.history = torch.where(self.begun, smoothed, statistics)
+            self.begun = torch.ones_like(self.begun)
+            self.coefficients = self.base.index_copy(0, self.index, self.choose(self.history))
+        if self.observed:
+            self.metrics = {"moved": (self.coefficients != self.base)[self.index].float().mean()}
+        return self.coefficients
+
+    def measure(self, series: Float[Tensor, "window followed coordinates"]) -> Float[Tensor, "statistics followed"]:
+        """The statistics of the window."""
+        raise NotImplementedError
+
+    def choose(self, history: Float[Tensor, "statistics followed"]) -> Float[Tensor, " followed"]:
+        """The coefficient of each followed tensor."""
+        raise NotImplementedError

@@ -27,6 +27,8 @@ class AdamW(Wrapped, torch.optim.AdamW):
         weight_decay: share of a parameter taken away per step, times lr.
     """
 
+    fuses = True
+
     def __new__(
         cls,
         params: Any = None,

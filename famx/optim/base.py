@@ -174,11 +174,7 @@ class Optimizer(torch.optim.Optimizer):
         if "calls" not in shared or found != expected:
             raise UserError(f"the state is not of this {type(self).__name__}: it keeps {found}, this one {expected}")
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "famx"})
-        places = [place for group in state_dict["param_groups"] for place in group["params"]]
-        for place, (p, _) in zip(places, self._owned(), strict=True):
-            for name, value in state_dict["state"].get(place, {}).items():
-                # torch casts it to the parameter's dtype
-                self.state[p][name] = value.to(p.device, copy=True)
+        keep_dtypes(self, state_dict)
         self.rule.load_state_dict(rule)
         self.calls = shared["calls"]
         for name in ("skipped", "product", "steps"):
@@ -204,6 +200,16 @@ class Optimizer(torch.optim.Optimizer):
 def _info(param: Tensor, group: Mapping[str, Any]) -> TensorInfo:
     kind = group["kind"]
     return TensorInfo(tuple(param.shape), kind, group["alpha"], group["n_bands"], LAYOUTS.get(kind, "equal"))
+
+
+def keep_dtypes(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:
+    """Gives the state just loaded its own dtypes back: torch has cast it to those of the parameters."""
+    places = [place for group in state_dict["param_groups"] for place in group["params"]]
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for place, p in zip(places, params, strict=True):
+        for name, value in state_dict["state"].get(place, {}).items():
+            if isinstance(value, Tensor) and optimizer.state[p][name].dtype is not value.dtype:
+                optimizer.state[p][name] = value.to(p.device, copy=True)
 
 
 def scalars(values: Float[Tensor, " n"]) -> Sequence[float | Tensor]:

@@ -22,9 +22,6 @@ class SGD(Wrapped, torch.optim.SGD):
         weight_decay: added to the gradient, times the parameter.
     """
 
-    # torch's fused kernel fails where one parameter gets its first gradient after another
-    fuses = False
-
     def __init__(
         self,
         params: Any,
@@ -38,5 +35,6 @@ class SGD(Wrapped, torch.optim.SGD):
     ):
         if not 0 <= alpha < 1:
             raise ValueError(f"alpha={alpha} is not in [0, 1)")
+        # torch's fused kernel fails where one parameter gets its first gradient after another
         options = {"lr": lr, "momentum": alpha, "nesterov": nesterov, "weight_decay": weight_decay, "foreach": True}
         super().__init__(params, momentum, spectrum, **options)

@@ -1,17 +1,17 @@
 """Before torch's own optimizers: their fused kernels where the device has them, and plain refusals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from famx.notation import UserError
-from famx.optim.base import dense
+from famx.optim.base import dense, keep_dtypes
 
 
 class Wrapped(torch.optim.Optimizer):
-    """Before one of torch's own optimizers: takes its fused kernel where there is one, and refuses a momentum rule."""
+    """Before one of torch's own optimizers: takes its fused kernel, if it `fuses`, and refuses a momentum rule."""
 
     exempt: ClassVar[dict[str, str]] = {
         "meta": "torch's fused kernels have no meta form",
@@ -19,7 +19,7 @@ class Wrapped(torch.optim.Optimizer):
         "non_finite": "torch's own step takes every gradient",
     }
     observed = False
-    fuses = True
+    fuses = False
 
     def __init__(self, params: Any, *rules: Callable[..., nn.Module] | None, **options: Any):
         if any(rules):
@@ -28,10 +28,12 @@ class Wrapped(torch.optim.Optimizer):
                 f"{name} has one momentum for all tensors: momentum= and spectrum= are for optim=fam and its kin"
             )
         self.metrics: dict[str, Tensor] = {}
-        groups = torch.optim.Optimizer(params, {}).param_groups
-        tensors = [p for group in groups for p in group["params"]]
-        self.fuses &= all(p.device.type in ("cpu", "cuda", "mps", "xpu") and p.is_floating_point() for p in tensors)
-        super().__init__(groups, **options, fused=self.fuses)
+        if self.fuses:
+            groups = torch.optim.Optimizer(params, {}).param_groups
+            tensors = [p for group in groups for p in group["params"]]
+            self.fuses = all(p.device.type in ("cpu", "cuda", "mps", "xpu") and p.is_floating_point() for p in tensors)
+            params, options = groups, options | {"fused": self.fuses}
+        super().__init__(params, **options)
         # a GradScaler would leave the scaled gradients to the fused kernel, and that is not always the one that runs
         self._step_supports_amp_scaling = False
 
@@ -40,9 +42,15 @@ class Wrapped(torch.optim.Optimizer):
         """Takes one step; `closure`, if given, computes the loss anew, which is returned."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         given = [p for group in self.param_groups for p in group["params"] if dense(p) is not None]
-        # torch's fused kernels walk through memory and do not look at strides
-        fused = self.fuses and all(p.is_contiguous() and p.grad.is_contiguous() for p in given)
-        for group in self.param_groups:
-            group["fused"] = fused
+        if self.fuses:
+            # torch's fused kernels walk through memory and do not look at strides
+            fused = all(p.is_contiguous() and p.grad.is_contiguous() for p in given)
+            for group in self.param_groups:
+                group["fused"] = fused
         super().step()
         return loss
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        super().load_state_dict(dict(state_dict))
+        keep_dtypes(self, state_dict)

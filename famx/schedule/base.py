@@ -6,7 +6,7 @@ from math import cos, pi
 
 @dataclass(frozen=True)
 class Warmup:
-    """start + (1 - start)·t/w up to step w, 1 up to step s, end + (1 - end)·(1 + cos(π·(t - s)/(T - s)))/2, then end.
+    """start + (1 - start)·t/w up to step w, 1 up to step s, end + (1 - end)·fall((t - s)/(T - s)), then end.
 
     Args:
         total_steps: T, the step from which the multiple stays at `end`.
@@ -46,4 +46,8 @@ class Warmup:
         if step <= self.decay:
             return 1.0
         progress = (step - self.decay) / (self.total_steps - self.decay)
-        return self.end + (1 - self.end) * (1 + cos(pi * progress)) / 2
+        return self.end + (1 - self.end) * self.fall(progress)
+
+    def fall(self, progress: float) -> float:
+        """From 1 to 0 while progress goes from 0 to 1: half a cosine."""
+        return (1 + cos(pi * progress)) / 2

@@ -1,0 +1,29 @@
+"""FSGDM: momentum grows with the step alone, from letting all frequencies pass to the slow ones (arXiv:2411.19671)."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from famx.momentum.base import Momentum
+from famx.notation import TensorInfo
+from famx.registry import register
+
+
+@register
+class Fsgdm(Momentum):
+    """a = t / (t + mu) for every tensor. The paper's u·m + v·g has v = 1; here the new gradient counts 1 - u.
+
+    Args:
+        mu: step at which a is one half; the paper's is .033 times all steps.
+    """
+
+    def __init__(self, tensors: Sequence[TensorInfo], *, mu: float = 33.0):
+        super().__init__(tensors)
+        if mu <= 0:
+            raise ValueError(f"mu={mu} must be above 0")
+        self.mu = mu
+
+    def forward(self, gradients: Sequence[Tensor], step: int) -> Float[Tensor, " tensors"]:
+        return torch.full_like(self.base, step / (step + self.mu))

@@ -1,0 +1,79 @@
+"""Muon, torch's own, for matrices; AdamW for the rest (Jordan et al. 2024; arXiv:2502.16982)."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from famx.optim.adamw import AdamW
+from famx.optim.base import dense
+from famx.optim.wrapped import Wrapped
+from famx.registry import register
+
+
+@register
+class Muon(torch.optim.Optimizer):
+    """m <- momentum·m + (1 - momentum)·g; θ <- θ - lr·(.2·sqrt(longer side)·O + weight_decay·θ), O the nearest to
+    m, with Nesterov's look ahead, whose singular values are all about 1. Vectors, scalars, tensors of more axes and
+    embeddings: AdamW, with the same lr, which the factor makes alike.
+
+    Args:
+        params: parameters or groups; of one with `kind` "embedding" matrices too get AdamW.
+        lr: learning rate.
+        weight_decay: share of a parameter taken away per step, times lr.
+        momentum: of matrices, in [0, 1).
+        nesterov: whether to look ahead.
+        ns_steps: Newton-Schulz iterations towards O.
+        betas, eps: of AdamW.
+    """
+
+    exempt: ClassVar[dict[str, str]] = Wrapped.exempt
+    observed = False
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        lr: float = 2e-3,
+        weight_decay: float = 0.01,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-8,
+    ):
+        self.metrics: dict[str, Tensor] = {}
+        matrices, rest = [], []
+        for group in torch.optim.Optimizer(params, {}).param_groups:
+            flat = [p.ndim == 2 and group.get("kind") != "embedding" for p in group["params"]]
+            for some, chosen in ((matrices, True), (rest, False)):
+                own = [p for p, is_flat in zip(group["params"], flat, strict=True) if is_flat is chosen]
+                some.append({**group, "params": own, "orthogonal": chosen})
+        options = {"lr": lr, "weight_decay": weight_decay}
+        self.muon = torch.optim.Muon(
+            matrices, **options, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps, adjust_lr_fn="match_rms_adamw"
+        )
+        self.adamw = AdamW(rest, **options, betas=betas, eps=eps)
+        super().__init__([*self.muon.param_groups, *self.adamw.param_groups], options)
+        self.share()
+
+    def share(self) -> None:
+        """Lets both work on the groups and the state of this."""
+        self.muon.param_groups = [group for group in self.param_groups if group["orthogonal"]]
+        self.adamw.param_groups = [group for group in self.param_groups if not group["orthogonal"]]
+        self.muon.state = self.adamw.state = self.state
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Takes one step; `closure`, if given, computes the loss anew, which is returned."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for p in group["params"]:
+                dense(p)
+        self.muon.step()
+        self.adamw.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.share()
