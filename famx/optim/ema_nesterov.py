@@ -24,7 +24,7 @@ class EMANesterov(Around):
         base: name of the optimizer.
         lr: its learning rate; its usual one if not given.
         base_lr: another name of `lr`.
-        beta: how far to look ahead, in average steps.
+        beta: how far to look ahead, in average steps, in [0, 1); a steady step becomes 1 / (1 - beta) times as long.
         gamma: decay of the average, in [0, 1).
         start_step: step after which to look ahead.
         stop_step: step that ends it; never if not given.
@@ -39,13 +39,13 @@ class EMANesterov(Around):
         base: str = "adamw",
         lr: float | None = None,
         base_lr: float | None = None,
-        beta: float = 1.0,
+        beta: float = 0.5,
         gamma: float = 0.95,
         start_step: int = 100,
         stop_step: int | None = None,
     ):
-        if not 0 <= gamma < 1 or beta < 0:
-            raise ValueError(f"gamma={gamma} must be in [0, 1) and beta={beta} not below 0")
+        if not 0 <= gamma < 1 or not 0 <= beta < 1:
+            raise ValueError(f"gamma={gamma} and beta={beta} must be in [0, 1)")
         self.beta, self.gamma, self.start_step, self.stop_step = beta, gamma, start_step, stop_step
         super().__init__(params, momentum, spectrum, base=base, lr=base_lr if lr is None else lr)
 

@@ -52,43 +52,53 @@ class EmaSGD(Optimizer):
         return {"exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format)}
 
     def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
-        lr, weight_decay = group["lr"], group["weight_decay"] * group["decoupled"]
         averages = [self.state[row.param]["exp_avg"] for row in rows]
         # m / (1 - product) itself is the average m <- m + w·(g - m)
         weights = [(1 - row.a) / (1 - row.product) if self.debias else 1 - row.a for row in rows]
-        if cancel.device.type == "cpu":
-            average_and_descend(rows, averages, weights, lr, weight_decay, cancel)
-        else:
-            average(averages, [row.gradient for row in rows], weights, cancel)
-            descend([row.param for row in rows], averages, lr, weight_decay, cancel)
+        weight_decay = group["weight_decay"] * group["decoupled"]
+        step = self.at_once if cancel.device.type == "cpu" else self.in_turn
+        step(rows, averages, weights, group["lr"], weight_decay, cancel)
 
+    def at_once(
+        self,
+        rows: Sequence[Row],
+        averages: Sequence[Tensor],
+        weights: Sequence[float],
+        lr: float | Tensor,
+        weight_decay: float,
+        cancel: Tensor,
+    ) -> None:
+        """m <- m + w·(g - m); θ <- θ - lr·(m + weight_decay·θ), in place, in one kernel for all of one w."""
+        alike: dict[Any, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        for row, m, w in zip(rows, averages, weights, strict=True):
+            alike.setdefault((w, m.dtype), []).append((row.param, row.gradient, m))
+        for (w, _), tensors in alike.items():
+            params, gradients, ms = zip(*tensors, strict=True)
+            if w == 1.0:  # without momentum the kernel takes no averages
+                average(ms, gradients, [w] * len(ms), cancel)
+                descend(params, ms, lr, weight_decay, cancel)
+                continue
+            with contiguous(params) as dense:
+                if weight_decay:
+                    # the kernel's own decay would go into m
+                    torch._foreach_mul_(dense, 1 - lr * weight_decay * (1 - cancel))
+                options = PLAIN | {"momentum": 1 - w, "dampening": 1 - w}
+                torch._fused_sgd_(
+                    dense, gradients, ms, lr=lr, weight_decay=0.0, maximize=False, found_inf=cancel, **options
+                )
 
-def average_and_descend(
-    rows: Sequence[Row],
-    averages: Sequence[Tensor],
-    weights: Sequence[float],
-    lr: float | Tensor,
-    weight_decay: float,
-    cancel: Tensor,
-) -> None:
-    """m <- m + w·(g - m); θ <- θ - lr·(m + weight_decay·θ), in place, in one kernel for all that have w in common."""
-    alike: dict[Any, list[tuple[Tensor, Tensor, Tensor]]] = {}
-    for row, m, w in zip(rows, averages, weights, strict=True):
-        alike.setdefault((w, m.dtype), []).append((row.param, row.gradient, m))
-    for (w, _), tensors in alike.items():
-        params, gradients, ms = zip(*tensors, strict=True)
-        if w == 1.0:  # without momentum the kernel takes no averages
-            average(ms, gradients, [w] * len(ms), cancel)
-            descend(params, ms, lr, weight_decay, cancel)
-            continue
-        with contiguous(params) as dense:
-            if weight_decay:
-                # the kernel's own decay would go into m
-                torch._foreach_mul_(dense, 1 - lr * weight_decay * (1 - cancel))
-            options = PLAIN | {"momentum": 1 - w, "dampening": 1 - w}
-            torch._fused_sgd_(
-                dense, gradients, ms, lr=lr, weight_decay=0.0, maximize=False, found_inf=cancel, **options
-            )
+    def in_turn(
+        self,
+        rows: Sequence[Row],
+        averages: Sequence[Tensor],
+        weights: Sequence[float | Tensor],
+        lr: float | Tensor,
+        weight_decay: float,
+        cancel: Tensor,
+    ) -> None:
+        """The same where coefficients are on the device: the kernel of both takes but numbers."""
+        average(averages, [row.gradient for row in rows], weights, cancel)
+        descend([row.param for row in rows], averages, lr, weight_decay, cancel)
 
 
 def average(

@@ -1,0 +1,55 @@
+"""Lookahead, adaptive gradient clipping and EMA-Nesterov around any `step(gradients)`, in plain form."""
+
+import torch
+
+
+class PlainLookahead:
+    def __init__(self, params, base, k=5, share=0.5):
+        self.params, self.base, self.k, self.share = params, base, k, share
+        self.slow = [p.clone() for p in params]
+        self.t = 0
+
+    def step(self, gradients):
+        self.base.step(gradients)
+        self.t += 1
+        if self.t % self.k == 0:
+            for i, p in enumerate(self.params):
+                self.slow[i] = self.slow[i] + self.share * (p - self.slow[i])
+                p.copy_(self.slow[i])
+
+
+class PlainAGC:
+    def __init__(self, params, base, clip=0.01, eps=1e-3):
+        self.params, self.base, self.clip, self.eps = params, base, clip, eps
+
+    def step(self, gradients):
+        clipped = []
+        for p, gradient in zip(self.params, gradients, strict=True):
+            gradient = gradient.clone()
+            units = zip(p, gradient, strict=True) if p.ndim > 1 else [(p, gradient)]
+            for weights, g in units:
+                longest = self.clip * max(weights.norm().item(), self.eps)
+                if g.norm() > longest:
+                    g.mul_(longest / g.norm())
+            clipped.append(gradient)
+        self.base.step(clipped)
+
+
+class PlainEMANesterov:
+    """θ apart from the point y where gradients are taken, which the parameters show."""
+
+    def __init__(self, params, base, beta=0.5, gamma=0.95, start_step=100, stop_step=None):
+        self.params, self.base, self.beta, self.gamma = params, base, beta, gamma
+        self.start_step, self.stop_step = start_step, stop_step
+        self.theta = [p.clone() for p in params]
+        self.m = [torch.zeros_like(p) for p in params]
+        self.t = 0
+
+    def step(self, gradients):
+        self.base.step(gradients)
+        self.t += 1
+        ahead = self.t > self.start_step and (self.stop_step is None or self.t < self.stop_step)
+        for i, p in enumerate(self.params):
+            self.m[i] = self.gamma * self.m[i] + (1 - self.gamma) * (p - self.theta[i])
+            self.theta[i] = p.clone()
+            p.add_(self.beta * self.m[i] if ahead else 0)
