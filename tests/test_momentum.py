@@ -4,6 +4,11 @@ import torch
 from famx.laws import kept, laws
 from famx.momentum.fam import Fam
 from famx.momentum.fam_published import FamPublished
+from famx.momentum.fsgdm import Fsgdm
+from famx.momentum.innovation import Innovation
+from famx.momentum.kalman import Kalman
+from famx.momentum.random import Random
+from famx.momentum.shuffled_fam import ShuffledFam
 from famx.notation import TensorInfo
 from famx.registry import get, names
 
@@ -77,6 +82,58 @@ def test_as_published_white_noise_moves_every_tensor():
         coefficients = rule([torch.randn(info.shape) for info in KINDS], t)
     assert coefficients.tolist()[4] == pytest.approx(0.98)
     assert coefficients.tolist()[:3] == pytest.approx([0.95, 0.95, 0.95])
+
+
+def by(part, signals, steps=400, **hyper):
+    """The coefficients after so many steps of gradients, one tensor a signal: a function of a generator."""
+    tensors = [TensorInfo((40, 30), base=0.9) for _ in signals]
+    rule, generators = part(tensors, **hyper), [signal() for signal in signals]
+    for t in range(1, steps):
+        chosen = rule([next(generator) for generator in generators], t)
+    return chosen.tolist()
+
+
+def drifting(share):
+    """A random walk whose steps are `share` of the noise it is seen under."""
+    level = torch.zeros(40, 30)
+    while True:
+        level = level + share * torch.randn(40, 30)
+        yield level + torch.randn(40, 30)
+
+
+def test_the_kalman_gain_is_that_of_the_walk_and_its_noise():
+    shares = (0.2, 0.5, 1.5)
+    found = torch.tensor(
+        by(Kalman, [lambda share=share: drifting(share) for share in shares for _ in range(8)], low=0.0)
+    )
+    gains = [(((q := share**2) ** 2 + 4 * q) ** 0.5 - q) / 2 for share in shares]
+    assert found.view(3, 8).mean(1).tolist() == pytest.approx([1 - gain for gain in gains], abs=0.05)
+    still = by(Kalman, [lambda: drifting(0.0) for _ in range(8)])
+    assert sum(still) / 8 > found[:8].mean()
+
+
+def test_innovations_lower_the_momentum_of_what_drifts_and_leave_that_of_noise():
+    slow, fast, noise = by(Innovation, [lambda: drifting(0.1), lambda: drifting(1.0), lambda: drifting(0.0)])
+    assert fast < slow < 0.9 and noise == pytest.approx(0.9)
+
+
+def test_shuffled_fam_makes_the_moves_of_fam_in_other_places():
+    kinds = [KINDS[0]._replace(base=0.9)] * 6
+    real, placebo = (Fam(kinds, layer_boost=False), ShuffledFam(kinds, layer_boost=False))
+    for t in range(1, 200):
+        row = [torch.randn(40, 30) + 2 * (-1.0) ** t * (i < 2) for i in range(6)]
+        chosen, dealt = real(row, t), placebo(row, t)
+    assert sorted(chosen.tolist()) == sorted(dealt.tolist()) and not torch.equal(chosen, dealt)
+    assert (placebo.dealt != torch.arange(6)).all()
+
+
+def test_the_controls_do_not_look_at_gradients():
+    silence = [torch.zeros(info.shape) for info in KINDS]
+    assert Fsgdm(KINDS, mu=30.0)(silence, 10).tolist() == pytest.approx([0.25] * 6)
+    rule = Random(KINDS, low=0.8, high=0.9, every=4)
+    draws = [rule(silence, step) for step in range(40)]
+    assert all(((draw >= 0.8) & (draw <= 0.9)).all() for draw in draws)
+    assert torch.equal(draws[4], draws[7]) and not torch.equal(draws[4], draws[8]) and draws[0].unique().numel() == 6
 
 
 def test_bad_hyperparameters_are_refused():

@@ -2,7 +2,7 @@ import pytest
 
 from famx.laws import kept, laws
 from famx.registry import get, names
-from famx.schedule import WarmupCosine, WarmupPlateauCosine
+from famx.schedule import WSD, Linear, WarmupCosine, WarmupPlateauCosine
 
 
 @pytest.mark.parametrize("law", laws("schedule"))
@@ -21,6 +21,13 @@ def test_warmup_cosine_goes_through_the_points_of_its_formula():
 def test_the_plateau_lasts_until_the_decay_starts():
     schedule = WarmupPlateauCosine(100, 20, 0.2, 0.1, decay_start=80)
     assert [schedule(step) for step in (10, 20, 79, 80, 90, 100)] == pytest.approx([0.6, 1.0, 1.0, 1.0, 0.55, 0.1])
+
+
+def test_linear_and_wsd_go_through_the_points_of_their_formulas():
+    linear, wsd = Linear(100, 20, 0.2, 0.1), WSD(100, 20, 0.2, 0.1, decay_start=80)
+    assert [linear(step) for step in (0, 10, 20, 60, 100, 900)] == pytest.approx([0.2, 0.6, 1.0, 0.55, 0.1, 0.1])
+    assert [wsd(step) for step in (10, 20, 80, 90, 100, 900)] == pytest.approx([0.6, 1.0, 1.0, 0.55, 0.1, 0.1])
+    assert [WSD(100)(step) for step in (90, 95, 100)] == pytest.approx([1.0, 0.5, 0.0])
 
 
 def test_bad_bounds_are_refused():

@@ -1,26 +1,22 @@
 """What every optimizer promises to any PyTorch loop: it descends, resumes exactly, and spares what is not its own."""
 
 import io
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-SHAPES = ((), (7,), (300,), (20, 30), (4, 3, 3, 3), (40, 301))
-STEPS = 125
+from famx.laws import steps
 
 
 def descends_on_a_quadratic(part: type) -> None:
     target = torch.linspace(-1, 1, 300).view(20, 15)
     # a step relative to the size of the parameter has to grow from nothing first
-    _descends(part, [torch.zeros(20, 15)], lambda p: (p[0] - target).square().sum(), 0.05, steps=200)
+    steps.descends(part, [torch.zeros(20, 15)], lambda p: (p[0] - target).square().sum(), 0.05, steps=200)
 
 
 def descends_in_a_narrow_valley(part: type) -> None:
     scale = torch.logspace(0, 2, 20)
-    _descends(part, [torch.ones(20)], lambda p: (scale * p[0].square()).sum(), 0.1)
+    steps.descends(part, [torch.ones(20)], lambda p: (scale * p[0].square()).sum(), 0.1)
 
 
 def descends_on_a_logistic_regression(part: type) -> None:
@@ -28,7 +24,7 @@ def descends_on_a_logistic_regression(part: type) -> None:
     x = torch.randn(64, 10, generator=generator)
     y = (x.sum(1) > 0).float()
     loss = nn.functional.binary_cross_entropy_with_logits
-    _descends(part, [torch.zeros(10), torch.zeros(())], lambda p: loss(x @ p[0] + p[1], y), 0.5)
+    steps.descends(part, [torch.zeros(10), torch.zeros(())], lambda p: loss(x @ p[0] + p[1], y), 0.5)
 
 
 def descends_on_a_network(part: type) -> None:
@@ -36,23 +32,23 @@ def descends_on_a_network(part: type) -> None:
     x = torch.randn(64, 2, generator=generator)
     y = (x[:, 0] * x[:, 1] > 0).long()
     start = [torch.randn(shape, generator=generator) / 2 for shape in ((2, 32), (32,), (32, 2), (2,))]
-    _descends(part, start, lambda p: nn.functional.cross_entropy((x @ p[0] + p[1]).tanh() @ p[2] + p[3], y), 0.6)
+    steps.descends(part, start, lambda p: nn.functional.cross_entropy((x @ p[0] + p[1]).tanh() @ p[2] + p[3], y), 0.6)
 
 
 def takes_tensors_of_any_shape(part: type) -> None:
-    params, before = _params(), _params()
-    _take(part(params, lr=0.1), params)
+    params, before = steps.parameters(), steps.parameters()
+    steps.take(part(params, lr=0.1), params)
     for p, was in zip(params, before, strict=True):
-        assert p.isfinite().all(), f"a parameter of shape {tuple(p.shape)} is not finite after {STEPS} steps"
-        assert not torch.equal(p, was), f"a parameter of shape {tuple(p.shape)} has not moved in {STEPS} steps"
+        assert p.isfinite().all(), f"a parameter of shape {tuple(p.shape)} is not finite after {steps.STEPS} steps"
+        assert not torch.equal(p, was), f"a parameter of shape {tuple(p.shape)} has not moved in {steps.STEPS} steps"
 
 
 def takes_gradients_in_any_memory_order(part: type) -> None:
-    params, others = _params(), _params()
+    params, others = steps.parameters(), steps.parameters()
     optimizer, other = part(params, lr=0.1), part(others, lr=0.1)
-    for gradients in _gradients(6):
-        _give(params, gradients)
-        _give(others, [g.t().contiguous().t() if g.ndim == 2 else g for g in gradients])
+    for gradients in steps.noise(6):
+        steps.give(params, gradients)
+        steps.give(others, [g.t().contiguous().t() if g.ndim == 2 else g for g in gradients])
         optimizer.step()
         other.step()
     for p, o in zip(params, others, strict=True):
@@ -77,19 +73,19 @@ def takes_parameters_in_any_memory_order(part: type) -> None:
 
 
 def takes_half_precision(part: type) -> None:
-    params = [nn.Parameter(p.detach().bfloat16()) for p in _params()]
+    params = [nn.Parameter(p.detach().bfloat16()) for p in steps.parameters()]
     before = [p.detach().clone() for p in params]
-    _take(part([{"params": params[:3]}, {"params": [*params[3:], nn.Parameter(torch.ones(5))]}], lr=0.1), params)
+    steps.take(part([{"params": params[:3]}, {"params": [*params[3:], nn.Parameter(torch.ones(5))]}], lr=0.1), params)
     for p, was in zip(params, before, strict=True):
         assert p.dtype is torch.bfloat16 and p.isfinite().all(), "a bfloat16 parameter lost its dtype or its value"
         assert not torch.equal(p, was), f"a bfloat16 parameter of shape {tuple(p.shape)} has not moved"
 
 
 def leaves_parameters_without_gradient_alone(part: type) -> None:
-    params = _params()
+    params = steps.parameters()
     optimizer = part([{"params": params, "weight_decay": 0.1}], lr=0.1)
-    for step, gradients in enumerate(_gradients()):
-        _give(params, gradients)
+    for step, gradients in enumerate(steps.noise()):
+        steps.give(params, gradients)
         absent = params[step % 3 :: 3]
         for p in absent:
             p.grad = None
@@ -102,10 +98,10 @@ def leaves_parameters_without_gradient_alone(part: type) -> None:
 
 
 def leaves_gradients_alone(part: type) -> None:
-    params = _params()
+    params = steps.parameters()
     optimizer = part([{"params": params, "weight_decay": 0.1}], lr=0.1)
-    for gradients in _gradients():
-        _give(params, gradients)
+    for gradients in steps.noise():
+        steps.give(params, gradients)
         kept = [(p.grad, p.grad.clone(), p.grad._version) for p in params]
         optimizer.step()
         for p, (grad, copy, version) in zip(params, kept, strict=True):
@@ -114,63 +110,63 @@ def leaves_gradients_alone(part: type) -> None:
 
 
 def leaves_the_global_generator_alone(part: type) -> None:
-    params, before = _params(), torch.get_rng_state()
-    _take(part(params, lr=0.1), params)
+    params, before = steps.parameters(), torch.get_rng_state()
+    steps.take(part(params, lr=0.1), params)
     assert torch.equal(before, torch.get_rng_state()), "draws from the global generator"
 
 
 def state_round_trip(part: type) -> None:
     for dtype in (torch.float32, torch.bfloat16):
-        params = [nn.Parameter(p.detach().to(dtype)) for p in _params()]
-        optimizer, gradients = part(params, lr=0.1), list(_gradients())
-        _take(optimizer, params, gradients[:-13])
+        params = [nn.Parameter(p.detach().to(dtype)) for p in steps.parameters()]
+        optimizer, gradients = part(params, lr=0.1), list(steps.noise())
+        steps.take(optimizer, params, gradients[:-13])
         file = io.BytesIO()
         torch.save(optimizer.state_dict(), file)
         file.seek(0)
         copies = [nn.Parameter(p.detach().clone()) for p in params]
         other = part(copies, lr=0.5)
         other.load_state_dict(torch.load(file, weights_only=True))
-        for (path, kept), (_, loaded) in zip(_tensors(optimizer), _tensors(other), strict=True):
+        for (path, kept), (_, loaded) in zip(steps.tensors(optimizer), steps.tensors(other), strict=True):
             assert kept.dtype is loaded.dtype, f"loads {path} as {loaded.dtype}, it was {kept.dtype}"
             assert torch.equal(kept, loaded), f"loads another {path} than it saved"
-        _take(optimizer, params, gradients[-13:])
-        _take(other, copies, gradients[-13:])
+        steps.take(optimizer, params, gradients[-13:])
+        steps.take(other, copies, gradients[-13:])
         for p, copy in zip(params, copies, strict=True):
             assert torch.equal(p, copy), f"goes on differently with its state: {dtype}, shape {tuple(p.shape)}"
 
 
 def keeps_plain_state(part: type) -> None:
-    params = _params()
+    params = steps.parameters()
     optimizer = part(params, lr=0.1)
-    _take(optimizer, params, list(_gradients(3)))
-    for path, value in _leaves(optimizer.state_dict(), "state_dict"):
+    steps.take(optimizer, params, list(steps.noise(3)))
+    for path, value in steps.leaves(optimizer.state_dict(), "state_dict"):
         plain = value is None or isinstance(value, Tensor | bool | int | float | str)
         assert plain, f"{path} is a {type(value).__name__}: neither a tensor nor a number nor a word"
 
 
 def obeys_parameter_groups(part: type) -> None:
-    params, before = _params(), _params()
-    _take(part([{"params": params[:3], "lr": 0.0}, {"params": params[3:]}], lr=0.1), params, list(_gradients(9)))
+    params, before = steps.parameters(), steps.parameters()
+    steps.take(part([{"params": params[:3], "lr": 0.0}, {"params": params[3:]}], lr=0.1), params, list(steps.noise(9)))
     moved = [not torch.equal(p, was) for p, was in zip(params, before, strict=True)]
     assert moved == [False] * 3 + [True] * 3, f"lr=0 for the first three of six parameters, but these move: {moved}"
 
 
 def takes_the_learning_rate_as_a_tensor(part: type) -> None:
-    params, others = _params(), _params()
-    _take(part([{"params": params, "lr": 0.1}], lr=0.5), params, list(_gradients(9)))
-    _take(part([{"params": others, "lr": torch.tensor(0.1)}], lr=0.5), others, list(_gradients(9)))
+    params, others = steps.parameters(), steps.parameters()
+    steps.take(part([{"params": params, "lr": 0.1}], lr=0.5), params, list(steps.noise(9)))
+    steps.take(part([{"params": others, "lr": torch.tensor(0.1)}], lr=0.5), others, list(steps.noise(9)))
     for p, other in zip(params, others, strict=True):
         assert torch.allclose(p, other, atol=1e-6), f"lr as a tensor takes another step, shape {tuple(p.shape)}"
 
 
 def follows_a_schedule(part: type) -> None:
-    params = _params()
+    params = steps.parameters()
     optimizer = part(params, lr=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(step < 5))
-    for gradients in _gradients(9):
+    for gradients in steps.noise(9):
         before = [p.detach().clone() for p in params]
         lr = optimizer.param_groups[0]["lr"]
-        _take(optimizer, params, [gradients])
+        steps.take(optimizer, params, [gradients])
         schedule.step()
         moves = not all(map(torch.equal, before, params))
         assert moves == (lr > 0), f"{'moves' if moves else 'stays'} at a learning rate of {lr}"
@@ -191,11 +187,11 @@ def returns_the_loss_of_a_closure(part: type) -> None:
 
 
 def watching_changes_nothing(part: type) -> None:
-    params, watched = _params(), _params()
+    params, watched = steps.parameters(), steps.parameters()
     optimizer, observed = part(params, lr=0.1), part(watched, lr=0.1)
     observed.observed = True
-    _take(optimizer, params)
-    _take(observed, watched)
+    steps.take(optimizer, params)
+    steps.take(observed, watched)
     assert all(map(torch.equal, params, watched)), "takes other steps when it is watched"
     for name, value in observed.metrics.items():
         assert isinstance(value, Tensor) and value.isfinite().all(), f"shows {value} as {name}"
@@ -214,110 +210,37 @@ def refuses_sparse_gradients(part: type) -> None:
 
 
 def non_finite(part: type) -> None:
-    params = _params()
+    params = steps.parameters()
     optimizer = part([{"params": params, "weight_decay": 0.1}], lr=0.1)
-    for step, gradients in enumerate(_gradients()):
+    for step, gradients in enumerate(steps.noise()):
         if step in (0, 40, 110):
             for bad, shape in ((float("nan"), 0), (float("inf"), 3), (-float("inf"), 5)):
                 spoilt = [g.clone() for g in gradients]
                 spoilt[shape].view(-1)[-1] = bad
                 before = [p.detach().clone() for p in params]
-                kept, skipped = dict(_copies(optimizer)), int(optimizer.skipped)
-                _take(optimizer, params, [spoilt])
+                kept, skipped = dict(steps.copies(optimizer)), int(optimizer.skipped)
+                steps.take(optimizer, params, [spoilt])
                 assert all(map(torch.equal, before, params)), f"steps on a gradient that is {bad}"
-                for path, now in _copies(optimizer):
+                for path, now in steps.copies(optimizer):
                     same = path.endswith("skipped") or torch.equal(kept.get(path, torch.zeros_like(now)), now)
                     assert same, f"{path} changes at step {step}, which a gradient of {bad} cancels"
                 assert int(optimizer.skipped) == skipped + 1, "does not count the cancelled step"
-        _take(optimizer, params, [gradients])
+        steps.take(optimizer, params, [gradients])
     assert all(p.isfinite().all() for p in params), "does not recover from a cancelled step"
 
 
 def meta(part: type) -> None:
-    params = [nn.Parameter(p.to("meta")) for p in _params()]
-    _take(part(params, lr=0.1), params, [[g.to("meta") for g in gradients] for gradients in _gradients()])
+    # every other shape: there is nothing to compute, but each operation is looked up in Python
+    params = [nn.Parameter(p.to("meta")) for p in steps.parameters()[1::2]]
+    rows = [[gradient.to("meta") for gradient in row[1::2]] for row in steps.noise()]
+    steps.take(part(params, lr=0.1), params, rows)
 
 
 def no_host_read(part: type) -> None:
-    params = _params()
+    params = steps.parameters()
     optimizer = part(params, lr=0.1)
-    for gradients in _gradients():
-        _give(params, gradients)
-        with _Reads() as reads:
+    for gradients in steps.noise():
+        steps.give(params, gradients)
+        with steps.Reads() as reads:
             optimizer.step()
         assert not reads.found, f"waits for the device in step(): {reads.found[0]}"
-
-
-class _Reads(TorchDispatchMode):
-    """Records what reads a tensor's value on the host."""
-
-    def __init__(self):
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.name() in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero"):
-            self.found.append(func.name())
-        return func(*args, **(kwargs or {}))
-
-
-def _descends(
-    part: type, start: list[Tensor], loss: Callable[[list[Tensor]], Tensor], share: float, steps: int = 150
-) -> None:
-    """At some learning rate `steps` steps leave no more than `share` of the loss."""
-    reached = {}
-    for lr in (0.01, 0.1, 1.0, 0.001):
-        params = [nn.Parameter(value.clone()) for value in start]
-        optimizer = part(params, lr=lr)
-        first = loss(params).item()
-        for _ in range(steps):
-            optimizer.zero_grad()
-            loss(params).backward()
-            optimizer.step()
-        reached[lr] = loss(params).item() / first
-        if reached[lr] <= share:
-            return
-    raise AssertionError(f"does not descend: after {steps} steps these shares of the loss are left, by lr: {reached}")
-
-
-def _params() -> list[nn.Parameter]:
-    generator = torch.Generator().manual_seed(1)
-    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
-
-
-def _gradients(steps: int = STEPS) -> Iterator[list[Tensor]]:
-    generator = torch.Generator().manual_seed(2)
-    for _ in range(steps):
-        yield [torch.randn(shape, generator=generator) for shape in SHAPES]
-
-
-def _give(params: list[nn.Parameter], gradients: list[Tensor]) -> None:
-    for p, gradient in zip(params, gradients, strict=True):
-        p.grad = gradient.to(p.dtype) if p.dtype is not gradient.dtype else gradient
-
-
-def _take(
-    optimizer: torch.optim.Optimizer, params: list[nn.Parameter], gradients: list[list[Tensor]] | None = None
-) -> None:
-    for row in _gradients() if gradients is None else gradients:
-        _give(params, row)
-        optimizer.step()
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}")
-    elif isinstance(value, list | tuple):
-        for key, inner in enumerate(value):
-            yield from _leaves(inner, f"{path}.{key}")
-    else:
-        yield path, value
-
-
-def _tensors(optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor]]:
-    return [(path, value) for path, value in _leaves(optimizer.state_dict(), "state") if isinstance(value, Tensor)]
-
-
-def _copies(optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor]]:
-    return [(path, value.detach().clone()) for path, value in _tensors(optimizer)]

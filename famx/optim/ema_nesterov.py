@@ -57,7 +57,7 @@ class EMANesterov(Around):
         for p, start in zip(params, self.starts, strict=True):
             if p not in self.kept:
                 self.kept[p] = {"ema": torch.zeros_like(p), "beta": p.new_zeros(())}
-            state, whole = self.kept[p], p.new_ones(()) * moved
+            state, whole = self.kept[p], p.new_ones(()).mul_(moved)
             m, beta = state["ema"], state["beta"]
             m.lerp_(p - start + beta * m, whole * (1 - self.gamma))
             state["beta"] = torch.lerp(beta, torch.full_like(beta, self.beta * ahead), whole)

@@ -52,6 +52,6 @@ class Lookahead(Around):
         if self.calls % self.k:
             return
         for p in params:
-            slow, whole = self.kept[p]["slow"], p.new_ones(()) * moved
+            slow, whole = self.kept[p]["slow"], p.new_ones(()).mul_(moved)
             slow.lerp_(p, whole * self.portion)
             p.lerp_(slow, whole)

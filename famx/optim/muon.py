@@ -13,7 +13,7 @@ from famx.registry import register
 
 @register
 class Muon(torch.optim.Optimizer):
-    """m <- momentum·m + (1 - momentum)·g; θ <- θ - lr·(.2·sqrt(longer side)·O + weight_decay·θ), O the nearest to
+    """m <- alpha·m + (1 - alpha)·g; θ <- θ - lr·(.2·sqrt(longer side)·O + weight_decay·θ), O the nearest to
     m, with Nesterov's look ahead, whose singular values are all about 1. Vectors, scalars, tensors of more axes and
     embeddings: AdamW, with the same lr, which the factor makes alike.
 
@@ -21,7 +21,7 @@ class Muon(torch.optim.Optimizer):
         params: parameters or groups; of one with `kind` "embedding" matrices too get AdamW.
         lr: learning rate.
         weight_decay: share of a parameter taken away per step, times lr.
-        momentum: of matrices, in [0, 1).
+        alpha: momentum of matrices, in [0, 1).
         nesterov: whether to look ahead.
         ns_steps: Newton-Schulz iterations towards O.
         betas, eps: of AdamW.
@@ -36,7 +36,7 @@ class Muon(torch.optim.Optimizer):
         *,
         lr: float = 2e-3,
         weight_decay: float = 0.01,
-        momentum: float = 0.95,
+        alpha: float = 0.95,
         nesterov: bool = True,
         ns_steps: int = 5,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
                 some.append({**group, "params": own, "orthogonal": chosen})
         options = {"lr": lr, "weight_decay": weight_decay}
         self.muon = torch.optim.Muon(
-            matrices, **options, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps, adjust_lr_fn="match_rms_adamw"
+            matrices, **options, momentum=alpha, nesterov=nesterov, ns_steps=ns_steps, adjust_lr_fn="match_rms_adamw"
         )
         self.adamw = AdamW(rest, **options, betas=betas, eps=eps)
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], options)
