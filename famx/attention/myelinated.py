@@ -21,9 +21,9 @@ class Node(nn.Module):
         self.norm = nn.LayerNorm(d_model)
         self.importance, self.gate = nn.Linear(d_model, 1), nn.Linear(d_model, 1)
         self.adapter = nn.Linear(d_model, d_model) if adapted else nn.Identity()
-        # open at first: a closed gate would learn slowly, from the little that it lets through
+        # a node at first, for one that is none would learn slowly; of attention a little, for that is noise at first
         nn.init.constant_(self.importance.bias, 2.0)
-        nn.init.constant_(self.gate.bias, 1.0)
+        nn.init.constant_(self.gate.bias, -2.0)
 
 
 @register
@@ -57,8 +57,8 @@ class MyelinatedAttention(Block):
         *,
         n_layers: int = 3,
         threshold: float = 0.1,
-        cost: float = 0.01,
-        expansion: float = 4.0,
+        cost: float = 0.001,
+        expansion: float = 1.0,
     ):
         super().__init__(d_model, n_heads, rotary, causal)
         if n_layers < 2 or not 0 <= threshold < 1:
