@@ -135,7 +135,6 @@ def exact(parameter: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return parameter.to("cpu" if parameter.device.type == "mps" else parameter.device, torch.float64)
 
 
-@torch.compiler.assume_constant_result
 def constant(make: Callable[..., Tensor], arguments: tuple, device: torch.device, dtype: torch.dtype) -> Tensor:
     """What `make(*arguments)` gives, made once for each device and type."""
     key = make, arguments, device, dtype
@@ -144,6 +143,10 @@ def constant(make: Callable[..., Tensor], arguments: tuple, device: torch.device
         with torch.inference_mode(False), torch.no_grad():
             _CONSTANTS[key] = make(*arguments).to(device, dtype)
     return _CONSTANTS[key]
+
+
+# what torch.compiler.assume_constant_result sets, which would import the compiler for it: a second of every start
+constant._dynamo_marked_constant = True
 
 
 def _first_turns(frequencies: tuple[float, ...], size: int) -> Complex[Tensor, "{size} pairs"]:
