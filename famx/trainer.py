@@ -184,6 +184,8 @@ class Trainer:
             loss_sum += loss.detach() * weight
         norms = clip(self.parameters, config.clip)
         self.grad_norm = norms.norm()
+        if hasattr(self.optimizer, "found_inf"):  # famx's own need not read all gradients again
+            self.optimizer.found_inf = self.grad_norm.isfinite().logical_not()
         with self.microscope.around(self.step + 1, norms) if self.microscope else contextlib.nullcontext():
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

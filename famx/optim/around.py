@@ -93,6 +93,14 @@ class Around(torch.optim.Optimizer):
     def skipped(self) -> Tensor:
         return self.base.skipped
 
+    @property
+    def found_inf(self) -> Tensor | None:
+        return self.base.found_inf
+
+    @found_inf.setter
+    def found_inf(self, flag: Tensor | None) -> None:
+        self.base.found_inf = flag
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if any(param_group is group for group in self.base.param_groups):
             super().add_param_group(param_group)

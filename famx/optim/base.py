@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ class Row(NamedTuple):
 
     Args:
         param, gradient: the gradient is contiguous.
+        state: of the parameter.
         a: its coefficient of momentum.
         product: of all coefficients so far, this one among them.
         steps: taken with a gradient, this one among them.
@@ -27,6 +29,7 @@ class Row(NamedTuple):
 
     param: Tensor
     gradient: Tensor
+    state: dict[str, Tensor]
     a: float | Tensor
     product: float | Tensor
     steps: float | Tensor
@@ -110,14 +113,15 @@ class Optimizer(torch.optim.Optimizer):
             taken = taken * torch.tensor(present, dtype=torch.float32).to(cancel.device, non_blocking=True)
         self.steps = self.steps + taken
         self.product = torch.where(taken > 0, self.product * coefficients, self.product)
-        rows = map(Row, (p for p, _ in owned), gradients, *map(scalars, (coefficients, self.product, self.steps)))
+        numbers = zip(gradients, *map(scalars, (coefficients, self.product, self.steps)), strict=True)
         for group in self.param_groups:
-            own = [row for _, row in zip(group["params"], rows) if row.gradient is not None]  # noqa: B905
-            for p, *_ in own:
-                if not self.state[p]:
-                    self.state[p].update(self.init(p))
-            if own:
-                self.update(group, own, cancel)
+            rows = [
+                Row(p, gradient, self._state(p), *row)
+                for p, (gradient, *row) in zip(group["params"], islice(numbers, len(group["params"])), strict=True)
+                if gradient is not None
+            ]
+            if rows:
+                self.update(group, rows, cancel)
         self.skipped = self.skipped + cancel.long()
         if self.observed:
             self._show(coefficients)
@@ -139,6 +143,12 @@ class Optimizer(torch.optim.Optimizer):
             if (new := getattr(module, name)) is not old:
                 setattr(module, name, torch.where(cancel > 0, old, new))
         return coefficients
+
+    def _state(self, param: Tensor) -> dict[str, Tensor]:
+        state = self.state[param]
+        if not state:
+            state.update(self.init(param))
+        return state
 
     def _show(self, coefficients: Float[Tensor, " tensors"]) -> None:
         kinds: dict[Kind, list[int]] = {}
@@ -221,7 +231,7 @@ def _cancel(gradients: list[Tensor]) -> Float[Tensor, ""]:
     """1 where an entry is not finite, else 0."""
     # a sum is the fastest way to read all entries, and one that is not finite makes the sum so
     sums = torch.stack([g.sum(dtype=torch.float32) for g in gradients])
-    return sums.isfinite().all().logical_not().float()
+    return (sums * 0).sum().ne(0).float()
 
 
 def dense(param: Tensor) -> Tensor | None:

@@ -52,7 +52,7 @@ class EmaSGD(Optimizer):
         return {"exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format)}
 
     def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
-        averages = [self.state[row.param]["exp_avg"] for row in rows]
+        averages = [row.state["exp_avg"] for row in rows]
         # m / (1 - product) itself is the average m <- m + w·(g - m)
         weights = [(1 - row.a) / (1 - row.product) if self.debias else 1 - row.a for row in rows]
         weight_decay = group["weight_decay"] * group["decoupled"]
@@ -107,9 +107,13 @@ def average(
     """m <- m + w·(g - m), in place; nothing where cancel is 1. All contiguous, for the kernel does not see strides."""
     if cancel.is_meta:  # torch's fused kernels have no meta form, and there is nothing to compute
         return
-    # a descent from m against -g + 1·m: only the fused kernel reads w and cancel where they are, on the device
+    alike: dict[Any, list[tuple[Tensor, Tensor]]] = {}
     for m, g, w in zip(averages, gradients, weights, strict=True):
-        torch._fused_sgd_([m], [g], [], lr=w, weight_decay=1.0, maximize=True, found_inf=cancel, **PLAIN)
+        alike.setdefault((w, m.dtype), []).append((m, g))
+    # a descent from m against -g + 1·m: only the fused kernel reads w and cancel where they are, on the device
+    for (w, _), pairs in alike.items():
+        options = {"lr": w, "weight_decay": 1.0, "maximize": True, "found_inf": cancel, **PLAIN}
+        torch._fused_sgd_(*map(list, zip(*pairs, strict=True)), [], **options)
 
 
 def descend(

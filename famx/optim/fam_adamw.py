@@ -67,13 +67,12 @@ class FAMAdamW(Optimizer):
             longer = (1 - row.a**row.steps) / (1 - row.product) if row.steps else 1.0
             alike.setdefault((row.a, round(longer, 7), row.steps, row.param.dtype), []).append(row)
         for (a, longer, steps, _), own in alike.items():
-            states = [self.state[row.param] for row in own]
             with contiguous([row.param for row in own]) as params:
                 torch._fused_adamw_(
                     params,
                     [row.gradient for row in own],
-                    [state["exp_avg"] for state in states],
-                    [state["exp_avg_sq"] for state in states],
+                    [row.state["exp_avg"] for row in own],
+                    [row.state["exp_avg_sq"] for row in own],
                     [],
                     [torch.tensor(steps)] * len(own),
                     lr=group["lr"] * longer,
@@ -90,8 +89,8 @@ class FAMAdamW(Optimizer):
         """Average by average, where coefficients are on the device: the fused kernel takes but numbers."""
         beta2, params = group["beta2"], [row.param for row in rows]
         gradients = [row.gradient for row in rows]
-        m = [self.state[p]["exp_avg"] for p in params]
-        v = [self.state[p]["exp_avg_sq"] for p in params]
+        m = [row.state["exp_avg"] for row in rows]
+        v = [row.state["exp_avg_sq"] for row in rows]
         average(m, gradients, [1 - row.a for row in rows], cancel)
         average(v, torch._foreach_mul(gradients, gradients), [1 - beta2] * len(v), cancel)
         debiased = [x / (1 - beta2**row.steps) for x, row in zip(v, rows, strict=True)]

@@ -51,7 +51,7 @@ class FAMBandwise(Optimizer):
         return {"exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format)}
 
     def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
-        averages = [self.state[row.param]["exp_avg"] for row in rows]
+        averages = [row.state["exp_avg"] for row in rows]
         for row, m in zip(rows, averages, strict=True):
             # the transform is linear, so that m itself can be kept: m + irfft((1 - a)·rfft(g - m))
             change = (row.gradient - m).flatten().to(torch.promote_types(m.dtype, torch.float32))

@@ -1,6 +1,7 @@
 """MaxFactor: Adafactor scaled by the largest row, its step a sign as long as the row's largest entry (seed.md)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import mul
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -65,6 +66,7 @@ class MaxFactor(Optimizer):
             raise ValueError(f"magnitude={magnitude} is none of row, max, median")
         if clip_threshold <= 0 or (clip is not None and clip <= 0):
             raise ValueError(f"clip_threshold={clip_threshold} and clip={clip} must be above 0")
+        self.room: Tensor | None = None
         self.full_matrix, self.magnitude = full_matrix, magnitude
         options = {"beta2_decay": beta2_decay, "eps": eps, "clip_threshold": clip_threshold, "gamma": gamma}
         super().__init__(
@@ -92,20 +94,26 @@ class MaxFactor(Optimizer):
 
     def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
         followed = [row for row in rows if row.param in self.followed]
-        averages = [self.state[row.param]["exp_avg"] for row in followed]
+        averages = [row.state["exp_avg"] for row in followed]
         average(averages, [row.gradient for row in followed], [1 - row.a for row in followed], cancel)
+        taken = [row.state.get("exp_avg", row.gradient) for row in rows]
+        gradients = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in taken]
+        sizes = [
+            at_least(length * max(1, row.param.numel()) ** -0.5, group["eps"][1])
+            for row, length in zip(rows, _lengths([row.param for row in rows]), strict=True)
+        ]
+        if group["clip"] is not None:
+            longest = [group["clip"] * size * row.param.numel() ** 0.5 for row, size in zip(rows, sizes, strict=True)]
+            lengths = zip(longest, _lengths(gradients), strict=True)
+            limits = [1 / at_least(length / at_least(most, TINY), 1.0) for most, length in lengths]
+            gradients = [g * share for g, share in zip(gradients, limits, strict=True)]
         weights, shares = self.rates(group, rows, cancel)
-        for row, weight, share in zip(rows, weights, shares, strict=True):
-            p, state = row.param, self.state[row.param]
-            g = state.get("exp_avg", row.gradient)
-            g = g.to(torch.promote_types(g.dtype, torch.float32))
-            least = group["eps"][1]
-            size = (torch.linalg.vector_norm(p, dtype=g.dtype) * max(1, p.numel()) ** -0.5).clamp_min(least)
-            if group["clip"] is not None:
-                longest = size * (group["clip"] * p.numel() ** 0.5)
-                g = g * (longest / torch.linalg.vector_norm(g)).clamp_max(1.0)
-            step = self.step_of(g, state, group, weight, size * share, cancel)
-            descend([p], [step.to(p.dtype).view(p.shape)], group["lr"], group["weight_decay"], cancel)
+        whole = list(zip(rows, gradients, weights, map(mul, sizes, shares), strict=True))
+        if vectors := [each for each in whole if each[1].ndim < 2]:
+            self.move_vectors(group, vectors, cancel)
+        for each in whole:
+            if each[1].ndim > 1:
+                self.move_matrix(group, *each, cancel)
 
     def rates(
         self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor
@@ -117,31 +125,72 @@ class MaxFactor(Optimizer):
         rate = torch.minimum(t.rsqrt(), lr).clamp_min(group["min_lr"])
         return scalars(t.pow(group["beta2_decay"]).clamp(1e-3, 0.999)), scalars(torch.where(lr > 0, rate / lr, 0.0))
 
-    def step_of(
-        self,
-        g: Tensor,
-        state: dict[str, Tensor],
-        group: dict[str, Any],
-        weight: float | Tensor,
-        a: Tensor,
-        cancel: Tensor,
+    def scale(self, group: dict[str, Any], a: float | Tensor, top: float | Tensor, rms: float | Tensor) -> Any:
+        """a / (D·max|u|), from the largest and the root mean square of u."""
+        return a / at_least(top * at_least(rms / group["clip_threshold"], 1.0), TINY)
+
+    def move_vectors(self, group: dict[str, Any], whole: Sequence[Sequence[Any]], cancel: Tensor) -> None:
+        """θ <- θ - lr·weight_decay·θ - a·U for vectors and scalars."""
+        rows, gradients, _, strides = zip(*whole, strict=True)
+        v = [row.state["exp_avg_sq"] for row in rows]
+        average(v, torch._foreach_mul(gradients, gradients), [1 - group["gamma"]] * len(v), cancel)
+        roots = torch._foreach_sqrt(torch._foreach_maximum(v, group["eps"][0] ** 2))
+        u = torch._foreach_div(gradients, roots)
+        tops, norms = (scalars(torch.stack([x.float() for x in torch._foreach_norm(u, p)])) for p in (torch.inf, 2))
+        rms = [norm * max(1, x.numel()) ** -0.5 for norm, x in zip(norms, u, strict=True)]
+        scales = [self.scale(group, *each) for each in zip(strides, tops, rms, strict=True)]
+        steps = [(x * scale).to(row.param.dtype) for row, x, scale in zip(rows, u, scales, strict=True)]
+        descend([row.param for row in rows], steps, group["lr"], group["weight_decay"], cancel)
+
+    def move_matrix(
+        self, group: dict[str, Any], row: Row, g: Tensor, weight: float | Tensor, a: float | Tensor, cancel: Tensor
+    ) -> None:
+        """θ <- θ - lr·weight_decay·θ - a·sign(U)·magnitude."""
+        g = g.reshape(len(g), -1)
+        u2, spare = self.scratch(g)
+        torch.mul(g, g, out=u2)
+        relative = self.divide(u2, row.state, weight, group["eps"][0] ** 2, spare, cancel)
+        largest, mean = u2.amax(1, keepdim=True) * relative, u2.mean(1, keepdim=True) * relative
+        top, rms = scalars(torch.stack([largest.max(), mean.mean()]).sqrt())
+        if self.magnitude != "row":
+            largest = largest.max() if self.magnitude == "max" else (u2 * relative).median()
+        step = torch.sign(g, out=u2).mul_(largest.sqrt() * self.scale(group, a, top, rms))
+        step = step.to(row.param.dtype).view(row.param.shape)
+        descend([row.param], [step], group["lr"], group["weight_decay"], cancel)
+
+    def divide(
+        self, u2: Tensor, state: dict[str, Tensor], weight: float | Tensor, least: float, spare: Tensor, cancel: Tensor
     ) -> Tensor:
-        """a·U, or what is taken for it of a matrix, after the statistics took g in."""
-        least, matrix = group["eps"][0] ** 2, g.ndim > 1
-        g = g.reshape(len(g), -1) if matrix else g
-        u2 = g * g
-        if "exp_avg_sq" in state:
-            v = state["exp_avg_sq"].view(g.shape)
-            average([v], [u2], [weight if matrix else 1 - group["gamma"]], cancel)
-            v = v.clamp_min(least)
-        else:
-            row, column = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
-            average([row, column], [u2.mean(1), u2.mean(0)], [weight, weight], cancel)
-            v = torch.outer(row / row.max().clamp_min(TINY), column).clamp_min_(least)
-        u2 /= v
-        largest = u2.amax(1, keepdim=True).sqrt() if matrix else u2.sqrt()
-        clipped = (u2.mean().sqrt() / group["clip_threshold"]).clamp_min(1.0)
-        scale = a / (clipped * largest.max()).clamp_min(TINY)
-        if self.magnitude != "row" and matrix:
-            largest = largest.max() if self.magnitude == "max" else u2.median().sqrt()
-        return g.sign().mul_(largest * scale)
+        """Takes g² into the statistics and divides it by max(V, least), but for a factor of each row that is returned."""
+        if self.full_matrix:
+            kept = state["exp_avg_sq"].view(u2.shape)
+            average([kept], [u2], [weight], cancel)
+            u2 /= torch.clamp_min(kept, least, out=spare)
+            return u2.new_ones(())
+        rows, columns = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
+        average([rows, columns], [u2.mean(1), u2.mean(0)], [weight, weight], cancel)
+        rows = rows / rows.max().clamp_min(TINY)
+        if u2.device.type == "cpu" and scalars((rows.min() * columns.min())[None])[0] >= least:
+            u2 *= 1 / columns  # a third of the time of the general way
+            return (1 / rows)[:, None]
+        u2 /= torch.outer(rows, columns, out=spare).clamp_min_(least)
+        return u2.new_ones(())
+
+    def scratch(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Two tensors of that shape to write into, the same memory for all: new memory costs more than the sums."""
+        room, n = self.room, like.numel()
+        if room is None or room.shape[1] < n or room.dtype != like.dtype or room.device != like.device:
+            room = self.room = like.new_empty(2, n)
+        return room[0, :n].view(like.shape), room[1, :n].view(like.shape)
+
+
+def at_least(value: float | Tensor, floor: float) -> float | Tensor:
+    """The larger of the two."""
+    return value.clamp_min(floor) if isinstance(value, Tensor) else max(value, floor)
+
+
+def _lengths(tensors: Sequence[Tensor]) -> Sequence[float | Tensor]:
+    """Euclidean, of each."""
+    half = any(x.dtype.itemsize < 4 for x in tensors)
+    norms = torch._foreach_norm([x.float() for x in tensors] if half else tensors)
+    return scalars(torch.stack([x.float() for x in norms]))
