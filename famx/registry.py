@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ def register(part: type | str) -> Any:
     """
     if isinstance(part, str):
         return lambda cls: _add(part, Path(inspect.getfile(cls)).stem, cls)
-    _, room, name = part.__module__.split(".")
-    return _add(room, name, part)
+    package, *place = part.__module__.split(".")
+    if package != "famx":
+        raise UserError(f'outside the package a part names its room, @register("attention"): {inspect.getfile(part)}')
+    return _add(*place, part)
 
 
 def _add(room: str, name: str, part: type) -> type:
@@ -116,21 +119,40 @@ def load(package: str) -> None:
             importlib.import_module(module.name)
 
 
-def load_file(path: str | Path) -> None:
+def load_file(path: str | Path) -> list[tuple[str, str]]:
     """Runs a file of the user's own, whose parts register under the file's stem.
 
+    Returns:
+        Room and name of each.
+
     Raises:
-        UserError: there is no such file, or it registers no part.
+        UserError: there is no such file, it cannot be run, or it registers no part.
     """
     path = Path(path).resolve()
     if not path.is_file():
-        raise UserError(f"famx_parts: there is no file {path}")
+        raise UserError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"famx_parts.{path.stem}", path)
+    if spec is None:
+        raise UserError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # while it runs, for its classes to know their file
-    spec.loader.exec_module(module)
-    if not any(vars(module).get(cls.__name__) is cls for parts in PARTS.values() for cls in parts.values()):
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} cannot be run: {fault(error, path)}") from error
+    own = [(room, name) for room in PARTS for name, part in PARTS[room].items() if part.__module__ == spec.name]
+    if not own:
         raise UserError(f'{path} registers no part: decorate its class with @register("attention") or another room')
+    return own
+
+
+def fault(error: Exception, file: str | Path) -> str:
+    """An exception in one line: its type, the first line of its message, and the last line of `file` that led there."""
+    told = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f"{told} ({Path(file).name}, line {lines[-1]})" if lines else told
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

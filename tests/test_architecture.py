@@ -15,7 +15,7 @@ FLOORS = [
     {"draw", "summary"},
     {"experiment"},
     {"recognizer"},
-    {"train", "evaluate", "transcribe", "spectra", "parts"},
+    {"train", "evaluate", "transcribe", "spectra", "parts", "check"},
 ]
 FLOOR = {module: height for height, modules in enumerate(FLOORS) for module in modules}
 # torch's own, or by default around torch's own

@@ -1,0 +1,165 @@
+"""An own block's faults are told in words, each by the law that it breaks."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from famx.check import main
+from famx.notation import UserError
+from famx.registry import PARTS
+
+HEAD = '''\
+"""A block of somebody's own."""
+
+import torch
+from famx.attention.multihead import MultiheadAttention
+from famx.registry import register
+
+
+@register("attention")
+class Own(MultiheadAttention):
+'''
+
+
+@pytest.fixture(autouse=True)
+def table_as_before(monkeypatch):
+    for room, parts in PARTS.items():
+        monkeypatch.setitem(PARTS, room, dict(parts))
+
+
+@pytest.fixture
+def checked(tmp_path, capsys):
+    """What is said of the attention block of the given body: the exit status, each law's line, and the last line."""
+
+    def check(body, name="own", words=()):
+        file = tmp_path / f"{name}.py"
+        file.write_text(HEAD + textwrap.indent(textwrap.dedent(body), "    "))
+        status = main([str(file), *words])
+        *lines, last = capsys.readouterr().out.splitlines()
+        return status, {line.split()[1].rstrip(":"): line.strip() for line in lines[1:]}, last
+
+    return check
+
+
+def test_a_block_that_keeps_every_law_is_told_so(checked):
+    status, lines, last = checked("""pass""")
+    assert status == 0 and len(lines) >= 16 and all(line.startswith("kept ") for line in lines.values())
+    assert last == f"attention=own keeps all of its {len(lines)} laws"
+
+
+def test_a_block_that_looks_ahead_leaks_the_future(checked):
+    status, lines, last = checked(
+        """
+        def mix(self, q, k, v, mask, causal):
+            return super().mix(q, k, v, mask, causal=False)
+        """,
+        "ahead",
+    )
+    assert status == 2 and last.startswith("attention=ahead breaks 1 of its ") and last.endswith(" laws: causal")
+    assert lines["causal"] == "broken  causal: leaks the future: output at t=0 changes when x at t=1 does"
+
+
+def test_a_block_that_mixes_samples_depends_on_its_batch_mates(checked):
+    status, lines, last = checked(
+        """
+        def forward(self, x, memory=None, mask=None, state=None):
+            return super().forward(x - x.mean(0, keepdim=True), memory, mask, state)
+        """,
+        "crowd",
+    )
+    assert status == 2 and "batch_independent" in last
+    assert lines["batch_independent"] == "broken  batch_independent: sample 0 depends on its batch-mates"
+
+
+def test_a_parameter_without_a_gradient_is_named(checked):
+    status, lines, last = checked(
+        """
+        def __init__(self, **context):
+            super().__init__(**context)
+            self.w = torch.nn.Parameter(torch.zeros(3))
+        """,
+        "idle",
+    )
+    assert status == 2 and last.endswith(" laws: every_gradient")
+    assert lines["every_gradient"] == "broken  every_gradient: parameter w gets no gradient"
+
+
+def test_a_crash_is_the_failure_of_the_law_it_falls_in(checked):
+    status, lines, last = checked(
+        """
+        exempt = {"causal": "it [looks] both ways"}
+
+        def __init__(self, *, least: int = 1, **context):
+            super().__init__(**context)
+            self.least = least
+
+        def forward(self, x, memory=None, mask=None, state=None):
+            if x.shape[1] < self.least:
+                raise TypeError("too [short]\\nfor it")
+            return super().forward(x, memory, mask, state)
+        """,
+        "picky",
+        ["attention.least=3"],
+    )
+    assert status == 2 and last.endswith(" laws: one_position")
+    assert lines["one_position"] == "broken  one_position: TypeError: too [short] (picky.py, line 19)"
+    assert lines["causal"] == "exempt  causal: it [looks] both ways"
+
+
+def test_parts_of_the_package_are_checked_by_name(capsys):
+    assert main(["norm=rmsnorm", "norm.eps=1e-5", "schedule=constant"]) == 0
+    assert main(["spectrum=shuffled"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("but sums_to_one, flat_on_white, separates_slow_and_fast, from which it is exempt")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "there is no file"),
+        ("x = 1", "registers no part"),
+        ("from famx.attention.multihead import MultiheadAttention", "registers no part"),
+        ("x = 1 / 0", r"own\.py cannot be run: ZeroDivisionError: division by zero \(own\.py, line 1\)"),
+        ("def f(:", r"own\.py cannot be run: SyntaxError: "),
+        ("from famx.registry import register\n@register\nclass Own: ...", 'names its room, @register."attention".'),
+        ('from famx.registry import register\n@register("atention")\nclass Own: ...', "did you mean attention"),
+        ('from famx.registry import register\n@register("task")\nclass Own: ...', "no laws of the room task"),
+        (
+            'from famx.registry import register\n@register("norm")\nclass Own:\n    exempt = {"shap": "why"}',
+            "exempt from shap, which is no law of its room; did you mean shape",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_checked_is_refused_in_a_sentence(tmp_path, text, told):
+    file = tmp_path / "own.py"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=told):
+        main([str(file)])
+
+
+def test_words_that_choose_nothing_are_refused():
+    for words, told in (
+        (["norm=rmsnrm"], "did you mean rmsnorm"),
+        (["norm=rmsnorm", "norm.epps=1"], "did you mean eps"),
+        (["norm=rmsnorm", "attention.keys=1"], "no part of the room attention is checked"),
+        (["README.md"], "no Python file"),
+    ):
+        with pytest.raises(UserError, match=told):
+            main(words)
+
+
+def test_the_verb_says_which_law_is_broken_and_exits_with_2(tmp_path):
+    (tmp_path / "flat.py").write_text(
+        'import torch\nfrom famx.registry import register\n\n\n@register("norm")\nclass Flat(torch.nn.Module):\n'
+        "    def __init__(self, d_model): super().__init__()\n    def forward(self, x): return x[:, :1]\n"
+    )
+    command, environment = [sys.executable, "-m", "famx.check", "flat.py"], os.environ | {"COLUMNS": "40"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+    assert done.returncode == 2 and not done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1] == "  broken  shape: turns (2, 5, 24) into (2, 1, 24)"
+    assert lines[-1].startswith("norm=flat breaks ")
