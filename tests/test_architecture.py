@@ -11,7 +11,7 @@ FLOORS = [
     {"notation"},
     {"registry", "observe"},
     {"config", "checkpoint", "journal", "microscope", "record", "screen", *ROOMS},
-    {"model", "trainer", "laws"},
+    {"model", "trainer", "laws", "measure"},
     {"draw", "summary"},
     {"experiment"},
     {"recognizer"},

@@ -6,18 +6,9 @@ from statistics import median
 
 import torch
 
-Spent = tuple[list[float], list[float]]
+from famx.measure import Spent, interleaved
 
-
-def interleaved(one: Callable[[int], object], other: Callable[[int], object], rounds: int) -> Spent:
-    """Seconds of each of two functions, called in turn, who goes first by turns too."""
-    spent: Spent = ([], [])
-    for i in range(rounds):
-        for k, function in ((0, one), (1, other)) if i % 2 else ((1, other), (0, one)):
-            started = time.perf_counter()
-            function(i)
-            spent[k].append(time.perf_counter() - started)
-    return spent
+__all__ = ["Spent", "copy_rate", "interleaved", "matrix_rate", "told"]
 
 
 def told(name: str, spent: Spent, gate: str = "") -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks import copy_rate, interleaved, matrix_rate, told
 from famx.attention.relative_force import TERMS
+from famx.measure import forward, peak
 from famx.registry import build
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -24,8 +25,8 @@ def main(words: list[str]) -> None:
     pairs = partial(paired, block)
     told("relative_force, plain / fast, forward and backward, s=256", trained(pairs, block, x, 5), ">= 80")
     one_hop, multihead = built("relative_force", hop_levels=1), built("multihead")
-    size = x.shape[1] ** 2 * (H + 1) * 4
-    print(f"peak temporaries, one hop: {peak(one_hop, x) / size:.2f} of b s^2 (h+1) 4 bytes (gate <= 4)")
+    held = peak(partial(forward, one_hop, x)) / (x.shape[1] ** 2 * (H + 1) * 4)
+    print(f"peak temporaries, one hop: {held:.2f} of b s^2 (h+1) 4 bytes (gate <= 4)")
     x = torch.randn(1, 512, D)
     for hops, layer, gate in ((1, one_hop, "<= 2"), (3, block, "<= 12")):
         with torch.no_grad():
@@ -49,15 +50,3 @@ def trained(one: nn.Module, other: nn.Module, x: Tensor, rounds: int) -> tuple[l
     x = x.requires_grad_()
     one(x).sum().backward(), other(x).sum().backward()
     return interleaved(lambda _: one(x).sum().backward(), lambda _: other(x).sum().backward(), rounds)
-
-
-def peak(block: nn.Module, x: Tensor) -> int:
-    """The most bytes that are allocated at once during a forward pass."""
-    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
-        block(x)
-    held = highest = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            highest = max(highest, held)
-    return highest
