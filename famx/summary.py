@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from famx import registry
@@ -33,7 +34,8 @@ def summary(config: Mapping[str, Any], model: nn.Module, dataset: Any, device: t
         if (name := parts(config)[room]) != "usual":
             table.add_row(room, name, f"{counts.get(room, 0):,}" if counts.get(room) else "")
     example = dataset[0].signal[None].to(device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # fused attention is not counted on every device, its plain form is
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model.eval()(example[:, :-1] if dataset.unit == "tokens" else example)
     flops = counter.get_total_flops() / dataset.lengths[0]
     table.add_section()
