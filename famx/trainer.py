@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +17,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from famx import checkpoint, observe
 from famx.journal import Journal
 from famx.microscope import Microscope
+from famx.optim.agc import clip
 from famx.record import Record
 from famx.screen import Screen, shown
 from famx.task.base import Evaluation, evaluate
 
 TIMED_STEPS = 20  # of which the first five warm up; total_steps follows from the rest
 PROVISIONAL_STEPS = 1000  # what the schedule is told until then
-SMALLEST = 1e-3  # what a weight counts as where it is less: biases begin at zero
 RESERVE = 0.07  # share of max_time left for evaluations and checkpoints
 
 
@@ -55,31 +55,6 @@ class TrainerConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = None
-
-
-@torch.no_grad()
-def clip(parameters: Sequence[Tensor], share: float) -> Tensor:
-    """Adaptive gradient clipping (Brock et al. 2021, arXiv:2102.06171); the norms before, 0 without gradient.
-
-    A unit is a row of a matrix, or a vector whole. Its gradient is scaled down to `share` times the norm of its
-    weights, each weight counting as `SMALLEST` at the least. Nothing is read from the device.
-    """
-    trained = [p for p in parameters if p.grad is not None]
-    norms = [_unit_norms(p.grad) for p in trained]
-    sizes = [n.numel() for n in norms]
-    floors = [SMALLEST * (p.numel() / size) ** 0.5 for p, size in zip(trained, sizes, strict=True)]
-    weights = [_unit_norms(p).clamp(min=floor) for p, floor in zip(trained, floors, strict=True)]
-    flat, limits = (torch.cat([x.flatten() for x in tensors]) for tensors in (norms, weights))
-    scales = (share * limits / flat).nan_to_num(1.0, posinf=1.0).clamp(max=1.0).split(sizes)
-    for p, norm, scale in zip(trained, norms, scales, strict=True):
-        p.grad.mul_(scale.view_as(norm))
-    found = iter(flat.split(sizes))
-    return torch.stack([p.new_zeros(()) if p.grad is None else next(found).norm() for p in parameters])
-
-
-def _unit_norms(x: Tensor) -> Tensor:
-    """Of each row, in a shape that is broadcast to `x`; of a vector whole."""
-    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True) if x.ndim > 1 else x.norm()
 
 
 class Trainer:

@@ -8,6 +8,7 @@ from famx.laws import kept, laws
 from famx.notation import UserError
 from famx.observe import collect
 from famx.optim import FAM, SGD, AdamW, EmaSGD, FAMAdamW, FAMPublished, MaxFactor, SimpleFAM, parameter_groups
+from famx.optim.agc import clip
 from famx.registry import build, get, names
 
 
@@ -145,3 +146,19 @@ def test_watching_shows_the_choice():
     assert shown["optim/momentum"].shape == (5,) and shown["optim/bands"].shape == (5, 12)
     assert {"optim/momentum/conv", "optim/bands/conv", "optim/fired", "optim/skipped"} <= set(shown)
     assert 0 < shown["optim/fired"] < 1
+
+
+def test_the_clip_bounds_each_unit_by_its_own_weights():
+    matrix = torch.nn.Parameter(torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 0.0]]))
+    matrix.grad = torch.tensor([[0.03, 0.04], [6.0, 8.0], [0.0, 1.0]])
+    kernel = torch.nn.Parameter(torch.ones(2, 3, 2, 2))
+    kernel.grad = torch.ones(2, 3, 2, 2).contiguous(memory_format=torch.channels_last)
+    scalar, bias = torch.nn.Parameter(torch.tensor(2.0)), torch.nn.Parameter(torch.zeros(4))
+    scalar.grad, bias.grad = torch.tensor(-8.0), torch.zeros(4)
+    whole = torch.cat([p.grad.flatten() for p in (matrix, kernel, scalar, bias)]).norm()
+    norms = clip([matrix, kernel, scalar, bias, torch.nn.Parameter(torch.ones(3))], 0.1)
+    assert norms.norm() == whole and norms[1] == 24**0.5 and norms[4] == 0
+    smallest = 0.1 * 1e-3 * 2**0.5
+    torch.testing.assert_close(matrix.grad, torch.tensor([[0.03, 0.04], [0.3, 0.4], [0.0, smallest]]))
+    torch.testing.assert_close(kernel.grad, torch.full((2, 3, 2, 2), 0.1))
+    assert scalar.grad == -0.2 * torch.ones(()) and not bias.grad.any()

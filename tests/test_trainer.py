@@ -21,7 +21,7 @@ from famx.data.loader import LoaderConfig
 from famx.experiment import run
 from famx.notation import UserError
 from famx.train import _sweep_names
-from famx.trainer import SMALLEST, Trainer, TrainerConfig, clip
+from famx.trainer import Trainer, TrainerConfig
 
 publish(trainer=TrainerConfig, loader=LoaderConfig)
 TONES = {"a": 400, "b": 900, "c": 1700}
@@ -228,19 +228,3 @@ def test_the_verbs_work_from_the_command_line(corpus, tmp_path):
     assert told.returncode == 0 and told.stdout.startswith(f"{corpus / 'test0.wav'}\t")
     refused = verb("evaluate", tmp_path)
     assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
-
-
-def test_the_clip_bounds_each_unit_by_its_own_weights():
-    matrix = torch.nn.Parameter(torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 0.0]]))
-    matrix.grad = torch.tensor([[0.03, 0.04], [6.0, 8.0], [0.0, 1.0]])
-    kernel = torch.nn.Parameter(torch.ones(2, 3, 2, 2))
-    kernel.grad = torch.ones(2, 3, 2, 2).contiguous(memory_format=torch.channels_last)
-    scalar, bias = torch.nn.Parameter(torch.tensor(2.0)), torch.nn.Parameter(torch.zeros(4))
-    scalar.grad, bias.grad = torch.tensor(-8.0), torch.zeros(4)
-    whole = torch.cat([p.grad.flatten() for p in (matrix, kernel, scalar, bias)]).norm()
-    norms = clip([matrix, kernel, scalar, bias, torch.nn.Parameter(torch.ones(3))], 0.1)
-    assert norms.norm() == whole and norms[1] == 24**0.5 and norms[4] == 0
-    smallest = 0.1 * SMALLEST * 2**0.5
-    torch.testing.assert_close(matrix.grad, torch.tensor([[0.03, 0.04], [0.3, 0.4], [0.0, smallest]]))
-    torch.testing.assert_close(kernel.grad, torch.full((2, 3, 2, 2), 0.1))
-    assert scalar.grad == -0.2 * torch.ones(()) and not bias.grad.any()

@@ -28,7 +28,7 @@ class PlainAGC:
             gradient = gradient.clone()
             units = zip(p, gradient, strict=True) if p.ndim > 1 else [(p, gradient)]
             for weights, g in units:
-                longest = self.clip * max(weights.norm().item(), self.eps)
+                longest = self.clip * max(weights.norm().item(), self.eps * weights.numel() ** 0.5)
                 if g.norm() > longest:
                     g.mul_(longest / g.norm())
             clipped.append(gradient)
