@@ -157,6 +157,11 @@ def _watch(value: Any) -> Watch:
 
 def _group_settings(optim: Mapping[str, Any]) -> dict[str, Any]:
     """What `parameter_groups` is told: learning rate and decay, and what else the user set for all kinds alike."""
+    if "base" in optim:  # wrapped around another, which it builds by name
+        rate = next((optim[key] for key in ("lr", "base_lr") if optim[key] is not None), None)
+        usual = registry.hyperparameters(get("optim", optim["base"]))
+        optim = {"name": optim["base"], "lr": usual["lr"].default if rate is None else rate}
+        optim |= {"weight_decay": usual["weight_decay"].default} if "weight_decay" in usual else {}
     known = registry.hyperparameters(get("optim", optim["name"]))
     chosen = {
         key for key in ("alpha", "n_bands") if key in known and optim.get(key, known[key].default) != known[key].default

@@ -161,7 +161,7 @@ class MaxFactor(Optimizer):
     def divide(
         self, u2: Tensor, state: dict[str, Tensor], weight: float | Tensor, least: float, spare: Tensor, cancel: Tensor
     ) -> Tensor:
-        """Takes g² into the statistics and divides it by max(V, least), but for the factor of each row it returns."""
+        """Takes g² into the statistics and divides it by max(V, least), but for a factor a row, which it returns."""
         if self.full_matrix:
             kept = state["exp_avg_sq"].view(u2.shape)
             average([kept], [u2], [weight], cancel)

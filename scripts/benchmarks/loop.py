@@ -48,7 +48,7 @@ class Prepared:
         """One that never evaluates or saves, over a copy of the model."""
         model = copy.deepcopy(self.model)
         optim = self.config["optim"]
-        groups = experiment.parameter_groups(model, optim["lr"], optim["weight_decay"])
+        groups = experiment.parameter_groups(model, **experiment._group_settings(optim))
         settings = vars(self.settings) | {"log_every": log_every, "eval_every": NEVER, "save_every": NEVER}
         optimizer = experiment.build_optimizer(optim, groups)
         trainer = Trainer(
