@@ -53,16 +53,19 @@ class Journal:
             elif isinstance(value, Tensor):
                 self.pictures[tag] = value
 
-    def draw(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+    def draw(self, step: int, tensors: Mapping[str, Tensor], layers: Mapping[str, Tensor]) -> None:
         """The last matrix of every tag as a heat map; TensorBoard's slider is the axis of steps.
 
         Args:
             tensors: what the microscope has seen, a matrix a metric: a row a tensor, a column a report.
+            layers: what the layers did with one utterance, a matrix a metric: a row or some a layer, a column a frame.
         """
         for tag, value in self.pictures.items():
             self.writer.add_image(tag, heat_map(value), step)
         for metric, value in tensors.items():
             self.writer.add_image(f"microscope/{metric}", heat_map(value, cell=8), step)
+        for tag, value in layers.items():
+            self.writer.add_image(tag, heat_map(value, cell=6, least=0.0), step)
         self.pictures.clear()
 
     def table(self, step: int, tag: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -84,13 +87,19 @@ class Journal:
         self.handler.close()
 
 
-def heat_map(values: Float[Tensor, "rows columns"], cell: int = 12) -> Float[Tensor, "rgb height width"]:
+def heat_map(
+    values: Float[Tensor, "rows columns"], cell: int = 12, least: float = float("inf")
+) -> Float[Tensor, "rgb height width"]:
     """A picture of a matrix, dark for its smallest value and pale for its largest, `cell` pixels a value.
 
     What is not finite is as dark as the smallest.
+
+    Args:
+        least: the darkest, where no value is smaller: at 0 what is the same everywhere is pale, but dark where it is 0.
     """
     finite = values[values.isfinite()]
     low, high = (finite.min(), finite.max()) if len(finite) else (values.new_zeros(()), values.new_ones(()))
+    low = low.clamp(max=least)
     place = (torch.where(values.isfinite(), values, low) - low) / (high - low).clamp(min=1e-12) * (len(HEAT) - 1)
     below = place.floor().clamp(max=len(HEAT) - 2)
     colours = torch.tensor(HEAT)

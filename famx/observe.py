@@ -2,9 +2,11 @@
 
 A part that has something to show keeps `observed` (read it, never set it) and fills `metrics` with tensors on their
 own device while it is set: 0-d for a curve, 1-d for a histogram or one column of a heat map, 2-d for a stack of those.
+A metric `over_time/...` is a picture, (rows, time), of the last sample of the batch; in plain order that is the longest
+of its batch, and nothing of it is padding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,13 +20,41 @@ def watch(module: nn.Module, on: bool) -> None:
             part.observed = on
 
 
+def watch_last(module: nn.Module, batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, the last of which every part inside `module` is asked to fill its metrics from."""
+    held: list[Any] = []
+    for batch in batches:
+        yield from held
+        held = [batch]
+    watch(module, True)
+    yield from held
+    watch(module, False)
+
+
 def rooms(model: nn.Module) -> dict[str, Tensor]:
-    """What the parts of a model show, as `room/metric`, the mean over parts."""
+    """What the parts of a model show, as `room/metric`: the mean over parts, all where their sizes differ."""
+    return {
+        tag: torch.stack(values).float().mean(0)
+        if len({value.shape for value in values}) == 1
+        else torch.cat([value.flatten() for value in values])
+        for tag, values in _shown(model, pictures=False).items()
+    }
+
+
+def over_time(model: nn.Module) -> dict[str, Tensor]:
+    """The pictures that the parts of a model show, as `room/over_time/metric`, one layer's rows after another's."""
+    found = {tag: torch.cat(values) for tag, values in _shown(model, pictures=True).items()}
+    return {tag.removeprefix("all/"): value for tag, value in collect(all=found).items()}
+
+
+def _shown(model: nn.Module, pictures: bool) -> dict[str, list[Tensor]]:
+    """By tag, each part's own."""
     found: dict[str, list[Tensor]] = {}
     for module in model.modules():
         for name, value in getattr(module, "metrics", {}).items():
-            found.setdefault(f"{type(module).__module__.split('.')[-2]}/{name}", []).append(value)
-    return {tag: torch.stack(values).float().mean(0) for tag, values in found.items()}
+            if name.startswith("over_time/") == pictures:
+                found.setdefault(f"{type(module).__module__.split('.')[-2]}/{name}", []).append(value)
+    return found
 
 
 def collect(**sources: Any) -> dict[str, float | Tensor]:

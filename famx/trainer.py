@@ -229,16 +229,16 @@ class Trainer:
         """Decodes dev on the first process, while the others wait."""
         if self.rank == 0:
             started = time.perf_counter()
-            found = evaluate(self.averaged or self.model, self.task, self.dev(), self.device)
+            model = self.averaged or self.model
+            found = evaluate(model, self.task, observe.watch_last(model, self.dev()), self.device)
             self.seconds += time.perf_counter() - started
             metrics = {f"dev/{name}": value for name, value in found.metrics.items()}
             self.journal.write(self.step, self.epoch, self.seconds, "dev", metrics)
             self.journal.table(self.step, "dev/samples", ("reference", "hypothesis"), _samples(found))
-            self.journal.draw(self.step, self.record.pictures() if self.record else {})
+            self.journal.draw(self.step, self.record.pictures() if self.record else {}, observe.over_time(model))
             self.last |= metrics
             score = metrics[f"dev/{self.task.metric}"]
-            self.stale = 0 if score < self.best else self.stale + 1
-            self.best = min(self.best, score)
+            self.stale, self.best = (0, score) if score < self.best else (self.stale + 1, self.best)
             self._tell("dev", "  ".join(f"{name} {shown(name, value)}" for name, value in found.metrics.items()))
 
     # its state

@@ -13,6 +13,7 @@ import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 from pyarrow import parquet
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import famx
 from famx import checkpoint
@@ -147,6 +148,17 @@ def test_recordings_of_any_length_rate_and_channels_are_transcribed(corpus, tmp_
     )
     with pytest.raises(UserError, match=r"nothing\.wav"):
         recognizer.transcribe([tmp_path / "nothing.wav"])
+
+
+def test_an_evaluation_draws_what_each_layer_did_over_time(corpus, tmp_path):
+    words = ["attention=worm", "layer=skip", "model.n_layers=2", "trainer.max_steps=2", "trainer.eval_every=1"]
+    run(composed(corpus, *words), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    rows = {"attention/over_time/nodes": 4, "attention/over_time/span": 4, "layer/over_time/visit": 2}
+    for tag, count in rows.items():
+        first, second = events.Images(tag)
+        assert (first.step, second.step) == (1, 2)
+        assert first.height == 6 * count and first.width == second.width > 6 * 10
 
 
 def test_a_checkpoint_of_another_model_is_refused(corpus, tmp_path):

@@ -68,7 +68,8 @@ class AdaptiveSpanAttention(Attention):
         mean = (share * real).sum((0, 2)) / real.expand_as(share[:, :1]).sum().clamp(min=1)
         self.spent = mean.mean() if self.training else None
         if self.observed:
-            self.metrics = {"span": self.max_span * mean.detach()}
+            spans = self.max_span * share[-1].detach()
+            self.metrics = {"span": self.max_span * mean.detach(), "over_time/span": spans}
 
     def penalty(self) -> Float[Tensor, ""] | None:
         """`cost` times the mean span over `max_span` in the last training call; None where there was none."""

@@ -11,13 +11,13 @@ BLOCK = 64  # queries at a time, which share BLOCK + window - 1 keys
 def banded(
     q: Float[Tensor, "b h t k"],
     k: Float[Tensor, "b h s k"],
-    v: Float[Tensor, "b h s k"],
+    v: Float[Tensor, "b h s v"],
     window: int,
     mask: Bool[Tensor, "#b #h #t s"] | None,
     causal: bool,
     reach: Float[Tensor, "b h t"] | None = None,
     ramp: int = 1,
-) -> Float[Tensor, "b h t k"]:
+) -> Float[Tensor, "b h t v"]:
     """`softmax(q k^T / sqrt(head_dim) + log m) v` over the keys less than `window` away, where `mask` is True.
 
     The queries are the last ones of the keys' sequence. `m` is 1, or with a `reach` it falls softly with the

@@ -1,5 +1,6 @@
 """What every attention block shares: into heads, rotate, remember, mix, out of heads."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -46,6 +47,23 @@ def extend(cache: dict, **chunks: Float[Tensor, "... t _"]) -> None:
 def above(p: Float[Tensor, "..."], threshold: float | Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """1 where `p > threshold`, else 0, with the gradient of p (straight-through)."""
     return p + ((p > threshold).to(p) - p).detach()
+
+
+@torch.no_grad()
+def distances(
+    mix: Callable[[Float[Tensor, "s 2"]], Float[Tensor, "h t 2"]], queries: int, keys: int, device: torch.device
+) -> Float[Tensor, "h {queries}"]:
+    """How far each head looks from each query, in positions: the root mean square, by its weights, of `i - j`.
+
+    The queries are the last ones of the keys' sequence.
+
+    Args:
+        mix: of one sample, values mixed by the weights.
+    """
+    places = torch.arange(keys, device=device, dtype=torch.float32) - keys / 2
+    mean, square = mix(torch.stack((places, places.square()), dim=-1)).float().unbind(-1)
+    here = places[-queries:]
+    return (here.square() - 2 * here * mean + square).clamp(min=0).sqrt()
 
 
 def shares_of(

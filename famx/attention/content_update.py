@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -71,4 +72,6 @@ class ContentUpdateAttention(Attention):
         shared |= {"place": place, "before": kept}
         if self.observed:
             self.metrics = {f"updated_{name}": u.detach().mean() for name, u in zip(("k", "v"), update, strict=True)}
+            both = torch.cat(update, dim=-1)[-1].detach()
+            self.metrics["over_time/updated"] = both.T.expand(-1, x.shape[1])
         return self.heads(kept[0]), self.heads(kept[1])

@@ -90,7 +90,12 @@ class GatedPassAttention(Attention):
         if self.training:
             self.passed = passes.detach().mean((0, 1))
         if self.observed:
-            self.metrics = {"passed": passes.detach().mean((0, 1)), "threshold": self.threshold.clone()}
+            self.metrics = {
+                "passed": passes.detach().mean((0, 1)),
+                "potential": potential.detach().mean((0, 1)),
+                "threshold": self.threshold.clone(),
+                "over_time/passed": passes[-1].detach().T.expand(-1, x.shape[1]),
+            }
         return rearrange(passes, "b t h -> b h t 1")
 
     @torch.no_grad()

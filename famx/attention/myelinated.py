@@ -160,6 +160,7 @@ class MyelinatedAttention(Block):
                 "active": active.detach(),
                 "jumps": taken / taken.sum().clamp(min=1e-9),
                 "flops": active.detach() @ each + 4 * d_model * width,
+                "over_time/nodes": opened[-1].detach().T,
             }
 
     def penalty(self) -> Float[Tensor, ""] | None:

@@ -24,6 +24,8 @@ class Refiner(nn.Module):
         cost: of a share of 1, in units of the relative fall of the loss.
     """
 
+    observed = False
+
     def __init__(self, alpha: float = 0.1, gamma: float = 0.9, epsilon: float = 0.1, cost: float = 0.01):
         super().__init__()
         if not (0 < alpha <= 1 and 0 <= gamma < 1 and 0 <= epsilon <= 1):
@@ -35,10 +37,14 @@ class Refiner(nn.Module):
         self.register_buffer("action", torch.full((1,), SHIFTS.index(0.0)))
         self.register_buffer("usual_loss", torch.tensor(torch.nan))
         self.share: Tensor | None = None
+        self.metrics: dict[str, Tensor] = {}
 
     def forward(self, logits: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
         action = self.action if self.training else self.best(self.state)
-        logits = logits + self.shifts[action].to(logits)
+        shift = self.shifts[action]
+        logits = logits + shift.to(logits)
+        if self.observed:
+            self.metrics = {"shift": shift.mean(), "q_values": self.table.clone()}
         if self.training:
             self.share = logits.detach().float().sigmoid().mean()
         return logits

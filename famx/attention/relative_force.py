@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from famx.attention.base import Block, extend, visible
+from famx.attention.base import Block, distances, extend, visible
 from famx.registry import register
 
 REACH = 8.0  # of u: beyond it an edge is 1 or 0 but for 3e-4
@@ -71,7 +71,11 @@ class RelativeForceAttention(Block):
         seen = visible(mask, x.shape[1], value.shape[-2], causal, x.device)
         revisited = memory is None and (self.causal or (state is not None and "whole" not in state))
         scores = self.scores(x, offset, cache, seen, len(self.hops) if memory is None else 1, revisited)
-        y = scores.softmax(-1).to(value) @ value
+        weights = scores.softmax(-1)
+        y = weights.to(value) @ value
+        if self.observed and memory is None:
+            found = distances(lambda places: weights[-1].float() @ places, *weights.shape[-2:], x.device)
+            self.metrics |= {"distance": found.mean(-1), "over_time/distance": found}
         if seen is not None:
             y = y * seen.any(-1, keepdim=True)
         return self.out(rearrange(y, "b h t k -> b t (h k)"))

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from famx.attention.band import banded
-from famx.attention.base import Attention, attend
+from famx.attention.base import Attention, attend, distances
 from famx.registry import register
 
 
@@ -41,6 +41,26 @@ class SlidingWindowAttention(Attention):
         mask: Bool[Tensor, "#b #h #t s"] | None,
         causal: bool,
     ) -> Float[Tensor, "b h t k"]:
+        if self.observed:
+            last = q[-1:].float(), k[-1:].float()
+            hidden = mask if mask is None else mask[-1:]
+
+            def mixed(places: Float[Tensor, "s 2"]) -> Float[Tensor, "h t 2"]:
+                return self.bands(*last, places.expand(1, self.n_heads, -1, -1), hidden, causal)[0]
+
+            found = distances(mixed, q.shape[-2], k.shape[-2], q.device)
+            self.metrics = {"distance": found.mean(-1), "over_time/distance": found}
+        return self.bands(q, k, v, mask, causal)
+
+    def bands(
+        self,
+        q: Float[Tensor, "b h t k"],
+        k: Float[Tensor, "b h s k"],
+        v: Float[Tensor, "b h s v"],
+        mask: Bool[Tensor, "#b #h #t s"] | None,
+        causal: bool,
+    ) -> Float[Tensor, "b h t v"]:
+        """Each group of heads within its window."""
         scales = len(self.windows)
         masks = [mask] * scales if mask is None or mask.shape[1] == 1 else mask.chunk(scales, dim=1)
         groups = zip(*(x.chunk(scales, dim=1) for x in (q, k, v)), self.windows, masks, strict=True)

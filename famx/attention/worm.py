@@ -82,6 +82,9 @@ class WormAttention(Block):
         shared = {} if state is None else state.setdefault(type(self), {})
         place = (offset, memory is None)
         before = shared["working"] if shared.get("place") == place else self.first
-        working = pool + self.keep(pool).sigmoid() * (before - pool)
+        kept = self.keep(pool).sigmoid()
+        working = pool + kept * (before - pool)
+        if self.observed:
+            self.metrics = {"kept": kept.detach().mean()}
         shared |= {"place": place, "working": working}
         return working

@@ -111,6 +111,8 @@ def watching_changes_nothing(part: Part) -> None:
         for name, value in getattr(module, "metrics", {}).items():
             assert not value.requires_grad, f"metric {name} keeps the graph alive"
             assert value.isfinite().all(), f"metric {name} is {value}"
+            pictured = not name.startswith("over_time/") or (value.ndim == 2 and value.shape[1] == T)
+            assert pictured, f"metric {name} is {tuple(value.shape)}, not rows of {T} positions"
 
 
 def every_gradient(part: Part) -> None:

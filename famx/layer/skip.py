@@ -87,7 +87,8 @@ class SkipLayer(PreNormLayer):
         compute = (visit * real).sum() / real.expand_as(visit).sum().clamp(min=1)
         self.spent = compute if self.training else None
         if self.observed:
-            self.metrics = {"compute": compute.detach(), "probability": p.detach().mean()}
+            visits = visit[-1].detach().T
+            self.metrics = {"compute": compute.detach(), "probability": p.detach().mean(), "over_time/visit": visits}
 
     def penalty(self) -> Float[Tensor, ""] | None:
         """`cost` times the share that the last training call computed; None where there was none."""

@@ -1,0 +1,113 @@
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from famx.journal import HEAT, heat_map
+from famx.laws.attention import D, H
+from famx.observe import over_time, rooms, watch, watch_last
+from famx.registry import build
+
+PICTURES = {
+    "myelinated": {"nodes": 3},
+    "adaptive_span": {"span": H},
+    "sliding_window": {"distance": H},
+    "relative_force": {"distance": H},
+    "integrated": {"span": H, "updated": 2},
+    "content_update": {"updated": 2},
+    "gated_pass": {"passed": H},
+    "worm": {"nodes": 2, "span": H},
+}
+
+
+def watched(name, causal=False, n=1, **hyper):
+    rotary = build("rotary", {"name": "rope"}, head_dim=D // H)
+    context = {"d_model": D, "n_heads": H, "rotary": rotary, "causal": causal}
+    blocks = nn.ModuleList(build("attention", {"name": name, **hyper}, **context) for _ in range(n)).eval()
+    watch(blocks, True)
+    return blocks
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", PICTURES)
+def test_each_block_of_the_source_shows_what_it_did_over_layers_and_time(name, causal):
+    blocks, mask = watched(name, causal, n=2), torch.arange(7) < torch.tensor([5, 7])[:, None, None, None]
+    x, state = torch.randn(2, 7, D), {"whole": True}
+    for block in blocks:
+        x = x + block(x, mask=mask, state=state)
+    found = over_time(blocks)
+    assert {tag: value.shape for tag, value in found.items()} == {
+        f"attention/over_time/{quantity}": (2 * rows, 7) for quantity, rows in PICTURES[name].items()
+    }
+    assert not any("over_time" in tag for tag in rooms(blocks))
+
+
+def test_pictures_are_of_the_last_sample():
+    (block,), x = watched("myelinated", causal=True, threshold=0.5), torch.randn(2, 7, D)
+    with torch.no_grad():
+        for p in block.parameters():
+            p += 0.5 * torch.randn_like(p)
+        block(x)
+        both = block.metrics["over_time/nodes"]
+        block(x[1:])
+    assert torch.equal(both, block.metrics["over_time/nodes"])
+    assert_close(both.mean(1), block.metrics["active"])
+    assert 0 < both.mean() < 1, "the example shows no skipping"
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_distance_is_how_far_a_head_looks(causal):
+    (block,), x, seen = watched("sliding_window", causal, windows=(2, 9)), torch.randn(2, 90, D), torch.ones(90, 90)
+    block(x)
+    q, k, _ = block.project(x, None, None)
+    apart = torch.arange(90)[:, None] - torch.arange(90)
+    near = torch.stack([(apart.abs() < w) & (seen.tril().bool() if causal else True) for w in (2, 2, 9, 9)])
+    weights = (q[1] @ k[1].mT / (D // H) ** 0.5).masked_fill(~near, -torch.inf).softmax(-1)
+    expected = (weights * apart.square()).sum(-1).sqrt()
+    assert_close(block.metrics["over_time/distance"], expected, atol=1e-2, rtol=1e-3)
+    assert_close(block.metrics["distance"], expected.mean(-1), atol=1e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_force_that_is_the_same_everywhere_looks_at_all_alike(causal):
+    (block,) = watched("relative_force", causal, hop_levels=1)
+    with torch.no_grad():
+        for p in block.parameters():
+            p.zero_()
+    block(torch.randn(2, 9, D))
+    seen = torch.ones(9, 9).tril() if causal else torch.ones(9, 9)
+    apart = (torch.arange(9.0)[:, None] - torch.arange(9.0)).square() * seen
+    assert_close(block.metrics["over_time/distance"], (apart.sum(-1) / seen.sum(-1)).sqrt().expand(H, 9))
+
+
+def test_a_refiner_shows_what_it_has_learned():
+    (block,) = watched("integrated")
+    refiner = block.near.span[1]
+    refiner.table.add_(torch.randn_like(refiner.table))
+    block(torch.randn(2, 7, D))
+    found = rooms(block)
+    assert torch.equal(found["attention/q_values"], refiner.table)
+    assert found["attention/shift"] == refiner.shifts[refiner.best(refiner.state)]
+
+
+def test_layers_of_different_sizes_are_shown_side_by_side():
+    layers = nn.ModuleList([*watched("myelinated", n_layers=2), *watched("worm", n_layers=4)])
+    for layer in layers:
+        layer(torch.randn(2, 7, D))
+    assert rooms(layers)["attention/active"].shape == (6,)
+    assert over_time(layers)["attention/over_time/nodes"].shape == (6, 7)
+
+
+def test_only_the_last_batch_is_watched():
+    (block,) = watched("multihead")
+    watch(block, False)
+    assert [(batch, block.observed) for batch in watch_last(block, "abc")] == [("a", False), ("b", False), ("c", True)]
+    assert not block.observed
+    assert list(watch_last(block, "")) == []
+
+
+def test_what_is_the_same_everywhere_is_pale_but_dark_where_it_is_nothing():
+    ones, zeros = (heat_map(torch.full((1, 2), value), 1, least=0.0) for value in (1.0, 0.0))
+    assert_close(ones[:, 0, 0], torch.tensor(HEAT[-1]))
+    assert_close(zeros[:, 0, 0], torch.tensor(HEAT[0]))
+    assert_close(heat_map(torch.tensor([[-2.0, 3.0]]), 1, least=0.0), heat_map(torch.tensor([[-2.0, 3.0]]), 1))
