@@ -1,16 +1,18 @@
 """From a part's signature to a checked Hydra option: `attention=myelinated attention.sparsity_threshold=0.2`."""
 
+import contextlib
 import dataclasses
 import enum
 import functools
 import hashlib
 import inspect
+import logging
 import os
 import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf, ValidationError
 from omegaconf.errors import OmegaConfBaseException
 
+from famx import disk
 from famx.notation import UserError
 from famx.registry import PARTS, hyperparameters, load, load_file, named, nearest
 
@@ -39,8 +42,15 @@ def publish(**sections: type) -> None:
     for room in USUAL:
         store.store(group=room, name="usual", node={"name": "usual"})
     for section, fields in sections.items():
-        checked = [(f.name, _checked(typing.get_type_hints(fields)[f.name]), f) for f in dataclasses.fields(fields)]
-        store.store(group=section, name="default", node=dataclasses.make_dataclass(f"{section}_config", checked))
+        store.store(group=section, name="default", node=section_schema(fields))
+
+
+@functools.cache
+def section_schema(fields: type) -> type:
+    """A section's dataclass with its fields as OmegaConf can check them."""
+    hints = typing.get_type_hints(fields)
+    checked = [(f.name, _checked(hints[f.name]), f) for f in dataclasses.fields(fields)]
+    return dataclasses.make_dataclass(f"{fields.__name__}_schema", checked)
 
 
 @functools.cache
@@ -68,11 +78,16 @@ def complete(room: str, choice: Mapping[str, Any]) -> dict[str, Any]:
         UserError: no such part or hyperparameter, or a value of another type.
     """
     part = named(room, choice)
+    return filled(schema(part, choice["name"]), choice, f"{room}={choice['name']}: {room}")
+
+
+def filled(schema: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values, checked, and the defaults of the schema's other fields; `where` begins the sentence that refuses."""
     try:
-        return plain(OmegaConf.merge(OmegaConf.structured(schema(part, choice["name"])), dict(choice)))
+        return plain(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))
     except OmegaConfBaseException as error:
         told = re.sub(r" (full_key|object_type).*", "", re.sub(r"\s+", " ", str(error)))
-        raise UserError(f"{room}={choice['name']}: {room}.{error.key}: {told}") from error
+        raise UserError(f"{where}.{error.key}: {told}") from error
 
 
 def _hint(part: type, key: str) -> Any:
@@ -122,6 +137,10 @@ def retell(error: Exception, config: Mapping[str, Any]) -> UserError:
         node: Any = config
         for step in path:
             node = node.get(step, {}) if isinstance(node, Mapping) else {}
+        able = [name for name, part in PARTS.get(match[1].split(".")[0], {}).items() if key in hyperparameters(part)]
+        if path and node.get("name") == "usual" and able:
+            room = path[0]
+            return UserError(f"{match[1]} is of a part that is not chosen yet: give {room}={' or '.join(able)} too")
         known = [k for k in node if k != "name"] if isinstance(node, Mapping) else []
         owner = f"{path[0]}={node['name']}" if path and "name" in node else ".".join(path) or "famx"
         return UserError(f"{owner} has no {match[1]}{nearest(key, known)}")
@@ -137,7 +156,8 @@ def verb(main: Callable[[], int]) -> typing.NoReturn:
     `FAMX_DEBUG=1` shows the traceback of a mistake too.
     """
     try:
-        status = main()
+        with _warned(), disk.told():
+            status = main()
     except UserError as error:
         if os.environ.get("FAMX_DEBUG") == "1":
             raise
@@ -152,6 +172,49 @@ def verb(main: Callable[[], int]) -> typing.NoReturn:
     sys.exit(status)
 
 
+def parsed(key: str, text: str) -> Any:
+    """The value of a word that Hydra does not read.
+
+    Raises:
+        UserError: it is not YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{key}={text} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def stored(run: str | Path) -> dict[str, Any]:
+    """The config of a run; what did not exist when it was written is as it is now.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    file = Path(run) / "config.yaml"
+    try:
+        config = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{run} is not a run: {file} cannot be read ({str(error).splitlines()[0]})") from error
+    newest = yaml.safe_load((CONF / "train.yaml").read_text())
+    if not isinstance(config, dict) or "task" not in config:
+        raise UserError(f"{run} is not a run: {file} is not the config of one")
+    return {key: value for key, value in newest.items() if key not in ("defaults", "hydra")} | config
+
+
+@contextlib.contextmanager
+def _warned() -> Iterator[None]:
+    """Shows what is warned of, once, however often it comes up."""
+    handler, told = logging.StreamHandler(), set()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("famx: %(message)s"))
+    handler.addFilter(lambda record: not (record.getMessage() in told or told.add(record.getMessage())))
+    logging.getLogger("famx").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("famx").removeHandler(handler)
+
+
 def own_parts(words: list[str], run: str | Path | None = None) -> list[dict[str, str]]:
     """Registers the files that `famx_parts=[...]` names among the words, before anything is composed.
 
@@ -164,11 +227,10 @@ def own_parts(words: list[str], run: str | Path | None = None) -> list[dict[str,
     Raises:
         UserError: a file is missing, registers nothing, or is not what the run was trained with.
     """
-    value = argument("famx_parts", words)
-    files = [Path(item) for item in yaml.safe_load(value)] if value else []
+    value = parsed("famx_parts", argument("famx_parts", words) or "[]")
+    files = [Path(str(item)) for item in (value if isinstance(value, list) else [value])]
     given = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
-    stored = Path(run or "") / "config.yaml"
-    for part in yaml.safe_load(stored.read_text()).get("famx_parts", []) if run and stored.is_file() else []:
+    for part in stored(run)["famx_parts"] if run else []:
         name = part["file"]
         if given.get(name) != part["sha256"]:
             state = "has changed since" if name in given else "is not given"

@@ -5,6 +5,7 @@ import argparse
 from rich.console import Console
 
 from famx.config import own_parts, verb
+from famx.notation import UserError
 
 
 def main() -> int:
@@ -15,6 +16,9 @@ def main() -> int:
     parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest")
     parser.add_argument("famx_parts", nargs="*", help="famx_parts=[file.py] where the run was trained with own parts")
     arguments = parser.parse_args()
+    for word in arguments.famx_parts:
+        if not word.startswith("famx_parts="):
+            raise UserError(f"{word}: nothing but famx_parts=[...] may follow the run")
     own_parts(arguments.famx_parts, arguments.run)
     from famx.recognizer import Recognizer
 

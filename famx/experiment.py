@@ -15,20 +15,21 @@ from typing import Any, get_args
 import torch
 import yaml
 from rich.console import Console
-from tokenizers import Tokenizer
 from torch import distributed, nn
 
-from famx import checkpoint, registry, summary
+from famx import checkpoint, disk, registry, summary
 from famx.data.base import SAMPLE_RATE
-from famx.data.loader import Loader, LoaderConfig
+from famx.data.loader import Loader
 from famx.draw import drawn, table
+from famx.folder import checkpoints, load_weights, refuse_taken, stored_tokenizer, take
 from famx.microscope import Microscope, Watch
 from famx.model import build_model, layer_choices
 from famx.notation import UserError
 from famx.optim import parameter_groups
 from famx.registry import build, get
+from famx.settings import FROM_ZERO, LoaderConfig, TrainerConfig, hold
 from famx.task.base import Evaluation, evaluate
-from famx.trainer import Trainer, TrainerConfig
+from famx.trainer import Trainer
 
 __all__ = ["build_model", "build_optimizer", "run", "settle"]
 
@@ -39,8 +40,17 @@ def settle(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with all that is left open decided: `usual` frontends and data are what the task reads, layers drawn.
 
     `model.layers` becomes complete, and builds the same model wherever it is given; what it was drawn from moves to
-    `model.drawn`. The optimizer's `usual` momentum and spectrum stay, since an optimizer may wear none.
+    `model.drawn`. The optimizer's `usual` momentum and spectrum stay, since an optimizer may wear none. Paths become
+    absolute, so that the run can be used from any folder.
+
+    Raises:
+        UserError: a size or the seed is no whole number in its range.
     """
+    sizes = {f"model.{key}": (config["model"][key], 1) for key in ("d_model", "n_heads", "n_layers")}
+    for key, (value, least) in (sizes | {"seed": (config["seed"], 0)}).items():
+        if type(value) is not int or not least <= value < 2**63:
+            raise UserError(f"{key}={value} must be a whole number of {least} or more, below 2**63")
+    hold("kinds", config["kinds"])
     task = get("task", config["task"]["name"])
     worn = {room: {"name": name} for room, name in task.usual.items() if config[room]["name"] == "usual"}
     model = dict(config["model"])
@@ -50,7 +60,10 @@ def settle(config: Mapping[str, Any]) -> dict[str, Any]:
         model["layers"] = layer_choices(config)
     if model.get("layers"):
         model["n_layers"] = len(model["layers"])
-    return dict(config) | worn | {"model": model}
+    settled = dict(config) | worn | {"model": model}
+    files = {key: Path(settled["data"].get(key) or "").expanduser() for key in ("root", "path")}
+    there = {key: str(path.resolve()) for key, path in files.items() if settled["data"].get(key) and path.exists()}
+    return settled | {"data": settled["data"] | there}
 
 
 def build_optimizer(
@@ -67,6 +80,8 @@ def build_optimizer(
     Raises:
         UserError: an unknown part or key, or a rule for an optimizer that wears none.
     """
+    for key in ("lr", "weight_decay"):
+        hold(f"optim.{key}", config.get(key), FROM_ZERO)
     given = {"momentum": momentum, "spectrum": spectrum}
     given = {room: choice for room, choice in given.items() if choice and choice["name"] != "usual"}
     asked = inspect.signature(get("optim", config["name"])).parameters
@@ -86,21 +101,23 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         UserError: a mistake in the config, the data, or the run to go on from.
     """
     config, settings = settle(config), TrainerConfig(**config["trainer"])
+    _refuse_misfits(config)
     watch = _watch(config["watch"])
     device = _device(settings)
     first = _join_processes(device)
+    if first and not resume:
+        refuse_taken(folder)
     console = Console(quiet=not first)
     train = data(config, "train")
-    kept = folder / "tokenizer.json"
     units = {key: value for key, value in config["task"].items() if key == "units"}
-    tokenizer = Tokenizer.from_file(str(kept)) if resume else train.build_tokenizer(**units)
+    tokenizer = stored_tokenizer(folder) if resume else train.build_tokenizer(**units)
+    loaders = {s: batches(config, train if s == "train" else data(config, s), tokenizer) for s in train.splits}
     task = build("task", config["task"], tokenizer=tokenizer)
     torch.manual_seed(_seed_for(config["seed"], "init"))
     model = build_model(config, tokenizer.get_vocab_size())
     if config["init_from"]:
         load_weights(model, checkpoint.load(checkpoints(config["init_from"]), "best"), config["init_from"])
     model.to(device)
-    dev = data(config, "dev")
     _refuse_unlearnable(train, task, model)
     groups = parameter_groups(model, kinds=config["kinds"], **_group_settings(config["optim"]))
     optimizer = build_optimizer(config["optim"], groups, config["momentum"], config["spectrum"])
@@ -109,8 +126,8 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         task,
         optimizer,
         lambda total: build("schedule", config["schedule"], total_steps=total),
-        batches(config, train, tokenizer).train,
-        batches(config, dev, tokenizer).plain,
+        loaders.pop("train").train,
+        loaders.pop("dev").plain,
         partial(_seed_for, config["seed"]),
         folder,
         settings,
@@ -122,9 +139,9 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         load_weights(model, saved, folder)
         trainer.restore(saved)
     if first:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
-        tokenizer.save(str(folder / "tokenizer.json"))
+        take(folder, resume)
+        disk.write(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        disk.write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
         if config["model"].get("layers"):
             console.print(table(config))
         console.print(summary.summary(config, model, train, device), summary.groups(optimizer, folder))
@@ -134,13 +151,23 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         return last | {"stopped_by": trainer.stopped_by}
     if first:
         load_weights(model, checkpoint.load(checkpoints(folder), "best"), folder)
-        scored = score(
-            config, model, task, tokenizer, [s for s in train.splits if s not in ("train", "dev")], device, folder
-        )
+        scored = score(loaders, model, task, device, folder)
         last |= {f"{split}/{name}": value for split, found in scored.items() for name, value in found.metrics.items()}
         trainer.finish(_settings(config), last)
         summary.farewell(console, folder, scored)
     return last
+
+
+def _refuse_misfits(config: Mapping[str, Any]) -> None:
+    """Refuses data or a frontend of text where the task is one of speech, or the other way round."""
+    task = config["task"]["name"]
+    unit = get("task", task).unit
+    for room in ("data", "frontend"):
+        of = {name: getattr(get(room, name), "unit", unit) for name in registry.names(room)}
+        name = config[room]["name"]
+        if of.get(name, unit) != unit:
+            fitting = ", ".join(other for other in of if of[other] == unit)
+            raise UserError(f"{room}={name} is of {of[name]} and task={task} of {unit}; {room} may be {fitting}")
 
 
 def _watch(value: Any) -> Watch:
@@ -205,43 +232,14 @@ def _refuse_unlearnable(dataset: Any, task: Any, model: nn.Module) -> None:
 
 
 def score(
-    config: Mapping[str, Any], model: nn.Module, task: Any, tokenizer: Any, splits: list[str], device: Any, folder: Path
+    loaders: Mapping[str, Loader], model: nn.Module, task: Any, device: torch.device, folder: Path
 ) -> dict[str, Evaluation]:
     """Decodes the splits; of each, writes `hypotheses.<split>.tsv` and `scores.<split>.json` into the folder."""
     found = {}
-    for split in splits:
-        dataset = build("data", config["data"], split=split, seed=config["seed"])
-        found[split] = evaluate(model, task, batches(config, dataset, tokenizer).plain(), device)
-        found[split].write(folder, split, dataset.normaliser)
+    for split, loader in loaders.items():
+        found[split] = evaluate(model, task, loader.plain(), device)
+        found[split].write(folder, split, loader.dataset.normaliser)
     return found
-
-
-def load_weights(model: nn.Module, saved: Mapping[str, Any], source: Any) -> None:
-    """Puts the averaged weights of a checkpoint, or its plain ones, into the model.
-
-    Raises:
-        UserError: they are another model's.
-    """
-    averaged = saved.get("averaged", {})
-    theirs = {key.removeprefix("module."): value for key, value in averaged.items() if key != "n_averaged"}
-    ours, theirs = model.state_dict(), theirs or saved["model"]
-    wrong = sorted(ours.keys() ^ theirs.keys()) or [k for k in ours if ours[k].shape != theirs[k].shape]
-    if wrong:
-        shapes = [tuple(tree[wrong[0]].shape) if wrong[0] in tree else "absent" for tree in (theirs, ours)]
-        raise UserError(f"{source} holds another model: {wrong[0]} is {shapes[0]} there and {shapes[1]} here")
-    model.load_state_dict(theirs)
-
-
-def checkpoints(run: str | Path) -> Path:
-    """The checkpoint folder of a run.
-
-    Raises:
-        UserError: the run has none.
-    """
-    folder = Path(run) / "checkpoints"
-    if not folder.is_dir():
-        raise UserError(f"{run} is not a run with checkpoints: there is no {folder}")
-    return folder
 
 
 def _seed_for(seed: int, purpose: str, *numbers: int) -> int:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from famx import disk
+
 # black through purple and orange to pale yellow, equally spaced
 HEAT = ((0.0, 0.0, 0.02), (0.34, 0.06, 0.43), (0.73, 0.21, 0.33), (0.98, 0.55, 0.04), (0.99, 1.0, 0.64))
 
@@ -30,7 +32,7 @@ class Journal:
         kept = (
             [line for line in self.file.read_text().splitlines() if _step(line) <= step] if self.file.exists() else []
         )
-        self.file.write_text("".join(f"{line}\n" for line in kept))
+        disk.write(self.file, "".join(f"{line}\n" for line in kept))
         self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         self.handler = logging.FileHandler(folder / "famx.log")
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -43,7 +45,7 @@ class Journal:
         """One report: numbers become curves and a line of JSON; vectors histograms; matrices heat maps at `draw`."""
         scalars = {tag: value for tag, value in metrics.items() if not isinstance(value, Tensor)}
         line = {"step": step, "epoch": epoch, "seconds": round(seconds, 3), "split": split} | scalars
-        with self.file.open("a") as stream:
+        with disk.told(self.file), self.file.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
         for tag, value in scalars.items():
             self.writer.add_scalar(tag, value, step)

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jaxtyping import Float
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from famx import checkpoint as checkpoints_of
+from famx.config import stored
 from famx.data.base import SAMPLE_RATE as RATE
 from famx.data.base import read
 from famx.data.loader import Batch
-from famx.experiment import build_model, checkpoints, load_weights, score
+from famx.experiment import batches, build_model, data, score
+from famx.folder import checkpoints, load_weights, stored_tokenizer
 from famx.notation import UserError
 from famx.registry import build
 from famx.task.base import Evaluation
@@ -36,8 +36,8 @@ class Recognizer:
     def __init__(self, run: str | Path, checkpoint: str = "best"):
         self.folder = Path(run)
         saved = checkpoints_of.load(checkpoints(self.folder), checkpoint)
-        self.config = yaml.safe_load((self.folder / "config.yaml").read_text())
-        self.tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        self.config = stored(self.folder)
+        self.tokenizer = stored_tokenizer(self.folder)
         self.task = build("task", self.config["task"], tokenizer=self.tokenizer)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = build_model(self.config, self.tokenizer.get_vocab_size())
@@ -46,17 +46,18 @@ class Recognizer:
 
     def evaluate(self, split: str = "test") -> Evaluation:
         """Decodes a split of the run's own data; leaves hypotheses and scores in its folder."""
-        context = (self.config, self.model, self.task, self.tokenizer)
-        return score(*context, [split], self.device, self.folder)[split]
+        loader = batches(self.config, data(self.config, split), self.tokenizer)
+        return score({split: loader}, self.model, self.task, self.device, self.folder)[split]
 
-    def transcribe(self, recordings: Iterable[str | Path]) -> list[str]:
-        """The words of audio files of any length, rate, and number of channels.
+    def transcribe(self, recordings: str | Path | Iterable[str | Path]) -> list[str]:
+        """The words of audio files (or of one) of any length, rate, and number of channels.
 
         Raises:
             UserError: a file is missing or holds no audio, or the run is not one of speech.
         """
         if self.task.causal:
             raise UserError(f"{self.folder} is a model of text, it cannot transcribe audio")
+        recordings = [recordings] if isinstance(recordings, str | Path) else recordings
         return [" ".join(filter(None, map(self._words, _pieces(read(path))))) for path in recordings]
 
     def _words(self, signal: Float[Tensor, " n"]) -> str:

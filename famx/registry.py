@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from famx.notation import UserError
+from famx.settings import hold
 
 PARTS: dict[str, dict[str, type]] = {}
 ROOMS = (
@@ -58,6 +59,7 @@ def build(room: str, config: Mapping[str, Any], **context: Any) -> Any:
     known = hyperparameters(part)
     hyper = {key: value for key, value in config.items() if key != "name"}
     for key, value in hyper.items():
+        hold(f"{room}.{key}", value)
         if isinstance(known[key].default, tuple) and isinstance(value, list):
             hyper[key] = tuple(value)  # configs have no tuples
     try:

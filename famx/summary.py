@@ -79,9 +79,10 @@ def farewell(console: Console, folder: Path, scored: dict[str, Evaluation]) -> N
     for split, found in scored.items():
         console.print(found.table(split))
     console.print(f"run: {folder}", highlight=False, soft_wrap=True)
+    speech = any(found.scores for found in scored.values())
+    transcribe = f"  python -m famx.transcribe {folder} FILE...\n" if speech else ""
     console.print(
-        f"next:\n  python -m famx.evaluate {folder}\n  python -m famx.transcribe {folder} FILE...\n"
-        f"  tensorboard --logdir {folder.parent}",
+        f"next:\n  python -m famx.evaluate {folder}\n{transcribe}  tensorboard --logdir {folder.parent}",
         highlight=False,
         soft_wrap=True,
     )

@@ -10,9 +10,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from famx.config import CONF, argument, own_parts, plain, publish, retell, verb
+from famx.config import CONF, argument, filled, own_parts, parsed, plain, publish, retell, section_schema, stored, verb
 from famx.notation import UserError
 from famx.registry import ROOMS
+from famx.settings import LoaderConfig, TrainerConfig
 
 # what may change when a run goes on, since it cannot alter what has been
 RESUMABLE = ("max_steps", "max_time", "eval_every", "save_every", "log_every", "patience", "device", "threads")
@@ -29,11 +30,10 @@ def main() -> int:
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
 
-    if run := argument("resume"):
-        return _resume(Path(run))
-    files = own_parts(sys.argv[1:])
-    from famx.experiment import LoaderConfig, TrainerConfig
-
+    words = sys.argv[1:]
+    if (run := argument("resume")) not in (None, "null"):
+        return _resume(run, words)
+    files = own_parts(words)
     publish(trainer=TrainerConfig, loader=LoaderConfig)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signals: list[int] = []
@@ -42,10 +42,13 @@ def main() -> int:
     def job(config) -> float | None:
         from famx.experiment import run
 
+        folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            results = run(plain(config) | {"famx_parts": files}, Path(HydraConfig.get().runtime.output_dir))
+            results = run(plain(config) | {"famx_parts": files}, folder)
         except UserError as error:  # Hydra would add lines of its own; the other runs of a sweep go on
             mistakes.append(error)
+            if not any(folder.iterdir()):
+                folder.rmdir()
             return None
         if "stopped_by" in results:
             signals.append(results["stopped_by"])
@@ -54,32 +57,52 @@ def main() -> int:
     if int(os.environ.get("RANK", 0)) > 0:
         sys.argv.append(f"hydra.run.dir={tempfile.gettempdir()}/famx_rank")
     try:
-        sys.argv += _sweep_names(sys.argv[1:])
+        if {"-m", "--multirun"} & set(words):
+            sys.argv[1:] = [*map(_waiting, sys.argv[1:]), *_sweep_names(words)]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise retell(error, _without(sys.argv[1:], str(error))) from error
+        raise retell(error, _without(words, str(error))) from error
     if mistakes:
         raise mistakes[0]
     return 128 + signals[0] if signals else 0
 
 
-def _resume(folder: Path) -> int:
+def _resume(name: str, words: list[str]) -> int:
     """Goes on with a run in its own folder, under its own config."""
-    from famx.experiment import checkpoints, run
+    from famx.experiment import run
+    from famx.folder import checkpoints
 
+    if not name:
+        raise UserError("resume= names no run: resume=FOLDER")
+    folder = Path(name)
     checkpoints(folder)
-    own_parts(sys.argv[1:], folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    for word in sys.argv[1:]:
-        key, _, value = word.partition("=")
+    own_parts(words, folder)
+    config = stored(folder)
+    for word in words:
+        key, equals, value = word.partition("=")
         if key in ("resume", "famx_parts"):
             continue
         section, _, name = key.partition(".")
-        if section != "trainer" or name not in RESUMABLE:
+        if section != "trainer" or name not in RESUMABLE or not equals:
             allowed = ", ".join(f"trainer.{name}" for name in RESUMABLE)
-            raise UserError(f"{word} would change a run that has begun; with resume= only {allowed} may be given")
-        config["trainer"][name] = yaml.safe_load(value)
+            raise UserError(f"{word} is not what may change of a run that has begun: {allowed}, each with =VALUE")
+        config["trainer"][name] = parsed(key, value)
+    config["trainer"] = filled(section_schema(TrainerConfig), config["trainer"], "trainer")
     return 128 + stopped if (stopped := run(config, folder, resume=True).get("stopped_by", 0)) else 0
+
+
+def _waiting(word: str) -> str:
+    """A word of a sweep as a choice of one.
+
+    Hydra first composes what is not swept, and would hold the word to that: `optim.n_bands=4` to the usual optimizer.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    key, _, value = word.partition("=")
+    if word.startswith(("-", "~", "hydra")) or not value:
+        return word
+    swept = OverridesParser.create().parse_override(word).is_sweep_override()
+    return word if swept else f"{key}=choice({value})"
 
 
 def _sweep_names(words: list[str]) -> list[str]:

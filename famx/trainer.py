@@ -1,13 +1,13 @@
 """The training loop, over objects that are already built."""
 
 import contextlib
+import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -17,9 +17,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from famx import checkpoint, observe
 from famx.journal import Journal
 from famx.microscope import Microscope
+from famx.notation import UserError
 from famx.optim.agc import clip
 from famx.record import Record
 from famx.screen import Screen, shown
+from famx.settings import TrainerConfig
 from famx.task.base import Evaluation, evaluate
 
 TIMED_STEPS = 20  # of which the first five warm up; total_steps follows from the rest
@@ -27,34 +29,6 @@ PROVISIONAL_STEPS = 1000  # what the schedule is told until then
 RESERVE = 0.07  # share of max_time left for evaluations and checkpoints
 
 
-@dataclass
-class TrainerConfig:
-    """
-    Args:
-        max_steps: optimizer steps; where given, max_time is not looked at.
-        max_time: seconds; total_steps is fixed from the first 20 steps.
-        eval_every, save_every: steps between evaluations on dev and between checkpoints; None: ten times a run.
-        log_every: steps between reports; nothing is read from the device in between.
-        accumulate: batches a step.
-        clip: largest norm of a unit's gradient, as a share of the norm of its weights. A bound on all together leaves
-            what a few loud tensors dominate as it is; without a second moment the quiet ones would hardly move.
-        patience: evaluations without a better score before the run ends.
-        ema: decay of the averaged weights that are evaluated; 0 for none.
-        threads: of the CPU; None leaves torch's choice.
-    """
-
-    max_steps: int | None = None
-    max_time: float = 330.0
-    eval_every: int | None = None
-    save_every: int | None = None
-    log_every: int = 50
-    accumulate: int = 1
-    clip: float = 0.02
-    patience: int | None = None
-    ema: float = 0.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: int | None = None
 
 
 class Trainer:
@@ -137,7 +111,8 @@ class Trainer:
 
     def _train(self, batches: list) -> None:
         """One optimizer step on the global batch, of which this process takes its share."""
-        config, self.watched = self.config, (self.step + 1) % self.config.log_every == 0
+        config = self.config
+        self.watched = (self.step + 1) % config.log_every == 0 or self.step + 1 == self.total_steps
         self.model.train()
         observe.watch(self.model, self.watched)
         if hasattr(self.optimizer, "observed"):
@@ -191,13 +166,16 @@ class Trainer:
                 self.total_steps = int(steps)
 
     def _after_step(self) -> None:
-        if self.watched:
-            self._report()
         tenth = max(1, (self.total_steps or 2**31) // 10)
         evaluates = self.step % (self.config.eval_every or tenth) == 0 or self._done()
+        saves = evaluates or self.step % (self.config.save_every or tenth) == 0
+        if self.watched:
+            self._report()
+        elif saves:
+            self._refuse_divergence("train", self._summed(self.loss_sum).item())
         if evaluates:
             self._evaluate()
-        if self.rank == 0 and (evaluates or self.step % (self.config.save_every or tenth) == 0):
+        if self.rank == 0 and saves:
             self.save(self.last.get(f"dev/{self.task.metric}") if evaluates else None)
         if self.world > 1:
             flags = torch.tensor([self.stopped_by or 0, self.stale], device=self.device)
@@ -224,6 +202,14 @@ class Trainer:
             self.journal.write(self.step, self.epoch, self.seconds, "train", metrics)
         self.last |= {key: value for key, value in metrics.items() if not isinstance(value, Tensor)}
         self._tell("train", f"loss {metrics['train/loss']:.3f}")
+        self._refuse_divergence("train", metrics["train/loss"])
+
+    def _refuse_divergence(self, split: str, loss: float) -> None:
+        """Ends a run whose loss is not finite, before anything is saved of it."""
+        if not math.isfinite(loss):
+            lr = self.optimizer.param_groups[0]["lr"]
+            told = f"the {split} loss is {loss} at step {self.step}, with a learning rate of {lr:.3g}"
+            raise UserError(f"{told}; the last checkpoint in {self.folder} is as it was: choose a smaller optim.lr")
 
     def _evaluate(self) -> None:
         """Decodes dev on the first process, while the others wait."""
@@ -234,6 +220,7 @@ class Trainer:
             self.seconds += time.perf_counter() - started
             metrics = {f"dev/{name}": value for name, value in found.metrics.items()}
             self.journal.write(self.step, self.epoch, self.seconds, "dev", metrics)
+            self._refuse_divergence("dev", found.loss)
             self.journal.table(self.step, "dev/samples", ("reference", "hypothesis"), _samples(found))
             self.journal.draw(self.step, self.record.pictures() if self.record else {}, observe.over_time(model))
             self.last |= metrics

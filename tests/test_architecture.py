@@ -9,8 +9,9 @@ from famx.registry import PARTS, ROOMS
 ROOT = Path(famx.__file__).parent
 FLOORS = [
     {"notation"},
+    {"settings", "disk"},
     {"registry", "observe"},
-    {"config", "checkpoint", "journal", "microscope", "record", "screen", *ROOMS},
+    {"config", "checkpoint", "folder", "journal", "microscope", "record", "screen", *ROOMS},
     {"model", "trainer", "laws", "measure"},
     {"draw", "summary"},
     {"experiment"},

@@ -1,16 +1,18 @@
 """What the command line accepts, what it refuses, and in which words."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
+from famx import config
 from famx.config import CONF, plain, publish, schema
-from famx.data.loader import LoaderConfig
 from famx.experiment import build_model, build_optimizer, settle
 from famx.registry import PARTS, ROOMS, names
-from famx.trainer import TrainerConfig
+from famx.settings import LoaderConfig, TrainerConfig
 
 publish(trainer=TrainerConfig, loader=LoaderConfig)
 CHOICES = {
@@ -48,37 +50,92 @@ def test_a_schema_has_just_what_the_signature_has():
             assert "name" in fields and not {"d_model", "params", "rotary", "tokenizer", "causal"} & fields.keys()
 
 
-def famx(*words, cwd):
-    command = [sys.executable, "-m", "famx.train", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def famx(tmp_path, monkeypatch, capsys):
+    """`famx("train", ...)` runs a verb in a folder of its own; its status and what it prints."""
+
+    def run(verb, *words):
+        module = importlib.import_module(f"famx.{verb}")
+        main = module.main if hasattr(module, "main") else lambda: module.show(sys.argv[1:])
+        monkeypatch.setattr(sys, "argv", [verb, *map(str, words)])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as ended:
+            config.verb(main)
+        told = capsys.readouterr()
+        return ended.value.code, told.out, told.err
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("to be or not to be " * 99)
+    (tmp_path / "raises.py").write_text("1 / 0")
+    (tmp_path / "breaks.py").write_text("def (")
+    (tmp_path / "bare.py").write_text("from famx.registry import register\n\n\n@register\nclass Part: ...\n")
+    (tmp_path / "part.txt").write_text("")
+    return run
 
 
+TEXT = ("task=lm", "data=text", "data.path=text.txt", "trainer.max_steps=1", "trainer.device=cpu", *SMALL)
 MISTAKES = {
     "attention=myelinatd": ["attention=myelinatd: no such part; did you mean myelinated?"],
     "attention.temprature=1": ["attention=multihead has no attention.temprature"],
     "layer.dropout=much": ["layer.dropout=much", "Float"],
+    "layer.dropout=nan": ["layer.dropout=nan must be finite"],
     "layer.drop=0.1": ["layer=prenorm has no layer.drop", "did you mean dropout?"],
     "atention=multihead": ["atention", "did you mean attention?"],
-    "model.d_model=15": ["d_model=15 is not a multiple of n_heads=4"],
+    "model.d_model=15": ["d_model=15 is not a multiple of n_heads=2"],
+    "model.d_model=wide": ["model.d_model=wide must be a whole number of 1 or more"],
+    "model.n_layers=0": ["model.n_layers=0 must be a whole number of 1 or more"],
     "model=drawn model.draw.sed=7": ["model.draw has no model.draw.sed", "did you mean seed?"],
     "model=drawn model.draw.space.norm=[layrnorm]": ["norm=layrnorm: no such part", "did you mean layernorm?"],
     "optim=nothing": ["optim=nothing: no such part", "adamw"],
+    "optim.lr=-1": ["optim.lr=-1.0 must be at least 0"],
+    "optim.lr=inf": ["optim.lr=inf must be finite"],
+    "seed=-1": ["seed=-1 must be a whole number of 0 or more"],
     "trainer.device=tpu": ["trainer.device=tpu", "cuda"],
+    "trainer.log_every=0": ["trainer.log_every=0 must be at least 1"],
+    "trainer.max_steps=0": ["trainer.max_steps=0 must be at least 1"],
+    "trainer.max_time=nan": ["trainer.max_time=nan must be finite"],
+    "trainer.clip=0": ["trainer.clip=0.0 must be above 0"],
+    "trainer.ema=1": ["trainer.ema=1.0 must be at least 0 and less than 1"],
+    "loader.batch=0": ["loader.batch=0.0 must be above 0"],
+    "loader.speed=[1,9]": ["loader.speed=[1.0, 9.0] must be between 0.2 and 5"],
+    "loader.speed=[]": ["loader.speed=[] must have a factor"],
+    "loader.snr=[inf]": ["loader.snr=[inf] must be finite"],
+    "loader.mel_width=1.5": ["loader.mel_width=1.5 must be between 0 and 1"],
+    "task=ctc": ["data=text is of tokens and task=ctc of seconds", "manifest"],
+    "data=hub": ["data=hub is of seconds and task=lm of tokens"],
+    "frontend=log_mel": ["frontend=log_mel is of seconds and task=lm of tokens"],
+    "frontend.n_mels=40": ["give frontend=log_mel too"],
+    "task.units=0": ["task=lm has no task.units"],
     "watch=loud": ["watch=loud: no such setting", "full, light, off"],
     "kinds.conv.alpha=much": ["kinds.conv.alpha=much must be a number"],
+    "kinds.conv.lr_scale=inf": ["kinds.conv.lr_scale=inf must be finite"],
     "kinds.conv.alfa=0.5": ["no kinds.conv.alfa", "did you mean alpha?"],
     "resume=nowhere": ["nowhere is not a run with checkpoints"],
+    "resume=": ["resume= names no run"],
     "init_from=nowhere": ["nowhere is not a run with checkpoints"],
+    "hydra.run.dir=text.txt": ["text.txt cannot be written: File exists"],
+    "hydra.run.dir=text.txt/run": ["text.txt/run cannot be written: Not a directory"],
     "famx_parts=[nowhere.py]": ["there is no file", "nowhere.py"],
+    "famx_parts=nowhere.py": ["there is no file", "nowhere.py"],
+    "famx_parts=[": ["famx_parts=[ cannot be read"],
+    "famx_parts=[raises.py]": ["raises.py fails with ZeroDivisionError: division by zero"],
+    "famx_parts=[breaks.py]": ["breaks.py fails with SyntaxError"],
+    "famx_parts=[bare.py]": ["bare.py is no file of famx, so it names the room"],
+    "famx_parts=[part.txt]": ["part.txt is not a file of Python"],
 }
 
 
 @pytest.mark.parametrize("word", MISTAKES)
-def test_a_mistake_is_told_in_one_sentence(word, tmp_path):
-    text = tmp_path / "text.txt"
-    text.write_text("to be or not to be " * 99)
-    result = famx("task=lm", "data=text", f"data.path={text}", "trainer.max_steps=1", *word.split(), cwd=tmp_path)
-    assert result.returncode == 2, result.stderr
-    (line,) = result.stderr.strip().splitlines()
+def test_a_mistake_is_told_in_one_sentence_and_leaves_nothing(word, famx, tmp_path):
+    status, _, told = famx("train", *TEXT, *word.split())
+    assert status == 2, told
+    (line,) = told.strip().splitlines()
     for words in MISTAKES[word]:
         assert words in line
+    assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_a_command_ends_with_the_status_of_its_mistake(tmp_path):
+    command = [sys.executable, "-m", "famx.train", "layer.drop=0.1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1

@@ -15,13 +15,14 @@ from famx.data import spoken
 from famx.data.base import basic, byte_tokenizer, encode, read, resample, train_tokenizer
 from famx.data.grammar import RULES
 from famx.data.hub import Hub
-from famx.data.loader import Loader, LoaderConfig, augmentation, bucketed, filled
+from famx.data.loader import Loader, augmentation, bucketed, filled
 from famx.data.manifest import Manifest
 from famx.data.spoken import Spoken
 from famx.data.text import Text
 from famx.laws import kept, laws
 from famx.notation import UserError
 from famx.registry import PARTS, names
+from famx.settings import LoaderConfig
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 WORDS = RULES["digit"]

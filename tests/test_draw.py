@@ -12,13 +12,12 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from famx.config import CONF, plain, publish
-from famx.data.loader import LoaderConfig
 from famx.draw import table
 from famx.experiment import build_model, run, settle
 from famx.model import LAYER
 from famx.notation import UserError
 from famx.registry import PARTS, register
-from famx.trainer import TrainerConfig
+from famx.settings import LoaderConfig, TrainerConfig
 
 publish(trainer=TrainerConfig, loader=LoaderConfig)
 SMALL = ["model.d_model=24", "model.n_layers=3", "frontend=log_mel", "frontend.channels=4"]

@@ -6,10 +6,9 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from famx.config import CONF, plain, publish
-from famx.data.loader import LoaderConfig
 from famx.experiment import build_model, settle
 from famx.notation import UserError
-from famx.trainer import TrainerConfig
+from famx.settings import LoaderConfig, TrainerConfig
 
 publish(trainer=TrainerConfig, loader=LoaderConfig)
 SMALL = ["model.d_model=24", "model.n_heads=4", "frontend=log_mel", "frontend.channels=4"]

@@ -18,11 +18,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import famx
 from famx import checkpoint
 from famx.config import CONF, plain, publish
-from famx.data.loader import LoaderConfig
 from famx.experiment import run
 from famx.notation import UserError
+from famx.settings import LoaderConfig, TrainerConfig
 from famx.train import _sweep_names
-from famx.trainer import Trainer, TrainerConfig
+from famx.trainer import Trainer
 
 publish(trainer=TrainerConfig, loader=LoaderConfig)
 TONES = {"a": 400, "b": 900, "c": 1700}

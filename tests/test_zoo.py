@@ -8,11 +8,10 @@ from hydra import compose, initialize_config_dir
 
 from famx.config import CONF, plain, publish
 from famx.data.base import draws
-from famx.data.loader import LoaderConfig
 from famx.experiment import build_model, settle
 from famx.model import LAYER
 from famx.registry import build, names
-from famx.trainer import TrainerConfig
+from famx.settings import LoaderConfig, TrainerConfig
 
 publish(trainer=TrainerConfig, loader=LoaderConfig)
 SIZES = ["model.d_model=24", "model.n_heads=2", "frontend=log_mel", "frontend.channels=4", "frontend.context=1"]

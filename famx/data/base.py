@@ -153,6 +153,8 @@ def read(file: str | Path | bytes, name: str | None = None) -> Float[Tensor, " n
     import soundfile
 
     name = name or str(file)
+    if not isinstance(file, bytes) and not Path(file).is_file():
+        raise UserError(f"{name} is {'a folder' if Path(file).is_dir() else 'no file that exists'}")
     try:
         source = io.BytesIO(file) if isinstance(file, bytes) else str(file)
         samples, rate = soundfile.read(source, dtype="float32", always_2d=True)

@@ -4,7 +4,7 @@ import itertools
 import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from famx.data.base import SAMPLE_RATE, Example, draws, encode, resample
 from famx.notation import UserError
+from famx.settings import LoaderConfig
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,33 +26,6 @@ Key = tuple[int, int]
 """Epoch and index."""
 Item = tuple[Example, np.ndarray | None]
 """An example and the rectangles to blank in it."""
-
-
-@dataclass
-class LoaderConfig:
-    """How examples become batches.
-
-    Args:
-        batch: budget of a batch with its padding: seconds of audio, or tokens of text.
-        buckets: groups of like length that an epoch's order is shuffled within.
-        workers: processes that read ahead; 0 reads in the trainer's own.
-        speed: factors that recordings are sped up by, one drawn for each.
-        snr: how many decibels white noise stays below a recording, one drawn for each; without any there is no noise.
-        time_masks: stretches of time that are blanked (SpecAugment, arXiv 1904.08779).
-        time_width: longest of them, share of the utterance.
-        mel_masks: bands of frequency that are blanked.
-        mel_width: widest of them, share of the mel axis.
-    """
-
-    batch: float = 24.0
-    buckets: int = 30
-    workers: int = 0
-    speed: list[float] = field(default_factory=lambda: [0.9, 0.95, 1.0, 1.05, 1.1])
-    snr: list[float] = field(default_factory=list)
-    time_masks: int = 2
-    time_width: float = 0.05
-    mel_masks: int = 2
-    mel_width: float = 0.15
 
 
 @dataclass
@@ -230,8 +204,6 @@ class Loader:
     ) -> None:
         self.dataset, self.tokenizer, self.seed = dataset, tokenizer, seed
         self.config = config or LoaderConfig()
-        if self.config.batch <= 0 or min(self.config.speed, default=0) <= 0:
-            raise UserError(f"batch={self.config.batch} and speed={list(self.config.speed)} have to be positive")
         if tokenizer:
             for name, text in zip(dataset.ids, dataset.texts, strict=True):
                 encode(tokenizer, text, name)

@@ -1,7 +1,7 @@
 """Log-mel energies of 25 ms windows, then two strided convolutions to a frame each 40 ms (Dong et al. 2018, ICASSP)."""
 
 from math import gcd
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,6 +39,8 @@ class LogMel(nn.Module):
         normalize: zero mean and unit variance of each mel bin, over the `utterance` itself or over all the
             training data seen so far (`global`).
     """
+
+    unit: ClassVar[str] = "seconds"
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """A learned vector for each token."""
 
+from typing import ClassVar
+
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -9,6 +11,8 @@ from famx.registry import register
 @register
 class Tokens(nn.Embedding):
     """`x = E[token]`, the entries of E drawn with variance 1 / d_model."""
+
+    unit: ClassVar[str] = "tokens"
 
     def __init__(self, d_model: int, vocab_size: int):
         super().__init__(vocab_size, d_model)

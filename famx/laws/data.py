@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from famx.data.base import SAMPLE_RATE, Example
-from famx.data.loader import Batch, Loader, LoaderConfig
+from famx.data.loader import Batch, Loader
+from famx.settings import LoaderConfig
 
 Part = Callable[..., Any]
 

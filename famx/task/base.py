@@ -1,6 +1,7 @@
 """What every task shares: decoding a split, and counting errors the way the field does."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from rich.table import Table
 from torch import nn
+
+from famx import disk
 
 
 class Errors(NamedTuple):
@@ -67,16 +70,20 @@ class Evaluation(NamedTuple):
             "id\tref\thyp",
             *("\t".join(row) for row in zip(self.ids, self.references, self.hypotheses, strict=True)),
         ]
-        (folder / f"hypotheses.{split}.tsv").write_text("\n".join(rows) + "\n")
+        disk.write(folder / f"hypotheses.{split}.tsv", "\n".join(rows) + "\n")
         scores = {name: errors._asdict() for name, errors in self.scores.items()}
         scores |= {"loss": self.loss, "normaliser": normaliser, "utterances": len(self.ids)}
         scores |= {"audio_seconds": self.audio, "real_time_factor": self.seconds / max(1e-9, self.audio)}
-        (folder / f"scores.{split}.json").write_text(json.dumps(scores, indent=1) + "\n")
+        disk.write(folder / f"scores.{split}.json", json.dumps(scores, indent=1) + "\n")
 
     def table(self, split: str) -> Table:
         """The scores of a split, to be printed."""
-        factor = f"real-time factor {self.seconds / max(1e-9, self.audio):.4f}, " if self.scores else ""
-        table = Table(title=f"{split}: {factor}loss {self.loss:.3f}", title_justify="left")
+        if not self.scores:
+            table = Table("perplexity", title=f"{split}: loss {self.loss:.3f}", title_justify="left")
+            table.add_row(f"{math.exp(min(self.loss, 99.0)):.3f}")
+            return table
+        factor = f"real-time factor {self.seconds / max(1e-9, self.audio):.4f}"
+        table = Table(title=f"{split}: {factor}, loss {self.loss:.3f}", title_justify="left")
         for column in ("", "rate", "95 % interval", "sub", "del", "ins", "of"):
             table.add_column(column, justify="right", no_wrap=True)
         for name, e in self.scores.items():

@@ -22,6 +22,7 @@ class CTC:
     """
 
     causal: ClassVar[bool] = False
+    unit: ClassVar[str] = "seconds"
     metric: ClassVar[str] = "wer"
     usual: ClassVar[dict[str, str]] = {"frontend": "log_mel", "data": "spoken"}
 

@@ -15,6 +15,7 @@ class LanguageModel:
     """-log p(next | before), the mean over all positions, in nats. A batch holds one id more than it predicts."""
 
     causal: ClassVar[bool] = True
+    unit: ClassVar[str] = "tokens"
     metric: ClassVar[str] = "loss"
     usual: ClassVar[dict[str, str]] = {"frontend": "tokens", "data": "text"}
 

@@ -11,11 +11,11 @@ from torch import nn
 from benchmarks import interleaved, told
 from famx import experiment
 from famx.config import CONF, plain, publish
-from famx.data.loader import LoaderConfig
 from famx.journal import Journal
 from famx.microscope import Microscope
 from famx.registry import build
-from famx.trainer import Trainer, TrainerConfig
+from famx.settings import LoaderConfig, TrainerConfig
+from famx.trainer import Trainer
 
 NEVER = 10**9
 

@@ -1,0 +1,38 @@
+"""Files that a crash or a full disk cannot spoil, and what a disk refuses, in one sentence."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+from famx.notation import UserError
+
+# what is not a fault of famx: full, read-only, forbidden, or of another kind than is needed
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+
+
+@contextlib.contextmanager
+def told(path: str | Path = "the disk") -> Iterator[None]:
+    """Turns a refusal of the disk into a sentence that names the path.
+
+    Raises:
+        UserError: the disk is full, read-only, or something else stands where a file or folder is to be.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise UserError(f"{error.filename or path} cannot be written: {error.strerror}") from error
+
+
+def write(file: Path, text: str) -> None:
+    """Writes a file whole, or leaves it as it was."""
+    aside = file.with_name(f".{file.name}.tmp")
+    with told(file):
+        try:
+            aside.write_text(text)
+            aside.replace(file)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise

@@ -1,0 +1,70 @@
+"""A run's folder: taken by one run alone, read by whoever goes on with it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from torch import nn
+
+from famx.notation import UserError
+
+
+def refuse_taken(folder: Path) -> None:
+    """Refuses a folder for a new run.
+
+    Raises:
+        UserError: it holds a run.
+    """
+    if (folder / "checkpoints").exists() or (folder / "config.yaml").exists():
+        raise UserError(f"{folder} already holds a run: go on with resume={folder}, or choose another folder")
+
+
+def take(folder: Path, resume: bool) -> None:
+    """Makes the folder this run's; of two that begin in the same moment, one is refused."""
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=resume)
+    except FileExistsError:
+        refuse_taken(folder)
+        raise
+
+
+def stored_tokenizer(run: Path) -> Tokenizer:
+    """The tokenizer of a run.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    file = run / "tokenizer.json"
+    try:
+        return Tokenizer.from_str(file.read_text())
+    except Exception as error:  # tokenizers raises no other
+        raise UserError(f"{file} is missing or damaged: {error}") from error
+
+
+def checkpoints(run: str | Path) -> Path:
+    """The checkpoint folder of a run.
+
+    Raises:
+        UserError: the run has none.
+    """
+    folder = Path(run) / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"{run} is not a run with checkpoints: there is no {folder}")
+    return folder
+
+
+def load_weights(model: nn.Module, saved: Mapping[str, Any], source: Any) -> None:
+    """Puts the averaged weights of a checkpoint, or its plain ones, into the model.
+
+    Raises:
+        UserError: they are another model's.
+    """
+    averaged = saved.get("averaged", {})
+    theirs = {key.removeprefix("module."): value for key, value in averaged.items() if key != "n_averaged"}
+    ours, theirs = model.state_dict(), theirs or saved["model"]
+    wrong = sorted(ours.keys() ^ theirs.keys()) or [k for k in ours if ours[k].shape != theirs[k].shape]
+    if wrong:
+        shapes = [tuple(tree[wrong[0]].shape) if wrong[0] in tree else "absent" for tree in (theirs, ours)]
+        raise UserError(f"{source} holds another model: {wrong[0]} is {shapes[0]} there and {shapes[1]} here")
+    model.load_state_dict(theirs)
