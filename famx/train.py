@@ -47,7 +47,7 @@ def main() -> int:
             results = run(plain(config) | {"famx_parts": files}, folder)
         except UserError as error:  # Hydra would add lines of its own; the other runs of a sweep go on
             mistakes.append(error)
-            if not any(folder.iterdir()):
+            if "RANK" not in os.environ and not any(folder.iterdir()):
                 folder.rmdir()
             return None
         if "stopped_by" in results:
@@ -117,7 +117,8 @@ def _sweep_names(words: list[str]) -> list[str]:
     fixed = {o.key_or_group for o in overrides if not o.is_sweep_override()}
     given = [o.key_or_group for o in overrides if o.type is OverrideType.CHANGE and o.is_sweep_override()]
     swept = [key for key in dict.fromkeys([*held, *given]) if key not in fixed]
-    named = [f"{key}=${{{key}.name}}" if key in (*ROOMS, "model") else f"{key}=${{{key}}}" for key in swept]
+    values = {key: f"{key}.name" for key in (*ROOMS, "model")} | {"experiment": "hydra.runtime.choices.experiment"}
+    named = [f"{key}=${{{values.get(key, key)}}}" for key in swept]
     return [f"hydra.sweep.subdir='{','.join(named)}'"] if swept else []
 
 

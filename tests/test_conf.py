@@ -1,16 +1,20 @@
 """What the command line accepts, what it refuses, and in which words."""
 
+import errno
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from famx import config
+from famx import config, disk
 from famx.config import CONF, plain, publish, schema
 from famx.experiment import build_model, build_optimizer, settle
+from famx.notation import UserError
 from famx.registry import PARTS, ROOMS, names
 from famx.settings import LoaderConfig, TrainerConfig
 
@@ -139,3 +143,64 @@ def test_a_command_ends_with_the_status_of_its_mistake(tmp_path):
     command = [sys.executable, "-m", "famx.train", "layer.drop=0.1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_folder_holds_one_run_and_a_run_goes_on_only_whole_and_under_right_words(famx, tmp_path):
+    words = [*TEXT, "trainer.max_steps=3", "hydra.run.dir=run"]
+    status, out, told = famx("train", *words)
+    assert status == 0, told
+    assert "train loss" in out and "perplexity" in out and "famx.transcribe" not in out
+    stored = tmp_path / "run" / "config.yaml"
+    before = stored.read_text()
+    assert str(tmp_path / "text.txt") in before
+    mistakes = {
+        ("train", *words): "run already holds a run: go on with resume=",
+        ("train", "resume=run", "trainer.max_steps"): "each with =VALUE",
+        ("train", "resume=run", "trainer.max_steps=abc"): "trainer.max_steps",
+        ("train", "resume=run", "trainer.log_every=0"): "trainer.log_every=0 must be at least 1",
+        ("train", "resume=run", "optim.lr=1"): "optim.lr=1 is not what may change",
+        ("evaluate", "run", "nonsense"): "nonsense",
+        ("transcribe", "run", "a.wav"): "is a model of text",
+        ("parts", "--foo"): "--foo: no such option",
+    }
+    for command, sentence in mistakes.items():
+        status, _, told = famx(*command)
+        assert status == 2 and sentence in told and len(told.strip().splitlines()) == 1, told
+        assert stored.read_text() == before
+    older = {key: value for key, value in yaml.safe_load(before).items() if key not in ("watch", "kinds")}
+    stored.write_text(yaml.safe_dump(older))
+    status, _, told = famx("train", "resume=run", "trainer.max_steps=4")
+    assert status == 0, told
+    for name, spoiled in (("tokenizer.json", "{"), ("config.yaml", "a: ["), ("config.yaml", "")):
+        (tmp_path / "run" / name).write_text(spoiled)
+        for command in (("train", "resume=run"), ("evaluate", "run"), ("transcribe", "run", "a.wav")):
+            status, _, told = famx(*command)
+            assert status == 2 and name in told and len(told.strip().splitlines()) == 1, told
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(famx, tmp_path):
+    words = ["optim=sgd", "optim.lr=1e38", "schedule=constant", "trainer.max_steps=40", "hydra.run.dir=run"]
+    status, _, told = famx("train", *TEXT, *words)
+    assert status == 2 and " loss is " in told and len(told.strip().splitlines()) == 1, told
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-40"))
+
+
+def test_words_beside_a_sweep_are_held_to_each_of_its_runs(famx, tmp_path):
+    status, _, told = famx("train", "-m", *TEXT, "optim=fam,fam_published", "optim.n_bands=4", "hydra.sweep.dir=sweep")
+    assert status == 0, told
+    assert len(list(tmp_path.glob("sweep/*/config.yaml"))) == 2
+    status, _, told = famx("train", "-m", *SMALL, "experiment=digits,libri", "data.root=nowhere")
+    assert status == 2 and "there is no manifest nowhere" in told, told
+    status, _, told = famx("train", "-m", *TEXT, "optim=fam,adamw", "optim.n_bands=4")
+    assert status == 2 and "optim.n_bands" in told, told
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path, monkeypatch):
+    def full(file, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "scores.json").write_text("old")
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=r"scores\.json cannot be written: No space left"):
+        disk.write(tmp_path / "scores.json", "new")
+    assert (tmp_path / "scores.json").read_text() == "old"
