@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import famx
 from famx import checkpoint
 from famx.config import CONF, plain, publish
 from famx.experiment import run
+from famx.folder import take
 from famx.notation import UserError
 from famx.settings import LoaderConfig, TrainerConfig
 from famx.train import _sweep_names
@@ -240,3 +242,31 @@ def test_the_verbs_work_from_the_command_line(corpus, tmp_path):
     assert told.returncode == 0 and told.stdout.startswith(f"{corpus / 'test0.wav'}\t")
     refused = verb("evaluate", tmp_path)
     assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_every_split_is_looked_at_before_the_first_step(corpus, tmp_path):
+    with pytest.raises(UserError, match=r"there is no manifest .*nothing\.tsv"):
+        run(composed(corpus, "data.test=nothing.tsv"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_of_two_runs_that_begin_in_one_folder_at_once_one_is_refused(tmp_path):
+    take(tmp_path / "run", resume=False)
+    take(tmp_path / "run", resume=True)
+    with pytest.raises(UserError, match="already holds a run"):
+        take(tmp_path / "run", resume=False)
+
+
+def test_what_is_left_out_is_told_once(corpus, tmp_path, caplog):
+    folder = tmp_path / "spoiled"
+    shutil.copytree(corpus, folder)
+    (folder / "train0.wav").write_bytes(b"no sound")
+    words = ["data.skip_bad=true", "trainer.max_steps=1"]
+    last = run(composed(folder, *words), tmp_path / "run")
+    (told,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert told.startswith("1 of 24 recordings are left out; the first: train0.wav")
+    assert "train/loss" in last and "train/audio_per_second" in last
+    recognizer = famx.load(tmp_path / "run")
+    assert recognizer.transcribe(str(corpus / "test0.wav")) == recognizer.transcribe([corpus / "test0.wav"])
+    with pytest.raises(UserError, match="is a folder"):
+        recognizer.transcribe(corpus)
