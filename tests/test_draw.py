@@ -165,7 +165,7 @@ def test_a_run_of_a_drawn_model_shows_and_keeps_its_list_and_goes_on_with_it(tmp
     run(config, tmp_path / "run")
     written = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert written["model"]["layers"] == settle(config)["model"]["layers"]
-    shown = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if re.match(r"│ \d", line)]
+    shown = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if re.match(r"│ +\d+ +│", line)]
     for layer, (_, heads, attention, *_) in zip(written["model"]["layers"], shown, strict=True):
         assert int(heads) == layer["n_heads"] and layer["attention"]["name"] in attention
     written["trainer"]["max_steps"] = 2
