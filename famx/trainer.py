@@ -29,8 +29,6 @@ PROVISIONAL_STEPS = 1000  # what the schedule is told until then
 RESERVE = 0.07  # share of max_time left for evaluations and checkpoints
 
 
-
-
 class Trainer:
     """Steps until done, reports, evaluates, saves; goes on from a checkpoint as if never stopped.
 

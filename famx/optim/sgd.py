@@ -28,7 +28,7 @@ class SGD(Wrapped, torch.optim.SGD):
         momentum: Callable[..., nn.Module] | None = None,
         spectrum: Callable[..., nn.Module] | None = None,
         *,
-        lr: float = 1e-2,
+        lr: float = 0.05,
         alpha: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 0.0,
