@@ -1,6 +1,5 @@
 """Says which laws of its room a part breaks, and where: python -m famx.check my_block.py, or attention=multihead"""
 
-import argparse
 import functools
 import inspect
 import pkgutil
@@ -13,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from famx import laws
-from famx.config import complete, verb
+from famx.config import Parser, complete, verb
 from famx.notation import UserError
 from famx.registry import ROOMS, fault, get, load, load_file, nearest
 
@@ -22,9 +21,7 @@ STYLES = {"kept": "green", "exempt": "yellow", "broken": "red"}
 
 def main(words: list[str]) -> int:
     """Prints a line a law and a sentence a part; returns 0, or 2 where a law is broken."""
-    parser = argparse.ArgumentParser(
-        prog="python -m famx.check", description="Says which laws a part breaks, and where."
-    )
+    parser = Parser(prog="python -m famx.check", description="Says which laws a part breaks, and where.")
     told = "a file of your own, or room=name; room.key=value sets a hyperparameter"
     parser.add_argument("words", metavar="PART", nargs="+", help=told)
     torch.set_num_threads(1)  # many small tensors: a second thread costs more than it saves

@@ -1,5 +1,6 @@
 """From a part's signature to a checked Hydra option: `attention=myelinated attention.sparsity_threshold=0.2`."""
 
+import argparse
 import contextlib
 import dataclasses
 import enum
@@ -148,6 +149,13 @@ def retell(error: Exception, config: Mapping[str, Any]) -> UserError:
         reason = re.sub(r" full_key:.*", "", match[3])
         return UserError(f"{match[1]}={match[2]}: {reason}")
     return UserError(told)
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake on the command line in one sentence, as everything else does."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(f"{self.prog}: {message}")
 
 
 def verb(main: Callable[[], int]) -> typing.NoReturn:

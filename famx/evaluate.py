@@ -1,16 +1,14 @@
 """Scores a run: python -m famx.evaluate RUN [--split test] [--checkpoint best|last] [famx_parts=[file.py]]"""
 
-import argparse
-
 from rich.console import Console
 
-from famx.config import own_parts, verb
+from famx.config import Parser, own_parts, verb
 from famx.notation import UserError
 
 
 def main() -> int:
     """Decodes a split, prints its error rates, writes hypotheses and scores; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m famx.evaluate", description="Decodes and scores a split of a run.")
+    parser = Parser(prog="python -m famx.evaluate", description="Decodes and scores a split of a run.")
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("--split", default="test", help="test, dev, or another split of the run's data")
     parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest")

@@ -1,11 +1,10 @@
 """Lists every part, what it is, and what it costs: python -m famx.parts [room...] [--markdown | --measure]"""
 
-import argparse
 import sys
 import textwrap
 from collections.abc import Sequence
 
-from famx.config import own_parts, verb
+from famx.config import Parser, own_parts, verb
 from famx.registry import PARTS, ROOMS, hyperparameters, names
 
 COLUMNS = ("parameters", "kFLOP/position", "forward ms", "training ms", "peak MB", "growth")
@@ -13,7 +12,7 @@ COLUMNS = ("parameters", "kFLOP/position", "forward ms", "training ms", "peak MB
 
 def show(words: list[str]) -> int:
     """Prints the catalogue or the costs of the rooms that the words name; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m famx.parts", description="Lists parts and what they cost.")
+    parser = Parser(prog="python -m famx.parts", description="Lists parts and what they cost.")
     parser.add_argument("rooms", metavar="ROOM", nargs="*", help="all where none is named; famx_parts=[file.py] adds")
     parser.add_argument("--markdown", action="store_true", help="the table that the README shows")
     parser.add_argument("--measure", action="store_true", help="costs, in units of the room's usual part")

@@ -1,6 +1,5 @@
 """Lays runs side by side as the microscope saw them: python -m famx.spectra RUN [RUN...] [--png FILE]"""
 
-import argparse
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from famx.config import verb
+from famx.config import Parser, verb
 from famx.microscope import BANDS, WINDOW
 from famx.notation import UserError
 from famx.record import FILE, LEVEL, by_step
@@ -168,7 +167,7 @@ def _span(low: float, high: float) -> str:
 
 def main() -> int:
     """Prints the table and draws the picture; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m famx.spectra", description="What the microscope saw in runs.")
+    parser = Parser(prog="python -m famx.spectra", description="What the microscope saw in runs.")
     parser.add_argument("runs", metavar="RUN", nargs="+", help="the folder of a run")
     parser.add_argument("--png", type=Path, help="where the picture goes; spectra.png beside the runs if not given")
     arguments = parser.parse_args()

@@ -1,13 +1,11 @@
 """Writes down what is said: python -m famx.transcribe RUN FILE... [--checkpoint best|last] [famx_parts=[file.py]]"""
 
-import argparse
-
-from famx.config import own_parts, verb
+from famx.config import Parser, own_parts, verb
 
 
 def main() -> int:
     """Prints a line a file, `path<TAB>words`; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m famx.transcribe", description="Transcribes audio files.")
+    parser = Parser(prog="python -m famx.transcribe", description="Transcribes audio files.")
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("files", metavar="FILE", nargs="+", help="audio of any length, rate, number of channels")
     parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest")

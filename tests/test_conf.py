@@ -122,10 +122,10 @@ MISTAKES = {
     "famx_parts=[nowhere.py]": ["there is no file", "nowhere.py"],
     "famx_parts=nowhere.py": ["there is no file", "nowhere.py"],
     "famx_parts=[": ["famx_parts=[ cannot be read"],
-    "famx_parts=[raises.py]": ["raises.py fails with ZeroDivisionError: division by zero"],
-    "famx_parts=[breaks.py]": ["breaks.py fails with SyntaxError"],
-    "famx_parts=[bare.py]": ["bare.py is no file of famx, so it names the room"],
-    "famx_parts=[part.txt]": ["part.txt is not a file of Python"],
+    "famx_parts=[raises.py]": ["raises.py cannot be run: ZeroDivisionError: division by zero"],
+    "famx_parts=[breaks.py]": ["breaks.py cannot be run: SyntaxError"],
+    "famx_parts=[bare.py]": ["outside the package a part names its room", "bare.py"],
+    "famx_parts=[part.txt]": ["part.txt is no Python file"],
 }
 
 
@@ -161,7 +161,7 @@ def test_a_folder_holds_one_run_and_a_run_goes_on_only_whole_and_under_right_wor
         ("train", "resume=run", "optim.lr=1"): "optim.lr=1 is not what may change",
         ("evaluate", "run", "nonsense"): "nonsense",
         ("transcribe", "run", "a.wav"): "is a model of text",
-        ("parts", "--foo"): "--foo: no such option",
+        ("parts", "--foo"): "unrecognized arguments: --foo",
     }
     for command, sentence in mistakes.items():
         status, _, told = famx(*command)
