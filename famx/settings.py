@@ -102,7 +102,7 @@ class TrainerConfig(Section):
     save_every: Annotated[int | None, COUNT] = None
     log_every: Annotated[int, COUNT] = 50
     accumulate: Annotated[int, COUNT] = 1
-    clip: Annotated[float, POSITIVE] = 0.02
+    clip: Annotated[float, POSITIVE] = 0.005
     patience: Annotated[int | None, COUNT] = None
     ema: Annotated[float, DECAY] = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"

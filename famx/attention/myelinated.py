@@ -24,6 +24,8 @@ class Node(nn.Module):
         # a node at first, for one that is none would learn slowly; of attention a little, for that is noise at first
         nn.init.constant_(self.importance.bias, 2.0)
         nn.init.constant_(self.gate.bias, -2.0)
+        # a query that is its own key would find little but itself: product with itself sqrt(head_dim), others about 0
+        nn.init.constant_(self.norm.weight, 0.3)
 
 
 @register
@@ -75,6 +77,8 @@ class MyelinatedAttention(Block):
         # at first most jumps are of one layer, which skips none
         self.policy[-1].bias = nn.Parameter(torch.tensor([2.0, 0.0, 0.0]))
         nn.init.constant_(self.mlp_gate.bias, 1.0)
+        # memory fills slowly: it is added to every position, and what is the same everywhere drowns what is not
+        nn.init.constant_(self.memory_gate.bias, 3.0)
         self.spent: Tensor | None = None
 
     def forward(

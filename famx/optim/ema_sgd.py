@@ -21,7 +21,7 @@ class EmaSGD(Optimizer):
         params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own.
         momentum: factory of the rule; `constant` if not given: a = alpha.
         spectrum: factory of what the rule measures with; the rule's usual one if not given.
-        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want a tenth.
+        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want far less.
         alpha: base momentum, in [0, 1).
         weight_decay: share of a parameter taken away per step, times lr.
         n_bands: bands its spectrum is measured in, if the rule measures one.
@@ -37,7 +37,7 @@ class EmaSGD(Optimizer):
         momentum: Callable[..., nn.Module] | None = None,
         spectrum: Callable[..., nn.Module] | None = None,
         *,
-        lr: float = 5.0,
+        lr: float = 20.0,
         alpha: float = 0.9,
         weight_decay: float = 0.0,
         n_bands: int = 8,

@@ -19,7 +19,7 @@ class FAM(EmaSGD):
         params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own, see `parameter_groups`.
         momentum: factory of another rule; beta, fam_start_step, min_size and layer_boost are then that rule's own.
         spectrum: factory of another measure.
-        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want a tenth.
+        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want far less.
         alpha: base momentum a where no band is loud, in [0, 1).
         beta: decay of the bands' history per step, in [0, 1).
         weight_decay: share of a parameter taken away per step, times lr.
@@ -36,7 +36,7 @@ class FAM(EmaSGD):
         momentum: Callable[..., nn.Module] | None = None,
         spectrum: Callable[..., nn.Module] | None = None,
         *,
-        lr: float = 5.0,
+        lr: float = 20.0,
         alpha: float = 0.9,
         beta: float = 0.99,
         weight_decay: float = 0.0,

@@ -37,7 +37,7 @@ class FAMBandwise(Optimizer):
         momentum: Callable[..., nn.Module] | None = None,
         spectrum: Callable[..., nn.Module] | None = None,
         *,
-        lr: float = 5.0,
+        lr: float = 20.0,
         alpha: float = 0.9,
         spread: float = 0.05,
         weight_decay: float = 0.0,

@@ -17,7 +17,7 @@ class FAMPublished(EmaSGD):
         params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own, see `parameter_groups`.
         momentum: factory of another rule; beta, fam_start_step and min_size are then that rule's own.
         spectrum: factory of another measure.
-        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want a tenth.
+        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want far less.
         alpha: base momentum, in [0, 1).
         beta: decay of the bands' history per step, in [0, 1).
         weight_decay: added to the gradient, times the parameter.
@@ -32,7 +32,7 @@ class FAMPublished(EmaSGD):
         momentum: Callable[..., nn.Module] | None = None,
         spectrum: Callable[..., nn.Module] | None = None,
         *,
-        lr: float = 5.0,
+        lr: float = 20.0,
         alpha: float = 0.9,
         beta: float = 0.99,
         weight_decay: float = 0.0,

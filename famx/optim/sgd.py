@@ -16,7 +16,7 @@ class SGD(Wrapped, torch.optim.SGD):
 
     Args:
         params: parameters or groups.
-        lr: learning rate.
+        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want far less.
         alpha: momentum, in [0, 1).
         nesterov: whether to look ahead.
         weight_decay: added to the gradient, times the parameter.
@@ -28,7 +28,7 @@ class SGD(Wrapped, torch.optim.SGD):
         momentum: Callable[..., nn.Module] | None = None,
         spectrum: Callable[..., nn.Module] | None = None,
         *,
-        lr: float = 0.05,
+        lr: float = 2.0,
         alpha: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 0.0,

@@ -17,7 +17,7 @@ class SimpleFAM(EmaSGD):
         params: parameters or groups; a group may have an `alpha` of its own.
         momentum: factory of another rule.
         spectrum: factory of what that rule measures with.
-        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want a tenth.
+        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want far less.
         alpha: base momentum, in [0, 1).
         weight_decay: share of a parameter taken away per step, times lr.
     """
@@ -30,7 +30,7 @@ class SimpleFAM(EmaSGD):
         momentum: Callable[..., nn.Module] | None = None,
         spectrum: Callable[..., nn.Module] | None = None,
         *,
-        lr: float = 5.0,
+        lr: float = 20.0,
         alpha: float = 0.9,
         weight_decay: float = 0.0,
     ):
