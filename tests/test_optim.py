@@ -2,6 +2,7 @@ from functools import partial
 
 import pytest
 import torch
+from reference.clip import plain_clip
 from reference.walk import close, gradients, groups, tensors
 
 from famx.laws import kept, laws
@@ -162,3 +163,32 @@ def test_the_clip_bounds_each_unit_by_its_own_weights():
     torch.testing.assert_close(matrix.grad, torch.tensor([[0.03, 0.04], [0.3, 0.4], [0.0, smallest]]))
     torch.testing.assert_close(kernel.grad, torch.full((2, 3, 2, 2), 0.1))
     assert scalar.grad == -0.2 * torch.ones(()) and not bias.grad.any()
+
+
+def test_the_clip_equals_its_plain_form():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(), (7,), (5, 4), (6, 3, 2), (4, 3, 5, 2), (9,), (), (3, 8), (1, 6)]
+    params = [torch.randn(shape, generator=generator) for shape in shapes]
+    params[2], params[5] = params[2].bfloat16(), params[5].double()
+    params[4] = params[4].contiguous(memory_format=torch.channels_last)
+    params[7][1] = 0.0
+    for spread in (0.1, 10.0):
+        for i, p in enumerate(params):
+            p.grad = (spread * torch.randn(p.shape, generator=generator)).to(p.dtype) if i != 3 else None
+        params[7].grad[2] = 0.0
+        expected, lengths = plain_clip(params, 0.5)
+        norms = clip(params, 0.5)
+        torch.testing.assert_close(norms, torch.tensor(lengths, dtype=norms.dtype))
+        for p, gradient in zip(params, expected, strict=True):
+            assert (p.grad is None) == (gradient is None)
+            if gradient is not None:
+                torch.testing.assert_close(p.grad, gradient.to(p.dtype))
+
+
+def test_what_is_not_finite_is_clipped_in_its_own_unit_alone_and_told():
+    params = [torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(3))]
+    params[0].grad, params[1].grad = torch.tensor([[torch.nan, 0.0, 1.0], [0.0, 0.0, 4.0]]), torch.ones(3)
+    norms = clip(params, 0.1)
+    assert norms[0].isnan() and norms[1] == 3**0.5
+    torch.testing.assert_close(params[0].grad[1], torch.tensor([0.0, 0.0, 0.1 * 3**0.5]))
+    assert params[0].grad[0].isnan().tolist() == [True, False, False]

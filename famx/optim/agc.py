@@ -1,10 +1,12 @@
 """Adaptive gradient clipping around another optimizer, unit by unit (arXiv:2102.06171)."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import lru_cache
+from math import prod
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from famx.optim.around import Around
@@ -26,16 +28,16 @@ def clip(params: Sequence[Tensor], share: float, eps: float = 1e-3) -> Float[Ten
     trained = [p for p in params if p.grad is not None]
     if not trained:
         return torch.zeros(len(params))
-    norms = [_lengths(p.grad) for p in trained]
-    sizes = [n.numel() for n in norms]
-    floors = [eps * (p.numel() / size) ** 0.5 for p, size in zip(trained, sizes, strict=True)]
-    weights = [_lengths(p).clamp(min=floor) for p, floor in zip(trained, floors, strict=True)]
-    flat, limits = (torch.cat([x.flatten() for x in tensors]) for tensors in (norms, weights))
-    scales = (share * limits / flat).nan_to_num(1.0, posinf=1.0).clamp(max=1.0).split(sizes)
-    for p, norm, scale in zip(trained, norms, scales, strict=True):
-        p.grad.mul_(scale.view_as(norm))
-    found = iter(flat.split(sizes))
-    return torch.stack([flat.new_zeros(()) if p.grad is None else next(found).norm() for p in params])
+    gradients = [p.grad for p in trained]
+    units = _units(tuple([(p.shape, p.dtype) for p in trained]), eps, trained[0].device)
+    lengths, weights = _lengths(gradients, units), _lengths(trained, units)
+    scales = torch.maximum(weights, units.floors).mul_(share).div_(lengths).clamp_(max=1.0).nan_to_num_(1.0)
+    torch._foreach_mul_(gradients, [x.view(s) for x, s in zip(scales.split(units.sizes), units.shapes, strict=True)])
+    norms = torch.segment_reduce(lengths.square_(), "sum", lengths=units.counts, unsafe=True).sqrt_()
+    if len(trained) == len(params):
+        return norms
+    found = iter(norms)
+    return torch.stack([norms.new_zeros(()) if p.grad is None else next(found) for p in params])
 
 
 @register
@@ -83,9 +85,43 @@ class AGC(Around):
         self.gradients = []
 
 
-def _lengths(x: Tensor) -> Tensor:
-    """Of each unit, in a shape that is broadcast to `x`."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    if x.ndim < 2:
-        return torch.linalg.vector_norm(x, dtype=wide)
-    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True, dtype=wide)
+class Units(NamedTuple):
+    """Of tensors of certain shapes and dtypes.
+
+    Args:
+        sizes, counts: units of each tensor.
+        shapes: in which one number a unit is broadcast to its tensor.
+        norms: over which axes the length of a unit is taken, whether they are kept, in which dtype.
+        floors: the least length of each unit's weights.
+    """
+
+    sizes: list[int]
+    counts: Int[Tensor, " tensors"]
+    shapes: list[tuple[int, ...]]
+    norms: list[tuple[tuple[int, ...], bool, torch.dtype]]
+    floors: Float[Tensor, " units"]
+
+
+@lru_cache(maxsize=8)
+def _units(tensors: tuple[tuple[torch.Size, torch.dtype], ...], eps: float, device: torch.device) -> Units:
+    sizes, shapes, norms, floors = [], [], [], []
+    for shape, dtype in tensors:
+        vector = len(shape) < 2
+        sizes.append(1 if vector else shape[0])
+        shapes.append(() if vector else (shape[0], *[1] * (len(shape) - 1)))
+        axes = (0,) if vector else tuple(range(1, len(shape)))
+        norms.append((axes, vector, torch.promote_types(dtype, torch.float32)))
+        floors.append(eps * prod(shape if vector else shape[1:]) ** 0.5)
+    counts = torch.tensor(sizes, device=device)
+    return Units(sizes, counts, shapes, norms, torch.tensor(floors, device=device).repeat_interleave(counts))
+
+
+def _lengths(tensors: Sequence[Tensor], units: Units) -> Float[Tensor, " units"]:
+    """Of each unit of each tensor."""
+    norm = torch.linalg.vector_norm
+    return torch.cat(
+        [
+            norm(x if x.ndim else x.view(1), 2, axes, vector, dtype=dtype)
+            for x, (axes, vector, dtype) in zip(tensors, units.norms, strict=True)
+        ]
+    )

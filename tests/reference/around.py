@@ -1,6 +1,7 @@
 """Lookahead, adaptive gradient clipping and EMA-Nesterov around any `step(gradients)`, in plain form."""
 
 import torch
+from reference.clip import clipped_tensor
 
 
 class PlainLookahead:
@@ -23,16 +24,8 @@ class PlainAGC:
         self.params, self.base, self.clip, self.eps = params, base, clip, eps
 
     def step(self, gradients):
-        clipped = []
-        for p, gradient in zip(self.params, gradients, strict=True):
-            gradient = gradient.clone()
-            units = zip(p, gradient, strict=True) if p.ndim > 1 else [(p, gradient)]
-            for weights, g in units:
-                longest = self.clip * max(weights.norm().item(), self.eps * weights.numel() ** 0.5)
-                if g.norm() > longest:
-                    g.mul_(longest / g.norm())
-            clipped.append(gradient)
-        self.base.step(clipped)
+        pairs = zip(self.params, gradients, strict=True)
+        self.base.step([clipped_tensor(p, gradient, self.clip, self.eps) for p, gradient in pairs])
 
 
 class PlainEMANesterov:
