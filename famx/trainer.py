@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ class Trainer:
         microscope: Microscope | None = None,
     ):
         self.model, self.task, self.optimizer, self.config, self.device = model, task, optimizer, config, device
-        self.build_schedule, self.batches, self.dev = schedule, batches, dev
+        self.build_schedule, self.batches, self.dev = lru_cache(maxsize=1)(schedule), batches, dev
+        # torch.manual_seed notes its caller for devices that are not there, which takes longer than all of `clip`
+        self.random = torch.default_generator if device.type == "cpu" else torch
         self.seed_for, self.folder, self.microscope = seed_for, folder, microscope
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
@@ -111,8 +114,10 @@ class Trainer:
         """One optimizer step on the global batch, of which this process takes its share."""
         config = self.config
         self.watched = (self.step + 1) % config.log_every == 0 or self.step + 1 == self.total_steps
-        self.model.train()
-        observe.watch(self.model, self.watched)
+        if not self.model.training:
+            self.model.train()
+        if self.watched:
+            observe.watch(self.model, True)
         if hasattr(self.optimizer, "observed"):
             self.optimizer.observed = self.watched
         multiple = self.build_schedule(self.total_steps or PROVISIONAL_STEPS)(self.step)
@@ -120,7 +125,7 @@ class Trainer:
             group["lr"] = group["initial_lr"] * multiple
         total, loss_sum = sum(self.task.count(batch) for batch in batches), torch.zeros((), device=self.device)
         for i, batch in enumerate(batches):
-            torch.manual_seed(self.seed_for("step", self.step, i, self.rank))
+            self.random.manual_seed(self.seed_for("step", self.step, i, self.rank))
             share = batch.shard(self.rank % len(batch.ids), self.world)
             weight = self.task.count(share) / total if self.rank < len(batch.ids) else 0.0
             waits = self.world > 1 and i + 1 < len(batches)
@@ -168,6 +173,7 @@ class Trainer:
         evaluates = self.step % (self.config.eval_every or tenth) == 0 or self._done()
         saves = evaluates or self.step % (self.config.save_every or tenth) == 0
         if self.watched:
+            observe.watch(self.model, False)
             self._report()
         elif saves:
             self._refuse_divergence("train", self._summed(self.loss_sum).item())
