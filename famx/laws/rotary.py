@@ -99,12 +99,16 @@ def autocast(part: type) -> None:
 
 
 def compiles(part: type) -> None:
-    rotary, x = _rotary(part), torch.randn(2, 3, 9, HEAD_DIM, requires_grad=True)
+    """Alone, and beside another for heads of another size."""
+    rotary, other = _rotary(part), _rotary(part, 2 * HEAD_DIM)
+    x, wide = torch.randn(2, 3, 9, HEAD_DIM, requires_grad=True), torch.randn(2, 3, 9, 2 * HEAD_DIM)
     torch.compiler.reset()  # the parts share their code, and so the number of its compilations that is allowed
     with block._no_shape_hook():
-        y = torch.compile(rotary, backend="aot_eager", fullgraph=True)(x, 5)
+        compiled = torch.compile(lambda x, wide: (rotary(x, 5), other(wide, 5)), backend="aot_eager", fullgraph=True)
+        y, z = compiled(x, wide)
         y.square().sum().backward()
-        assert torch.allclose(y, rotary(x, 5), atol=1e-6), "compiled, the output is another one"
+        for found, expected in ((y, rotary(x, 5)), (z, other(wide, 5))):
+            assert torch.allclose(found, expected, atol=1e-6), "compiled, the output is another one"
 
 
 def _rotary(part: type, head_dim: int = HEAD_DIM) -> nn.Module:

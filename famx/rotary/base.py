@@ -137,6 +137,11 @@ def exact(parameter: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 def constant(make: Callable[..., Tensor], arguments: tuple, device: torch.device, dtype: torch.dtype) -> Tensor:
     """What `make(*arguments)` gives, made once for each device and type."""
+    # the compiler names a constant after the function that made it, and takes one of a name only; slices have their own
+    return _made(make, arguments, device, dtype)[:]
+
+
+def _made(make: Callable[..., Tensor], arguments: tuple, device: torch.device, dtype: torch.dtype) -> Tensor:
     key = make, arguments, device, dtype
     if key not in _CONSTANTS:
         # what is first asked for in inference mode must serve training too
@@ -146,7 +151,7 @@ def constant(make: Callable[..., Tensor], arguments: tuple, device: torch.device
 
 
 # what torch.compiler.assume_constant_result sets, which would import the compiler for it: a second of every start
-constant._dynamo_marked_constant = True
+_made._dynamo_marked_constant = True
 
 
 def _first_turns(frequencies: tuple[float, ...], size: int) -> Complex[Tensor, "{size} pairs"]:
