@@ -99,7 +99,7 @@ def _waiting(word: str) -> str:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     key, _, value = word.partition("=")
-    if word.startswith(("-", "~", "hydra")) or not value:
+    if word.startswith(("-", "~", "hydra")) or value in ("", "null"):  # null, Hydra takes for no choice
         return word
     swept = OverridesParser.create().parse_override(word).is_sweep_override()
     return word if swept else f"{key}=choice({value})"

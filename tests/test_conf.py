@@ -186,7 +186,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(famx, tmp_pat
 
 
 def test_words_beside_a_sweep_are_held_to_each_of_its_runs(famx, tmp_path):
-    status, _, told = famx("train", "-m", *TEXT, "optim=fam,fam_published", "optim.n_bands=4", "hydra.sweep.dir=sweep")
+    beside = ["optim.n_bands=4", "trainer.patience=null"]
+    status, _, told = famx("train", "-m", *TEXT, "optim=fam,fam_published", *beside, "hydra.sweep.dir=sweep")
     assert status == 0, told
     assert len(list(tmp_path.glob("sweep/*/config.yaml"))) == 2
     status, _, told = famx("train", "-m", *SMALL, "experiment=digits,libri", "data.root=nowhere")
