@@ -99,7 +99,8 @@ def _waiting(word: str) -> str:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     key, _, value = word.partition("=")
-    if word.startswith(("-", "~", "hydra")) or value in ("", "null"):  # null, Hydra takes for no choice
+    # an experiment may hold a sweep itself, which Hydra reads from what is not swept; and null it takes for no choice
+    if word.startswith(("-", "~", "hydra")) or key == "experiment" or value in ("", "null"):
         return word
     swept = OverridesParser.create().parse_override(word).is_sweep_override()
     return word if swept else f"{key}=choice({value})"

@@ -190,6 +190,10 @@ def test_words_beside_a_sweep_are_held_to_each_of_its_runs(famx, tmp_path):
     status, _, told = famx("train", "-m", *TEXT, "optim=fam,fam_published", *beside, "hydra.sweep.dir=sweep")
     assert status == 0, told
     assert len(list(tmp_path.glob("sweep/*/config.yaml"))) == 2
+    status, _, told = famx("train", "-m", "experiment=fam_under_the_microscope", *TEXT, "hydra.sweep.dir=microscope")
+    assert status == 0, told
+    found = {path.parent.name for path in tmp_path.glob("microscope/*/config.yaml")}
+    assert found == {f"optim={name}" for name in ("fam_published", "fam", "adamw", "ema_sgd")}
     status, _, told = famx("train", "-m", *SMALL, "experiment=digits,libri", "data.root=nowhere")
     assert status == 2 and "there is no manifest nowhere" in told, told
     status, _, told = famx("train", "-m", *TEXT, "optim=fam,adamw", "optim.n_bands=4")
