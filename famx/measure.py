@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -138,17 +138,25 @@ def train(part: nn.Module, x: Tensor) -> None:
 
 @torch.no_grad()
 def flops(part: nn.Module, x: Tensor) -> float:
-    """For a position. Of what tells its own, `metrics["flops"]`, those that its gates and jumps leave."""
+    """For a position, those that gates and jumps leave."""
     observe.watch(part, True)
     # fused attention is not counted on every device, its plain form is
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         part(x)
     observe.watch(part, False)
     counts = {path: sum(kinds.values()) / x.shape[-2] for path, kinds in counter.get_flop_counts().items()}
-    total = counts.get("Global", 0.0)
-    for path, inner in part.named_modules(prefix=type(part).__name__):
-        if "flops" in getattr(inner, "metrics", {}):
-            total += inner.metrics["flops"].item() - counts[path]
+    return left(part, type(part).__name__, counts)
+
+
+def left(part: nn.Module, path: str, counts: Mapping[str, float]) -> float:
+    """What is left of those counted in a module: as its `flops` tell, or the share `compute` of all but its gate's."""
+    shown = getattr(part, "metrics", {})
+    if "flops" in shown:
+        return shown["flops"].item()
+    inner = {name: left(child, f"{path}.{name}", counts) for name, child in part.named_children()}
+    total = counts.get(path, 0.0) + sum(each - counts.get(f"{path}.{name}", 0.0) for name, each in inner.items())
+    if "compute" in shown:
+        return inner["gate"] + shown["compute"].item() * (total - inner["gate"])
     return total
 
 

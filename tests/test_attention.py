@@ -68,6 +68,34 @@ def test_myelinated_equals_one_that_really_skips(causal):
     assert visited.min() > 0 and visited.max() < 1, "the example shows no skipping"
 
 
+@pytest.mark.parametrize("name", ["myelinated", "worm"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_an_axon_is_plain_layers_with_all_gates_open_and_the_identity_with_all_shut(name, causal):
+    axon = build_block(name, causal).eval()
+    axon = getattr(axon, "axon", axon)
+    with torch.no_grad():
+        for p in axon.parameters():
+            p += 0.3 * torch.randn_like(p)
+        axon.policy[-1].bias.copy_(torch.tensor([99.0, 0.0, 0.0]))
+        axon.jump_weights.zero_()
+        axon.working_memory.zero_()
+        axon.memory_gate.bias.fill_(199.0)
+        gates = [*(gate for node in axon.nodes for gate in (node.importance, node.gate)), axon.mlp_gate]
+        for gate in gates:
+            gate.bias.fill_(99.0)
+        x = torch.randn(2, 7, D)
+        y = x
+        for node in axon.nodes:
+            value = axon.heads(node.norm(y))
+            turned = axon.rotary(value)
+            attended = scaled_dot_product_attention(turned, turned, value, is_causal=causal)
+            y = y + node.adapter(attended.transpose(1, 2).flatten(2))
+        assert_close(axon(x), y + axon.mlp(axon.mlp_norm(y)) - x, rtol=1e-4, atol=1e-5)
+        for gate in gates:
+            gate.bias.fill_(-99.0)
+        assert_close(axon(x), torch.zeros_like(x))
+
+
 def test_myelinated_pays_for_the_nodes_it_visits():
     block = build_block("myelinated", cost=2.0)
     assert block.penalty() is None

@@ -81,9 +81,10 @@ def test_gated_pass_between_its_extremes(causal):
     block.threshold.fill_(-9)
     assert_close(block(x), plain(x))
     block.threshold.fill_(9)
-    assert_close(block(x), block.out.bias.expand(2, 7, D))
+    assert_close(block(x), torch.zeros(2, 7, D))
     block.threshold.copy_(torch.tensor([9.0, -9.0, -9.0, -9.0]))
     plain.out.weight.data[:, : D // H] = 0
+    plain.out.bias.data *= 3 / 4
     assert_close(block(x), plain(x))
 
 
@@ -106,6 +107,22 @@ def test_gated_pass_makes_passing_easier_where_it_helped():
     before = block.threshold.clone()
     block.feedback(torch.tensor(0.0))
     assert_close(block.threshold, before, msg="evaluation moves the thresholds")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_integrated_between_its_extremes(causal):
+    first, second = blocks = stack("integrated", 2, causal)
+    x, state, plain = torch.randn(2, 7, D), {"whole": True}, []
+    for block, bias in zip(blocks, (99.0, -99.0), strict=True):
+        block.far.predictor[-1].bias.data.fill_(bias)
+        block.near.span[0].bias.data.fill_(99.0)
+        plain.append([same_as_multihead(part, causal) for part in (block.near, block.far)])
+    assert_close(first(x, state=state), first.merge(torch.cat([part(x) for part in plain[0]], -1)))
+    plain[1][1].key_value.load_state_dict(plain[0][1].key_value.state_dict())
+    assert_close(second(x, state=state), second.merge(torch.cat([part(x) for part in plain[1]], -1)))
+    second.near.span[0].bias.data.fill_(-99.0)
+    second.near.ramp = 1
+    assert_close(second.near(x), second.near.merge(second.near.project(x, None, None)[2]))
 
 
 @pytest.mark.parametrize("name", CONNECTED)

@@ -9,6 +9,7 @@ from famx.registry import names
 
 SIZES = Sizes(d_model=128, n_heads=4, t=64)
 D, T = SIZES.d_model, SIZES.t
+X = signal("attention", SIZES)
 
 
 def counted(name, room="attention"):
@@ -22,20 +23,68 @@ def test_flops_are_those_of_the_products():
     assert counted("rope", "rotary") == 0
 
 
-@pytest.mark.parametrize("name", ["myelinated", "worm"])
-def test_expected_flops_agree_with_a_counter_with_all_gates_on_and_all_off(name, monkeypatch):
-    block, x = built("attention", name, SIZES).eval(), signal("attention", SIZES)
-    axon, expected = getattr(block, "axon", block), []
-    for bias in (99.0, -99.0):
+def set_nodes(axon, on):
+    for node in axon.nodes:
+        node.importance.bias.fill_(99.0 if on else -99.0)
+    axon.policy[-1].bias.copy_(torch.tensor([99.0, 0.0, 0.0]))
+
+
+def set_update(far, on):
+    far.predictor[-1].bias.fill_(99.0 if on else -99.0)
+
+
+def set_visits(layer, on):
+    layer.gate[-1].bias.fill_(99.0 if on else -99.0)
+
+
+# how all gates are set, and what is not computed where they are off
+GATED = {
+    ("attention", "myelinated"): (set_nodes, lambda axon: flops(axon, X) - flops(axon.mlp, X)),
+    ("attention", "worm"): (
+        lambda worm, on: set_nodes(worm.axon, on),
+        lambda worm: flops(worm.axon, X) - flops(worm.axon.mlp, X),
+    ),
+    ("attention", "content_update"): (set_update, lambda block: flops(block.key_value, X)),
+    ("attention", "integrated"): (
+        lambda block, on: set_update(block.far, on),
+        lambda block: flops(block.far.key_value, X),
+    ),
+    ("attention", "gated_pass"): (
+        lambda block, on: block.threshold.fill_(-99.0 if on else 99.0),
+        lambda block: counted("multihead"),
+    ),
+    ("attention", "focus"): (
+        lambda block, on: setattr(block, "threshold", 0.0 if on else 99.0),
+        lambda block: 4 * T * D * (block.steps - 1),
+    ),
+    ("layer", "skip"): (set_visits, lambda layer: counted("prenorm", "layer")),
+}
+
+
+@pytest.mark.parametrize(("room", "name"), GATED)
+def test_expected_flops_agree_with_a_counter_with_all_gates_on_and_all_off(room, name, monkeypatch):
+    block, (set_gates, skipped), expected = built(room, name, SIZES).eval(), GATED[room, name], []
+    for on in (True, False):
         with torch.no_grad():
-            for node in axon.nodes:
-                node.importance.bias.fill_(bias)
-            axon.policy[-1].bias.copy_(torch.tensor([99.0, 0.0, 0.0]))
-        expected.append(flops(block, x))
-    axon.metrics = {}
-    monkeypatch.setattr(axon, "account", lambda *_: None)  # it tells nothing: all that is computed is counted
-    whole, skipped = flops(block, x), flops(axon, x) - flops(axon.mlp, x)
-    assert expected == pytest.approx([whole, whole - skipped], rel=0.05)
+            set_gates(block, on)
+        expected.append(flops(block, X))
+    monkeypatch.setattr(measure.observe, "watch", lambda *_: None)  # nobody tells: all that is computed is counted
+    for module in block.modules():
+        module.metrics = {}
+    whole = flops(block, X)
+    assert expected == pytest.approx([whole, whole - skipped(block)], abs=0.05 * whole)
+    assert expected[1] < 0.95 * expected[0]
+
+
+def test_a_skip_leaves_the_share_of_its_layer_that_is_visited():
+    layer, x = built("layer", "skip", SIZES).eval(), torch.ones(2, T, D)
+    layer.gate, x[1] = torch.nn.Linear(D, 1), -1
+    torch.nn.init.ones_(layer.gate.weight)
+    assert flops(layer, x) == pytest.approx(counted("prenorm", "layer"), rel=0.01)
+    layer.attention = built("attention", "myelinated", SIZES).eval()
+    set_nodes(layer.attention.requires_grad_(False), False)
+    shut = layer.attention.mlp
+    assert flops(layer, X[:1].abs()) == pytest.approx(flops(shut, X) + counted("gelu", "feedforward"), rel=0.01)
 
 
 def test_a_peak_is_of_what_is_held_at_once():

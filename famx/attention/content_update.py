@@ -56,6 +56,9 @@ class ContentUpdateAttention(Attention):
             cache |= {"key": self.rotary(k), "value": v}
         q = self.rotary(self.heads(self.query(x)), offset)
         y = attend(q, cache["key"], cache["value"], mask, self.causal and memory is None)
+        if self.observed:
+            d_model, new = x.shape[-1], self.metrics["updated_k"] + self.metrics["updated_v"]
+            self.metrics["flops"] = 2 * d_model * (d_model * (2 + new) + 2 * cache["key"].shape[-2])
         return self.merge(y)
 
     def updated(

@@ -51,5 +51,7 @@ class FocusAttention(Attention):
             y, moving = torch.where(moving, found, y), moving & changed
             moved.append(moving)
         if self.observed:
-            self.metrics = {"moving": torch.cat(moved, dim=-1).float().mean((0, 1, 2))}
+            moving, d_model = torch.cat(moved, dim=-1).float().mean((0, 1, 2)), self.out.in_features
+            looks = 2 + moving[:-1].sum()
+            self.metrics = {"moving": moving, "flops": 4 * d_model * (2 * d_model + looks * k.shape[-2])}
         return y

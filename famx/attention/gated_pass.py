@@ -16,7 +16,7 @@ MEMORY = 0.99  # of the running means that feedback compares with
 
 @register
 class GatedPassAttention(Attention):
-    """`out([pass_h attend_h(q, k, v)])`, a head passes where its potential is above its threshold.
+    """`sum_h pass_h (W_h attend_h(q, k, v) + bias / n_heads)`, passes where a potential is above a threshold.
 
     Each head's potential goes from layer to layer: `p <- leak p + gain tanh(W pool(x))`, from 0 in the first.
     `pass = 1[p > threshold]`, with the gradient of `sigmoid(4 (p - threshold))`. Causal, `pool` is a running mean and
@@ -69,7 +69,11 @@ class GatedPassAttention(Attention):
         q = self.rotary(self.heads(self.query(x)), offset)
         y = attend(q, cache["key"], cache["value"], mask, self.causal and memory is None)
         passes = self.passes(x, mask, memory, cache, offset, {} if state is None else state.setdefault(type(self), {}))
-        return self.merge(y * passes)
+        if self.observed:
+            d_model = x.shape[-1]
+            self.metrics["flops"] = self.metrics["passed"].mean() * 4 * d_model * (2 * d_model + cache["key"].shape[-2])
+        # no head, no bias: shut, the block adds nothing
+        return self.merge(y * passes) - (1 - passes.mean(1)) * self.out.bias
 
     def passes(
         self,
