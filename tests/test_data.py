@@ -237,6 +237,8 @@ def spoil(file, how):
         file.write_bytes(b"")
     elif how == "no samples":
         soundfile.write(file, np.zeros(0), 16_000)
+    elif how == "cut short":
+        file.write_bytes(file.read_bytes()[:8044])
     elif how == "ten hours":
         soundfile.write(file, np.zeros(36_000 * 100, np.int16), 100, subtype="PCM_U8")
 
@@ -247,6 +249,7 @@ def spoil(file, how):
         ("undecodable", r"anna3\.wav cannot be decoded: "),
         ("empty", r"anna3\.wav cannot be decoded: "),
         ("no samples", r"anna3\.wav holds no samples"),
+        ("cut short", r"anna3\.wav is cut short: its header promises 7,200 frames and the file holds 4,000"),
         ("ten hours", r"anna3\.wav is 36,000\.0 s long, over the limit of 40\.0 s"),
     ],
 )
@@ -259,6 +262,18 @@ def test_bad_audio_is_refused_by_name_or_counted(how, told, tmp_path, caplog):
         dataset = Manifest("train", 0, root=str(root), skip_bad=True)
     assert len(dataset) == 11 and "1 of 12 recordings are left out; the first: anna3.wav" in caplog.text
     assert len(caplog.records) == 1
+
+
+def test_a_recording_cut_short_is_refused_where_it_is_read_and_one_from_a_pipe_is_whole(tmp_path):
+    for suffix in (".wav", ".mp3"):
+        soundfile.write(tmp_path / f"a{suffix}", tone(1.0), 16_000)
+        whole = (tmp_path / f"a{suffix}").read_bytes()
+        with pytest.raises(UserError, match=rf"a\{suffix} is cut short: its header promises 16,000 frames"):
+            read(whole[: len(whole) // 2], f"a{suffix}")
+    sound = (tmp_path / "a.wav").read_bytes()
+    for length in (2**32 - 1, 2**31 - 1, 0x7FFFF000):
+        piped = sound[:40] + length.to_bytes(4, "little") + sound[44:]
+        assert torch.equal(read(piped), read(sound))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

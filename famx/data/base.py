@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16_000
 BLANK = "<blank>"
 MEMORY = 2**30
+PIPED = 2**31 - 2**16
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,8 @@ def _length_or_refusal(file: str | bytes, name: str, text: str, max_seconds: Sec
         return f"{name} cannot be decoded: {_reason(error)}"
     if not header.frames:
         return f"{name} holds no samples"
+    if promised := _promised(file, header.frames):
+        return _short(name, promised, header.frames)
     seconds = header.frames / header.samplerate
     if seconds > max_seconds:
         return f"{name} is {seconds:,.1f} s long, over the limit of {max_seconds:,.1f} s (data.max_seconds)"
@@ -144,11 +147,35 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "error_string", error)).strip().rstrip(".")
 
 
+def _promised(file: str | Path | bytes, held: int) -> int:
+    """Frames that the header of a WAV promises, if they are more than the file holds; else 0.
+
+    Decoders take what is there for all there is. Who writes into a pipe does not know the length and promises nearly
+    2 or 4 GiB, which counts as none.
+    """
+    with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream:
+        head, frame = stream.read(12), 1
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return 0
+        while len(chunk := stream.read(8)) == 8:
+            size = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                return size // frame if held < size // frame and size < PIPED else 0
+            body = stream.read(size + size % 2)
+            if chunk[:4] == b"fmt ":
+                frame = max(1, int.from_bytes(body[12:14], "little"))
+    return 0
+
+
+def _short(name: str, promised: int, held: int) -> str:
+    return f"{name} is cut short: its header promises {promised:,} frames and the file holds {held:,}"
+
+
 def read(file: str | Path | bytes, name: str | None = None) -> Float[Tensor, " n"]:
     """A recording of any rate, length and number of channels, from a file or its bytes, as mono at 16 kHz.
 
     Raises:
-        UserError: it cannot be decoded, holds no samples, or values that are not finite; `name` is told.
+        UserError: it cannot be decoded, is cut short, holds no samples, or values that are not finite; `name` is told.
     """
     import soundfile
 
@@ -156,12 +183,14 @@ def read(file: str | Path | bytes, name: str | None = None) -> Float[Tensor, " n
     if not isinstance(file, bytes) and not Path(file).is_file():
         raise UserError(f"{name} is {'a folder' if Path(file).is_dir() else 'no file that exists'}")
     try:
-        source = io.BytesIO(file) if isinstance(file, bytes) else str(file)
-        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else str(file)) as source:
+            samples, rate, promised = source.read(dtype="float32", always_2d=True), source.samplerate, source.frames
     except (soundfile.LibsndfileError, OSError) as error:
         raise UserError(f"{name} cannot be decoded: {_reason(error)}") from error
     if not len(samples):
         raise UserError(f"{name} holds no samples")
+    if (promised := max(promised, _promised(file, len(samples)))) > len(samples):
+        raise UserError(_short(name, promised, len(samples)))
     if not np.isfinite(samples).all():
         raise UserError(f"{name} holds samples that are not finite")
     return resample(torch.from_numpy(samples.mean(1)), rate, SAMPLE_RATE)
