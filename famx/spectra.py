@@ -18,6 +18,7 @@ from famx.record import FILE, LEVEL, by_step
 from famx.spectrum.base import edges
 
 WIDTH = 150  # of the table, in characters
+ACROSS = 4  # runs side by side in the picture
 # of Okabe and Ito, told apart by every eye
 COLOURS = {"conv": "#0072B2", "attention": "#D55E00", "embedding": "#009E73", "norm": "#999999", "other": "#CC79A7"}
 
@@ -117,32 +118,48 @@ def table(run: str, kinds: dict[str, Kind]) -> Table:
 
 
 def draw(runs: dict[str, dict[str, Kind]], file: Path) -> None:
-    """Draws the spectra above, and the momentum over the steps below, a column a run."""
+    """Draws of each run the spectra above and the momentum over the steps below, four runs side by side."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "axes.titlesize": 9}
+    columns = min(len(runs), ACROSS)
     with pyplot.rc_context(style):
-        size = (2.9 * len(runs) + 1.2, 6.2)
-        figure, axes = pyplot.subplots(2, len(runs), figsize=size, sharey="row", squeeze=False, layout="constrained")
-        for (upper, lower), (run, kinds) in zip(axes.T, runs.items(), strict=True):
-            upper.set_title(run.replace(",", "\n"))
-            upper.axhline(1, color="black", linewidth=0.8, linestyle=":", label="white noise")
-            for name, kind in kinds.items():
-                _draw_bands(upper, name, kind)
-                _draw_momentum(lower, name, kind)
-            upper.set(xlabel="frequency, cycles a step", xlim=(0, 0.5))
-            lower.set_xlabel("step")
-        axes[0, 0].set(ylabel="power of gradients, white noise = 1", ylim=(0, None))
-        axes[1, 0].set_ylabel("momentum")
+        size = (2.9 * columns + 1.2, 6.2 * -(-len(runs) // columns))
+        figure, axes = pyplot.subplots(2 * -(-len(runs) // columns), columns, figsize=size, squeeze=False)
+        figure.set_layout_engine("constrained")
+        uppers, lowers = axes[::2].flatten(), axes[1::2].flatten()
+        for i, (run, kinds) in enumerate(runs.items()):
+            _draw_run(uppers[i], lowers[i], run, kinds)
+            if i:
+                uppers[i].sharey(uppers[0])
+                lowers[i].sharey(lowers[0])
+        for axis in (*uppers[len(runs) :], *lowers[len(runs) :]):
+            axis.set_axis_off()
+        uppers[0].set_ylim(0, None)
+        for upper, lower in zip(uppers[::columns], lowers[::columns], strict=True):
+            upper.set_ylabel("power of gradients, white noise = 1")
+            lower.set_ylabel("momentum")
         for label, line in CHOSEN.items():
-            axes[1, 0].plot([], [], color="black", label=f"momentum {label}", **line)
+            lowers[0].plot([], [], color="black", label=f"momentum {label}", **line)
         handles = {label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=max(2, 2 * columns), frameon=False
+        )
         figure.savefig(file, dpi=150)
         pyplot.close(figure)
+
+
+def _draw_run(upper, lower, run: str, kinds: dict[str, Kind]) -> None:
+    upper.set_title(run.replace(",", "\n"))
+    upper.axhline(1, color="black", linewidth=0.8, linestyle=":", label="white noise")
+    for name, kind in kinds.items():
+        _draw_bands(upper, name, kind)
+        _draw_momentum(lower, name, kind)
+    upper.set(xlabel="frequency, cycles a step", xlim=(0, 0.5))
+    lower.set_xlabel("step")
 
 
 def _draw_bands(axis, name: str, kind: Kind) -> None:
