@@ -1,6 +1,8 @@
 import logging
 import math
+import socket
 import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -427,6 +429,27 @@ def test_what_a_data_set_of_the_hub_has_not_is_refused(saved):
         Hub("train", path=str(saved), audio="sound", text="said", splits=("tain", "validation", "test"))
     with pytest.raises(UserError, match=r"needs a data set, data\.path="):
         Hub("train")
+
+
+def test_without_a_network_a_data_set_of_the_hub_is_refused_at_once(monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    def unknown(host, port):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    def waits(seconds):
+        raise AssertionError("tries again")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(time, "sleep", waits)
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    for module in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
+    for path in ("openslr/librispeech_asr", "google/fleurs@refs/convert/parquet"):
+        with pytest.raises(UserError, match=rf"data\.path={path}: it is neither a folder nor .* out of reach$"):
+            Hub("train", path=path)
 
 
 def test_text_is_cut_into_blocks_of_a_tenth_and_nine_tenths(tmp_path):

@@ -1,8 +1,11 @@
 """A Hugging Face data set with an audio and a text column: from the hub, or a folder that lies on the disk."""
 
 import csv
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from famx.data.base import Recordings, choose_split
 from famx.notation import Seconds, UserError
@@ -66,8 +69,9 @@ class Hub(Recordings):
 
 
 def _load(path: str, subset: str, split: str) -> "Dataset":
-    from datasets import ReadInstruction
+    from datasets import ReadInstruction, config
     from datasets.exceptions import DatasetsError
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
     whole = split.partition("[")[0]
@@ -78,6 +82,8 @@ def _load(path: str, subset: str, split: str) -> "Dataset":
         raise
     except (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError) as error:
         told = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+        if config.HF_HUB_OFFLINE:
+            told = f"it is neither a folder nor in the cache, and {constants.ENDPOINT} is out of reach"
         raise UserError(f"data.path={path}: {' '.join(told.split())}") from error
     return table.select(range(part.from_, part.to))
 
@@ -98,11 +104,25 @@ def _load_whole(path: str, subset: str, split: str) -> "Dataset":
         return _beside(metadata[0], "file_name", folder / split)
     if folder.is_dir():
         return load_dataset(str(folder), subset or None, split=split)
+    _notice_if_offline()
     repository, _, revision = path.partition("@")
     if revision == PARQUET:
         files = f"hf://datasets/{path}/{subset or 'default'}/{split}/*.parquet"
         return load_dataset("parquet", data_files={split: files}, split=split)
     return load_dataset(repository, subset or None, split=split, revision=revision or None)
+
+
+def _notice_if_offline() -> None:
+    """Without a network, lets only the cache be looked into: every library would retry for half a minute."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    if getproxies():
+        return  # who looks names up for us
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except socket.gaierror:
+        config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
 
 
 def _beside(table: Path, column: str, folder: Path, **options: Any) -> "Dataset":
