@@ -164,7 +164,7 @@ def verb(main: Callable[[], int]) -> typing.NoReturn:
     `FAMX_DEBUG=1` shows the traceback of a mistake too.
     """
     try:
-        with _warned(), disk.told():
+        with _warned(), disk.told(), disk.told_by_who_waits():
             status = main()
     except UserError as error:
         if os.environ.get("FAMX_DEBUG") == "1":

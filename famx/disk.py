@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,22 @@ def told(path: str | Path = "the disk") -> Iterator[None]:
         if error.errno not in REFUSALS:
             raise
         raise UserError(f"{error.filename or path} cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def told_by_who_waits() -> Iterator[None]:
+    """Lets no thread print what the disk refuses it: who writes through it has that raised at the next write."""
+    before = threading.excepthook
+
+    def quiet(ended: threading.ExceptHookArgs) -> None:
+        if not (isinstance(ended.exc_value, OSError) and ended.exc_value.errno in REFUSALS):
+            before(ended)
+
+    threading.excepthook = quiet
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def write(file: Path, text: str) -> None:

@@ -34,7 +34,7 @@ class Journal:
         )
         disk.write(self.file, "".join(f"{line}\n" for line in kept))
         self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
-        self.handler = logging.FileHandler(folder / "famx.log")
+        self.handler = _Log(folder / "famx.log")
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger = logging.getLogger("famx")
         logger.setLevel(logging.INFO)
@@ -87,6 +87,13 @@ class Journal:
         self.writer.close()
         logging.getLogger("famx").removeHandler(self.handler)
         self.handler.close()
+
+
+class _Log(logging.FileHandler):
+    """A log whose failures are raised, as those of the other files are, where logging would print them."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        raise
 
 
 def heat_map(

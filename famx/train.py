@@ -10,6 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from famx import disk
 from famx.config import CONF, argument, filled, own_parts, parsed, plain, publish, retell, section_schema, stored, verb
 from famx.notation import UserError
 from famx.registry import ROOMS
@@ -44,7 +45,8 @@ def main() -> int:
 
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            results = run(plain(config) | {"famx_parts": files}, folder)
+            with disk.told(folder):
+                results = run(plain(config) | {"famx_parts": files}, folder)
         except UserError as error:  # Hydra would add lines of its own; the other runs of a sweep go on
             mistakes.append(error)
             if "RANK" not in os.environ and not any(folder.iterdir()):

@@ -209,3 +209,20 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"scores\.json cannot be written: No space left"):
         disk.write(tmp_path / "scores.json", "new")
     assert (tmp_path / "scores.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("file", ["events", "famx.log"])
+def test_a_disk_that_fills_up_in_a_run_is_told_in_one_sentence(file, famx, tmp_path, monkeypatch):
+    from tensorboard.compat.tensorflow_stub.io import gfile
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if file == "events":  # which a thread of their own writes
+        monkeypatch.setattr(gfile.LocalFileSystem, "append", full)
+    else:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / file).symlink_to("/dev/full")
+    status, _, told = famx("train", *TEXT, "trainer.log_every=1", "hydra.run.dir=run")
+    assert status == 2 and "run cannot be written: No space left on device" in told, told
+    assert len(told.strip().splitlines()) == 1, told
