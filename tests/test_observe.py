@@ -15,7 +15,7 @@ PICTURES = {
     "relative_force": {"distance": H},
     "integrated": {"span": H, "updated": 2},
     "content_update": {"updated": 2},
-    "gated_pass": {"passed": H},
+    "gated_pass": {"passed": H, "potential": H},
     "worm": {"nodes": 2, "span": H},
 }
 

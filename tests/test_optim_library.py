@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from famx.experiment import build_optimizer
-from famx.laws import laws
+from famx.laws import kept, laws
 from famx.notation import UserError
 from famx.optim import AGC, FAM, AdamW, EMANesterov, FAMAdamW, Lookahead, MaxFactor, SimpleFAM, parameter_groups
 from famx.registry import build, get, names
@@ -192,11 +192,20 @@ def test_who_has_clipped_the_norm_spares_the_step_the_reading():
     assert all(map(torch.equal, model.parameters(), other.parameters()))
 
 
+def test_a_step_inside_of_a_cuda_graph_is_refused_for_it_would_be_replayed_as_the_same_one(monkeypatch):
+    optimizer = FAM(network().parameters())
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(UserError, match=r"FAM\.step counts on the host"):
+        optimizer.step()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("part", [FAM, SimpleFAM, MaxFactor, FAMAdamW])
-def test_never_waits_for_a_gpu(part):
+@pytest.mark.parametrize(
+    "name", [name for name in names("optim") if "no_host_read" in kept("optim", get("optim", name))]
+)
+def test_never_waits_for_a_gpu(name):
     model = network().cuda()
-    optimizer, (x, y) = part(model.parameters()), (value.cuda() for value in example())
+    optimizer, (x, y) = get("optim", name)(model.parameters()), (value.cuda() for value in example())
     for step in range(120):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()

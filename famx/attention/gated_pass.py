@@ -94,12 +94,12 @@ class GatedPassAttention(Attention):
         if self.training:
             self.passed = passes.detach().mean((0, 1))
         if self.observed:
+            over_time = {"passed": passes, "potential": potential}
             self.metrics = {
                 "passed": passes.detach().mean((0, 1)),
                 "potential": potential.detach().mean((0, 1)),
                 "threshold": self.threshold.clone(),
-                "over_time/passed": passes[-1].detach().T.expand(-1, x.shape[1]),
-            }
+            } | {f"over_time/{name}": each[-1].detach().T.expand(-1, x.shape[1]) for name, each in over_time.items()}
         return rearrange(passes, "b t h -> b h t 1")
 
     @torch.no_grad()

@@ -96,7 +96,15 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Takes one step; `closure`, if given, computes the loss anew, which is returned."""
+        """Takes one step; `closure`, if given, computes the loss anew, which is returned.
+
+        Raises:
+            UserError: a CUDA graph is being captured, which would replay as one number the steps counted on the host.
+        """
+        if torch.cuda.is_current_stream_capturing():
+            raise UserError(
+                f"{type(self).__name__}.step counts on the host: leave it out of what a CUDA graph captures"
+            )
         loss = None if closure is None else torch.enable_grad()(closure)()
         owned = self._owned()
         gradients = [_decayed(p, group) for p, group in owned]
