@@ -61,6 +61,15 @@ def test_the_settled_list_is_complete_and_settles_to_itself():
     assert settle(config) == config
 
 
+def test_an_utterance_scores_the_same_alone_and_padded_beside_a_longer_one():
+    model, long, short = build_model(settle(composed()), vocab_size=11).eval(), torch.randn(16_000), torch.randn(9_600)
+    padded = torch.stack((long, nn.functional.pad(short, (0, 6_400))))
+    together, lengths = model(padded, torch.tensor([16_000, 9_600]))
+    alone, _ = model(short[None])
+    assert lengths[1] == alone.shape[1] < lengths[0] == together.shape[1]
+    torch.testing.assert_close(together[1:, : lengths[1]], alone, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     {

@@ -194,7 +194,8 @@ def test_who_has_clipped_the_norm_spares_the_step_the_reading():
 
 def test_a_step_inside_of_a_cuda_graph_is_refused_for_it_would_be_replayed_as_the_same_one(monkeypatch):
     optimizer = FAM(network().parameters())
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    for name in ("is_initialized", "is_current_stream_capturing"):
+        monkeypatch.setattr(torch.cuda, name, lambda: True)
     with pytest.raises(UserError, match=r"FAM\.step counts on the host"):
         optimizer.step()
 

@@ -24,7 +24,9 @@ from famx.optim import (
     Muon,
     NAdamW,
     SimpleFAM,
+    base,
 )
+from famx.optim import maxfactor as maxfactor_part
 from famx.registry import build
 
 
@@ -207,3 +209,38 @@ def test_momentum_per_band_equals_its_plain_form():
     for _ in walk(FAMBandwise(params, lr=0.1), params, bandwise.PlainBandwise(plain, lr=0.1), 100):
         pass
     assert close(params, plain)
+
+
+class DeviceFAM(FAM):
+    at_once = FAM.in_turn
+
+
+class DeviceFAMAdamW(FAMAdamW):
+    in_one_kernel = FAMAdamW.in_turn
+
+
+@pytest.mark.parametrize(
+    ("part", "on_device", "options"),
+    [
+        (FAM, DeviceFAM, {"lr": 0.1, "weight_decay": 0.1, "fam_start_step": 20}),
+        (FAM, DeviceFAM, {"lr": 0.1, "debias": True, "fam_start_step": 20}),
+        (FAMAdamW, DeviceFAMAdamW, {"lr": 0.01, "weight_decay": 0.1}),
+        (MaxFactor, MaxFactor, {"clip": 0.1}),
+        (FAMBandwise, FAMBandwise, {"lr": 0.1}),
+    ],
+)
+def test_a_step_whose_numbers_stay_on_the_device_is_the_same_step(part, on_device, options, monkeypatch):
+    rows = list(gradients(60))
+    rows[50] = [g + torch.nan for g in rows[50]]
+    found = []
+    for kind in (part, on_device):
+        params = tensors()
+        optimizer = kind(groups(params), **options)
+        for row in rows:
+            for p, gradient in zip(params, row, strict=True):
+                p.grad = gradient
+            optimizer.step()
+        found.append(params)
+        for module in (base, maxfactor_part):  # as where the device is not the host
+            monkeypatch.setattr(module, "scalars", lambda values: list(values.unbind()))
+    assert close(*found)

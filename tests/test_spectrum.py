@@ -34,6 +34,13 @@ def test_every_bin_belongs_to_one_band_and_no_band_is_empty(layout, n_bins, n_ba
     assert all(start < stop for start, stop in bands)
 
 
+def test_bands_begin_where_their_layout_says():
+    assert edges("equal", 18, 4) == [(0, 4), (4, 8), (8, 12), (12, 18)]
+    assert edges("log", 256, 4) == [(0, 3), (3, 15), (15, 63), (63, 256)]
+    assert edges("log", 17, 12)[:3] == [(0, 1), (1, 2), (2, 3)]
+    assert edges("split", 18, 5) == [(0, 4), (4, 9), (9, 12), (12, 15), (15, 18)]
+
+
 def test_the_followed_coordinates_visit_the_columns_alike():
     info = TensorInfo((128, 128))
     gradient = torch.arange(128 * 128).view(128, 128).float()

@@ -101,7 +101,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             UserError: a CUDA graph is being captured, which would replay as one number the steps counted on the host.
         """
-        if torch.cuda.is_current_stream_capturing():
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
             raise UserError(
                 f"{type(self).__name__}.step counts on the host: leave it out of what a CUDA graph captures"
             )
