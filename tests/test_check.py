@@ -126,7 +126,6 @@ def test_parts_of_the_package_are_checked_by_name(capsys):
         ("def f(:", r"own\.py cannot be run: SyntaxError: "),
         ("from famx.registry import register\n@register\nclass Own: ...", 'names its room, @register."attention".'),
         ('from famx.registry import register\n@register("atention")\nclass Own: ...', "did you mean attention"),
-        ('from famx.registry import register\n@register("task")\nclass Own: ...', "no laws of the room task"),
         (
             'from famx.registry import register\n@register("norm")\nclass Own:\n    exempt = {"shap": "why"}',
             "exempt from shap, which is no law of its room; did you mean shape",

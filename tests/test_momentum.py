@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from famx.momentum.kalman import Kalman
 from famx.momentum.random import Random
 from famx.momentum.shuffled_fam import ShuffledFam
 from famx.notation import TensorInfo
-from famx.registry import get, names
+from famx.registry import build, get, names
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +76,13 @@ def test_the_layer_boost_follows_the_loudest_band():
 def test_nothing_moves_before_the_start_nor_in_small_tensors():
     assert torch.equal(chosen(lambda t: 2.0, steps=101), base())
     assert torch.equal(chosen(lambda t: 2.0, min_size=1200), base())
+
+
+def test_what_few_samples_show_of_white_noise_moves_nothing_unless_chance_is_left_out():
+    few = {"spectrum": partial(build, "spectrum", {"name": "temporal", "coordinates": 2})}
+    noises = [lambda: iter(lambda: torch.randn(40, 30), None)] * 40
+    assert by(Fam, noises, steps=110, **few) == pytest.approx([0.9] * 40)
+    assert len({round(a, 3) for a in by(Fam, noises, steps=110, sigmas=0.0, **few)}) > 1
 
 
 def test_as_published_white_noise_moves_every_tensor():
