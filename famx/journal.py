@@ -90,9 +90,10 @@ class Journal:
 
 
 class _Log(logging.FileHandler):
-    """A log whose failures are raised, as those of the other files are, where logging would print them."""
+    """A log whose failures end the run, as those of the other files do, where logging would print them and go on."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        logging.getLogger("famx").removeHandler(self)
         raise
 
 

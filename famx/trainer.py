@@ -23,7 +23,7 @@ from famx.optim.agc import clip
 from famx.record import Record
 from famx.screen import Screen, shown
 from famx.settings import TrainerConfig
-from famx.task.base import Evaluation, evaluate
+from famx.task.base import evaluate
 
 TIMED_STEPS = 20  # of which the first five warm up; total_steps follows from the rest
 PROVISIONAL_STEPS = 1000  # what the schedule is told until then
@@ -81,7 +81,8 @@ class Trainer:
     def fit(self) -> dict[str, float]:
         """Trains to the end, or to a signal, after which the state is saved (`stopped_by` holds it)."""
         self.journal = Journal(self.folder, self.step) if self.rank == 0 else None
-        self.record = self._record()
+        seen = self.microscope
+        self.record = Record(self.folder, seen.names, seen.kinds, self.step) if seen else None
         streaming = self.batches(self.epoch, self.position)
         with self._signals(), self.screen.open():
             while not self._done() and not self.stopped_by:
@@ -123,18 +124,7 @@ class Trainer:
         multiple = self.build_schedule(self.total_steps or PROVISIONAL_STEPS)(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiple
-        total, loss_sum = sum(self.task.count(batch) for batch in batches), torch.zeros((), device=self.device)
-        for i, batch in enumerate(batches):
-            self.random.manual_seed(self.seed_for("step", self.step, i, self.rank))
-            share = batch.shard(self.rank % len(batch.ids), self.world)
-            weight = self.task.count(share) / total if self.rank < len(batch.ids) else 0.0
-            waits = self.world > 1 and i + 1 < len(batches)
-            with self.wrapped.no_sync() if waits else contextlib.nullcontext():
-                with self._autocast():
-                    loss = self.task.loss(self.wrapped, share.to(self.device))
-                costs = [cost for m in self.penalties if (cost := m.penalty()) is not None]
-                (sum(costs, loss) * (weight * self.world)).backward()
-            loss_sum += loss.detach() * weight
+        loss_sum = self._backward(batches)
         norms = clip(self.parameters, config.clip)
         self.grad_norm = norms.norm()
         if hasattr(self.optimizer, "found_inf"):  # famx's own need not read all gradients again
@@ -153,6 +143,22 @@ class Trainer:
         self.since["steps"] += 1
         self.since["audio"] += sum(batch.seconds for batch in batches)
         self.since["padding"] += sum(batch.padding for batch in batches) / len(batches)
+
+    def _backward(self, batches: list) -> Tensor:
+        """Gathers the gradients of this process's share of each batch; its share of the loss, penalties not counted."""
+        total, loss_sum = sum(self.task.count(batch) for batch in batches), torch.zeros((), device=self.device)
+        for i, batch in enumerate(batches):
+            self.random.manual_seed(self.seed_for("step", self.step, i, self.rank))
+            share = batch.shard(self.rank % len(batch.ids), self.world)
+            weight = self.task.count(share) / total if self.rank < len(batch.ids) else 0.0
+            waits = self.world > 1 and i + 1 < len(batches)
+            with self.wrapped.no_sync() if waits else contextlib.nullcontext():
+                with self._autocast():
+                    loss = self.task.loss(self.wrapped, share.to(self.device))
+                costs = [cost for m in self.penalties if (cost := m.penalty()) is not None]
+                (sum(costs, loss) * (weight * self.world)).backward()
+            loss_sum += loss.detach() * weight
+        return loss_sum
 
     def _time(self, spent: float) -> None:
         """Counts the seconds of a step; after the first twenty, fixes how many there will be."""
@@ -225,7 +231,7 @@ class Trainer:
             metrics = {f"dev/{name}": value for name, value in found.metrics.items()}
             self.journal.write(self.step, self.epoch, self.seconds, "dev", metrics)
             self._refuse_divergence("dev", found.loss)
-            self.journal.table(self.step, "dev/samples", ("reference", "hypothesis"), _samples(found))
+            self.journal.table(self.step, "dev/samples", ("reference", "hypothesis"), found.samples())
             self.journal.draw(self.step, self.record.pictures() if self.record else {}, observe.over_time(model))
             self.last |= metrics
             score = metrics[f"dev/{self.task.metric}"]
@@ -293,16 +299,6 @@ class Trainer:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _record(self) -> Record | None:
-        if not self.microscope:
-            return None
-        return Record(self.folder, self.microscope.names, self.microscope.kinds, self.step)
-
     def _tell(self, split: str, text: str) -> None:
         rate = self.last.get("train/audio_per_second", 0.0)
         self.screen.tell(split, text, self.step, self.total_steps, rate, self.seconds, self.best)
-
-
-def _samples(found: Evaluation, n: int = 8) -> list[tuple[str, ...]]:
-    step = max(1, len(found.references) // n)
-    return list(zip(found.references[::step], found.hypotheses[::step], strict=True))[:n]

@@ -181,6 +181,10 @@ def test_patience_ends_a_run_that_no_longer_improves(corpus, tmp_path):
     words = ["optim.lr=0", "trainer.patience=2", "trainer.eval_every=1", "trainer.max_steps=50"]
     run(composed(corpus, *words), tmp_path / "run")
     assert max(reports(tmp_path / "run", "dev/loss")) == 3
+    with stopped_at(2, signal.SIGTERM):
+        run(composed(corpus, *words), tmp_path / "stopped")
+    run(composed(corpus, *words), tmp_path / "stopped", resume=True)
+    assert max(reports(tmp_path / "stopped", "dev/loss")) == 3
 
 
 def test_time_given_instead_of_steps_fixes_the_number_of_steps(corpus, tmp_path):

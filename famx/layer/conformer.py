@@ -80,7 +80,7 @@ class ConformerLayer(nn.Module):
         causal: bool = False,
         *,
         dropout: float = 0.1,
-        kernel_size: int = 31,
+        kernel_size: int = 15,
     ):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:

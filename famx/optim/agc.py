@@ -113,7 +113,13 @@ def _units(tensors: tuple[tuple[torch.Size, torch.dtype], ...], eps: float, devi
         norms.append((axes, vector, torch.promote_types(dtype, torch.float32)))
         floors.append(eps * prod(shape if vector else shape[1:]) ** 0.5)
     counts = torch.tensor(sizes, device=device)
-    return Units(sizes, counts, shapes, norms, torch.tensor(floors, device=device).repeat_interleave(counts))
+    return Units(
+        sizes,
+        counts,
+        shapes,
+        norms,
+        torch.tensor(floors, device=device).repeat_interleave(counts, output_size=sum(sizes)),
+    )
 
 
 def _lengths(tensors: Sequence[Tensor], units: Units) -> Float[Tensor, " units"]:

@@ -64,6 +64,11 @@ class Evaluation(NamedTuple):
     def metrics(self) -> dict[str, float]:
         return {"loss": self.loss} | {name: errors.rate for name, errors in self.scores.items()}
 
+    def samples(self, n: int = 8) -> list[tuple[str, ...]]:
+        """References and hypotheses, `n` of them from all over the split."""
+        step = max(1, len(self.references) // n)
+        return list(zip(self.references[::step], self.hypotheses[::step], strict=True))[:n]
+
     def write(self, folder: Path, split: str, normaliser: str) -> None:
         """Leaves `hypotheses.<split>.tsv` (id, ref, hyp) and `scores.<split>.json` in a run's folder."""
         rows = [
