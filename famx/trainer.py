@@ -82,7 +82,7 @@ class Trainer:
         """Trains to the end, or to a signal, after which the state is saved (`stopped_by` holds it)."""
         self.journal = Journal(self.folder, self.step) if self.rank == 0 else None
         seen = self.microscope
-        self.record = Record(self.folder, seen.names, seen.kinds, self.step) if seen else None
+        self.record = seen and Record(self.folder, seen.names, seen.kinds, self.step)
         streaming = self.batches(self.epoch, self.position)
         with self._signals(), self.screen.open():
             while not self._done() and not self.stopped_by:
@@ -113,8 +113,7 @@ class Trainer:
 
     def _train(self, batches: list) -> None:
         """One optimizer step on the global batch, of which this process takes its share."""
-        config = self.config
-        self.watched = (self.step + 1) % config.log_every == 0 or self.step + 1 == self.total_steps
+        self.watched = (self.step + 1) % self.config.log_every == 0 or self.step + 1 == self.total_steps
         if not self.model.training:
             self.model.train()
         if self.watched:
@@ -125,7 +124,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiple
         loss_sum = self._backward(batches)
-        norms = clip(self.parameters, config.clip)
+        norms = clip(self.parameters, self.config.clip)
         self.grad_norm = norms.norm()
         if hasattr(self.optimizer, "found_inf"):  # famx's own need not read all gradients again
             self.optimizer.found_inf = self.grad_norm.isfinite().logical_not()
@@ -195,10 +194,9 @@ class Trainer:
     def _report(self) -> None:
         """Reads from the device all that has gathered since the last report."""
         since, loss = self.since, self._summed(self.loss_sum) / self.since["steps"]
-        parts = observe.rooms(self.model)
         sources = {"optim": getattr(self.optimizer, "metrics", {}), "seen": getattr(self.microscope, "metrics", {})}
         train = {"train/loss": loss, "train/grad_norm": self.grad_norm}
-        found = observe.collect(all=train | parts, **sources)
+        found = observe.collect(all=train | observe.rooms(self.model), **sources)
         seen = {key.removeprefix("seen/"): found.pop(key) for key in list(found) if key.startswith("seen/")}
         metrics = {key.removeprefix("all/"): value for key, value in found.items()}
         if seen:
