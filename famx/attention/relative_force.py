@@ -101,8 +101,8 @@ class RelativeForceAttention(Block):
         if self.observed:
             hops, temperature = self.hops.detach().softmax(0), 1 / sharpness.detach().flatten()
             self.metrics = {"balance": balance.detach(), "hops": hops, "temperature": temperature}
-        scores = torch.addcmul(topology, pull, weight)
-        return scores if seen is None else scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+        scores = topology.float().addcmul_(pull, weight)
+        return scores if seen is None else scores.masked_fill_(~seen, torch.finfo(scores.dtype).min)
 
     def received(self, x: Float[Tensor, "b s d"], offset: int = 0) -> dict[str, Tensor]:
         """What a key is: a point, a value, and how easily edges lead to it."""
@@ -122,15 +122,16 @@ class RelativeForceAttention(Block):
         double precision (single where a device has no other), about the points' centre.
         """
         exact = torch.float32 if emitter.device.type == "mps" else torch.float64
-        e, r = emitter.to(exact), receiver.to(exact)
-        centre = r.mean(1, keepdim=True).detach()
-        e, r = e - centre, r - centre
+        centre = receiver.float().mean(1, keepdim=True).detach()
+        e, r = ((points.float() - centre).to(exact) for points in (emitter, receiver))
         lengths = e.square().sum(-1)[:, :, None] + r.square().sum(-1)[:, None]
-        square = torch.baddbmm(lengths, e, r.mT, alpha=-2).float().clamp(min=0)
+        square = lengths.baddbmm_(e, r.mT, alpha=-2).float().clamp(min=0)
         scale = math.sqrt(e.shape[-1])
-        rho = (square + (self.softness * scale) ** 2).sqrt()[:, None]
-        along_e, along_r = (_by_head(points @ self.directions.to(exact).T) * gain for points in (e, r))
-        return along_e - along_r.mT, (rho / -scale).exp() / rho
+        rho = square.add_((self.softness * scale) ** 2).sqrt_()[:, None]
+        along_e, against_r = (
+            _by_head(points @ self.directions.to(exact).T) * sign for points, sign in ((e, gain), (r, -gain))
+        )
+        return along_e + against_r.mT, (rho / -scale).exp_() / rho
 
     def paths(
         self,
