@@ -29,44 +29,49 @@ def banded(
         ramp: positions, over which the weight then falls to 0.
     """
     batch, _, t, _ = q.shape
-    window = min(window, k.shape[-2])
-    s = min(k.shape[-2], t + window - 1)
-    size = min(BLOCK, t)
+    s = k.shape[-2]
+    window, size = min(window, s), min(BLOCK, t)
     ahead, missing = 0 if causal else window - 1, -t % size
+    # keys that no query reaches are a padding of less than nothing
     span, around = size + window - 1 + ahead, (window - 1 - (s - t), ahead + missing)
     distance = torch.arange(size, device=q.device)[:, None] + window - 1 - torch.arange(span, device=q.device)
     near = (distance < window) & (distance > (-1 if causal else -window))
-    seen = q.new_ones(1, 1, 1, s, dtype=torch.bool) if mask is None else mask[..., -s:]
+    seen = q.new_ones(1, 1, 1, s, dtype=torch.bool) if mask is None else mask
     bias = near & _along(seen, around, size, span, missing)
     if reach is not None:
         m = _cut(reach[..., None].float() / ramp + 1, size, missing) - (distance.abs() / ramp).where(bias, torch.inf)
         # what is next to nothing counts as 1e-6: the logarithm's gradient there would overflow
         bias = m.clamp(1e-6, 1).log().masked_fill_(m <= 0, -torch.inf).to(q)
-    k, v = (_Overlapping.apply(pad(x[..., -s:, :], (0, 0, *around)), span, size) for x in (k, v))
+    k, v = (_Overlapping.apply(x, around, span, size) for x in (k, v))
     # with the blocks among the batch, a mask is shared by the heads
     folded = (x.transpose(1, 2).expand(batch, *[-1] * 4).flatten(0, 1) for x in (_cut(q, size, missing), k, v, bias))
-    return scaled_dot_product_attention(*folded).unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)[:, :, :t]
+    y = scaled_dot_product_attention(*folded).unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
+    return y[:, :, :t] if missing else y
 
 
 class _Overlapping(torch.autograd.Function):
-    """Windows of `span` positions, one every `size`, as `unfold` gives them, whose gradient is ten times slower."""
+    """Padded, in windows of `span` positions, one every `size`, as `unfold` gives them, whose gradient is slower."""
 
     @staticmethod
-    def forward(ctx, x: Float[Tensor, "b h s k"], span: int, size: int) -> Float[Tensor, "b h blocks {span} k"]:
-        ctx.shape, ctx.size = x.shape, size
-        return x.unfold(-2, span, size).mT
+    def forward(
+        ctx, x: Float[Tensor, "b h s k"], around: tuple[int, int], span: int, size: int
+    ) -> Float[Tensor, "b h blocks {span} k"]:
+        padded = pad(x, (0, 0, *around))
+        ctx.shape, ctx.around, ctx.size = padded.shape, around, size
+        return padded.unfold(-2, span, size).mT
 
     @staticmethod
-    def backward(ctx, grad: Float[Tensor, "b h blocks span k"]) -> tuple[Float[Tensor, "b h s k"], None, None]:
+    def backward(ctx, grad: Float[Tensor, "b h blocks span k"]) -> tuple[Float[Tensor, "b h s k"], None, None, None]:
         total, others = grad.new_zeros(ctx.shape), (grad.shape[2] - 1) * ctx.size
         for i, part in enumerate(grad.split(ctx.size, dim=-2)):
             start, width = i * ctx.size, part.shape[-2]
             total[..., start : start + others + width, :].unfold(-2, width, ctx.size).mT.add_(part)
-        return total, None, None
+        return pad(total, (0, 0, *(-places for places in ctx.around))), None, None, None
 
 
 def _cut(x: Float[Tensor, "b h t k"], size: int, missing: int) -> Float[Tensor, "b h blocks {size} k"]:
-    return pad(x, (0, 0, 0, missing)).unflatten(-2, (-1, size))
+    whole = pad(x, (0, 0, 0, missing)) if missing else x  # else a copy
+    return whole.unflatten(-2, (-1, size))
 
 
 def _along(

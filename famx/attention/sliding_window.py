@@ -62,6 +62,8 @@ class SlidingWindowAttention(Attention):
     ) -> Float[Tensor, "b h t v"]:
         """Each group of heads within its window."""
         scales = len(self.windows)
+        if scales == 1:
+            return banded(q, k, v, *self.windows, mask, causal)
         masks = [mask] * scales if mask is None or mask.shape[1] == 1 else mask.chunk(scales, dim=1)
         groups = zip(*(x.chunk(scales, dim=1) for x in (q, k, v)), self.windows, masks, strict=True)
         return torch.cat([banded(*group, causal) for group in groups], dim=1)
