@@ -41,7 +41,8 @@ def banded(
     if reach is not None:
         m = _cut(reach[..., None].float() / ramp + 1, size, missing) - (distance.abs() / ramp).where(bias, torch.inf)
         # what is next to nothing counts as 1e-6: the logarithm's gradient there would overflow
-        bias = m.clamp(1e-6, 1).log().masked_fill_(m <= 0, -torch.inf).to(q)
+        nothing = m <= 0
+        bias = m.clamp_(1e-6, 1).log_().masked_fill_(nothing, -torch.inf).to(q)
     k, v = (_Overlapping.apply(x, around, span, size) for x in (k, v))
     # with the blocks among the batch, a mask is shared by the heads
     folded = (x.transpose(1, 2).expand(batch, *[-1] * 4).flatten(0, 1) for x in (_cut(q, size, missing), k, v, bias))
