@@ -1,5 +1,6 @@
 """From a composed config to a trained and evaluated run: the one place where everything is put together."""
 
+import atexit
 import ctypes
 import hashlib
 import inspect
@@ -256,6 +257,7 @@ def _join_processes(device: torch.device) -> bool:
     """Joins torchrun's other processes, if there are any; whether this is the one that writes."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(distributed.destroy_process_group)  # a thread of its own, left running, aborts the process
     return _rank() == 0
 
 
