@@ -13,6 +13,7 @@ from famx import experiment
 from famx.config import CONF, plain, publish
 from famx.journal import Journal
 from famx.microscope import Microscope
+from famx.record import Record
 from famx.registry import build
 from famx.settings import LoaderConfig, TrainerConfig
 from famx.trainer import Trainer
@@ -65,7 +66,9 @@ class Prepared:
             None if watch == "off" else Microscope(model, optimizer, watch, log_every),
         )
         trainer.screen.console.quiet = True
-        trainer.journal, trainer.record = Journal(Path(folder)), trainer._record()
+        seen = trainer.microscope
+        trainer.journal = Journal(Path(folder))
+        trainer.record = seen and Record(Path(folder), seen.names, seen.kinds, 0)
         return trainer
 
     def bare(self):
