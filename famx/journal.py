@@ -1,6 +1,7 @@
 """What a run leaves behind to be read: metrics.jsonl, TensorBoard events, and the log."""
 
 import json
+import contextlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,6 +95,8 @@ class _Log(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         logging.getLogger("famx").removeHandler(self)
+        with contextlib.suppress(OSError):  # closing writes what was refused once more
+            self.close()
         raise
 
 
