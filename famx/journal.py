@@ -1,7 +1,7 @@
 """What a run leaves behind to be read: metrics.jsonl, TensorBoard events, and the log."""
 
-import json
 import contextlib
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
