@@ -49,7 +49,7 @@ class MaxFactor(Optimizer):
         momentum: Callable[..., nn.Module] | None = None,
         spectrum: Callable[..., nn.Module] | None = None,
         *,
-        lr: float = 0.025,
+        lr: float = 0.1,
         beta2_decay: float = -0.8,
         eps: tuple[float, float] = (1e-10, 1e-3),
         clip_threshold: float = 1.0,
