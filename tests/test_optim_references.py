@@ -123,7 +123,7 @@ def test_maxfactor_on_gradients_that_fam_has_averaged_equals_its_plain_form():
 
 def test_tensors_that_fam_leaves_alone_take_plain_maxfactor():
     params, plain = [torch.ones(20)], [torch.ones(20)]
-    optimizer, reference = FAMMaxFactor(params), maxfactor.PlainMaxFactor(plain)
+    optimizer, reference = FAMMaxFactor(params, lr=0.1), maxfactor.PlainMaxFactor(plain)
     for row in (torch.randn(1, 20, generator=torch.Generator().manual_seed(i)) for i in range(20)):
         params[0].grad = row[0]
         optimizer.step()

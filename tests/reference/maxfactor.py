@@ -9,7 +9,7 @@ class PlainMaxFactor:
     """`averages` gives, for each tensor, the momentum of the average that is taken before, or None."""
 
     def __init__(
-        self, params, lr=0.025, beta2_decay=-0.8, eps=(1e-10, 1e-3), clip_threshold=1.0, weight_decay=0.025, gamma=0.99,
+        self, params, lr=0.1, beta2_decay=-0.8, eps=(1e-10, 1e-3), clip_threshold=1.0, weight_decay=0.025, gamma=0.99,
         min_lr=1e-7, full_matrix=False, clip=None, magnitude="row", averages=None,
     ):  # fmt: skip
         self.params, self.lr, self.beta2_decay, self.eps = params, lr, beta2_decay, eps
