@@ -37,7 +37,6 @@ def main() -> int:
     files = own_parts(words)
     publish(trainer=TrainerConfig, loader=LoaderConfig)
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    signals: list[int] = []
     mistakes: list[UserError] = []
 
     def job(config) -> float | None:
@@ -53,7 +52,7 @@ def main() -> int:
                 folder.rmdir()
             return None
         if "stopped_by" in results:
-            signals.append(results["stopped_by"])
+            sys.exit(128 + results["stopped_by"])  # of a sweep, what has not begun does not begin
         return results.get("dev/wer", results.get("dev/loss"))
 
     if int(os.environ.get("RANK", 0)) > 0:
@@ -66,7 +65,7 @@ def main() -> int:
         raise retell(error, _without(words, str(error))) from error
     if mistakes:
         raise mistakes[0]
-    return 128 + signals[0] if signals else 0
+    return 0
 
 
 def _resume(name: str, words: list[str]) -> int:

@@ -2,6 +2,8 @@
 
 import errno
 import importlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +13,13 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from famx import config, disk
+from famx import checkpoint, config, disk
 from famx.config import CONF, plain, publish, schema
 from famx.experiment import build_model, build_optimizer, settle
 from famx.notation import UserError
 from famx.registry import PARTS, ROOMS, names
 from famx.settings import LoaderConfig, TrainerConfig
+from famx.trainer import Trainer
 
 publish(trainer=TrainerConfig, loader=LoaderConfig)
 CHOICES = {
@@ -226,3 +229,12 @@ def test_a_disk_that_fills_up_in_a_run_is_told_in_one_sentence(file, famx, tmp_p
     status, _, told = famx("train", *TEXT, "trainer.log_every=1", "hydra.run.dir=run")
     assert status == 2 and "run cannot be written: No space left on device" in told, told
     assert len(told.strip().splitlines()) == 1, told
+
+
+def test_a_signal_ends_a_sweep_with_the_run_it_falls_in(famx, tmp_path, monkeypatch):
+    train = Trainer._train
+    monkeypatch.setattr(Trainer, "_train", lambda *run: (train(*run), os.kill(os.getpid(), signal.SIGTERM)))
+    status, _, _ = famx("train", "-m", *TEXT, "trainer.max_steps=3", "seed=0,1", "hydra.sweep.dir=sweep")
+    assert status == 128 + signal.SIGTERM
+    assert [folder.name for folder in (tmp_path / "sweep").iterdir() if folder.is_dir()] == ["seed=0"]
+    assert checkpoint.load(tmp_path / "sweep" / "seed=0" / "checkpoints")["step"] == 1
