@@ -4,14 +4,14 @@ import functools
 import inspect
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 
 from famx import laws
-from famx.config import Parser, complete, verb
+from famx.config import Parser, complete, parsed, verb
 from famx.notation import UserError
 from famx.registry import ROOMS, fault, get, load, load_file, nearest
 
@@ -47,10 +47,12 @@ def _read(words: list[str]) -> tuple[list[tuple[str, str]], dict[str, dict[str, 
     for word in words:
         key, _, value = word.partition("=")
         room, _, name = key.partition(".")
+        if room not in ROOMS and value and not Path(word).is_file():
+            raise UserError(f"{word}: no such room{nearest(room, ROOMS)}")
         if room not in ROOMS or not value:
             parts += load_file(word)
         elif name:
-            settings.setdefault(room, {})[name] = yaml.safe_load(value)
+            settings.setdefault(room, {})[name] = parsed(key, value)
         else:
             parts.append((room, value))
     for room, hyper in settings.items():

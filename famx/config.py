@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from famx import disk
 from famx.notation import UserError
-from famx.registry import PARTS, hyperparameters, load, load_file, named, nearest
+from famx.registry import PARTS, ROOMS, hyperparameters, load, load_file, named, names, nearest
 
 ROOT = Path(__file__).parent
 CONF = next(folder for folder in (ROOT.parent / "conf", ROOT / "conf") if (folder / "train.yaml").is_file())
@@ -129,6 +129,8 @@ def argument(key: str, words: list[str] | None = None) -> str | None:
 def retell(error: Exception, config: Mapping[str, Any]) -> UserError:
     """Hydra's and OmegaConf's own errors in one sentence; `config` is the composition without the words at fault."""
     told = re.sub(r"\s+", " ", str(error)).strip()
+    if match := re.search(r"Ambiguous value for argument '(.*?)'", told):
+        return UserError(f"{match[1]} names several values, which only a sweep takes: give -m too")
     cause = re.sub(r"\s+", " ", str(error.__cause__ or "")).strip()
     if options := getattr(error, "options", None):
         room, _, name = error.missing_cfg_file.rpartition("/")
@@ -192,6 +194,20 @@ def parsed(key: str, text: str) -> Any:
         raise UserError(f"{key}={text} cannot be read: {str(error).splitlines()[0]}") from error
 
 
+def refuse_empty(words: list[str]) -> None:
+    """Refuses words that leave a room without a part, which Hydra would take.
+
+    Raises:
+        UserError: a word deletes a room's choice, or makes it null.
+    """
+    for word in words:
+        key, _, value = word.partition("=")
+        room = key.lstrip("~+")
+        if room in (*ROOMS, "model") and (key.startswith("~") or value in ("", "null")):
+            parts = f", such as {room}={names(room)[0]}" if room in ROOMS else ""
+            raise UserError(f"{word} leaves {room} without a choice: it needs one{parts}")
+
+
 def stored(run: str | Path) -> dict[str, Any]:
     """The config of a run; what did not exist when it was written is as it is now.
 
@@ -204,8 +220,10 @@ def stored(run: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{run} is not a run: {file} cannot be read ({str(error).splitlines()[0]})") from error
     newest = yaml.safe_load((CONF / "train.yaml").read_text())
-    if not isinstance(config, dict) or "task" not in config:
-        raise UserError(f"{run} is not a run: {file} is not the config of one")
+    sections = (*ROOMS, "model", "trainer", "loader")
+    config = config if isinstance(config, dict) else {}
+    if missing := [key for key in sections if not isinstance(config.get(key), dict)]:
+        raise UserError(f"{run} is not a run: {file} has no section {', '.join(missing)}")
     return {key: value for key, value in newest.items() if key not in ("defaults", "hydra")} | config
 
 

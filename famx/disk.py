@@ -8,8 +8,17 @@ from pathlib import Path
 
 from famx.notation import UserError
 
-# what is not a fault of famx: full, read-only, forbidden, or of another kind than is needed
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+# what is not a fault of famx: full, read-only, forbidden, too long a name, or of another kind than is needed
+REFUSALS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
 
 
 @contextlib.contextmanager

@@ -54,9 +54,14 @@ def _told(room: str, choice: Mapping[str, Any]) -> str:
 
 def _numbers(draw: Mapping[str, Any]) -> tuple[int, dict[str, int]]:
     """The seed of the layers, and seed and number of the genes that mutate."""
-    if draw.keys() != {"seed", "mutate", "space"} or draw["mutate"].keys() != {"seed", "genes"}:
+    mutate = draw.get("mutate")
+    if (
+        draw.keys() != {"seed", "mutate", "space"}
+        or not isinstance(mutate, Mapping)
+        or set(mutate) != {"seed", "genes"}
+    ):
         raise UserError(f"model.draw has {', '.join(draw)}, where it needs seed, mutate: {{seed, genes}}, and space")
-    seed, mutate = draw["seed"], dict(draw["mutate"])
+    seed, mutate = draw["seed"], dict(mutate)
     for key, value in ({"seed": seed} | {f"mutate.{key}": value for key, value in mutate.items()}).items():
         if not isinstance(value, int) or value < 0:
             raise UserError(f"model.draw.{key}={value} is not a whole number, 0 or more")

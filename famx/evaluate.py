@@ -12,7 +12,9 @@ def main() -> int:
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("--split", default="test", help="test, dev, or another split of the run's data")
     parser.add_argument("--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest")
-    parser.add_argument("famx_parts", nargs="*", help="famx_parts=[file.py] where the run was trained with own parts")
+    parser.add_argument(
+        "famx_parts", nargs="*", default=[], help="famx_parts=[file.py] where the run was trained with own parts"
+    )
     arguments = parser.parse_args()
     for word in arguments.famx_parts:
         if not word.startswith("famx_parts="):

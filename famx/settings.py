@@ -18,6 +18,7 @@ class Rule(NamedTuple):
 FINITE = Rule(math.isfinite, "finite")
 POSITIVE = Rule(lambda x: x > 0, "above 0")
 COUNT = Rule(lambda x: x >= 1, "at least 1")
+THREADS = Rule(lambda x: 1 <= x <= 1024, "between 1 and 1,024")
 FROM_ZERO = Rule(lambda x: x >= 0, "at least 0")
 SHARE = Rule(lambda x: 0 <= x <= 1, "between 0 and 1")
 DECAY = Rule(lambda x: 0 <= x < 1, "at least 0 and less than 1")
@@ -107,4 +108,4 @@ class TrainerConfig(Section):
     ema: Annotated[float, DECAY] = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: Annotated[int | None, COUNT] = None
+    threads: Annotated[int | None, THREADS] = None

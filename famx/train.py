@@ -11,7 +11,20 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from famx import disk
-from famx.config import CONF, argument, filled, own_parts, parsed, plain, publish, retell, section_schema, stored, verb
+from famx.config import (
+    CONF,
+    argument,
+    filled,
+    own_parts,
+    parsed,
+    plain,
+    publish,
+    refuse_empty,
+    retell,
+    section_schema,
+    stored,
+    verb,
+)
 from famx.notation import UserError
 from famx.registry import ROOMS
 from famx.settings import LoaderConfig, TrainerConfig
@@ -36,6 +49,7 @@ def main() -> int:
         return _resume(run, words)
     files = own_parts(words)
     publish(trainer=TrainerConfig, loader=LoaderConfig)
+    refuse_empty(words)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     mistakes: list[UserError] = []
 

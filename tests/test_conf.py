@@ -97,6 +97,12 @@ MISTAKES = {
     "optim.lr=-1": ["optim.lr=-1.0 must be at least 0"],
     "optim.lr=inf": ["optim.lr=inf must be finite"],
     "seed=-1": ["seed=-1 must be a whole number of 0 or more"],
+    "attention=null": ["attention=null leaves attention without a choice"],
+    "~rotary": ["~rotary leaves rotary without a choice"],
+    "optim=fam,adamw": ["optim=fam,adamw names several values", "give -m too"],
+    "name=" + 300 * "x": ["File name too long"],
+    "model=drawn model.draw.mutate=x": ["it needs seed, mutate: {seed, genes}"],
+    "trainer.threads=100000": ["trainer.threads=100000 must be between 1 and 1,024"],
     "trainer.device=tpu": ["trainer.device=tpu", "cuda"],
     "trainer.log_every=0": ["trainer.log_every=0 must be at least 1"],
     "trainer.max_steps=0": ["trainer.max_steps=0 must be at least 1"],
@@ -174,7 +180,12 @@ def test_a_folder_holds_one_run_and_a_run_goes_on_only_whole_and_under_right_wor
     stored.write_text(yaml.safe_dump(older))
     status, _, told = famx("train", "resume=run", "trainer.max_steps=4")
     assert status == 0, told
-    for name, spoiled in (("tokenizer.json", "{"), ("config.yaml", "a: ["), ("config.yaml", "")):
+    for name, spoiled in (
+        ("tokenizer.json", "{"),
+        ("config.yaml", "a: ["),
+        ("config.yaml", ""),
+        ("config.yaml", "task: 3"),
+    ):
         (tmp_path / "run" / name).write_text(spoiled)
         for command in (("train", "resume=run"), ("evaluate", "run"), ("transcribe", "run", "a.wav")):
             status, _, told = famx(*command)

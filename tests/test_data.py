@@ -301,6 +301,8 @@ def test_audio_that_only_decoding_shows_to_be_bad_is_refused_by_name_or_left_out
         ("anna0.wav\tzero\nnowhere.wav\tone\n", r"train\.tsv, line 2: there is no file .*nowhere\.wav"),
         ("../outside.wav\tzero\n", r"train\.tsv, line 1: \.\./outside\.wav leaves the folder"),
         ("/etc/hostname\tzero\n", r"train\.tsv, line 1: /etc/hostname leaves the folder"),
+        (400 * "a" + "\tzero\n", r"train\.tsv, line 1: '.*' is no path"),
+        ("a\0.wav\tzero\n", r"train\.tsv, line 1: '.*' is no path"),
         ("link.wav\tzero\n", r"train\.tsv, line 1: link\.wav leaves the folder"),
         ("anna0.wav\t...\n", r"anna0\.wav has no words in its text"),
     ],

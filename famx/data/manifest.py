@@ -139,10 +139,14 @@ def _rows(folder: Path, name: str) -> list[dict[str, str]]:
                 f"{manifest}, line {number}: {len(columns) - 1} tabs where PATH<TAB>TEXT[<TAB>SPEAKER] is meant"
             )
         path, text, speaker = [*columns, ""][:3]
-        file = (folder / path).resolve()
+        try:
+            file = (folder / path).resolve()
+            there = file.is_file()
+        except (OSError, ValueError) as error:  # too long, or with a NUL
+            raise UserError(f"{manifest}, line {number}: {path!r} is no path ({error})") from error
         if not file.is_relative_to(inside):
             raise UserError(f"{manifest}, line {number}: {path} leaves the folder {folder}")
-        if not file.is_file():
+        if not there:
             raise UserError(f"{manifest}, line {number}: there is no file {folder / path}")
         rows.append({"path": path, "file": str(file), "text": text, "speaker": speaker})
     if not rows:

@@ -50,7 +50,7 @@ def parameter_groups(
             owners.setdefault(parameter, kind)
     groups = []
     for kind, usual in SETTINGS.items():
-        own = {key: _number(kind, key, x) for key, x in (kinds or {}).get(kind, {}).items() if x is not None}
+        own = {key: _number(kind, key, x) for key, x in ((kinds or {}).get(kind) or {}).items() if x is not None}
         lr_scale = own.pop("lr_scale", LR_SCALE.get(kind, 1.0))
         decay_scale = own.pop("decay_scale", DECAY_SCALE.get(kind, 1.0))
         params = [p for p in owners if owners[p] == kind]
