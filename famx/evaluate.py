@@ -22,10 +22,11 @@ def main() -> int:
     own_parts(arguments.famx_parts, arguments.run)
     from famx.recognizer import Recognizer
 
-    found = Recognizer(arguments.run, arguments.checkpoint).evaluate(arguments.split)
+    recognizer = Recognizer(arguments.run, arguments.checkpoint)
+    found, title = recognizer.evaluate(arguments.split), recognizer.title(arguments.split)
     console = Console(highlight=False)
     console.print(found.table(arguments.split))
-    written = f"hypotheses.{arguments.split}.tsv and scores.{arguments.split}.json"
+    written = f"hypotheses.{title}.tsv and scores.{title}.json"
     console.print(f"{len(found.ids)} utterances; {written} are in {arguments.run}", soft_wrap=True)
     return 0
 

@@ -1,13 +1,12 @@
 """From a composed config to a trained and evaluated run: the one place where everything is put together."""
 
-import atexit
-import ctypes
+import contextlib
 import hashlib
 import inspect
 import json
 import logging
-import os
-import sys
+import re
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,14 @@ from typing import Any, get_args
 
 import torch
 import yaml
-from rich.console import Console
+from rich.console import Console, Group
 from torch import distributed, nn
 
-from famx import checkpoint, disk, registry, summary
+from famx import checkpoint, disk, machine, registry, summary
 from famx.data.base import SAMPLE_RATE
 from famx.data.loader import Loader
 from famx.draw import drawn, table
-from famx.folder import checkpoints, load_weights, refuse_taken, stored_tokenizer, take
+from famx.folder import checkpoints, load_weights, refuse_taken, stored_tokenizer, taken
 from famx.microscope import Microscope, Watch
 from famx.model import build_model, layer_choices
 from famx.notation import UserError
@@ -51,6 +50,8 @@ def settle(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, (value, least) in (sizes | {"seed": (config["seed"], 0)}).items():
         if type(value) is not int or not least <= value < 2**63:
             raise UserError(f"{key}={value} must be a whole number of {least} or more, below 2**63")
+    if not re.fullmatch(r"[^/\0]+", str(config["name"])):
+        raise UserError(f"name={config['name']} must be the name of one folder, without a /")
     hold("kinds", config["kinds"])
     task = get("task", config["task"]["name"])
     worn = {room: {"name": name} for room, name in task.usual.items() if config[room]["name"] == "usual"}
@@ -62,6 +63,8 @@ def settle(config: Mapping[str, Any]) -> dict[str, Any]:
     if model.get("layers"):
         model["n_layers"] = len(model["layers"])
     settled = dict(config) | worn | {"model": model}
+    if config["init_from"] and Path(config["init_from"]).exists():
+        settled["init_from"] = str(Path(config["init_from"]).resolve())
     files = {key: Path(settled["data"].get(key) or "").expanduser() for key in ("root", "path")}
     there = {key: str(path.resolve()) for key, path in files.items() if settled["data"].get(key) and path.exists()}
     return settled | {"data": settled["data"] | there}
@@ -103,60 +106,98 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
     """
     config, settings = settle(config), TrainerConfig(**config["trainer"])
     _refuse_misfits(config)
-    watch = _watch(config["watch"])
-    device = _device(settings)
-    first = _join_processes(device)
+    watch, device = _watch(config["watch"]), machine.device_of(settings)
+    first = machine.join(device)
+    console = Console(quiet=not first)
     if first and not resume:
         refuse_taken(folder)
-    console = Console(quiet=not first)
     train = data(config, "train")
     units = {key: value for key, value in config["task"].items() if key == "units"}
     tokenizer = stored_tokenizer(folder) if resume else train.build_tokenizer(**units)
     loaders = {s: batches(config, train if s == "train" else data(config, s), tokenizer) for s in train.splits}
     task = build("task", config["task"], tokenizer=tokenizer)
+    model = _model(config, tokenizer.get_vocab_size(), resume).to(device)
+    for loader in loaders.values():
+        _refuse_unlearnable(loader.dataset, task, model)
+    trainer = _trainer(config, settings, model, task, loaders, folder, device, watch if first else "off")
+    layers = [table(config)] if config["model"].get("layers") else []
+    overview = Group(*layers, summary.summary(config, model, train, device))
+    with taken(folder, resume) if first else contextlib.nullcontext():
+        if resume:
+            saved = checkpoint.load(checkpoints(folder))
+            load_weights(model, saved, folder)
+            trainer.restore(saved)
+        if first:
+            _begin(config, folder, tokenizer)
+            console.print(overview, summary.groups(trainer.optimizer, folder))
+        last = trainer.fit()
+        if trainer.stopped_by:
+            to_go_on = f"python -m famx.train resume={shlex.quote(str(folder))}"
+            console.print(f"stopped at step {trainer.step} and saved; to go on:\n  {to_go_on}", soft_wrap=True)
+            return last | {"stopped_by": trainer.stopped_by}
+        if first:
+            found = _conclude(trainer, {split: loaders[split] for split in loaders if split not in ("train", "dev")})
+            last |= {f"{split}/{name}": value for split, each in found.items() for name, value in each.metrics.items()}
+            trainer.finish(summary.settings(config), last)
+            summary.farewell(console, folder, found)
+    return last
+
+
+def _model(config: Mapping[str, Any], vocab_size: int, resume: bool) -> nn.Module:
+    """The model as training begins; one that goes on gets its weights from its own checkpoint."""
     torch.manual_seed(_seed_for(config["seed"], "init"))
-    model = build_model(config, tokenizer.get_vocab_size())
-    if config["init_from"]:
+    model = build_model(config, vocab_size)
+    if config["init_from"] and not resume:
         load_weights(model, checkpoint.load(checkpoints(config["init_from"]), "best"), config["init_from"])
-    model.to(device)
-    _refuse_unlearnable(train, task, model)
+    return model
+
+
+def _trainer(
+    config: Mapping[str, Any],
+    settings: TrainerConfig,
+    model: nn.Module,
+    task: Any,
+    loaders: Mapping[str, Loader],
+    folder: Path,
+    device: torch.device,
+    watch: Watch,
+) -> Trainer:
     groups = parameter_groups(model, kinds=config["kinds"], **_group_settings(config["optim"]))
     optimizer = build_optimizer(config["optim"], groups, config["momentum"], config["spectrum"])
-    trainer = Trainer(
+    return Trainer(
         model,
         task,
         optimizer,
         lambda total: build("schedule", config["schedule"], total_steps=total),
-        loaders.pop("train").train,
-        loaders.pop("dev").plain,
+        loaders["train"].train,
+        loaders["dev"].plain,
         partial(_seed_for, config["seed"]),
         folder,
         settings,
         device,
-        Microscope(model, optimizer, watch, settings.log_every) if first and watch != "off" else None,
+        None if watch == "off" else Microscope(model, optimizer, watch, settings.log_every),
     )
-    if resume:
-        saved = checkpoint.load(checkpoints(folder))
-        load_weights(model, saved, folder)
-        trainer.restore(saved)
-    if first:
-        take(folder, resume)
-        disk.write(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
-        disk.write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-        if config["model"].get("layers"):
-            console.print(table(config))
-        console.print(summary.summary(config, model, train, device), summary.groups(optimizer, folder))
-    last = trainer.fit()
-    if trainer.stopped_by:
-        console.print(f"stopped at step {trainer.step} and saved; to go on:\n  python -m famx.train resume={folder}")
-        return last | {"stopped_by": trainer.stopped_by}
-    if first:
-        load_weights(model, checkpoint.load(checkpoints(folder), "best"), folder)
-        scored = score(loaders, model, task, device, folder)
-        last |= {f"{split}/{name}": value for split, found in scored.items() for name, value in found.metrics.items()}
-        trainer.finish(_settings(config), last)
-        summary.farewell(console, folder, scored)
-    return last
+
+
+def _begin(config: Mapping[str, Any], folder: Path, tokenizer: Any) -> None:
+    """Leaves in the folder what a run is built from again."""
+    disk.write(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+    disk.write(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+
+
+def _conclude(trainer: Trainer, loaders: Mapping[str, Loader]) -> dict[str, Evaluation]:
+    """Scores the best weights on what the run was not trained on.
+
+    Raises:
+        UserError: a recording cannot be decoded; what was trained is saved.
+    """
+    folder = trainer.folder
+    load_weights(trainer.model, checkpoint.load(checkpoints(folder), "best"), folder)
+    try:
+        return score(loaders, trainer.model, trainer.task, trainer.device, folder)
+    except UserError as error:
+        again = f"python -m famx.evaluate {shlex.quote(str(folder))} scores it when that is mended"
+        raise UserError(f"{error}; the run is trained and saved: {again}") from error
 
 
 def _refuse_misfits(config: Mapping[str, Any]) -> None:
@@ -199,10 +240,10 @@ def _group_settings(optim: Mapping[str, Any]) -> dict[str, Any]:
 
 def data(config: Mapping[str, Any], split: str) -> Any:
     """The data set of a split; what it makes on disk, the first process makes alone."""
-    if _rank() > 0:
+    if machine.rank() > 0:
         distributed.barrier()
     dataset = build("data", config["data"], split=split, seed=config["seed"])
-    if distributed.is_initialized() and _rank() == 0:
+    if distributed.is_initialized() and machine.rank() == 0:
         distributed.barrier()
     return dataset
 
@@ -247,47 +288,3 @@ def _seed_for(seed: int, purpose: str, *numbers: int) -> int:
     """The seed of one random draw, a function of the run's seed, its purpose and its place alone."""
     words = json.dumps([seed, purpose, *numbers]).encode()
     return int.from_bytes(hashlib.sha256(words).digest()[:8], "little") >> 1
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", 0))
-
-
-def _join_processes(device: torch.device) -> bool:
-    """Joins torchrun's other processes, if there are any; whether this is the one that writes."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(distributed.destroy_process_group)  # a thread of its own, left running, aborts the process
-    return _rank() == 0
-
-
-def _device(settings: TrainerConfig) -> torch.device:
-    """The device to train on, ready for it.
-
-    Raises:
-        UserError: it is not there.
-    """
-    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name = next(d for d, there in have.items() if there) if settings.device == "auto" else settings.device
-    if not have[name]:
-        raise UserError(
-            f"trainer.device={name} is not on this machine, which has {', '.join(d for d in have if have[d])}"
-        )
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    if name == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    if name == "cpu" and sys.platform == "linux":
-        # glibc gives every large block back to the kernel at once; keeping them saves a page fault a page and step
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-                libc.mallopt(option, 2**30)
-    return torch.device(name)
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What TensorBoard compares runs by: the chosen parts, the dimensions, the optimizer's numbers, the seed."""
-    sizes = {key: value for key, value in config["model"].items() if isinstance(value, str | int)}
-    numbers = {f"optim.{key}": value for key, value in config["optim"].items() if isinstance(value, int | float)}
-    return summary.parts(config) | sizes | numbers | {"seed": config["seed"]}

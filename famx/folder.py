@@ -1,9 +1,11 @@
 """A run's folder: taken by one run alone, read by whoever goes on with it."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -20,13 +22,23 @@ def refuse_taken(folder: Path) -> None:
         raise UserError(f"{folder} already holds a run: go on with resume={folder}, or choose another folder")
 
 
-def take(folder: Path, resume: bool) -> None:
-    """Makes the folder this run's; of two that begin in the same moment, one is refused."""
+@contextlib.contextmanager
+def taken(folder: Path, resume: bool) -> Iterator[None]:
+    """Keeps the folder for this run alone, as long as it lasts.
+
+    Raises:
+        UserError: another process trains in it, or for a new run: it holds one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=resume)
-    except FileExistsError:
-        refuse_taken(folder)
-        raise
+        held = FileLock(folder / ".lock", timeout=0).acquire()
+    except Timeout as error:
+        raise UserError(f"{folder} is in use: another process trains in it") from error
+    with held:
+        if not resume:
+            refuse_taken(folder)
+            (folder / "checkpoints").mkdir()
+        yield
 
 
 def stored_tokenizer(run: Path) -> Tokenizer:

@@ -121,8 +121,8 @@ def heat_map(
 
 
 def _step(line: str) -> int:
-    """The step of a line of metrics.jsonl; a line that a crash cut short counts as later than any."""
+    """The step of a line of metrics.jsonl; what is no whole report counts as later than any."""
     try:
         return json.loads(line)["step"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return 2**63

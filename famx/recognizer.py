@@ -34,7 +34,7 @@ class Recognizer:
     """
 
     def __init__(self, run: str | Path, checkpoint: str = "best"):
-        self.folder = Path(run)
+        self.folder, self.checkpoint = Path(run), checkpoint
         saved = checkpoints_of.load(checkpoints(self.folder), checkpoint)
         self.config = stored(self.folder)
         self.tokenizer = stored_tokenizer(self.folder)
@@ -45,9 +45,13 @@ class Recognizer:
         self.model.to(self.device).eval()
 
     def evaluate(self, split: str = "test") -> Evaluation:
-        """Decodes a split of the run's own data; leaves hypotheses and scores in its folder."""
-        loader = batches(self.config, data(self.config, split), self.tokenizer)
-        return score({split: loader}, self.model, self.task, self.device, self.folder)[split]
+        """Decodes a split of the run's own data; leaves hypotheses and scores in its folder, see `title`."""
+        loader, title = batches(self.config, data(self.config, split), self.tokenizer), self.title(split)
+        return score({title: loader}, self.model, self.task, self.device, self.folder)[title]
+
+    def title(self, split: str) -> str:
+        """What its files are called: the split, and of the newest checkpoint that it is of that."""
+        return split if self.checkpoint == "best" else f"{split}.{self.checkpoint}"
 
     def transcribe(self, recordings: str | Path | Iterable[str | Path]) -> list[str]:
         """The words of audio files (or of one) of any length, rate, and number of channels.

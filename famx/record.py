@@ -1,5 +1,6 @@
 """spectrum.parquet, what the microscope saw of every tensor at every report; curves and heat maps are drawn from it."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 from jaxtyping import Float
 from pyarrow import parquet
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 FILE = "spectrum.parquet"
 LEVEL = 0.05  # of the test of whiteness
@@ -26,16 +29,19 @@ class Record:
     def __init__(self, folder: Path, names: Sequence[str], kinds: Sequence[str], step: int = 0):
         self.file, self.names, self.kinds = folder / FILE, list(names), list(kinds)
         self.reports: dict[int, dict[str, Tensor]] = {}
-        if step and self.file.exists():
-            for number, rows in by_step(parquet.read_table(self.file)).items():
-                if number <= step:
-                    self.reports[number] = {
-                        name: torch.tensor(rows[name].to_pylist())
-                        for name in rows.column_names
-                        if name not in ("step", "tensor", "kind")
-                    }
-        else:
+        if not step:
             self.file.unlink(missing_ok=True)
+        if not self.file.exists():
+            return
+        try:
+            seen = by_step(parquet.read_table(self.file))
+        except (pyarrow.ArrowInvalid, KeyError) as error:
+            log.warning("%s is damaged and begins anew: %s", self.file, error)
+            return
+        for number, rows in seen.items():
+            if number <= step:
+                columns = [name for name in rows.column_names if name not in ("step", "tensor", "kind")]
+                self.reports[number] = {name: torch.tensor(rows[name].to_pylist()) for name in columns}
 
     def add(self, step: int, seen: Mapping[str, Tensor]) -> dict[str, float]:
         """Takes one report, `{metric: one value or row a tensor}`; the curves of each kind.

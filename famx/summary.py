@@ -1,5 +1,6 @@
 """What a run says of itself: its parts and their cost, its parameter groups, and at the end what one can do next."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from famx import registry
+from famx.data.base import SAMPLE_RATE
 from famx.model import LAYER, layer_choices
 from famx.task.base import Evaluation
 
@@ -33,7 +35,9 @@ def summary(config: Mapping[str, Any], model: nn.Module, dataset: Any, device: t
     for room in registry.ROOMS:
         if (name := parts(config)[room]) != "usual":
             table.add_row(room, name, f"{counts.get(room, 0):,}" if counts.get(room) else "")
-    example = dataset[0].signal[None].to(device)
+    # no recording is decoded for it, since the first may be one that is left out
+    silence = torch.zeros(1, round(dataset.lengths[0] * SAMPLE_RATE)) if dataset.unit == "seconds" else None
+    example = (dataset[0].signal[None] if silence is None else silence).to(device)
     # fused attention is not counted on every device, its plain form is
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model.eval()(example[:, :-1] if dataset.unit == "tokens" else example)
@@ -80,9 +84,17 @@ def farewell(console: Console, folder: Path, scored: dict[str, Evaluation]) -> N
         console.print(found.table(split))
     console.print(f"run: {folder}", highlight=False, soft_wrap=True)
     speech = any(found.scores for found in scored.values())
-    transcribe = f"  python -m famx.transcribe {folder} FILE...\n" if speech else ""
+    run, beside = (shlex.quote(str(path)) for path in (folder, folder.parent))
+    transcribe = f"  python -m famx.transcribe {run} FILE...\n" if speech else ""
     console.print(
-        f"next:\n  python -m famx.evaluate {folder}\n{transcribe}  tensorboard --logdir {folder.parent}",
+        f"next:\n  python -m famx.evaluate {run}\n{transcribe}  tensorboard --logdir {beside}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What TensorBoard compares runs by: the chosen parts, the dimensions, the optimizer's numbers, the seed."""
+    sizes = {key: value for key, value in config["model"].items() if isinstance(value, str | int)}
+    numbers = {f"optim.{key}": value for key, value in config["optim"].items() if isinstance(value, int | float)}
+    return parts(config) | sizes | numbers | {"seed": config["seed"]}

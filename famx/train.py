@@ -5,6 +5,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -30,7 +31,7 @@ from famx.registry import ROOMS
 from famx.settings import LoaderConfig, TrainerConfig
 
 # what may change when a run goes on, since it cannot alter what has been
-RESUMABLE = ("max_steps", "max_time", "eval_every", "save_every", "log_every", "patience", "device", "threads")
+RESUMABLE = ("max_steps", "eval_every", "save_every", "log_every", "patience", "device", "threads")
 
 
 def main() -> int:
@@ -41,7 +42,6 @@ def main() -> int:
         print(f"{__doc__}\n\nEvery room is an option, every part a choice, every hyperparameter a key of its room:")
         return show([])
     import hydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
 
     words = sys.argv[1:]
@@ -52,34 +52,38 @@ def main() -> int:
     refuse_empty(words)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     mistakes: list[UserError] = []
-
-    def job(config) -> float | None:
-        from famx.experiment import run
-
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        try:
-            with disk.told(folder):
-                results = run(plain(config) | {"famx_parts": files}, folder)
-        except UserError as error:  # Hydra would add lines of its own; the other runs of a sweep go on
-            mistakes.append(error)
-            if "RANK" not in os.environ and not any(folder.iterdir()):
-                folder.rmdir()
-            return None
-        if "stopped_by" in results:
-            sys.exit(128 + results["stopped_by"])  # of a sweep, what has not begun does not begin
-        return results.get("dev/wer", results.get("dev/loss"))
-
     if int(os.environ.get("RANK", 0)) > 0:
         sys.argv.append(f"hydra.run.dir={tempfile.gettempdir()}/famx_rank")
     try:
         if {"-m", "--multirun"} & set(words):
             sys.argv[1:] = [*map(_waiting, sys.argv[1:]), *_sweep_names(words)]
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
+        composed = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+        composed(lambda config: _run(config, files, mistakes))()
     except (HydraException, OmegaConfBaseException) as error:
         raise retell(error, _without(words, str(error))) from error
     if mistakes:
         raise mistakes[0]
     return 0
+
+
+def _run(config: Any, files: list[dict[str, str]], mistakes: list[UserError]) -> float | None:
+    """One run, of a sweep or alone, in the folder that Hydra made; how well it did. A mistake joins the `mistakes`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from famx.experiment import run
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        with disk.told(folder):
+            results = run(plain(config) | {"famx_parts": files}, folder)
+    except UserError as error:  # Hydra would add lines of its own; the other runs of a sweep go on
+        mistakes.append(error)
+        if "RANK" not in os.environ and not any(folder.iterdir()):
+            folder.rmdir()
+        return None
+    if "stopped_by" in results:
+        sys.exit(128 + results["stopped_by"])  # of a sweep, what has not begun does not begin
+    return results.get("dev/wer", results.get("dev/loss"))
 
 
 def _resume(name: str, words: list[str]) -> int:

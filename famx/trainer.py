@@ -2,11 +2,9 @@
 
 import contextlib
 import math
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from famx import checkpoint, observe
+from famx import checkpoint, machine, observe
 from famx.journal import Journal
 from famx.microscope import Microscope
 from famx.notation import UserError
@@ -60,7 +58,7 @@ class Trainer:
         # torch.manual_seed notes its caller for devices that are not there, which takes longer than all of `clip`
         self.random = torch.default_generator if device.type == "cpu" else torch
         self.seed_for, self.folder, self.microscope = seed_for, folder, microscope
-        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.world = machine.rank(), machine.world()
         self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
         self.wrapped = DistributedDataParallel(model) if self.world > 1 else model
         self.penalties = [m for m in model.modules() if hasattr(m, "penalty")]
@@ -84,7 +82,7 @@ class Trainer:
         seen = self.microscope
         self.record = seen and Record(self.folder, seen.names, seen.kinds, self.step)
         streaming = self.batches(self.epoch, self.position)
-        with self._signals(), self.screen.open():
+        with machine.signals(partial(setattr, self, "stopped_by")), self.screen.open():
             while not self._done() and not self.stopped_by:
                 self.advance(streaming)
             if self.stopped_by and self.rank == 0:
@@ -252,7 +250,11 @@ class Trainer:
         self.saved = self.step
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Goes on from what `checkpoint.load` read. A `max_steps` in the config replaces the saved total."""
+        """Goes on from what `checkpoint.load` read. A `max_steps` in the config replaces the saved total.
+
+        Raises:
+            UserError: it is less than what has been trained.
+        """
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.averaged:
@@ -266,6 +268,8 @@ class Trainer:
             setattr(self, key, value)
         self.loss_sum = self.loss_sum.to(self.device)
         self.total_steps = self.config.max_steps or self.total_steps
+        if self.total_steps is not None and self.total_steps < self.step:
+            raise UserError(f"trainer.max_steps={self.total_steps} is less than the {self.step} steps already trained")
 
     # small things
 
@@ -279,23 +283,6 @@ class Trainer:
         if self.world > 1:
             distributed.all_reduce(value)
         return value
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM ends the run after the step it falls in; a second one at once."""
-
-        def note(number: int, _: Any) -> None:
-            signal.signal(number, before[number])
-            self.stopped_by = number
-
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _tell(self, split: str, text: str) -> None:
         rate = self.last.get("train/audio_per_second", 0.0)

@@ -10,7 +10,7 @@ ROOT = Path(famx.__file__).parent
 FLOORS = [
     {"notation"},
     {"settings", "disk"},
-    {"registry", "observe"},
+    {"registry", "observe", "machine"},
     {"config", "checkpoint", "folder", "journal", "microscope", "record", "screen", *ROOMS},
     {"model", "trainer", "laws", "measure"},
     {"draw", "summary"},

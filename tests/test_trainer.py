@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -20,8 +21,9 @@ import famx
 from famx import checkpoint
 from famx.config import CONF, plain, publish
 from famx.experiment import run
-from famx.folder import take
+from famx.folder import taken
 from famx.notation import UserError
+from famx.recognizer import Recognizer
 from famx.settings import LoaderConfig, TrainerConfig
 from famx.train import _sweep_names
 from famx.trainer import Trainer
@@ -254,11 +256,64 @@ def test_every_split_is_looked_at_before_the_first_step(corpus, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_of_two_runs_that_begin_in_one_folder_at_once_one_is_refused(tmp_path):
-    take(tmp_path / "run", resume=False)
-    take(tmp_path / "run", resume=True)
-    with pytest.raises(UserError, match="already holds a run"):
-        take(tmp_path / "run", resume=False)
+def test_a_folder_is_one_runs_alone_as_long_as_it_trains(tmp_path):
+    with taken(tmp_path / "run", resume=False):
+        for resume in (False, True):
+            with pytest.raises(UserError, match="is in use"), taken(tmp_path / "run", resume):
+                pass
+    with taken(tmp_path / "run", resume=True):
+        pass
+    with pytest.raises(UserError, match="already holds a run"), taken(tmp_path / "run", resume=False):
+        pass
+
+
+def test_a_run_goes_on_without_what_it_began_from_and_beside_damaged_reports(corpus, tmp_path, caplog):
+    run(composed(corpus), tmp_path / "source")
+    words = ["trainer.max_steps=4", "trainer.log_every=1", "watch=light"]
+    run(composed(corpus, *words, f"init_from={tmp_path / 'source'}"), tmp_path / "run")
+    shutil.rmtree(tmp_path / "source")
+    (tmp_path / "run" / "spectrum.parquet").write_text("junk")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as stream:
+        stream.write("3\n")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    run(config | {"trainer": config["trainer"] | {"max_steps": 6}}, tmp_path / "run", resume=True)
+    assert list(reports(tmp_path / "run", "train/loss")) == [1, 2, 3, 4, 5, 6]
+    assert any("spectrum.parquet is damaged" in record.getMessage() for record in caplog.records)
+    with pytest.raises(UserError, match=r"max_steps=5 is less than the 6 steps"):
+        run(config | {"trainer": config["trainer"] | {"max_steps": 5}}, tmp_path / "run", resume=True)
+
+
+def test_a_recording_that_only_decoding_shows_to_be_bad_may_be_the_first_one(corpus, tmp_path):
+    folder = tmp_path / "spoiled"
+    shutil.copytree(corpus, folder)
+    for name in ("train0.wav", "test0.wav"):
+        signal, rate = soundfile.read(folder / name)
+        signal[9] = np.nan
+        soundfile.write(folder / name, signal, rate, subtype="FLOAT")
+    last = run(composed(folder, "data.skip_bad=true"), tmp_path / "run")
+    assert "test/wer" in last
+    shutil.copy(corpus / "train0.wav", folder)
+    with pytest.raises(UserError, match=r"test0\.wav holds samples that are not finite; the run is trained and saved"):
+        run(composed(folder), tmp_path / "other")
+    assert checkpoint.load(tmp_path / "other" / "checkpoints")["step"] == 7
+
+
+def test_a_text_too_long_for_its_frames_is_refused_in_every_split(corpus, tmp_path):
+    folder = tmp_path / "long"
+    shutil.copytree(corpus, folder)
+    with (folder / "dev.tsv").open("a") as stream:
+        stream.write("dev0.wav\t" + 99 * "ab" + "\n")
+    with pytest.raises(UserError, match="more than CTC can emit"):
+        run(composed(folder), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_scores_of_the_newest_checkpoint_stand_beside_those_of_the_best(corpus, tmp_path):
+    run(composed(corpus), tmp_path / "run")
+    before = (tmp_path / "run" / "scores.test.json").read_text()
+    Recognizer(tmp_path / "run", "last").evaluate("test")
+    assert (tmp_path / "run" / "scores.test.json").read_text() == before
+    assert (tmp_path / "run" / "scores.test.last.json").exists()
 
 
 def test_what_is_left_out_is_told_once(corpus, tmp_path, caplog):

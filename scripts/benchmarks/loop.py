@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from benchmarks import interleaved, told
-from famx import experiment
+from famx import experiment, machine
 from famx.config import CONF, plain, publish
 from famx.journal import Journal
 from famx.microscope import Microscope
@@ -27,7 +27,7 @@ class Prepared:
     def __init__(self, *words: str):
         self.config = experiment.settle(self.composed(*words))
         self.settings = TrainerConfig(**self.config["trainer"])
-        self.device = experiment._device(self.settings)
+        self.device = machine.device_of(self.settings)
         self.data = experiment.data(self.config, "train")
         units = {key: value for key, value in self.config["task"].items() if key == "units"}
         self.tokenizer = self.data.build_tokenizer(**units)
