@@ -71,7 +71,9 @@ def read(run: str | Path) -> dict[str, Kind]:
     if not file.parent.is_dir():
         raise UserError(f"{run} is not the folder of a run")
     if not file.is_file():
-        raise UserError(f"{run} has no {FILE}: it is left by runs of {WINDOW} steps and more, unless watch=off")
+        raise UserError(
+            f"{run} has no {FILE}: a run leaves it from the first report (trainer.log_every) after {WINDOW} steps on, unless watch=off"
+        )
     try:
         reports = by_step(parquet.read_table(file))
     except (pyarrow.ArrowInvalid, KeyError, OSError) as error:

@@ -98,7 +98,7 @@ def _resume(name: str, words: list[str]) -> int:
     own_parts(words, folder)
     config = stored(folder)
     for word in words:
-        key, equals, value = word.partition("=")
+        key, equals, value = word.lstrip("+").partition("=")
         if key in ("resume", "famx_parts"):
             continue
         section, _, name = key.partition(".")
