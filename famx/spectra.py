@@ -71,9 +71,8 @@ def read(run: str | Path) -> dict[str, Kind]:
     if not file.parent.is_dir():
         raise UserError(f"{run} is not the folder of a run")
     if not file.is_file():
-        raise UserError(
-            f"{run} has no {FILE}: a run leaves it from the first report (trainer.log_every) after {WINDOW} steps on, unless watch=off"
-        )
+        left = f"a run leaves it from the first report after {WINDOW} steps on (trainer.log_every), unless watch=off"
+        raise UserError(f"{run} has no {FILE}: {left}")
     try:
         reports = by_step(parquet.read_table(file))
     except (pyarrow.ArrowInvalid, KeyError, OSError) as error:
