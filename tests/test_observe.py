@@ -9,14 +9,14 @@ from famx.observe import over_time, rooms, watch, watch_last
 from famx.registry import build
 
 PICTURES = {
-    "myelinated": {"nodes": 3},
+    "myelinated": {"nodes": 3, "jumps": 2},
     "adaptive_span": {"span": H},
     "sliding_window": {"distance": H},
     "relative_force": {"distance": H},
     "integrated": {"span": H, "updated": 2},
     "content_update": {"updated": 2},
     "gated_pass": {"passed": H, "potential": H},
-    "worm": {"nodes": 2, "span": H},
+    "worm": {"nodes": 2, "jumps": 1, "span": H},
 }
 
 

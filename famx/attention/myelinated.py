@@ -165,7 +165,13 @@ class MyelinatedAttention(Block):
                 "jumps": taken / taken.sum().clamp(min=1e-9),
                 "flops": active.detach() @ each + 4 * d_model * width,
                 "over_time/nodes": opened[-1].detach().T,
+                "over_time/jumps": self.far(jumps)[-1].detach().T.expand(-1, opened.shape[1]),
             }
+
+    def far(self, jumps: list[Float[Tensor, "_ _ jumps"]]) -> Float[Tensor, "_ _ inner"]:
+        """How many layers on each inner layer but the last sent a position, 0 where it was jumped over itself."""
+        lengths = torch.arange(1.0, JUMPS + 1, device=jumps[0].device)
+        return torch.stack([(jump * lengths).sum(-1) for jump in jumps], dim=-1)
 
     def penalty(self) -> Float[Tensor, ""] | None:
         """`cost` times the share of nodes that the last training call computed; None where there was none."""

@@ -31,7 +31,7 @@ class Temporal(Spectrum):
         if min(coordinates, every) < 1:
             raise ValueError(f"coordinates={coordinates} and every={every} must be at least 1")
         self.coordinates, self.window, self.every = coordinates, window, every
-        self.strides = [_stride(info.shape, coordinates) for info in tensors]
+        self.places = [((min(coordinates, info.numel),), (_stride(info.shape, coordinates),)) for info in tensors]
         self.calls, self.fresh = 0, False
         n_bins = window // 2 + 1
         member = torch.zeros(len(tensors), n_bins, self.most_bands)
@@ -56,12 +56,10 @@ class Temporal(Spectrum):
 
     def sketch(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors coordinates"]:
         """The followed entries of each gradient, zeros after the last where there are fewer."""
-        rows = []
-        for gradient, stride, info in zip(gradients, self.strides, self.tensors, strict=True):
-            n = min(self.coordinates, info.numel)
-            row = gradient.contiguous().as_strided((n,), (stride,))
-            rows.append(row if n == self.coordinates else pad(row, (0, self.coordinates - n)))
-        return torch.stack(rows)
+        rows = [g.contiguous().as_strided(*place) for g, place in zip(gradients, self.places, strict=True)]
+        return torch.stack(
+            [row if len(row) == self.coordinates else pad(row, (0, self.coordinates - len(row))) for row in rows]
+        )
 
     def measure(self) -> Float[Tensor, "tensors bands"]:
         """The shares of the window as it stands."""

@@ -5,6 +5,8 @@ import math
 from statistics import mean
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import nn
 
 from benchmarks.loop import Prepared
@@ -22,7 +24,7 @@ def main(words: list[str]) -> None:
     stream = prepared.stream()
     batches = [next(stream)[-1] for _ in range(steps)]
     failed = 0
-    for name, model in models:
+    for name, model in track(models, f"{steps} steps of each", console=Console(stderr=True)):
         config = experiment.settle(prepared.config | {"model": prepared.config["model"] | model})
         told = complaint(prepared, config, batches)
         if told:
