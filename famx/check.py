@@ -29,11 +29,11 @@ def main(words: list[str]) -> int:
     console, sentences = Console(highlight=False, soft_wrap=True), {}
     for room, name in parts:
         console.print(f"{room}={name}: {len(laws.laws(room))} laws", style="bold")
-        found: dict[str, list[str]] = {state: [] for state in STYLES}
+        found: dict[str, dict[str, str]] = {state: {} for state in STYLES}
         for law, state, told in _judged(console, room, name, settings.get(room, {})):
-            found[state].append(law)
+            found[state][law] = " ".join(told.split())
             console.print(f"  [{STYLES[state]}]{state:8}[/]", end="")
-            console.print(" ".join(f"{law}: {told}".split()) if told else law, markup=False)
+            console.print(f"{law}: {found[state][law]}" if told else law, markup=False)
         sentences[room, name] = _sentence(found)
     for (room, name), sentence in sentences.items():
         console.print(f"{room}={name} {sentence}")
@@ -88,8 +88,10 @@ def _judged(console: Console, room: str, name: str, settings: dict[str, Any]) ->
             yield law, "kept", ""
 
 
-def _sentence(found: dict[str, list[str]]) -> str:
+def _sentence(found: dict[str, dict[str, str]]) -> str:
     total = sum(map(len, found.values()))
+    if len(found["broken"]) > 1 and not found["kept"] and len(faults := set(found["broken"].values())) == 1:
+        return f"breaks every law by the same fault, {faults.pop()}"
     if found["broken"]:
         return f"breaks {len(found['broken'])} of its {total} laws: {', '.join(found['broken'])}"
     exempt = f", but {', '.join(found['exempt'])}, from which it is exempt" if found["exempt"] else ""

@@ -140,6 +140,13 @@ def test_a_file_that_cannot_be_checked_is_refused_in_a_sentence(tmp_path, text, 
         main([str(file)])
 
 
+def test_a_value_that_the_part_refuses_is_told_once(capsys):
+    assert main(["optim=fam", "optim.alpha=3"]) == 2
+    assert (
+        "breaks every law by the same fault, ValueError: alpha=3.0 is not" in capsys.readouterr().out.splitlines()[-1]
+    )
+
+
 def test_words_that_choose_nothing_are_refused():
     for words, told in (
         (["norm=rmsnrm"], "did you mean rmsnorm"),

@@ -1,3 +1,4 @@
+import math
 from functools import partial
 
 import pytest
@@ -109,8 +110,9 @@ def test_a_kind_may_have_settings_of_its_own():
 def test_refusals_are_sentences(part):
     with pytest.raises(ValueError, match=r"alpha=1.5 is not in \[0, 1\)"):
         part([{"params": [torch.ones(3)], "alpha": 1.5}])
-    with pytest.raises(ValueError, match=r"lr=-1.0 is negative"):
-        part([torch.ones(3)], lr=-1.0)
+    for lr in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"lr={lr} must be at least 0 and finite"):
+            part([torch.ones(3)], lr=lr)
     with pytest.raises(ValueError, match="complex64"):
         part([torch.ones(3, dtype=torch.complex64)])
     with pytest.raises(UserError, match="give all groups at the start"):

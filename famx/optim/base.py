@@ -208,8 +208,8 @@ class Optimizer(torch.optim.Optimizer):
         if group["n_bands"] < 1:
             raise ValueError(f"n_bands={group['n_bands']} must be at least 1")
         for name in ("lr", "weight_decay"):
-            if not isinstance(group[name], Tensor) and group[name] < 0:
-                raise ValueError(f"{name}={group[name]} is negative")
+            if not isinstance(group[name], Tensor) and not 0 <= group[name] < torch.inf:
+                raise ValueError(f"{name}={group[name]} must be at least 0 and finite")
         for p in group["params"]:
             if not p.is_floating_point():
                 raise ValueError(f"a parameter is {p.dtype}: {type(self).__name__} turns real floating-point ones only")
