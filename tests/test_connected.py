@@ -7,9 +7,9 @@ from famx.model import build_model
 from famx.registry import PARTS, build, names
 
 
-def build_block(name, causal=False, rotary="rope", **hyper):
-    rotary = build("rotary", {"name": rotary}, head_dim=D // H)
-    return build("attention", {"name": name, **hyper}, d_model=D, n_heads=H, rotary=rotary, causal=causal)
+def build_block(name, causal=False, n_heads=H):
+    rotary = build("rotary", {"name": "rope"}, head_dim=D // n_heads)
+    return build("attention", {"name": name}, d_model=D, n_heads=n_heads, rotary=rotary, causal=causal)
 
 
 def same_as_multihead(block, causal):
@@ -18,8 +18,9 @@ def same_as_multihead(block, causal):
     return plain
 
 
-def stack(name, n=3, causal=True):
-    blocks = [build_block(name, causal).eval() for _ in range(n)]
+def stack(name, n=3, causal=True, heads=H):
+    """`n` blocks; heads: of the second one."""
+    blocks = [build_block(name, causal, heads if i == 1 else H).eval() for i in range(n)]
     with torch.no_grad():
         for p in torch.nn.ModuleList(blocks).parameters():
             p += 0.3 * torch.randn_like(p)
@@ -35,9 +36,10 @@ def through(blocks, x, memory=None, mask=None, state=None):
 CONNECTED = [name for name in names("attention") if getattr(PARTS["attention"][name], "connected", False)]
 
 
+@pytest.mark.parametrize("heads", [H, 2])
 @pytest.mark.parametrize("name", CONNECTED)
-def test_connected_layers_decode_as_they_pass_whole(name):
-    blocks, x = stack(name), torch.randn(2, 7, D)
+def test_connected_layers_decode_as_they_pass_whole(name, heads):
+    blocks, x = stack(name, heads=heads), torch.randn(2, 7, D)
     padding = torch.ones(2, 1, 1, 7, dtype=torch.bool)
     padding[1, ..., :2] = False
     for memory, mask in ((None, None), (None, padding), (torch.randn(2, 5, D), None)):

@@ -18,7 +18,8 @@ MEMORY = 0.99  # of the running means that feedback compares with
 class GatedPassAttention(Attention):
     """`sum_h pass_h (W_h attend_h(q, k, v) + bias / n_heads)`, passes where a potential is above a threshold.
 
-    Each head's potential goes from layer to layer: `p <- leak p + gain tanh(W pool(x))`, from 0 in the first.
+    Each head's potential goes from layer to layer: `p <- leak p + gain tanh(W pool(x))`, from 0 in the first, and from
+    the heads' mean where the layer before has another number of them.
     `pass = 1[p > threshold]`, with the gradient of `sigmoid(4 (p - threshold))`. Causal, `pool` is a running mean and
     every position has a potential; else a mean over the sample, which has one.
 
@@ -88,7 +89,9 @@ class GatedPassAttention(Attention):
         potential = self.gain * self.evidence(self.pool(x, memory, mask, cache, offset)).tanh()
         place = (offset, memory is None)
         if shared.get("place") == place:
-            potential = potential + self.leak * shared["potential"]
+            before = shared["potential"]
+            alike = before.shape[-1] == potential.shape[-1]
+            potential = potential + self.leak * (before if alike else before.mean(-1, keepdim=True))
         shared |= {"place": place, "potential": potential}
         passes = above((SLOPE * (potential - self.threshold)).sigmoid(), 0.5)
         if self.training:

@@ -26,7 +26,10 @@ def main(words: list[str]) -> None:
     failed = 0
     for name, model in track(models, f"{steps} steps of each", console=Console(stderr=True)):
         config = experiment.settle(prepared.config | {"model": prepared.config["model"] | model})
-        told = complaint(prepared, config, batches)
+        try:
+            told = complaint(prepared, config, batches)
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
         if told:
             failed += 1
             print(f"{name}: {told}", flush=True)
