@@ -115,7 +115,7 @@ def test_quaternions_turn_three_channels_about_their_axis(learned):
     rotary, x, y = turned("quaternion", 11, channels=3, learned=learned)
     axes = rotary.axis if learned else spiral(3)
     angles = [[(FROM + t) * 10000.0 ** (-j / 3) for j in range(3)] for t in range(T)]
-    channels = [range(3 * j, 3 * j + 3) for j in range(3)]
+    channels = [(j, 3 + j, 6 + j) for j in range(3)]
     same(y, [plain.blocks(11, channels, map(plain.about, axes, a)) for a in angles], x)
 
 

@@ -119,9 +119,7 @@ def turns(
     """`exp(i position frequency)` for the positions from `offset` on; `dtype` is that of the real parts."""
     dtype = torch.promote_types(dtype, torch.complex64)
     if isinstance(frequency, tuple):
-        # lengths in powers of two: few tables, shared by all layers
-        size = 1 << (offset + seq_len - 1).bit_length()
-        return constant(_first_turns, (frequency, size), device, dtype)[offset : offset + seq_len]
+        return first(first_turns, (frequency,), offset, seq_len, device, dtype)
     # turns of turns: few angles are computed, each as exactly as if it were the only one
     frequency = exact(frequency)
     fine = torch.arange(STRIDE, dtype=torch.float64, device=frequency.device)
@@ -133,6 +131,15 @@ def turns(
 def exact(parameter: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """In 64 bits, where the device has them, else on the CPU."""
     return parameter.to("cpu" if parameter.device.type == "mps" else parameter.device, torch.float64)
+
+
+def first(
+    make: Callable[..., Tensor], arguments: tuple, offset: int, seq_len: int, device: torch.device, dtype: torch.dtype
+) -> Float[Tensor, "*n t k"] | Complex[Tensor, "*n t k"]:
+    """Positions from `offset` on of the constant `make(*arguments, positions)`."""
+    # lengths in powers of two: few tables, shared by all layers
+    size = 1 << (offset + seq_len - 1).bit_length()
+    return constant(make, (*arguments, size), device, dtype)[..., offset : offset + seq_len, :]
 
 
 def constant(make: Callable[..., Tensor], arguments: tuple, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -154,7 +161,7 @@ def _made(make: Callable[..., Tensor], arguments: tuple, device: torch.device, d
 _made._dynamo_marked_constant = True
 
 
-def _first_turns(frequencies: tuple[float, ...], size: int) -> Complex[Tensor, "{size} pairs"]:
+def first_turns(frequencies: tuple[float, ...], size: int) -> Complex[Tensor, "{size} pairs"]:
     return _turns(torch.arange(size, dtype=torch.float64), torch.tensor(frequencies, dtype=torch.float64))
 
 

@@ -42,12 +42,16 @@ class GivensRotary(PairRotary):
         # at 0 nothing would turn
         self.direction = nn.Parameter(torch.full((rot_count,), 2.0))
         self.scale = nn.Parameter(torch.tensor(scale))
-        self.chosen = bool(pairs)
-        partner, plane, sign = torch.arange(head_dim), torch.full((head_dim,), rot_count), torch.zeros(head_dim)
+        plane, sign, partner = torch.full((head_dim,), rot_count), torch.zeros(head_dim), list(range(head_dim))
         for k, (i, j) in enumerate(zip(pairs[: 2 * rot_count : 2], pairs[1 : 2 * rot_count : 2], strict=True)):
             partner[i], partner[j], plane[[i, j]], sign[i], sign[j] = j, i, k, -1, 1
-        for name, buffer in (("partner", partner), ("plane", plane), ("sign", sign)):
-            self.register_buffer(name, buffer, persistent=False)
+        self.register_buffer("plane", plane, persistent=False)
+        self.register_buffer("sign", sign, persistent=False)
+        # neighbours whose partners are neighbours too are exchanged as one
+        starts = [i for i in range(head_dim) if i == 0 or partner[i] != partner[i - 1] + 1]
+        runs = [(partner[i], stop - i) for i, stop in zip(starts, [*starts[1:], head_dim], strict=True)]
+        self.sizes = [size for _, size in sorted(runs)] if pairs else []
+        self.order = [sorted(runs).index(run) for run in runs]
 
     def speeds(self) -> Float[Tensor, "pairs"]:
         scale = exact(self.scale)
@@ -56,10 +60,11 @@ class GivensRotary(PairRotary):
 
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
         """See `PairRotary.forward`."""
-        if not self.chosen:
+        if not self.sizes:
             return super().forward(x, offset)
         wide = x.to(widened(x.dtype))
         # a last plane, which does not turn, holds the channels in none
-        table = turns(pad(self.speeds(), (0, 1)), offset, x.shape[-2], x.device, wide.dtype)[:, self.plane]
-        across = wide.gather(-1, self.partner.expand_as(x))
-        return (wide * table.real.contiguous()).addcmul_(across, table.imag * self.sign).type_as(x)
+        table = turns(pad(self.speeds(), (0, 1))[self.plane] * self.sign, offset, x.shape[-2], x.device, wide.dtype)
+        pieces = wide.split(self.sizes, dim=-1)
+        across = torch.cat([pieces[k] for k in self.order], dim=-1)
+        return across.mul_(table.imag.contiguous()).addcmul_(wide, table.real.contiguous()).type_as(x)
