@@ -124,7 +124,7 @@ def turns(
     frequency = exact(frequency)
     fine = torch.arange(STRIDE, dtype=torch.float64, device=frequency.device)
     coarse = torch.arange(offset, offset + seq_len, STRIDE, dtype=torch.float64, device=frequency.device)
-    fine, coarse = (_turns(position, frequency).to(device, dtype) for position in (fine, coarse))
+    fine, coarse = _turns(torch.cat((fine, coarse)), frequency).to(device, dtype).tensor_split((STRIDE,))
     return (coarse[:, None] * fine).flatten(0, 1)[:seq_len]
 
 

