@@ -93,15 +93,18 @@ class RelativeForceAttention(Block):
         balance, sharpness = self.balance.float().sigmoid(), (-self.log_temperature.float()).exp()
         shares = self.hops[:levels].float().softmax(0)[:, None, None, None] * (1 - balance) * sharpness
         edges = _by_head(self.edge_from(x)).clamp(-REACH, REACH), cache["edge_to"]
-        if revisited or (seen is not None and seen.shape[-2] > 1):
+        if levels == 1 or revisited or (seen is not None and seen.shape[-2] > 1):
             topology = self.paths(*edges, seen, shares, cache)
         else:
             topology = _smooth_paths(*edges, seen, shares)
-        pull, weight = self.force(self.turned(self.emitter(x), offset), cache["receiver"], balance * sharpness)
+        receiver, unit = cache["receiver"].float(), x.shape[-1] ** -0.5
+        centre = receiver.mean(1, keepdim=True).detach()
+        e, r = ((points - centre) * unit for points in (self.turned(self.emitter(x), offset).float(), receiver))
+        force = _Force.apply(e, r, (balance * sharpness)[..., 0] * self.directions, self.softness)
         if self.observed:
             hops, temperature = self.hops.detach().softmax(0), 1 / sharpness.detach().flatten()
             self.metrics = {"balance": balance.detach(), "hops": hops, "temperature": temperature}
-        scores = topology.float().addcmul_(pull, weight)
+        scores = force.add_(topology)
         return scores if seen is None else scores.masked_fill_(~seen, torch.finfo(scores.dtype).min)
 
     def received(self, x: Float[Tensor, "b s d"], offset: int = 0) -> dict[str, Tensor]:
@@ -113,26 +116,6 @@ class RelativeForceAttention(Block):
     def turned(self, points: Float[Tensor, "b s d"], offset: int) -> Float[Tensor, "b s d"]:
         return rearrange(self.rotary(self.heads(points), offset), "b h s k -> b s (h k)")
 
-    def force(
-        self, emitter: Float[Tensor, "b t d"], receiver: Float[Tensor, "b s d"], gain: Float[Tensor, "h 1 1"]
-    ) -> tuple[Float[Tensor, "b h t s"], Float[Tensor, "b 1 t s"]]:
-        """`gain <e_i - r_j, d>` of each head, and what all heads multiply it with, `exp(-rho / sqrt(D)) / rho`.
-
-        The squared distances are one product of matrices. It cancels where two points nearly coincide, so it is done in
-        double precision (single where a device has no other), about the points' centre.
-        """
-        exact = torch.float32 if emitter.device.type == "mps" else torch.float64
-        centre = receiver.float().mean(1, keepdim=True).detach()
-        e, r = ((points.float() - centre).to(exact) for points in (emitter, receiver))
-        lengths = e.square().sum(-1)[:, :, None] + r.square().sum(-1)[:, None]
-        square = lengths.baddbmm_(e, r.mT, alpha=-2).float().clamp(min=0)
-        scale = math.sqrt(e.shape[-1])
-        rho = square.add_((self.softness * scale) ** 2).sqrt_()[:, None]
-        along_e, against_r = (
-            _by_head(points @ self.directions.to(exact).T) * sign for points, sign in ((e, gain), (r, -gain))
-        )
-        return along_e + against_r.mT, (rho / -scale).exp_() / rho
-
     def paths(
         self,
         edge_from: Float[Tensor, "b h t 1"],
@@ -142,17 +125,75 @@ class RelativeForceAttention(Block):
         cache: dict,
     ) -> Float[Tensor, "b h t s"]:
         """`sum_k shares_k n P^k`; the steps P of earlier chunks are remembered."""
-        edges = (edge_from + edge_to.mT).sigmoid_()
+        # sigmoid(u + v) = e^u / (e^u + e^-v), without an exponential for each pair
+        leaving, arriving = edge_from.exp(), edge_to.clamp(-80, 80).neg().exp()
+        if len(shares) == 1:
+            return _Ratio.apply(shares[0] * leaving, leaving, arriving)
+        edges = _Ratio.apply(leaving, leaving, arriving)
         if seen is not None:
             edges = edges * seen
-        if len(shares) == 1:
-            return shares[0] * edges
         steps = edges / _count(seen, edges.shape[-1])
         if "steps" in cache:
             before = nn.functional.pad(cache["steps"], (0, edges.shape[-2]))
             steps = torch.cat((before, steps), dim=-2)
         cache["steps"] = steps
         return _horner(shares, edges, steps)
+
+
+class _Force(torch.autograd.Function):
+    """`<e_i - r_j, d> exp(-rho) / rho` of each direction d, with `rho^2 = |e_i - r_j|^2 + softness^2`.
+
+    The squared distances are one product of matrices. It cancels where two points nearly coincide, so it is done in
+    double precision (single where a device has no other). The gradients cancel no more than the points themselves do.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, e: Float[Tensor, "b t d"], r: Float[Tensor, "b s d"], directions: Float[Tensor, "h d"], softness: float
+    ) -> Float[Tensor, "b h t s"]:
+        exact = torch.float32 if e.device.type == "mps" else torch.float64
+        wide_e, wide_r, wide_d = (x.to(exact) for x in (e, r, directions))
+        lengths = wide_e.square().sum(-1)[:, :, None] + (wide_r.square().sum(-1) + softness**2)[:, None]
+        rho = lengths.baddbmm_(wide_e, wide_r.mT, alpha=-2).float().clamp_(min=softness**2).sqrt_()
+        weight = rho.neg().exp_().div_(rho)
+        along, against = (_by_head(points @ wide_d.T) for points in (wide_e, wide_r))
+        ctx.save_for_backward(e, r, directions, rho, weight, along, against)
+        return (along - against.mT).mul_(weight[:, None])
+
+    @staticmethod
+    def backward(
+        ctx, grad: Float[Tensor, "b h t s"]
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b s d"], Float[Tensor, "h d"], None]:
+        e, r, directions, rho, weight, along, against = ctx.saved_tensors
+        pulled = grad * weight[:, None]
+        of_along, of_against = pulled.sum(-1), pulled.sum(-2)
+        # of -|e_i - r_j|^2 / 2
+        near = (along - against.mT).mul_(grad).sum(1).mul_(weight).mul_((1 + 1 / rho).div_(rho))
+        of_e = near @ r - near.sum(-1)[..., None] * e + of_along.mT @ directions
+        of_r = near.mT @ e - near.sum(-2)[..., None] * r - of_against.mT @ directions
+        return of_e, of_r, (of_along @ e - of_against @ r).sum(0), None
+
+
+class _Ratio(torch.autograd.Function):
+    """`share_i / (u_i + v_j)`; for the gradient, nothing of that size is kept."""
+
+    @staticmethod
+    def forward(
+        ctx, share: Float[Tensor, "b h t 1"], u: Float[Tensor, "b h t 1"], v: Float[Tensor, "b h s 1"]
+    ) -> Float[Tensor, "b h t s"]:
+        ctx.save_for_backward(share, u, v)
+        return share / (u + v.mT)
+
+    @staticmethod
+    def backward(
+        ctx, grad: Float[Tensor, "b h t s"]
+    ) -> tuple[Float[Tensor, "b h t 1"], Float[Tensor, "b h t 1"], Float[Tensor, "b h s 1"]]:
+        share, u, v = ctx.saved_tensors
+        total = u + v.mT
+        once = grad / total
+        of_share = once.sum(-1, keepdim=True)
+        twice = once.div_(total)
+        return of_share, -share * twice.sum(-1, keepdim=True), -(twice.mT @ share)
 
 
 def _smooth_paths(
@@ -173,8 +214,6 @@ def _smooth_paths(
     columns = (edge_to + REACH * angles.cos()).sigmoid() @ transform
     if seen is not None:
         columns = columns * seen.mT
-    if len(shares) == 1:
-        return shares[0] * rows @ columns.mT
     return _horner(shares, rows, columns.mT @ (rows / _count(seen, columns.shape[-2]))) @ columns.mT
 
 
