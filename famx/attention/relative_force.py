@@ -92,19 +92,22 @@ class RelativeForceAttention(Block):
         """What the softmax is of. `revisited`: rows see different keys, or later chunks follow."""
         balance, sharpness = self.balance.float().sigmoid(), (-self.log_temperature.float()).exp()
         shares = self.hops[:levels].float().softmax(0)[:, None, None, None] * (1 - balance) * sharpness
-        edges = _by_head(self.edge_from(x)).clamp(-REACH, REACH), cache["edge_to"]
-        if levels == 1 or revisited or (seen is not None and seen.shape[-2] > 1):
-            topology = self.paths(*edges, seen, shares, cache)
-        else:
-            topology = _smooth_paths(*edges, seen, shares)
-        receiver, unit = cache["receiver"].float(), x.shape[-1] ** -0.5
+        leaving, arriving = _by_head(self.edge_from(x)).clamp(-REACH, REACH), cache["edge_to"]
+        longer = None, None
+        if levels > 1 and (revisited or (seen is not None and seen.shape[-2] > 1)):
+            longer = _paths(leaving, arriving, seen, shares[1:], cache)
+        elif levels > 1:
+            longer = _smooth_paths(leaving, arriving, seen, shares[1:])
+        # sigmoid(u + v) = e^u / (e^u + e^-v), without an exponential for each pair
+        u, v = leaving.exp(), arriving.clamp(-80, 80).neg().exp()
+        emitter, receiver = self.turned(self.emitter(x), offset).float(), cache["receiver"].float()
         centre = receiver.mean(1, keepdim=True).detach()
-        e, r = ((points - centre) * unit for points in (self.turned(self.emitter(x), offset).float(), receiver))
-        force = _Force.apply(e, r, (balance * sharpness)[..., 0] * self.directions, self.softness)
+        e, r = ((points - centre) / math.sqrt(x.shape[-1]) for points in (emitter, receiver))
+        directions = (balance * sharpness)[..., 0] * self.directions
+        scores = _Scores.apply(shares[0] * u, u, v, e, r, directions, self.softness, *longer)
         if self.observed:
             hops, temperature = self.hops.detach().softmax(0), 1 / sharpness.detach().flatten()
             self.metrics = {"balance": balance.detach(), "hops": hops, "temperature": temperature}
-        scores = force.add_(topology)
         return scores if seen is None else scores.masked_fill_(~seen, torch.finfo(scores.dtype).min)
 
     def received(self, x: Float[Tensor, "b s d"], offset: int = 0) -> dict[str, Tensor]:
@@ -116,40 +119,27 @@ class RelativeForceAttention(Block):
     def turned(self, points: Float[Tensor, "b s d"], offset: int) -> Float[Tensor, "b s d"]:
         return rearrange(self.rotary(self.heads(points), offset), "b h s k -> b s (h k)")
 
-    def paths(
-        self,
-        edge_from: Float[Tensor, "b h t 1"],
-        edge_to: Float[Tensor, "b h s 1"],
-        seen: Bool[Tensor, "#b #h #t s"] | None,
-        shares: Float[Tensor, "levels h 1 1"],
-        cache: dict,
-    ) -> Float[Tensor, "b h t s"]:
-        """`sum_k shares_k n P^k`; the steps P of earlier chunks are remembered."""
-        # sigmoid(u + v) = e^u / (e^u + e^-v), without an exponential for each pair
-        leaving, arriving = edge_from.exp(), edge_to.clamp(-80, 80).neg().exp()
-        if len(shares) == 1:
-            return _Ratio.apply(shares[0] * leaving, leaving, arriving)
-        edges = _Ratio.apply(leaving, leaving, arriving)
-        if seen is not None:
-            edges = edges * seen
-        steps = edges / _count(seen, edges.shape[-1])
-        if "steps" in cache:
-            before = nn.functional.pad(cache["steps"], (0, edges.shape[-2]))
-            steps = torch.cat((before, steps), dim=-2)
-        cache["steps"] = steps
-        return _horner(shares, edges, steps)
 
+class _Scores(torch.autograd.Function):
+    """`share_i / (u_i + v_j) + <e_i - r_j, d> exp(-rho) / rho + <row_i, column_j>`, one direction d for each head.
 
-class _Force(torch.autograd.Function):
-    """`<e_i - r_j, d> exp(-rho) / rho` of each direction d, with `rho^2 = |e_i - r_j|^2 + softness^2`.
-
-    The squared distances are one product of matrices. It cancels where two points nearly coincide, so it is done in
-    double precision (single where a device has no other). The gradients cancel no more than the points themselves do.
+    `rho^2 = |e_i - r_j|^2 + softness^2`. The squared distances are one product of matrices. It cancels where two points
+    nearly coincide, so it is done in double precision (single where a device has no other); the gradients cancel no
+    more than the points themselves. Of what is as large as the scores, nothing is kept, and one more is made.
     """
 
     @staticmethod
     def forward(
-        ctx, e: Float[Tensor, "b t d"], r: Float[Tensor, "b s d"], directions: Float[Tensor, "h d"], softness: float
+        ctx,
+        share: Float[Tensor, "b h t 1"],
+        u: Float[Tensor, "b h t 1"],
+        v: Float[Tensor, "b h s 1"],
+        e: Float[Tensor, "b t d"],
+        r: Float[Tensor, "b s d"],
+        directions: Float[Tensor, "h d"],
+        softness: float,
+        rows: Float[Tensor, "b h t k"] | None,
+        columns: Float[Tensor, "b h s k"] | None,
     ) -> Float[Tensor, "b h t s"]:
         exact = torch.float32 if e.device.type == "mps" else torch.float64
         wide_e, wide_r, wide_d = (x.to(exact) for x in (e, r, directions))
@@ -157,43 +147,48 @@ class _Force(torch.autograd.Function):
         rho = lengths.baddbmm_(wide_e, wide_r.mT, alpha=-2).float().clamp_(min=softness**2).sqrt_()
         weight = rho.neg().exp_().div_(rho)
         along, against = (_by_head(points @ wide_d.T) for points in (wide_e, wide_r))
-        ctx.save_for_backward(e, r, directions, rho, weight, along, against)
-        return (along - against.mT).mul_(weight[:, None])
+        ctx.save_for_backward(share, u, v, e, r, directions, rows, columns, rho, weight, along, against)
+        scores = (u + v.mT).contiguous()
+        torch.div(share, scores, out=scores)
+        scores.addcmul_(along, weight[:, None]).addcmul_(against.mT, weight[:, None], value=-1)
+        if rows is not None:
+            scores.flatten(0, 1).baddbmm_(rows.flatten(0, 1), columns.flatten(0, 1).mT)
+        return scores
 
     @staticmethod
-    def backward(
-        ctx, grad: Float[Tensor, "b h t s"]
-    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b s d"], Float[Tensor, "h d"], None]:
-        e, r, directions, rho, weight, along, against = ctx.saved_tensors
-        pulled = grad * weight[:, None]
-        of_along, of_against = pulled.sum(-1), pulled.sum(-2)
-        # of -|e_i - r_j|^2 / 2
-        near = (along - against.mT).mul_(grad).sum(1).mul_(weight).mul_((1 + 1 / rho).div_(rho))
+    def backward(ctx, grad: Float[Tensor, "b h t s"]) -> tuple[Tensor | None, ...]:
+        share, u, v, e, r, directions, rows, columns, rho, weight, along, against = ctx.saved_tensors
+        buffer = grad * weight[:, None]
+        of_along, of_against = buffer.sum(-1), buffer.sum(-2)
+        of_weight = torch.sub(along, against.mT, out=buffer).mul_(grad).sum(1)
+        near = of_weight.mul_(weight).mul_((1 + 1 / rho).div_(rho))  # of -|e_i - r_j|^2 / 2
         of_e = near @ r - near.sum(-1)[..., None] * e + of_along.mT @ directions
         of_r = near.mT @ e - near.sum(-2)[..., None] * r - of_against.mT @ directions
-        return of_e, of_r, (of_along @ e - of_against @ r).sum(0), None
+        of_directions = (of_along @ e - of_against @ r).sum(0)
+        ratio = torch.div(grad, torch.add(u, v.mT, out=buffer).square_(), out=buffer)  # of -share / (u + v)
+        total = ratio.sum(-1, keepdim=True)
+        of_ratio = u * total + ratio @ v, -share * total, -(ratio.mT @ share)
+        of_product = (None, None) if rows is None else (grad @ columns, grad.mT @ rows)
+        return *of_ratio, of_e, of_r, of_directions, None, *of_product
 
 
-class _Ratio(torch.autograd.Function):
-    """`share_i / (u_i + v_j)`; for the gradient, nothing of that size is kept."""
-
-    @staticmethod
-    def forward(
-        ctx, share: Float[Tensor, "b h t 1"], u: Float[Tensor, "b h t 1"], v: Float[Tensor, "b h s 1"]
-    ) -> Float[Tensor, "b h t s"]:
-        ctx.save_for_backward(share, u, v)
-        return share / (u + v.mT)
-
-    @staticmethod
-    def backward(
-        ctx, grad: Float[Tensor, "b h t s"]
-    ) -> tuple[Float[Tensor, "b h t 1"], Float[Tensor, "b h t 1"], Float[Tensor, "b h s 1"]]:
-        share, u, v = ctx.saved_tensors
-        total = u + v.mT
-        once = grad / total
-        of_share = once.sum(-1, keepdim=True)
-        twice = once.div_(total)
-        return of_share, -share * twice.sum(-1, keepdim=True), -(twice.mT @ share)
+def _paths(
+    edge_from: Float[Tensor, "b h t 1"],
+    edge_to: Float[Tensor, "b h s 1"],
+    seen: Bool[Tensor, "#b #h #t s"] | None,
+    shares: Float[Tensor, "levels h 1 1"],
+    cache: dict,
+) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b h s k"]]:
+    """`F, G` with `F G^T = sum_k shares_k n P^(k + 1)`; the steps P of earlier chunks are remembered."""
+    edges = (edge_from + edge_to.mT).sigmoid_()
+    if seen is not None:
+        edges = edges * seen
+    steps = edges / _count(seen, edges.shape[-1])
+    if "steps" in cache:
+        before = nn.functional.pad(cache["steps"], (0, edges.shape[-2]))
+        steps = torch.cat((before, steps), dim=-2)
+    cache["steps"] = steps
+    return _horner(shares, edges, steps).float(), steps.mT
 
 
 def _smooth_paths(
@@ -201,8 +196,8 @@ def _smooth_paths(
     edge_to: Float[Tensor, "b h s 1"],
     seen: Bool[Tensor, "#b #h 1 s"] | None,
     shares: Float[Tensor, "levels h 1 1"],
-) -> Float[Tensor, "b h t s"]:
-    """`sum_k shares_k n P^k` where all rows see the same keys, by matrices of few columns, to 1e-6.
+) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b h s k"]]:
+    """The same where all rows see the same keys, of few columns, to 1e-6.
 
     On `[-REACH, REACH]` the sigmoid is a sum of few Chebyshev polynomials: `A = F G^T`, so `A P = F (G^T F / n) G^T`.
     """
@@ -214,7 +209,8 @@ def _smooth_paths(
     columns = (edge_to + REACH * angles.cos()).sigmoid() @ transform
     if seen is not None:
         columns = columns * seen.mT
-    return _horner(shares, rows, columns.mT @ (rows / _count(seen, columns.shape[-2]))) @ columns.mT
+    steps = columns.mT @ (rows / _count(seen, columns.shape[-2]))
+    return (rows @ _horner(shares, steps, steps)).float(), columns.float()
 
 
 def _horner(
