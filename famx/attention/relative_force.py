@@ -70,9 +70,8 @@ class RelativeForceAttention(Block):
         causal, value = self.causal and memory is None, cache["value"]
         seen = visible(mask, x.shape[1], value.shape[-2], causal, x.device)
         revisited = memory is None and (self.causal or (state is not None and "whole" not in state))
-        scores = self.scores(x, offset, cache, seen, len(self.hops) if memory is None else 1, revisited)
-        weights = scores.softmax(-1)
-        y = weights.to(value) @ value
+        pulls = self.pulls(x, offset, cache, seen, len(self.hops) if memory is None else 1, revisited)
+        y, weights = _Mixed.apply(value, seen, self.softness, *pulls)
         if self.observed and memory is None:
             found = distances(lambda places: weights[-1].float() @ places, *weights.shape[-2:], x.device)
             self.metrics |= {"distance": found.mean(-1), "over_time/distance": found}
@@ -80,7 +79,7 @@ class RelativeForceAttention(Block):
             y = y * seen.any(-1, keepdim=True)
         return self.out(rearrange(y, "b h t k -> b t (h k)"))
 
-    def scores(
+    def pulls(
         self,
         x: Float[Tensor, "b t d"],
         offset: int,
@@ -88,8 +87,8 @@ class RelativeForceAttention(Block):
         seen: Bool[Tensor, "#b #h #t s"] | None,
         levels: int,
         revisited: bool,
-    ) -> Float[Tensor, "b h t s"]:
-        """What the softmax is of. `revisited`: rows see different keys, or later chunks follow."""
+    ) -> tuple[Float[Tensor, "..."] | None, ...]:
+        """What `_Mixed` makes the scores of. `revisited`: rows see different keys, or later chunks follow."""
         balance, sharpness = self.balance.float().sigmoid(), (-self.log_temperature.float()).exp()
         shares = self.hops[:levels].float().softmax(0)[:, None, None, None] * (1 - balance) * sharpness
         leaving, arriving = _by_head(self.edge_from(x)).clamp(-REACH, REACH), cache["edge_to"]
@@ -103,12 +102,10 @@ class RelativeForceAttention(Block):
         emitter, receiver = self.turned(self.emitter(x), offset).float(), cache["receiver"].float()
         centre = receiver.mean(1, keepdim=True).detach()
         e, r = ((points - centre) / math.sqrt(x.shape[-1]) for points in (emitter, receiver))
-        directions = (balance * sharpness)[..., 0] * self.directions
-        scores = _Scores.apply(shares[0] * u, u, v, e, r, directions, self.softness, *longer)
         if self.observed:
             hops, temperature = self.hops.detach().softmax(0), 1 / sharpness.detach().flatten()
             self.metrics = {"balance": balance.detach(), "hops": hops, "temperature": temperature}
-        return scores if seen is None else scores.masked_fill_(~seen, torch.finfo(scores.dtype).min)
+        return shares[0] * u, u, v, e, r, (balance * sharpness)[..., 0] * self.directions, *longer
 
     def received(self, x: Float[Tensor, "b s d"], offset: int = 0) -> dict[str, Tensor]:
         """What a key is: a point, a value, and how easily edges lead to it."""
@@ -120,56 +117,68 @@ class RelativeForceAttention(Block):
         return rearrange(self.rotary(self.heads(points), offset), "b h s k -> b s (h k)")
 
 
-class _Scores(torch.autograd.Function):
-    """`share_i / (u_i + v_j) + <e_i - r_j, d> exp(-rho) / rho + <row_i, column_j>`, one direction d for each head.
+class _Mixed(torch.autograd.Function):
+    """`softmax(share_i / (u_i + v_j) + <e_i - r_j, d> exp(-rho) / rho + <row_i, column_j>) value`, d of each head.
 
     `rho^2 = |e_i - r_j|^2 + softness^2`. The squared distances are one product of matrices. It cancels where two points
     nearly coincide, so it is done in double precision (single where a device has no other); the gradients cancel no
-    more than the points themselves. Of what is as large as the scores, nothing is kept, and one more is made.
+    more than the points themselves. All is done in few buffers of the weights' size, since a new one costs more than
+    what is done in it. Gives the weights too, without a gradient.
     """
 
     @staticmethod
     def forward(
         ctx,
+        value: Float[Tensor, "b h s k"],
+        seen: Bool[Tensor, "#b #h #t s"] | None,
+        softness: float,
         share: Float[Tensor, "b h t 1"],
         u: Float[Tensor, "b h t 1"],
         v: Float[Tensor, "b h s 1"],
         e: Float[Tensor, "b t d"],
         r: Float[Tensor, "b s d"],
         directions: Float[Tensor, "h d"],
-        softness: float,
-        rows: Float[Tensor, "b h t k"] | None,
-        columns: Float[Tensor, "b h s k"] | None,
-    ) -> Float[Tensor, "b h t s"]:
+        rows: Float[Tensor, "b h t r"] | None,
+        columns: Float[Tensor, "b h s r"] | None,
+    ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b h t s"]]:
         exact = torch.float32 if e.device.type == "mps" else torch.float64
         wide_e, wide_r, wide_d = (x.to(exact) for x in (e, r, directions))
         lengths = wide_e.square().sum(-1)[:, :, None] + (wide_r.square().sum(-1) + softness**2)[:, None]
-        rho = lengths.baddbmm_(wide_e, wide_r.mT, alpha=-2).float().clamp_(min=softness**2).sqrt_()
-        weight = rho.neg().exp_().div_(rho)
+        rho = lengths.baddbmm_(wide_e, wide_r.mT, alpha=-2).float().clamp_(min=softness**2).sqrt_()[:, None]
+        fade = rho.neg().exp_().div_(rho)
         along, against = (_by_head(points @ wide_d.T) for points in (wide_e, wide_r))
-        ctx.save_for_backward(share, u, v, e, r, directions, rows, columns, rho, weight, along, against)
         scores = (u + v.mT).contiguous()
-        torch.div(share, scores, out=scores)
-        scores.addcmul_(along, weight[:, None]).addcmul_(against.mT, weight[:, None], value=-1)
+        torch.div(share, scores, out=scores).addcmul_(along, fade).addcmul_(against.mT, fade, value=-1)
         if rows is not None:
             scores.flatten(0, 1).baddbmm_(rows.flatten(0, 1), columns.flatten(0, 1).mT)
-        return scores
+        if seen is not None:
+            scores.masked_fill_(~seen, torch.finfo(scores.dtype).min)
+        weights = torch.softmax(scores, -1, out=scores)
+        y = weights.to(value) @ value
+        ctx.save_for_backward(
+            value, share, u, v, e, r, directions, rows, columns, rho, fade, along, against, weights, y
+        )
+        ctx.mark_non_differentiable(weights)
+        return y, weights
 
     @staticmethod
-    def backward(ctx, grad: Float[Tensor, "b h t s"]) -> tuple[Tensor | None, ...]:
-        share, u, v, e, r, directions, rows, columns, rho, weight, along, against = ctx.saved_tensors
-        buffer = grad * weight[:, None]
+    def backward(ctx, of_y: Float[Tensor, "b h t k"], _: Tensor) -> tuple[Tensor | None, ...]:
+        value, share, u, v, e, r, directions, rows, columns, rho, fade, along, against, weights, y = ctx.saved_tensors
+        of_value = weights.to(of_y).mT @ of_y
+        grad = (of_y @ value.mT).float().sub_((of_y * y).float().sum(-1, keepdim=True)).mul_(weights)
+        buffer = grad * fade
         of_along, of_against = buffer.sum(-1), buffer.sum(-2)
-        of_weight = torch.sub(along, against.mT, out=buffer).mul_(grad).sum(1)
-        near = of_weight.mul_(weight).mul_((1 + 1 / rho).div_(rho))  # of -|e_i - r_j|^2 / 2
+        of_fade = torch.sub(along, against.mT, out=buffer).mul_(grad).sum(1, keepdim=True)
+        near = of_fade.mul_(fade).mul_((1 + 1 / rho).div_(rho))[:, 0]  # of -|e_i - r_j|^2 / 2
         of_e = near @ r - near.sum(-1)[..., None] * e + of_along.mT @ directions
         of_r = near.mT @ e - near.sum(-2)[..., None] * r - of_against.mT @ directions
         of_directions = (of_along @ e - of_against @ r).sum(0)
-        ratio = torch.div(grad, torch.add(u, v.mT, out=buffer).square_(), out=buffer)  # of -share / (u + v)
-        total = ratio.sum(-1, keepdim=True)
-        of_ratio = u * total + ratio @ v, -share * total, -(ratio.mT @ share)
         of_product = (None, None) if rows is None else (grad @ columns, grad.mT @ rows)
-        return *of_ratio, of_e, of_r, of_directions, None, *of_product
+        total = torch.add(u, v.mT, out=buffer)
+        of_share = grad.div_(total).sum(-1, keepdim=True)
+        less = grad.div_(total).mul_(share)
+        of_ratio = of_share, -less.sum(-1, keepdim=True), -less.sum(-2)[..., None]
+        return of_value, None, None, *of_ratio, of_e, of_r, of_directions, *of_product
 
 
 def _paths(
