@@ -11,7 +11,7 @@ from famx.attention.base import Block, distances, extend, visible
 from famx.registry import register
 
 REACH = 8.0  # of u: beyond it an edge is 1 or 0 but for 3e-4
-TERMS = 40  # with which a sigmoid on [-REACH, REACH] is a polynomial to 1e-6
+TERMS = 32  # with which a sigmoid on [-REACH, REACH] is a polynomial of tanh(u / REACH) to 1e-6
 
 
 @register
@@ -159,10 +159,11 @@ class _Mixed(torch.autograd.Function):
             value, share, u, v, e, r, directions, rows, columns, rho, fade, along, against, weights, y
         )
         ctx.mark_non_differentiable(weights)
+        ctx.set_materialize_grads(False)
         return y, weights
 
     @staticmethod
-    def backward(ctx, of_y: Float[Tensor, "b h t k"], _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx, of_y: Float[Tensor, "b h t k"], _: None) -> tuple[Tensor | None, ...]:
         value, share, u, v, e, r, directions, rows, columns, rho, fade, along, against, weights, y = ctx.saved_tensors
         of_value = weights.to(of_y).mT @ of_y
         grad = (of_y @ value.mT).float().sub_((of_y * y).float().sum(-1, keepdim=True)).mul_(weights)
@@ -170,8 +171,8 @@ class _Mixed(torch.autograd.Function):
         of_along, of_against = buffer.sum(-1), buffer.sum(-2)
         of_fade = torch.sub(along, against.mT, out=buffer).mul_(grad).sum(1, keepdim=True)
         near = of_fade.mul_(fade).mul_((1 + 1 / rho).div_(rho))[:, 0]  # of -|e_i - r_j|^2 / 2
-        of_e = near @ r - near.sum(-1)[..., None] * e + of_along.mT @ directions
-        of_r = near.mT @ e - near.sum(-2)[..., None] * r - of_against.mT @ directions
+        of_e = torch.baddbmm(of_along.mT @ directions, near, r).addcmul_(near.sum(-1)[..., None], e, value=-1)
+        of_r = torch.baddbmm(of_against.mT @ -directions, near.mT, e).addcmul_(near.sum(-2)[..., None], r, value=-1)
         of_directions = (of_along @ e - of_against @ r).sum(0)
         of_product = (None, None) if rows is None else (grad @ columns, grad.mT @ rows)
         total = torch.add(u, v.mT, out=buffer)
@@ -208,14 +209,15 @@ def _smooth_paths(
 ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b h s k"]]:
     """The same where all rows see the same keys, of few columns, to 1e-6.
 
-    On `[-REACH, REACH]` the sigmoid is a sum of few Chebyshev polynomials: `A = F G^T`, so `A P = F (G^T F / n) G^T`.
+    On `[-REACH, REACH]` the sigmoid is a sum of few Chebyshev polynomials of `tanh(u / REACH) / tanh(1)`, which takes
+    its poles farther away: `A = F G^T`, so `A P = F (G^T F / n) G^T`.
     """
     order = torch.arange(TERMS, device=edge_from.device, dtype=torch.float32)
     angles = (order + 0.5) * (math.pi / TERMS)
     # within 1e-6 of the ends the angle's slope would be infinite
-    rows = ((edge_from / REACH).clamp(-1 + 1e-6, 1 - 1e-6).acos() * order).cos()
+    rows = (((edge_from / REACH).tanh() / math.tanh(1)).clamp(-1 + 1e-6, 1 - 1e-6).acos() * order).cos()
     transform = (angles[:, None] * order).cos() * torch.where(order == 0, 1.0, 2.0) / TERMS
-    columns = (edge_to + REACH * angles.cos()).sigmoid() @ transform
+    columns = (edge_to + REACH * (angles.cos() * math.tanh(1)).atanh()).sigmoid() @ transform
     if seen is not None:
         columns = columns * seen.mT
     steps = columns.mT @ (rows / _count(seen, columns.shape[-2]))
