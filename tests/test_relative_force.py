@@ -57,3 +57,19 @@ def test_relative_force_depends_on_differences_alone():
         x[:, 4:] *= 30
         expected = paired(block, x)
         assert_close(block(x), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("hop_levels", [1, 3])
+def test_relative_force_has_the_edges_of_a_sigmoid_however_steep(causal, hop_levels):
+    block, x = scattered(causal, hop_levels=hop_levels)
+    with torch.no_grad():
+        block.edge_from.weight *= 10
+        block.edge_to.weight *= 100
+    leaves = [x.requires_grad_(), block.edge_from.weight, block.edge_to.weight]
+    found, expected = block(x), paired(block, x)
+    assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    found, expected = (torch.autograd.grad(y.square().sum(), leaves) for y in (found, expected))
+    scale = max(gradient.abs().max().item() for gradient in expected)  # a saturated edge has next to none of its own
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b, rtol=1e-4, atol=1e-4 * scale)

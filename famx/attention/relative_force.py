@@ -122,8 +122,8 @@ class _Mixed(torch.autograd.Function):
 
     `rho^2 = |e_i - r_j|^2 + softness^2`. The squared distances are one product of matrices. It cancels where two points
     nearly coincide, so it is done in double precision (single where a device has no other); the gradients cancel no
-    more than the points themselves. All is done in few buffers of the weights' size, since a new one costs more than
-    what is done in it. Gives the weights too, without a gradient.
+    more than the points themselves. Few buffers of the weights' size are made, for a new one costs more than what is
+    done in it. Gives the weights too, without a gradient.
     """
 
     @staticmethod
@@ -148,7 +148,7 @@ class _Mixed(torch.autograd.Function):
         fade = rho.neg().exp_().div_(rho)
         along, against = (_by_head(points @ wide_d.T) for points in (wide_e, wide_r))
         scores = (u + v.mT).contiguous()
-        torch.div(share, scores, out=scores).addcmul_(along, fade).addcmul_(against.mT, fade, value=-1)
+        torch.div(share, scores, out=scores).addcmul_(along - against.mT, fade)
         if rows is not None:
             scores.flatten(0, 1).baddbmm_(rows.flatten(0, 1), columns.flatten(0, 1).mT)
         if seen is not None:
@@ -166,7 +166,7 @@ class _Mixed(torch.autograd.Function):
     def backward(ctx, of_y: Float[Tensor, "b h t k"], _: None) -> tuple[Tensor | None, ...]:
         value, share, u, v, e, r, directions, rows, columns, rho, fade, along, against, weights, y = ctx.saved_tensors
         of_value = weights.to(of_y).mT @ of_y
-        grad = (of_y @ value.mT).float().sub_((of_y * y).float().sum(-1, keepdim=True)).mul_(weights)
+        grad = (of_y @ value.mT).float().sub_((of_y.float() * y).sum(-1, keepdim=True)).mul_(weights)
         buffer = grad * fade
         of_along, of_against = buffer.sum(-1), buffer.sum(-2)
         of_fade = torch.sub(along, against.mT, out=buffer).mul_(grad).sum(1, keepdim=True)
