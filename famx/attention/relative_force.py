@@ -6,6 +6,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from famx.attention.base import Block, distances, extend, visible
 from famx.registry import register
@@ -163,6 +164,7 @@ class _Mixed(torch.autograd.Function):
         return y, weights
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, of_y: Float[Tensor, "b h t k"], _: None) -> tuple[Tensor | None, ...]:
         value, share, u, v, e, r, directions, rows, columns, rho, fade, along, against, weights, y = ctx.saved_tensors
         of_value = weights.to(of_y).mT @ of_y
