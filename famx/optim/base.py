@@ -123,11 +123,8 @@ class Optimizer(torch.optim.Optimizer):
         self.product = torch.where(taken > 0, self.product * coefficients, self.product)
         numbers = zip(gradients, *map(scalars, (coefficients, self.product, self.steps)), strict=True)
         for group in self.param_groups:
-            rows = [
-                Row(p, gradient, self._state(p), *row)
-                for p, (gradient, *row) in zip(group["params"], islice(numbers, len(group["params"])), strict=True)
-                if gradient is not None
-            ]
+            own = zip(group["params"], islice(numbers, len(group["params"])), strict=True)
+            rows = [Row(p, g, self._state(p), a, product, t) for p, (g, a, product, t) in own if g is not None]
             if rows:
                 self.update(group, rows, cancel)
         self.skipped = self.skipped + cancel.long()

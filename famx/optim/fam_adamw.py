@@ -67,12 +67,13 @@ class FAMAdamW(Optimizer):
             longer = (1 - row.a**row.steps) / (1 - row.product) if row.steps else 1.0
             alike.setdefault((row.a, round(longer, 7), row.steps, row.param.dtype), []).append(row)
         for (a, longer, steps, _), own in alike.items():
-            with contiguous([row.param for row in own]) as params:
+            params, gradients, states, *_ = zip(*own, strict=True)
+            with contiguous(params) as dense:
                 torch._fused_adamw_(
-                    params,
-                    [row.gradient for row in own],
-                    [row.state["exp_avg"] for row in own],
-                    [row.state["exp_avg_sq"] for row in own],
+                    dense,
+                    gradients,
+                    [state["exp_avg"] for state in states],
+                    [state["exp_avg_sq"] for state in states],
                     [],
                     [torch.tensor(steps)] * len(own),
                     lr=group["lr"] * longer,
