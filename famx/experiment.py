@@ -164,6 +164,11 @@ def _trainer(
 ) -> Trainer:
     groups = parameter_groups(model, kinds=config["kinds"], **_group_settings(config["optim"]))
     optimizer = build_optimizer(config["optim"], groups, config["momentum"], config["spectrum"])
+    for kind, own in config["kinds"].items():
+        for key in ("alpha", "n_bands"):
+            if own[key] is not None and key not in optimizer.defaults:
+                told = f"optim={config['optim']['name']} has no {key} for each kind"
+                raise UserError(f"kinds.{kind}.{key}={own[key]} would change nothing, for {told}")
     return Trainer(
         model,
         task,
@@ -235,7 +240,11 @@ def _group_settings(optim: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {
         key for key in ("alpha", "n_bands") if key in known and optim.get(key, known[key].default) != known[key].default
     }
-    return {key: optim[key] for key in {"lr", "weight_decay", *chosen} if key in optim}
+    settings = {key: optim[key] for key in {"lr", "weight_decay", *chosen} if key in optim}
+    # the first of betas is what an alpha is to others
+    if "betas" in optim and optim["betas"][0] != known["betas"].default[0]:
+        settings["alpha"] = optim["betas"][0]
+    return settings
 
 
 def data(config: Mapping[str, Any], split: str) -> Any:

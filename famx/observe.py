@@ -10,7 +10,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+
+
+class Costly:
+    """Before a module that costs what it computes: in training it leaves `spent`, a share, which is to be paid for.
+
+    Neither copied nor saved with the module, for it hangs on the graph of one call.
+    """
+
+    cost: float  # of a share of 1, in units of the loss
+    spent: Tensor | None = None
+
+    def penalty(self) -> Float[Tensor, ""] | None:
+        """`cost` times the share of the last training call, to be added to its loss; None where there was none."""
+        spent, self.spent = self.spent, None
+        return None if spent is None or not self.cost else self.cost * spent
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "spent": None}
 
 
 def watch(module: nn.Module, on: bool) -> None:

@@ -282,9 +282,23 @@ def test_what_a_block_cannot_do_in_place_of_torch_is_refused():
         ({"value": torch.randn(2, 5, D)}, "value is not key"),
         ({"attn_mask": torch.ones(5, 5)}, "0 and -inf"),
         ({"is_causal": True}, "needs attn_mask"),
+        ({"attn_mask": torch.zeros(2, 5, 5)}, r"attn_mask is of \(2, 5, 5\), it has to be of \(5, 5\) or \(8, 5, 5\)"),
+        ({"key_padding_mask": torch.zeros(2, 4)}, r"key_padding_mask is of \(2, 4\), it has to be of \(2, 5\)"),
     ):
         with pytest.raises(ValueError, match=words):
             ours(**{"query": x, "key": x, "value": x, **wrong})
+
+
+def test_what_is_no_block_is_refused():
+    with pytest.raises(TypeError, match="a Linear without n_heads is no attention block"):
+        as_torch_mha(torch.nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize("shape", [(0, 5, D), (2, 0, D)])
+@pytest.mark.parametrize("name", names("attention"))
+def test_nothing_gives_nothing(name, shape):
+    for causal in (False, True):
+        assert build_block(name, causal)(torch.zeros(shape)).shape == shape
 
 
 def test_torchs_stacks_take_blocks():

@@ -74,17 +74,42 @@ def test_a_block_that_mixes_samples_depends_on_its_batch_mates(checked):
     assert lines["batch_independent"] == "broken  batch_independent: sample 0 depends on its batch-mates"
 
 
+def test_what_goes_wrong_in_long_sequences_alone_is_found(checked):
+    status, lines, _ = checked(
+        """
+        def mix(self, q, k, v, mask, causal):
+            y = super().mix(q, k, v, mask, causal)
+            return y + v[:, :, -1:].mean(0, keepdim=True) if v.shape[2] >= 100 else y
+        """,
+        "late",
+    )
+    assert status == 2 and "output at t=0 changes when x at t=" in lines["causal"]
+    assert lines["batch_independent"].endswith("sample 0 depends on its batch-mates where it has 131 positions")
+
+
+def test_what_is_not_finite_is_told_so(checked):
+    _, lines, _ = checked(
+        """
+        def mix(self, q, k, v, mask, causal):
+            return super().mix(q, k, v, mask, causal) * float("nan")
+        """,
+        "nan",
+    )
+    for law in ("shape", "one_position", "causal"):
+        assert lines[law] == f"broken  {law}: output of sample 0 at t=0 is not finite"
+
+
 def test_a_parameter_without_a_gradient_is_named(checked):
     status, lines, last = checked(
         """
         def __init__(self, **context):
             super().__init__(**context)
-            self.w = torch.nn.Parameter(torch.zeros(3))
+            self.w, self.u = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2))
         """,
         "idle",
     )
     assert status == 2 and last.endswith(" laws: every_gradient")
-    assert lines["every_gradient"] == "broken  every_gradient: parameter w gets no gradient"
+    assert lines["every_gradient"] == "broken  every_gradient: parameters w, u get no gradient"
 
 
 def test_a_crash_is_the_failure_of_the_law_it_falls_in(checked):

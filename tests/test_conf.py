@@ -123,6 +123,7 @@ MISTAKES = {
     "kinds.conv.alpha=much": ["kinds.conv.alpha=much must be a number"],
     "kinds.conv.lr_scale=inf": ["kinds.conv.lr_scale=inf must be finite"],
     "kinds.conv.alfa=0.5": ["no kinds.conv.alfa", "did you mean alpha?"],
+    "kinds.conv.alpha=0.5": ["kinds.conv.alpha=0.5 would change nothing", "optim=adamw has no alpha for each kind"],
     "resume=nowhere": ["nowhere is not a run with checkpoints"],
     "resume=": ["resume= names no run"],
     "init_from=nowhere": ["nowhere is not a run with checkpoints"],

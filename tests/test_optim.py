@@ -1,6 +1,8 @@
 import math
+import pickle
 from functools import partial
 
+import jaxtyping
 import pytest
 import torch
 from reference.clip import plain_clip
@@ -9,7 +11,21 @@ from reference.walk import close, gradients, groups, tensors
 from famx.laws import kept, laws
 from famx.notation import UserError
 from famx.observe import collect
-from famx.optim import FAM, SGD, AdamW, EmaSGD, FAMAdamW, FAMPublished, MaxFactor, SimpleFAM, parameter_groups
+from famx.optim import (
+    FAM,
+    SGD,
+    AdamW,
+    EmaSGD,
+    FAMAdamW,
+    FAMBandwise,
+    FAMMaxFactor,
+    FAMPublished,
+    Lookahead,
+    MaxFactor,
+    Muon,
+    SimpleFAM,
+    parameter_groups,
+)
 from famx.optim.agc import clip
 from famx.registry import build, get, names
 
@@ -194,3 +210,70 @@ def test_what_is_not_finite_is_clipped_in_its_own_unit_alone_and_told():
     assert norms[0].isnan() and norms[1] == 3**0.5
     torch.testing.assert_close(params[0].grad[1], torch.tensor([0.0, 0.0, 0.1 * 3**0.5]))
     assert params[0].grad[0].isnan().tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("name", names("optim"))
+def test_a_pickled_one_goes_on_alike(name):
+    params = [torch.nn.Parameter(torch.ones(20, 30)), torch.nn.Parameter(torch.ones(30))]
+    optimizer = build("optim", {"name": name}, params=params)
+    for _ in range(2):
+        for p in params:
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+        other, copies = pickle.loads(pickle.dumps((optimizer, params)))
+    for p, copied in zip(params, copies, strict=True):
+        copied.grad = p.grad
+    optimizer.step()
+    other.step()
+    assert all(map(torch.equal, params, copies))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0)])
+@pytest.mark.parametrize("part", [FAM, FAMAdamW, FAMBandwise, FAMMaxFactor, MaxFactor, AdamW])
+def test_tensors_without_entries_are_passed_over(part, shape):
+    params = [torch.nn.Parameter(torch.ones(shape)), torch.nn.Parameter(torch.ones(3))]
+    optimizer = part(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert (params[1] < 1).all()
+
+
+@pytest.mark.parametrize("part", [AdamW, FAM, FAMAdamW, FAMMaxFactor, MaxFactor])
+def test_a_state_of_single_precision_goes_on_in_half(part):
+    whole, half = (torch.nn.Parameter(torch.ones(20, 30, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16))
+    optimizer, other = part([whole], lr=0.01), part([half], lr=0.01)
+    for p, taker in ((whole, optimizer), (half, other)):
+        p.grad = torch.ones_like(p)
+        taker.step()
+    dtypes = {name: value.dtype for name, value in other.state[half].items()}
+    other.load_state_dict(optimizer.state_dict())
+    assert {name: value.dtype for name, value in other.state[half].items()} == dtypes
+    other.step()
+    assert half.isfinite().all()
+
+
+def test_a_name_is_no_factory(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # whose own refusal comes before
+    with pytest.raises(UserError, match="momentum='fam' is no factory"):
+        FAM([torch.ones(3)], momentum="fam")
+
+
+def test_wrapped_ones_refuse_in_a_sentence():
+    with pytest.raises(UserError, match="give all groups at the start"):
+        Muon([torch.ones(3, 3)]).add_param_group({"params": [torch.ones(3)]})
+    with pytest.raises(ValueError, match=r"alpha=1.5 must be in \[0, 1\)"):
+        Muon([torch.ones(3, 3)], alpha=1.5)
+    for part in (AdamW, Muon, Lookahead):
+        with pytest.raises(ValueError, match="complex64"):
+            part([torch.ones(3, dtype=torch.complex64)])
+
+
+def test_kinds_that_would_change_nothing_are_refused():
+    model = torch.nn.Linear(3, 3)
+    for kinds, told in (
+        ({"convv": {"alpha": 0.5}}, "no such kind; did you mean conv"),
+        ({"conv": {"alpa": 0.5}}, "no such setting; did you mean alpha"),
+    ):
+        with pytest.raises(UserError, match=told):
+            parameter_groups(model, kinds=kinds)

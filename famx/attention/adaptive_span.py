@@ -5,11 +5,12 @@ from torch import Tensor, nn
 
 from famx.attention.band import banded
 from famx.attention.base import Attention, attend
+from famx.observe import Costly
 from famx.registry import register
 
 
 @register
-class AdaptiveSpanAttention(Attention):
+class AdaptiveSpanAttention(Costly, Attention):
     """`out(w v)`, `w ~ m exp(R q (R k)^T / (temperature sqrt(head_dim)))`, in time O(t * (max_span + ramp)).
 
     `m = clamp((z + ramp - |i - j|) / ramp, 0, 1)` with `z = max_span * sigmoid(W x)` for each position and head, and
@@ -41,7 +42,6 @@ class AdaptiveSpanAttention(Attention):
             raise ValueError(f"temp_scale={temp_scale} must be greater than -1, cost={cost} at least 0")
         self.max_span, self.ramp, self.temp_scale, self.cost = max_span, ramp, temp_scale, cost
         self.span = nn.Linear(d_model, n_heads)
-        self.spent: Tensor | None = None
 
     def forward(
         self,
@@ -62,6 +62,7 @@ class AdaptiveSpanAttention(Attention):
 
     def account(self, share: Float[Tensor, "b h t"], mask: Bool[Tensor, "#b #h #t s"] | None) -> None:
         """Keeps what `penalty` and the metrics tell: means over the positions that are not padding."""
+        self.spent = None
         if not (self.training or self.observed):
             return
         real = share.new_ones(1, 1, 1) if mask is None else mask[..., -share.shape[-1] :].any(-2).any(1, True).to(share)
@@ -70,8 +71,3 @@ class AdaptiveSpanAttention(Attention):
         if self.observed:
             spans = self.max_span * share[-1].detach()
             self.metrics = {"span": self.max_span * mean.detach(), "over_time/span": spans}
-
-    def penalty(self) -> Float[Tensor, ""] | None:
-        """`cost` times the mean span over `max_span` in the last training call; None where there was none."""
-        spent, self.spent = self.spent, None
-        return None if spent is None or self.cost == 0 else self.cost * spent

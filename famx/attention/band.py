@@ -29,6 +29,8 @@ def banded(
         ramp: positions, over which the weight then falls to 0.
     """
     batch, _, t, _ = q.shape
+    if not batch or not t:
+        return q @ k.mT @ v
     s = k.shape[-2]
     window, size = min(window, s), min(BLOCK, t)
     ahead, missing = 0 if causal else window - 1, -t % size

@@ -71,7 +71,7 @@ def shares_of(
 ) -> Float[Tensor, "_ _ {keys}"]:
     """Weights of a mean over the places where any head may attend; all 0 where there is none."""
     if seen is None:
-        return like.new_full((1, 1, keys), 1 / keys)
+        return like.new_full((1, 1, keys), 1 / max(1, keys))
     seen = seen.any(1).to(like)
     return seen / seen.sum(-1, keepdim=True).clamp(min=1)
 

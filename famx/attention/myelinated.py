@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gumbel_softmax
 
 from famx.attention.base import Block, above, attend, extend, pooled_from, shares_of, visible
+from famx.observe import Costly
 from famx.registry import register
 
 JUMPS = 3  # the farthest
@@ -29,7 +30,7 @@ class Node(nn.Module):
 
 
 @register
-class MyelinatedAttention(Block):
+class MyelinatedAttention(Costly, Block):
     """Inner layers `x += visit * node * gate * adapter(attend(LN x))` between which a position may jump.
 
     With p = sigmoid(W LN x): `node = 1[p > threshold]`; queries, keys and values are all `LN x`, by heads; the
@@ -79,7 +80,6 @@ class MyelinatedAttention(Block):
         nn.init.constant_(self.mlp_gate.bias, 1.0)
         # memory fills slowly: it is added to every position, and what is the same everywhere drowns what is not
         nn.init.constant_(self.memory_gate.bias, 3.0)
-        self.spent: Tensor | None = None
 
     def forward(
         self,
@@ -149,6 +149,7 @@ class MyelinatedAttention(Block):
         mask: Bool[Tensor, "#b #h #t t2"] | None,
     ) -> None:
         """Keeps what `penalty` and the metrics tell: means over the positions that are not padding."""
+        self.spent = None
         if not (self.training or self.observed):
             return
         opened = torch.cat(opened, dim=-1)
@@ -172,8 +173,3 @@ class MyelinatedAttention(Block):
         """How many layers on each inner layer but the last sent a position, 0 where it was jumped over itself."""
         lengths = torch.arange(1.0, JUMPS + 1, device=jumps[0].device)
         return torch.stack([(jump * lengths).sum(-1) for jump in jumps], dim=-1)
-
-    def penalty(self) -> Float[Tensor, ""] | None:
-        """`cost` times the share of nodes that the last training call computed; None where there was none."""
-        spent, self.spent = self.spent, None
-        return None if spent is None else self.cost * spent

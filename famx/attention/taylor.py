@@ -41,6 +41,8 @@ class TaylorAttention(Attention):
         causal: bool,
     ) -> Float[Tensor, "b h t k"]:
         scores = q @ k.mT / q.shape[-1] ** 0.5
+        if not k.shape[-2]:
+            return scores @ v
         seen = visible(mask, q.shape[-2], k.shape[-2], causal, q.device)
         if seen is not None:
             scores = scores.masked_fill(~seen, 0)

@@ -6,33 +6,35 @@ from torch import Tensor, nn
 
 
 class TorchMHA(nn.Module):
-    """A block behind the call of `nn.MultiheadAttention(batch_first=True)`, to which it adds nothing of its own.
+    """A block behind the call of `nn.MultiheadAttention`, to which it adds nothing of its own.
 
-    Causality is the block's own, from its building; an `attn_mask` may hide more.
+    Causality is the block's own, from its building; an `attn_mask` may hide more. A block's `penalty`, where it has
+    one, is for whoever trains it to add to the loss.
     """
 
-    batch_first = True
     # by this, torch's layers know that they cannot run this module's weights in a kernel of their own
     _qkv_same_embed_dim, in_proj_bias = False, None
 
-    def __init__(self, block: nn.Module):
+    def __init__(self, block: nn.Module, batch_first: bool = True):
         super().__init__()
-        self.block, self.num_heads = block, block.n_heads
+        if not hasattr(block, "n_heads"):
+            raise TypeError(f"a {type(block).__name__} without n_heads is no attention block")
+        self.block, self.num_heads, self.batch_first = block, block.n_heads, batch_first
 
     def forward(
         self,
-        query: Float[Tensor, "b t d"],
-        key: Float[Tensor, "b s d"],
-        value: Float[Tensor, "b s d"],
+        query: Float[Tensor, "_ _ d"],
+        key: Float[Tensor, "_ _ d"],
+        value: Float[Tensor, "_ _ d"],
         key_padding_mask: Bool[Tensor, "b s"] | Float[Tensor, "b s"] | None = None,
         need_weights: bool = True,
         attn_mask: Bool[Tensor, "*heads t s"] | Float[Tensor, "*heads t s"] | None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
-    ) -> tuple[Float[Tensor, "b t d"], None]:
+    ) -> tuple[Float[Tensor, "_ _ d"], None]:
         """The block's output, and None for the weights, which blocks need not have.
 
-        A query that is the key is self-attention, else the key is the memory.
+        A query that is the key, the same object, is self-attention; else the key is a memory, which all may see.
 
         Args:
             key_padding_mask, attn_mask: True, or -inf in a mask of floats, where nothing may be attended to (the
@@ -40,26 +42,39 @@ class TorchMHA(nn.Module):
             is_causal: tells that `attn_mask` is causal, which has to be given all the same.
 
         Raises:
-            ValueError: the values are not the keys, or a mask of floats holds something else than 0 and -inf.
+            ValueError: the values are not the keys, a mask has another shape, or one of floats holds something else
+                than 0 and -inf.
         """
         if value is not key:
             raise ValueError("value is not key: a block makes its keys and values of one memory, pass it as both")
         if is_causal and attn_mask is None:
             raise ValueError("is_causal=True needs attn_mask, which is None: build the block with causal=True instead")
-        mask = None if key_padding_mask is None else _seen(key_padding_mask)[:, None, None]
+        x, memory = (each if self.batch_first else each.transpose(0, 1) for each in (query, key))
+        (batch, t, _), s = x.shape, memory.shape[1]
+        mask = None
+        if key_padding_mask is not None:
+            mask = _seen("key_padding_mask", key_padding_mask, [(batch, s)])[:, None, None]
         if attn_mask is not None:
-            seen = _seen(attn_mask)
-            seen = seen[None, None] if seen.ndim == 2 else seen.unflatten(0, (query.shape[0], -1))
+            seen = _seen("attn_mask", attn_mask, [(t, s), (batch * self.num_heads, t, s)])
+            seen = seen[None, None] if seen.ndim == 2 else seen.unflatten(0, (batch, -1))
             mask = seen if mask is None else seen & mask
-        return self.block(query, None if query is key else key, mask), None
+        y = self.block(x, None if query is key else memory, mask)
+        return y if self.batch_first else y.transpose(0, 1), None
 
 
-def as_torch_mha(block: nn.Module) -> TorchMHA:
-    """`block`, a part of this room, to be called as a batch-first `nn.MultiheadAttention` is."""
-    return TorchMHA(block)
+def as_torch_mha(block: nn.Module, batch_first: bool = True) -> TorchMHA:
+    """`block`, a part of this room, to be called as `nn.MultiheadAttention` is.
+
+    Args:
+        batch_first: whether inputs are (batch, time, width), as blocks take them, or (time, batch, width), which is the
+            usual way of torch and of its layers: both have to be told the same.
+    """
+    return TorchMHA(block, batch_first)
 
 
-def _seen(mask: Tensor) -> Bool[Tensor, "..."]:
+def _seen(name: str, mask: Tensor, shapes: list[tuple[int, ...]]) -> Bool[Tensor, "..."]:
+    if tuple(mask.shape) not in shapes:
+        raise ValueError(f"{name} is of {tuple(mask.shape)}, it has to be of {' or '.join(map(str, shapes))}")
     if mask.dtype == torch.bool:
         return ~mask
     if not ((mask == 0) | mask.isneginf()).all():

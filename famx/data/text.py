@@ -1,6 +1,7 @@
 """Characters or bytes of one file, for language models; by default the help texts that Python itself brings along."""
 
 import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @register
 class Text:
-    """Blocks of a text: the first 90 % to train, the last 10 % to validate.
+    """Blocks of a text: the first 90 % to train, the next 5 % to choose by, the last 5 % to test.
 
     Training blocks begin anywhere, drawn anew each epoch, as many as the text is blocks long; the others follow one
     another. An item has block + 1 ids, the inputs and the targets one further on.
@@ -39,8 +40,9 @@ class Text:
         if block < 1:
             raise UserError(f"data.block={block} has to be 1 or more")
         tokens, self._characters = _tokens(path, unit)
-        border = len(tokens) * 9 // 10
-        self._tokens = tokens[:border] if split == "train" else tokens[border:]
+        borders = [0, *(len(tokens) * share // 20 for share in (18, 19, 20))]
+        start, stop = dict(zip(self.splits, pairwise(borders), strict=True))[split]
+        self._tokens = tokens[start:stop]
         self._split, self._seed, self._block, self._anew = split, seed, block, split == "train"
         if len(self._tokens) <= block:
             raise UserError(f"data.block={block} is more than the {len(self._tokens)} tokens of {split} can fill")

@@ -1,6 +1,7 @@
 """What every attention block promises."""
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import jaxtyping
@@ -13,6 +14,7 @@ from famx.registry import asked, build
 Part = Callable[..., nn.Module]
 
 B, T, S, D, H = 2, 7, 5, 24, 4
+LONG = 131  # positions, more than a block of what works in blocks
 
 
 def shape(part: Part) -> None:
@@ -20,12 +22,14 @@ def shape(part: Part) -> None:
     y = block(x)
     assert y.shape == x.shape, f"turns {tuple(x.shape)} into {tuple(y.shape)}"
     assert y.dtype == x.dtype, f"turns {x.dtype} into {y.dtype}"
+    _finite(y)
 
 
 def one_position(part: Part) -> None:
     for causal in (False, True):
         y = _block(part, causal)(torch.randn(B, 1, D))
-        assert y.shape == (B, 1, D) and y.isfinite().all(), f"a sequence of one position gives {y}"
+        assert y.shape == (B, 1, D), f"turns {(B, 1, D)} into {tuple(y.shape)}"
+        _finite(y)
 
 
 def other_length(part: Part) -> None:
@@ -71,8 +75,9 @@ def causal(part: Part) -> None:
     with _no_shape_hook():
         for training in (False, True):
             for mask in (None, padding):
-                _keeps_the_future_out(block.train(training), x, mask)
+                _keeps_the_future_out(block.train(training), x, mask, range(1, T))
         block.eval()
+        _keeps_the_future_out(block, torch.randn(1, LONG, D), None, (2, LONG // 2, LONG - 1))
         for chunk in (1, 3):
             _decodes(block, x, None, None, chunk)
             _decodes(block, x, None, padding, chunk)
@@ -81,18 +86,21 @@ def causal(part: Part) -> None:
 
 def padding_independent(part: Part) -> None:
     for causal in (False, True):
-        block, x = _block(part, causal), torch.randn(B, T, D)
-        mask = torch.arange(T)[None, None, None] < torch.tensor([T, S])[:, None, None, None]
-        padded, alone = block(x, mask=mask)[1:, :S], block(x[1:, :S])
-        assert _near(padded, alone), f"a sample of {S} positions changes when it is padded to {T}"
+        for whole, real in ((T, S), (LONG, S), (LONG, LONG - 2)):
+            block, x = _block(part, causal), torch.randn(B, whole, D)
+            mask = torch.arange(whole)[None, None, None] < torch.tensor([whole, real])[:, None, None, None]
+            padded, alone = block(x, mask=mask)[1:, :real], block(x[1:, :real])
+            assert _near(padded, alone), f"a sample of {real} positions changes when it is padded to {whole}"
 
 
 def batch_independent(part: Part) -> None:
     for causal in (False, True):
-        block, x = _block(part, causal), torch.randn(4, T, D)
-        together = block(x)
-        for i in range(4):
-            assert _near(together[i : i + 1], block(x[i : i + 1])), f"sample {i} depends on its batch-mates"
+        for length in (T, LONG):
+            block, x = _block(part, causal), torch.randn(4, length, D)
+            together = block(x)
+            for i in range(4):
+                alone, long = block(x[i : i + 1]), f" where it has {length} positions" * (length > T)
+                assert _near(together[i : i + 1], alone), f"sample {i} depends on its batch-mates{long}"
 
 
 def deterministic(part: Part) -> None:
@@ -121,9 +129,18 @@ def every_gradient(part: Part) -> None:
         loss = block(torch.randn(4, T, D)).square().mean()
         costs = [m.penalty() for m in block.modules() if hasattr(m, "penalty")]
         sum((cost for cost in costs if cost is not None), loss).backward()
+        dead = [name for name, p in block.named_parameters() if p.grad is None or not p.grad.any()]
+        who = f"parameters {', '.join(dead)} get" if len(dead) > 1 else f"parameter {''.join(dead)} gets"
+        assert not dead, f"{who} no gradient"
         for name, p in block.named_parameters():
-            assert p.grad is not None and p.grad.any(), f"parameter {name} gets no gradient"
             assert p.grad.isfinite().all(), f"the gradient of parameter {name} is not finite"
+
+
+def its_copy_is_alike(part: Part) -> None:
+    block, x = _block(part), torch.randn(B, T, D)
+    block.train()(x)
+    twin = copy.deepcopy(block)
+    assert _near(twin.eval()(x), block.eval()(x)), "a copy of it, made after a training call, gives something else"
 
 
 def half_precision(part: Part) -> None:
@@ -165,18 +182,21 @@ def bad_sizes(part: Part) -> None:
 
 def in_place_of_torch(part: Part) -> None:
     block, x = _block(part), torch.randn(B, T, D)
-    layer = nn.TransformerEncoderLayer(D, H, 2 * D, dropout=0.0, batch_first=True).eval()
-    layer.self_attn = as_torch_mha(block)
     padding = torch.arange(T) >= torch.tensor([T, S])[:, None]
-    normed = layer.norm1(x + block(x, mask=~padding[:, None, None]))
-    expected = layer.norm2(normed + layer.linear2(layer.linear1(normed).relu()))
-    y = layer(x, src_key_padding_mask=padding)
-    assert _near(y, expected), "inside torch's encoder layer, it does not give what it gives alone"
+    for batch_first in (True, False):
+        layer = nn.TransformerEncoderLayer(D, H, 2 * D, dropout=0.0, batch_first=batch_first).eval()
+        layer.self_attn = as_torch_mha(block, batch_first)
+        normed = layer.norm1(x + block(x, mask=~padding[:, None, None]))
+        expected = layer.norm2(normed + layer.linear2(layer.linear1(normed).relu()))
+        y = layer(x if batch_first else x.transpose(0, 1), src_key_padding_mask=padding)
+        y = y if batch_first else y.transpose(0, 1)
+        assert _near(y, expected), "inside torch's encoder layer, it does not give what it gives alone"
 
 
-def _keeps_the_future_out(block: nn.Module, x: Tensor, mask: Tensor | None) -> None:
+def _keeps_the_future_out(block: nn.Module, x: Tensor, mask: Tensor | None, changes: Iterable[int]) -> None:
     whole = _drawn(block, x, mask=mask)
-    for s in range(1, T):
+    _finite(whole)
+    for s in changes:
         other = _drawn(block, _changed(x, s), mask=mask)
         for t in range(s):
             assert _near(whole[:, t], other[:, t]), (
@@ -218,6 +238,12 @@ def _drawn(block: nn.Module, *args: object, **kwargs: object) -> Tensor:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(1)
         return block(*args, **kwargs)
+
+
+def _finite(y: Tensor) -> None:
+    """What is not even that is near to nothing, and other laws would be blamed for it."""
+    places = (~y.isfinite()).nonzero().tolist()
+    assert not places, f"output of sample {places[0][0]} at t={places[0][1]} is not finite"
 
 
 def _near(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:

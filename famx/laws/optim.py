@@ -1,5 +1,6 @@
 """What every optimizer promises to any PyTorch loop: it descends, resumes exactly, and spares what is not its own."""
 
+import copy
 import io
 
 import torch
@@ -104,8 +105,8 @@ def leaves_gradients_alone(part: type) -> None:
         steps.give(params, gradients)
         kept = [(p.grad, p.grad.clone(), p.grad._version) for p in params]
         optimizer.step()
-        for p, (grad, copy, version) in zip(params, kept, strict=True):
-            same = p.grad is grad and torch.equal(grad, copy) and grad._version == version
+        for p, (grad, whole, version) in zip(params, kept, strict=True):
+            same = p.grad is grad and torch.equal(grad, whole) and grad._version == version
             assert same, f"writes into the gradient of a parameter of shape {tuple(p.shape)}"
 
 
@@ -131,8 +132,18 @@ def state_round_trip(part: type) -> None:
             assert torch.equal(kept, loaded), f"loads another {path} than it saved"
         steps.take(optimizer, params, gradients[-13:])
         steps.take(other, copies, gradients[-13:])
-        for p, copy in zip(params, copies, strict=True):
-            assert torch.equal(p, copy), f"goes on differently with its state: {dtype}, shape {tuple(p.shape)}"
+        for p, other in zip(params, copies, strict=True):
+            assert torch.equal(p, other), f"goes on differently with its state: {dtype}, shape {tuple(p.shape)}"
+
+
+def its_copy_goes_on_alike(part: type) -> None:
+    params, gradients = steps.parameters(), list(steps.noise(12))
+    optimizer = part(params, lr=0.1)
+    steps.take(optimizer, params, gradients[:6])
+    other, copies = copy.deepcopy((optimizer, params))
+    steps.take(optimizer, params, gradients[6:])
+    steps.take(other, copies, gradients[6:])
+    assert all(map(torch.equal, params, copies)), "a copy of it goes on differently"
 
 
 def keeps_plain_state(part: type) -> None:

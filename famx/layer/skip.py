@@ -7,13 +7,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from famx.layer.prenorm import PreNormLayer
+from famx.observe import Costly
 from famx.registry import register
 
 HIDDEN = 128  # channels of the gate
 
 
 @register
-class SkipLayer(PreNormLayer):
+class SkipLayer(Costly, PreNormLayer):
     """`x <- x + 1[p > 1/2] (prenorm(x) - x)`, `p = sigmoid(MLP(pool(x)))`.
 
     Causal, `pool` is a running mean and every position decides for itself; else a mean over the sample, which decides
@@ -48,7 +49,6 @@ class SkipLayer(PreNormLayer):
         # at first no layer is skipped: one that is learns nothing
         nn.init.constant_(self.gate[-1].bias, 2.0)
         self.metrics: dict[str, Tensor] = {}
-        self.spent: Tensor | None = None
 
     def forward(
         self,
@@ -89,8 +89,3 @@ class SkipLayer(PreNormLayer):
         if self.observed:
             visits = visit[-1].detach().T
             self.metrics = {"compute": compute.detach(), "probability": p.detach().mean(), "over_time/visit": visits}
-
-    def penalty(self) -> Float[Tensor, ""] | None:
-        """`cost` times the share that the last training call computed; None where there was none."""
-        spent, self.spent = self.spent, None
-        return None if spent is None else self.cost * spent

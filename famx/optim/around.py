@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from famx import registry
 from famx.notation import UserError
-from famx.optim.base import dense
+from famx.optim.base import dense, whole
 
 
 class Around(torch.optim.Optimizer):
@@ -100,6 +100,8 @@ class Around(torch.optim.Optimizer):
     @found_inf.setter
     def found_inf(self, flag: Tensor | None) -> None:
         self.base.found_inf = flag
+
+    __getstate__ = whole
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if any(param_group is group for group in self.base.param_groups):

@@ -16,6 +16,14 @@ from famx.observe import watch
 LAYOUTS: dict[Kind, Layout] = {"conv": "log", "attention": "split"}
 
 
+def whole(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """All that it holds, to copy or pickle it with: torch's optimizers name but their groups and state.
+
+    Left out are hooks, and what a scheduler has put around `step`.
+    """
+    return {name: value for name, value in vars(optimizer).items() if name != "step" and not name.startswith("_")}
+
+
 class Row(NamedTuple):
     """One parameter in one step. The last three are floats where the device is the host, else 0-d tensors on it.
 
@@ -62,6 +70,9 @@ class Optimizer(torch.optim.Optimizer):
         usual: Mapping[str, Any],
         **defaults: Any,
     ):
+        for room, factory in (("momentum", momentum), ("spectrum", spectrum)):
+            if factory is not None and not callable(factory):
+                raise UserError(f"{room}={factory!r} is no factory: give a class of famx.{room}, or a partial of one")
         super().__init__(params, {"kind": "other", **defaults})
         self.observed = False
         self.found_inf: Tensor | None = None
@@ -189,7 +200,7 @@ class Optimizer(torch.optim.Optimizer):
         if "calls" not in shared or found != expected:
             raise UserError(f"the state is not of this {type(self).__name__}: it keeps {found}, this one {expected}")
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "famx"})
-        keep_dtypes(self, state_dict)
+        keep_dtypes(self, state_dict, self.init)
         self.rule.load_state_dict(rule)
         self.calls = shared["calls"]
         for name in ("skipped", "product", "steps"):
@@ -207,9 +218,9 @@ class Optimizer(torch.optim.Optimizer):
         for name in ("lr", "weight_decay"):
             if not isinstance(group[name], Tensor) and not 0 <= group[name] < torch.inf:
                 raise ValueError(f"{name}={group[name]} must be at least 0 and finite")
-        for p in group["params"]:
-            if not p.is_floating_point():
-                raise ValueError(f"a parameter is {p.dtype}: {type(self).__name__} turns real floating-point ones only")
+        refuse_complex(group["params"], type(self).__name__)
+
+    __getstate__ = whole
 
 
 def _info(param: Tensor, group: Mapping[str, Any]) -> TensorInfo:
@@ -217,14 +228,30 @@ def _info(param: Tensor, group: Mapping[str, Any]) -> TensorInfo:
     return TensorInfo(tuple(param.shape), kind, group["alpha"], group["n_bands"], LAYOUTS.get(kind, "equal"))
 
 
-def keep_dtypes(optimizer: torch.optim.Optimizer, state_dict: Mapping[str, Any]) -> None:
-    """Gives the state just loaded its own dtypes back: torch has cast it to those of the parameters."""
+def refuse_complex(params: Sequence[Tensor], name: str) -> None:
+    for p in params:
+        if not p.is_floating_point():
+            raise ValueError(f"a parameter is {p.dtype}: {name} turns real floating-point ones only")
+
+
+def keep_dtypes(
+    optimizer: torch.optim.Optimizer,
+    state_dict: Mapping[str, Any],
+    init: Callable[[Tensor], dict[str, Tensor]] = lambda p: {},
+) -> None:
+    """Takes the state just loaded once more, as torch casts all of it to the parameters' dtypes.
+
+    What `init` names has its dtype; of the rest, 0-d tensors, which count or multiply up, keep theirs.
+    """
     places = [place for group in state_dict["param_groups"] for place in group["params"]]
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for place, p in zip(places, params, strict=True):
+        usual = init(p)
         for name, value in state_dict["state"].get(place, {}).items():
-            if isinstance(value, Tensor) and optimizer.state[p][name].dtype is not value.dtype:
-                optimizer.state[p][name] = value.to(p.device, copy=True)
+            if isinstance(value, Tensor) and (name in usual or value.ndim == 0):
+                dtype = usual.get(name, value).dtype
+                if optimizer.state[p][name].dtype is not dtype:
+                    optimizer.state[p][name] = value.to(p.device, dtype, copy=True)
 
 
 def scalars(values: Float[Tensor, " n"]) -> Sequence[float | Tensor]:
@@ -251,9 +278,9 @@ def dense(param: Tensor) -> Tensor | None:
 
 
 def _decayed(param: Tensor, group: Mapping[str, Any]) -> Tensor | None:
-    """The gradient, contiguous, with the coupled weight decay where that is asked for."""
+    """The gradient, contiguous, with the coupled weight decay where that is asked for; None if it has no entries."""
     gradient = dense(param)
-    if gradient is None:
+    if gradient is None or not gradient.numel():
         return None
     if group["weight_decay"] and not group.get("decoupled", True):
         gradient = gradient.add(param, alpha=group["weight_decay"])

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from famx.notation import Kind, UserError
+from famx.registry import nearest
 
 TYPES: dict[Kind, tuple[type[nn.Module], ...]] = {
     "conv": (nn.modules.conv._ConvNd,),
@@ -21,6 +22,7 @@ SETTINGS: dict[Kind, dict[str, Any]] = {
     "norm": {"alpha": 0.9, "n_bands": 4},
     "other": {"alpha": 0.9, "n_bands": 8},
 }
+OWN = ("alpha", "n_bands", "lr_scale", "decay_scale")
 LR_SCALE: dict[Kind, float] = {"embedding": 0.8}
 DECAY_SCALE: dict[Kind, float] = {"embedding": 1.5, "norm": 0.0}
 
@@ -30,7 +32,8 @@ def parameter_groups(
     lr: float | None = None,
     weight_decay: float | None = None,
     kinds: Mapping[str, Mapping[str, Any]] | None = None,
-    **settings: Any,
+    alpha: float | None = None,
+    n_bands: int | None = None,
 ) -> list[dict[str, Any]]:
     """Groups for any optimizer, one a kind: `params`, `kind`, `alpha`, `n_bands`, `lr`, `weight_decay`.
 
@@ -42,13 +45,23 @@ def parameter_groups(
         lr: learning rate, of embeddings .8 times that; None leaves it to the optimizer, for all the same.
         weight_decay: of embeddings 1.5 times that, of norms none; None leaves it to the optimizer, but for norms.
         kinds: `alpha`, `n_bands`, `lr_scale` or `decay_scale` of single kinds, before all else; None leaves it.
-        settings: `alpha` or `n_bands` for all kinds alike.
+        alpha, n_bands: for all kinds alike; those that an optimizer is given are for groups without their own.
+
+    Raises:
+        UserError: a kind or a setting is none of these, or no number of 0 or more.
     """
+    for kind, own in (kinds or {}).items():
+        if kind not in SETTINGS:
+            raise UserError(f"kinds.{kind}: no such kind{nearest(kind, SETTINGS)}")
+        for key in own or {}:
+            if key not in OWN:
+                raise UserError(f"kinds.{kind}.{key}: no such setting{nearest(key, OWN)}")
     owners: dict[nn.Parameter, Kind] = {}
     for parameter, kind in _owned(model, None):
         if parameter.requires_grad:
             owners.setdefault(parameter, kind)
     groups = []
+    settings = {key: value for key, value in (("alpha", alpha), ("n_bands", n_bands)) if value is not None}
     for kind, usual in SETTINGS.items():
         own = {key: _number(kind, key, x) for key, x in ((kinds or {}).get(kind) or {}).items() if x is not None}
         lr_scale = own.pop("lr_scale", LR_SCALE.get(kind, 1.0))

@@ -13,7 +13,7 @@ from famx.registry import register
 class Lookahead(Around):
     """After every k steps of the base: slow <- slow + share·(θ - slow); θ <- slow.
 
-    A parameter that has no gradient in a k-th step waits for the next.
+    A parameter that has no gradient in a k-th step waits for the next. A step that the base cancels counts among the k.
 
     Args:
         params: an optimizer, or parameters or groups over which the base is built.

@@ -60,8 +60,8 @@ class MaxFactor(Optimizer):
         clip: float | None = None,
         magnitude: Magnitude = "row",
     ):
-        if not 0 <= gamma < 1:
-            raise ValueError(f"gamma={gamma} is not in [0, 1)")
+        if not 0 <= gamma < 1 or beta2_decay >= 0 or min(eps) <= 0:
+            raise ValueError(f"gamma={gamma} must be in [0, 1), beta2_decay={beta2_decay} below 0, eps={eps} above 0")
         if magnitude not in ("row", "max", "median"):
             raise ValueError(f"magnitude={magnitude} is none of row, max, median")
         if clip_threshold <= 0 or (clip is not None and clip <= 0):

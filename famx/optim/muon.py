@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from famx.notation import UserError
 from famx.optim.adamw import AdamW
-from famx.optim.base import dense
+from famx.optim.base import dense, refuse_complex, whole
 from famx.optim.wrapped import Wrapped
 from famx.registry import register
 
@@ -42,9 +43,12 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
     ):
+        if not 0 <= alpha < 1 or ns_steps < 1:
+            raise ValueError(f"alpha={alpha} must be in [0, 1), ns_steps={ns_steps} at least 1")
         self.metrics: dict[str, Tensor] = {}
         matrices, rest = [], []
         for group in torch.optim.Optimizer(params, {}).param_groups:
+            refuse_complex(group["params"], "Muon")
             flat = [p.ndim == 2 and group.get("kind") != "embedding" for p in group["params"]]
             for some, chosen in ((matrices, True), (rest, False)):
                 own = [p for p, is_flat in zip(group["params"], flat, strict=True) if is_flat is chosen]
@@ -62,6 +66,13 @@ class Muon(torch.optim.Optimizer):
         self.muon.param_groups = [group for group in self.param_groups if group["orthogonal"]]
         self.adamw.param_groups = [group for group in self.param_groups if not group["orthogonal"]]
         self.muon.state = self.adamw.state = self.state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if "orthogonal" not in param_group:
+            raise UserError("Muon sorts the tensors it begins with: give all groups at the start")
+        super().add_param_group(param_group)
+
+    __getstate__ = whole
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from famx.notation import UserError
-from famx.optim.base import dense, keep_dtypes
+from famx.optim.base import dense, keep_dtypes, refuse_complex
 
 
 class Wrapped(torch.optim.Optimizer):
@@ -28,12 +28,13 @@ class Wrapped(torch.optim.Optimizer):
                 f"{name} has one momentum for all tensors: momentum= and spectrum= are for optim=fam and its kin"
             )
         self.metrics: dict[str, Tensor] = {}
+        groups = torch.optim.Optimizer(params, {}).param_groups
+        tensors = [p for group in groups for p in group["params"]]
+        refuse_complex(tensors, type(self).__name__)
         if self.fuses:
-            groups = torch.optim.Optimizer(params, {}).param_groups
-            tensors = [p for group in groups for p in group["params"]]
-            self.fuses = all(p.device.type in ("cpu", "cuda", "mps", "xpu") and p.is_floating_point() for p in tensors)
-            params, options = groups, options | {"fused": self.fuses}
-        super().__init__(params, **options)
+            self.fuses = all(p.device.type in ("cpu", "cuda", "mps", "xpu") for p in tensors)
+            options["fused"] = self.fuses
+        super().__init__(groups, **options)
         # a GradScaler would leave the scaled gradients to the fused kernel, and that is not always the one that runs
         self._step_supports_amp_scaling = False
 
