@@ -60,7 +60,9 @@ def _print_costs(rooms: Sequence[str], sizes: tuple[int, int, int, bool]) -> Non
         found = costs(room, measured)
         for i, (name, cost) in enumerate(found):
             if not i:
-                print(f"{room}, in units of {USUAL[room]}: {told}, least of {ROUNDS} runs in turns")
+                print(
+                    f"{room}, in units of {USUAL[room]}: {told}; times are the least of {ROUNDS}, each beside {USUAL[room]} in turns"
+                )
                 print(f"  {'':20}" + "".join(f"{column:>16}" for column in COLUMNS))
             if isinstance(cost, str):
                 print(f"  {name:20}{cost}")
@@ -69,7 +71,7 @@ def _print_costs(rooms: Sequence[str], sizes: tuple[int, int, int, bool]) -> Non
             cells = [
                 f"{value * scale:,.{digits}f} {f'{value / unit:5.2f}x' if unit else '     -'}"
                 for value, unit, scale, digits in zip(
-                    own, usual, (1, 1e-3, 1e3, 1e3, 1e-6), (0, 0, 2, 2, 1), strict=True
+                    own, usual, (1, 1e-3, 1e3, 1e3, 1e-6), (0, 0, 2, 2, 2), strict=True
                 )
             ]
             print(f"  {name:20}" + "".join(f"{cell:>16}" for cell in cells) + f"{'t^' + growth:>16}", flush=True)

@@ -197,7 +197,10 @@ def main() -> int:
     }
     runs = {name: runs[str(folder)] for name, folder in named.items()}
     console = Console(highlight=False, width=max(WIDTH, Console().width))
-    console.print("Power of gradients over the steps, white noise = 1, with 95 % intervals; band 1 is the slowest.")
+    console.print(
+        "Power of gradients over the steps, white noise = 1; band 1 is the slowest.\n"
+        f"95 % intervals from {2 * WINDOW} steps on: of reports that lie {WINDOW} steps apart."
+    )
     for name, kinds in runs.items():
         console.print(table(name, kinds))
     file = arguments.png or shared / "spectra.png"
