@@ -61,7 +61,7 @@ def _print_costs(rooms: Sequence[str], sizes: tuple[int, int, int, bool]) -> Non
         for i, (name, cost) in enumerate(found):
             if not i:
                 print(
-                    f"{room}, in units of {USUAL[room]}: {told}; times are the least of {ROUNDS}, each beside {USUAL[room]} in turns"
+                    f"{room}, in units of {USUAL[room]}: {told}; times: least of {ROUNDS} in turns with {USUAL[room]}"
                 )
                 print(f"  {'':20}" + "".join(f"{column:>16}" for column in COLUMNS))
             if isinstance(cost, str):

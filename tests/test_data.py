@@ -454,17 +454,18 @@ def test_without_a_network_a_data_set_of_the_hub_is_refused_at_once(monkeypatch)
             Hub("train", path=path)
 
 
-def test_text_is_cut_into_blocks_of_a_tenth_and_nine_tenths(tmp_path):
+def test_text_is_cut_into_blocks_of_eight_tenths_one_and_one(tmp_path):
     (tmp_path / "a.txt").write_text("".join(chr(97 + i % 26) for i in range(1_000)) + "é", encoding="utf-8")
-    splits = {split: Text(split, 0, path=str(tmp_path / "a.txt"), block=9) for split in ("train", "dev")}
+    splits = {split: Text(split, 0, path=str(tmp_path / "a.txt"), block=9) for split in Text.splits}
     tokenizer = splits["train"].build_tokenizer()
     assert tokenizer.get_vocab_size() == 27
     blocks = [tokenizer.decode(splits["dev"][index].signal.tolist()) for index in range(len(splits["dev"]))]
     assert all(len(block) == 10 for block in blocks) and all(a[-1] == b[0] for a, b in pairwise(blocks))
-    assert blocks[0].startswith(chr(97 + 900 % 26)) and len(splits["train"]) == 99
+    assert blocks[0].startswith(chr(97 + 800 % 26)) and len(splits["train"]) == 88
+    assert tokenizer.decode(splits["test"][0].signal.tolist()).startswith(chr(97 + 900 % 26))
     assert splits["train"].at(0).ids != splits["train"].at(1).ids
     raw = Text("dev", 0, path=str(tmp_path / "a.txt"), unit="bytes", block=9)
-    assert raw.build_tokenizer().decode(raw[0].signal.tolist()) == blocks[0][1:] + chr(97 + 910 % 26)
+    assert raw.build_tokenizer().decode(raw[0].signal.tolist()) == blocks[0][1:] + chr(97 + 810 % 26)
     with pytest.raises(UserError, match=r"data\.path=.*nowhere\.txt cannot be read"):
         Text("dev", 0, path=str(tmp_path / "nowhere.txt"))
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe" * 500)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @register
 class Text:
-    """Blocks of a text: the first 90 % to train, the next 5 % to choose by, the last 5 % to test.
+    """Blocks of a text: the first 80 % to train, the next 10 % to choose by, the last 10 % to test.
 
     Training blocks begin anywhere, drawn anew each epoch, as many as the text is blocks long; the others follow one
     another. An item has block + 1 ids, the inputs and the targets one further on.
@@ -40,7 +40,7 @@ class Text:
         if block < 1:
             raise UserError(f"data.block={block} has to be 1 or more")
         tokens, self._characters = _tokens(path, unit)
-        borders = [0, *(len(tokens) * share // 20 for share in (18, 19, 20))]
+        borders = [0, *(len(tokens) * share // 10 for share in (8, 9, 10))]
         start, stop = dict(zip(self.splits, pairwise(borders), strict=True))[split]
         self._tokens = tokens[start:stop]
         self._split, self._seed, self._block, self._anew = split, seed, block, split == "train"
