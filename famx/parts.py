@@ -60,9 +60,7 @@ def _print_costs(rooms: Sequence[str], sizes: tuple[int, int, int, bool]) -> Non
         found = costs(room, measured)
         for i, (name, cost) in enumerate(found):
             if not i:
-                print(
-                    f"{room}, in units of {USUAL[room]}: {told}; times: least of {ROUNDS} in turns with {USUAL[room]}"
-                )
+                print(f"{room}, in units of {USUAL[room]}: {told}; times: least of {ROUNDS}, in turns with that")
                 print(f"  {'':20}" + "".join(f"{column:>16}" for column in COLUMNS))
             if isinstance(cost, str):
                 print(f"  {name:20}{cost}")
