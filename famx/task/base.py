@@ -50,7 +50,12 @@ def errors(references: list[str], hypotheses: list[str], unit: str, resamples: i
 
 
 class Evaluation(NamedTuple):
-    """What a model makes of a split: mean loss, error rates by name, and every utterance."""
+    """What a model makes of a split: mean loss, error rates by name, and every utterance.
+
+    Args:
+        audio: seconds of it; tokens of a text.
+        seconds: that the evaluation took.
+    """
 
     loss: float
     scores: dict[str, Any]
@@ -63,6 +68,10 @@ class Evaluation(NamedTuple):
     @property
     def metrics(self) -> dict[str, float]:
         return {"loss": self.loss} | {name: errors.rate for name, errors in self.scores.items()}
+
+    @property
+    def real_time_factor(self) -> float:
+        return self.seconds / max(1e-9, self.audio)
 
     def samples(self, n: int = 8) -> list[tuple[str, ...]]:
         """References and hypotheses, `n` of them from all over the split."""
@@ -77,18 +86,25 @@ class Evaluation(NamedTuple):
         ]
         disk.write(folder / f"hypotheses.{split}.tsv", "\n".join(rows) + "\n")
         scores = {name: errors._asdict() for name, errors in self.scores.items()}
-        scores |= {"loss": self.loss, "normaliser": normaliser, "utterances": len(self.ids)}
-        scores |= {"audio_seconds": self.audio, "real_time_factor": self.seconds / max(1e-9, self.audio)}
+        scores |= {"loss": self.loss, "normaliser": normaliser}
+        if self.scores:
+            scores |= {
+                "utterances": len(self.ids),
+                "audio_seconds": self.audio,
+                "real_time_factor": self.real_time_factor,
+            }
+        else:
+            scores |= {"tokens": round(self.audio)}
         disk.write(folder / f"scores.{split}.json", json.dumps(scores, indent=1) + "\n")
 
     def table(self, split: str) -> Table:
         """The scores of a split, to be printed."""
         if not self.scores:
-            table = Table("perplexity", title=f"{split}: loss {self.loss:.3f}", title_justify="left")
-            table.add_row(f"{math.exp(min(self.loss, 99.0)):.3f}")
+            table = Table("loss", "perplexity", title=split, title_justify="left")
+            table.add_row(f"{self.loss:.3f}", f"{math.exp(min(self.loss, 99.0)):.3f}")
             return table
-        factor = f"real-time factor {self.seconds / max(1e-9, self.audio):.4f}"
-        table = Table(title=f"{split}: {factor}, loss {self.loss:.3f}", title_justify="left")
+        title = f"{split}: real-time factor {self.real_time_factor:.4f}, loss {self.loss:.3f}"
+        table = Table(title=title, title_justify="left")
         for column in ("", "rate", "95 % interval", "sub", "del", "ins", "of"):
             table.add_column(column, justify="right", no_wrap=True)
         for name, e in self.scores.items():
