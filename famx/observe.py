@@ -3,7 +3,7 @@
 A part that has something to show keeps `observed` (read it, never set it) and fills `metrics` with tensors on their
 own device while it is set: 0-d for a curve, 1-d for a histogram or one column of a heat map, 2-d for a stack of those.
 A metric `over_time/...` is a picture, (rows, time), of the last sample of the batch; in plain order that is the longest
-of its batch, and nothing of it is padding.
+of its batch, and nothing of it is padding. What is to be paid for, `Costly` parts tell the trainer by `penalty`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
