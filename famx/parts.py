@@ -1,5 +1,6 @@
 """Lists every part, what it is, and what it costs: python -m famx.parts [room...] [--markdown | --measure]"""
 
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ def _told(part: type) -> tuple[str, str]:
 
 def _print_costs(rooms: Sequence[str], sizes: tuple[int, int, int, bool]) -> None:
     """A line a part as soon as it is measured: each cost, and how many times that of the room's usual part it is."""
+    # else torch tells stderr, amid the table, that memory from before its profiler is freed
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from famx.measure import ROUNDS, USUAL, Sizes, costs
 
     measured = Sizes(*sizes)
