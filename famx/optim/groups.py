@@ -50,12 +50,7 @@ def parameter_groups(
     Raises:
         UserError: a kind or a setting is none of these, or no number of 0 or more.
     """
-    for kind, own in (kinds or {}).items():
-        if kind not in SETTINGS:
-            raise UserError(f"kinds.{kind}: no such kind{nearest(kind, SETTINGS)}")
-        for key in own or {}:
-            if key not in OWN:
-                raise UserError(f"kinds.{kind}.{key}: no such setting{nearest(key, OWN)}")
+    owns = _checked(kinds or {})
     owners: dict[nn.Parameter, Kind] = {}
     for parameter, kind in _owned(model, None):
         if parameter.requires_grad:
@@ -63,7 +58,7 @@ def parameter_groups(
     groups = []
     settings = {key: value for key, value in (("alpha", alpha), ("n_bands", n_bands)) if value is not None}
     for kind, usual in SETTINGS.items():
-        own = {key: _number(kind, key, x) for key, x in ((kinds or {}).get(kind) or {}).items() if x is not None}
+        own = owns.get(kind, {})
         lr_scale = own.pop("lr_scale", LR_SCALE.get(kind, 1.0))
         decay_scale = own.pop("decay_scale", DECAY_SCALE.get(kind, 1.0))
         params = [p for p in owners if owners[p] == kind]
@@ -77,10 +72,17 @@ def parameter_groups(
     return groups
 
 
-def _number(kind: Kind, key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise UserError(f"kinds.{kind}.{key}={value} must be a number of 0 or more")
-    return value
+def _checked(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """What is set of each kind."""
+    for kind, own in kinds.items():
+        if kind not in SETTINGS:
+            raise UserError(f"kinds.{kind}: no such kind{nearest(kind, SETTINGS)}")
+        for key, value in (own or {}).items():
+            if key not in OWN:
+                raise UserError(f"kinds.{kind}.{key}: no such setting{nearest(key, OWN)}")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+                raise UserError(f"kinds.{kind}.{key}={value} must be a number of 0 or more")
+    return {kind: {key: x for key, x in (own or {}).items() if x is not None} for kind, own in kinds.items()}
 
 
 def _owned(module: nn.Module, inherited: Kind | None) -> Iterator[tuple[nn.Parameter, Kind]]:
