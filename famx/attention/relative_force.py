@@ -149,7 +149,8 @@ class _Mixed(torch.autograd.Function):
         fade = rho.neg().exp_().div_(rho)
         along, against = (_by_head(points @ wide_d.T) for points in (wide_e, wide_r))
         scores = (u + v.mT).contiguous()
-        torch.div(share, scores, out=scores).addcmul_(along - against.mT, fade)
+        # along and against one after the other, for their difference would be one more tensor of the scores' size
+        torch.div(share, scores, out=scores).addcmul_(along, fade).addcmul_(against.mT, fade, value=-1)
         if rows is not None:
             scores.flatten(0, 1).baddbmm_(rows.flatten(0, 1), columns.flatten(0, 1).mT)
         if seen is not None:
