@@ -200,14 +200,6 @@ def test_who_has_clipped_the_norm_spares_the_step_the_reading():
     assert all(map(torch.equal, model.parameters(), other.parameters()))
 
 
-def test_a_step_inside_of_a_cuda_graph_is_refused_for_it_would_be_replayed_as_the_same_one(monkeypatch):
-    optimizer = FAM(network().parameters())
-    for name in ("is_initialized", "is_current_stream_capturing"):
-        monkeypatch.setattr(torch.cuda, name, lambda: True)
-    with pytest.raises(UserError, match=r"FAM\.step counts on the host"):
-        optimizer.step()
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(
     "name", [name for name in names("optim") if "no_host_read" in kept("optim", get("optim", name))]

@@ -18,11 +18,15 @@ class Momentum(nn.Module):
     Args:
         tensors: what the gradients will be of, in their order.
 
+    The step is counted from 1, and a 0-d tensor where CUDA graphs are to be captured (`famx.optim.base.Optimizer`).
+
     Attributes:
         rows: places of the tensors that it follows; the others keep their base momentum.
+        capturable: False where it needs the host in every step.
     """
 
     observed = False
+    capturable = True
 
     def __init__(self, tensors: Sequence[TensorInfo]):
         super().__init__()
@@ -35,6 +39,40 @@ class Momentum(nn.Module):
         self.register_buffer("base", torch.tensor([info.base for info in tensors]), persistent=False)
 
 
+class Smoothed(Momentum):
+    """Chooses by h <- beta·h + (1 - beta)·statistics per step, the first ones copied, as `choose(history)` says.
+
+    Args:
+        tensors: what the gradients will be of, in their order.
+        beta: decay of the history per step.
+        start_step: step up to which the base momentum stays.
+        min_size: entries a tensor must have more of to be followed; the base momentum stays for the others.
+    """
+
+    def __init__(self, tensors: Sequence[TensorInfo], *, beta: float, start_step: int, min_size: int):
+        super().__init__(tensors)
+        if not 0 <= beta < 1:
+            raise ValueError(f"beta={beta} is not in [0, 1)")
+        self.beta, self.start_step = beta, start_step
+        self.rows = [i for i, info in enumerate(tensors) if info.numel > min_size]
+        self.register_buffer("index", torch.tensor(self.rows, dtype=torch.long), persistent=False)
+        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("coefficients", self.base.clone())
+
+    def take(self, due: bool | Bool[Tensor, ""], statistics: Float[Tensor, "..."], every: int) -> None:
+        """Moves the history by the statistics of `every` steps, and chooses anew; nothing where it is not `due`."""
+        smoothed = torch.where(self.begun, self.history.lerp(statistics, 1 - self.beta**every), statistics)
+        chosen = self.base.index_copy(0, self.index, self.choose(smoothed))
+        if isinstance(due, Tensor):
+            smoothed = torch.where(due, smoothed, self.history)
+            chosen = torch.where(due, chosen, self.coefficients)
+        self.history, self.begun, self.coefficients = smoothed, self.begun | due, chosen
+
+    def choose(self, history: Float[Tensor, "..."]) -> Float[Tensor, " followed"]:
+        """The coefficient of each followed tensor."""
+        raise NotImplementedError
+
+
 # quarters of the bands, share of the power above which they count, rise of the momentum, its cap; asked in this order
 REGIONS: dict[Kind, list[tuple[int, int, float, float, float]]] = {
     "other": [(2, 4, 0.3, 0.05, 0.95)],
@@ -45,7 +83,7 @@ REGIONS: dict[Kind, list[tuple[int, int, float, float, float]]] = {
 }
 
 
-class Handlers(Momentum):
+class Handlers(Smoothed):
     """FAM's four handlers: h_b <- beta·h_b + (1 - beta)·p_b, then a rule for the kind of the tensor, on h.
 
     conv, embedding, others: the first of `REGIONS` with power enough gives `raised(a, rise, cap)`.
@@ -69,11 +107,7 @@ class Handlers(Momentum):
         start_step: int,
         min_size: int,
     ):
-        super().__init__(tensors)
-        if not 0 <= beta < 1:
-            raise ValueError(f"beta={beta} is not in [0, 1)")
-        self.beta, self.start_step = beta, start_step
-        self.rows = [i for i, info in enumerate(tensors) if info.numel > min_size]
+        super().__init__(tensors, beta=beta, start_step=start_step, min_size=min_size)
         measured = [tensors[i] for i in self.rows]
         self.spectrum = spectrum(tensors=measured)
         most = max((info.n_bands for info in measured), default=0)
@@ -87,7 +121,6 @@ class Handlers(Momentum):
                 regions[i, row, start * info.n_bands // 4 : stop * info.n_bands // 4] = 1.0
                 thresholds[i, row], risen[i, row] = threshold, self.raised(info.base, rise, cap)
         tables = {
-            "index": torch.tensor(self.rows, dtype=torch.long),
             "regions": regions,
             "thresholds": thresholds,
             "risen": risen,
@@ -100,24 +133,18 @@ class Handlers(Momentum):
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
         self.register_buffer("history", torch.zeros(len(measured), most))
-        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
-        self.register_buffer("coefficients", self.base.clone())
 
-    def forward(self, gradients: Sequence[Tensor], step: int) -> Float[Tensor, " tensors"]:
+    def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
         if not self.rows:
             return self.base
         shares = self.spectrum([gradients[i] for i in self.rows])
-        if self.spectrum.fresh and step > self.start_step:
-            smoothed = self.history.lerp(shares, 1 - self.beta**self.spectrum.every)
-            self.history = torch.where(self.begun, smoothed, shares)
-            self.begun = torch.ones_like(self.begun)
-            self.coefficients = self.base.index_copy(0, self.index, self.choose(self.history))
+        if (due := self.spectrum.fresh & (step > self.start_step)) is not False:
+            self.take(due, shares, self.spectrum.every)
         if self.observed:
             self.metrics = self.seen()
         return self.coefficients
 
     def choose(self, history: Float[Tensor, "measured bands"]) -> Float[Tensor, " measured"]:
-        """The coefficient of each measured tensor."""
         first, second = self.over(self.regions * history)
         chosen = torch.where(second, self.risen[1], self.base[self.index])
         chosen = torch.where(first, self.risen[0], chosen)
@@ -154,7 +181,7 @@ class Handlers(Momentum):
         return {"bands": bands, "fired": moved, **means}
 
 
-class Followed(Momentum):
+class Followed(Smoothed):
     """Chooses by statistics of the last gradients in time, of the coordinates that spectrum `temporal` follows.
 
     h <- beta·h + (1 - beta)·statistics per step, the first ones copied; a subclass says what they are and what they
@@ -171,37 +198,23 @@ class Followed(Momentum):
     def __init__(
         self, tensors: Sequence[TensorInfo], *, n_statistics: int, beta: float, start_step: int, min_size: int
     ):
-        super().__init__(tensors)
-        if not 0 <= beta < 1:
-            raise ValueError(f"beta={beta} is not in [0, 1)")
-        self.beta, self.start_step = beta, start_step
-        self.rows = [i for i, info in enumerate(tensors) if info.numel > min_size]
+        super().__init__(tensors, beta=beta, start_step=start_step, min_size=min_size)
         self.followed = registry.build("spectrum", {"name": "temporal"}, tensors=[tensors[i] for i in self.rows])
-        self.register_buffer("index", torch.tensor(self.rows, dtype=torch.long), persistent=False)
         self.register_buffer("history", torch.zeros(n_statistics, len(self.rows)))
-        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
-        self.register_buffer("coefficients", self.base.clone())
 
-    def forward(self, gradients: Sequence[Tensor], step: int) -> Float[Tensor, " tensors"]:
+    def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
         if not self.rows:
             return self.base
         self.followed([gradients[i] for i in self.rows])
-        if self.followed.fresh and step > self.start_step:
+        if (due := self.followed.fresh & (step > self.start_step)) is not False:
             series = self.followed.ring.float()
             # each coordinate counts alike, however large its gradient
             statistics = self.measure(series / series.abs().amax(0).clamp_min(torch.finfo(torch.float32).tiny))
-            smoothed = self.history.lerp(statistics, 1 - self.beta**self.followed.every)
-            self.history = torch.where(self.begun, smoothed, statistics)
-            self.begun = torch.ones_like(self.begun)
-            self.coefficients = self.base.index_copy(0, self.index, self.choose(self.history))
+            self.take(due, statistics, self.followed.every)
         if self.observed:
             self.metrics = {"moved": (self.coefficients != self.base)[self.index].float().mean()}
         return self.coefficients
 
     def measure(self, series: Float[Tensor, "window followed coordinates"]) -> Float[Tensor, "statistics followed"]:
         """The statistics of the window."""
-        raise NotImplementedError
-
-    def choose(self, history: Float[Tensor, "statistics followed"]) -> Float[Tensor, " followed"]:
-        """The coefficient of each followed tensor."""
         raise NotImplementedError

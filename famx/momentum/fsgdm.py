@@ -25,5 +25,5 @@ class Fsgdm(Momentum):
             raise ValueError(f"mu={mu} must be above 0")
         self.mu = mu
 
-    def forward(self, gradients: Sequence[Tensor], step: int) -> Float[Tensor, " tensors"]:
-        return torch.full_like(self.base, step / (step + self.mu))
+    def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
+        return torch.zeros_like(self.base) + step / (step + self.mu)

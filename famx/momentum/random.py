@@ -22,6 +22,8 @@ class Random(Momentum):
         seed: of the draws.
     """
 
+    capturable = False
+
     def __init__(
         self, tensors: Sequence[TensorInfo], *, low: float = 0.85, high: float = 0.98, every: int = 8, seed: int = 0
     ):
@@ -30,7 +32,7 @@ class Random(Momentum):
             raise ValueError(f"low={low} and high={high} must rise within [0, 1), and every={every} be at least 1")
         self.low, self.high, self.every, self.seed = low, high, every, seed
 
-    def forward(self, gradients: Sequence[Tensor], step: int) -> Float[Tensor, " tensors"]:
+    def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step // self.every)
         drawn = torch.rand(len(self.tensors), generator=generator)
         return (self.low + (self.high - self.low) * drawn).to(self.base.device, non_blocking=True)

@@ -29,8 +29,8 @@ class SimpleFam(Momentum):
         self.rows = [i for i, info in enumerate(tensors) if info.numel > min_size]
         self.register_buffer("index", torch.tensor(self.rows, dtype=torch.long), persistent=False)
 
-    def forward(self, gradients: Sequence[Tensor], step: int) -> Float[Tensor, " tensors"]:
-        if step <= self.start_step or not self.rows:
+    def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
+        if (due := step > self.start_step) is False or not self.rows:
             return self.base
         first = torch.stack([gradients[i].reshape(-1)[: self.min_size].float() for i in self.rows])
         magnitude = torch.fft.rfft(first).abs()
@@ -38,4 +38,5 @@ class SimpleFam(Momentum):
         chosen = (self.base[self.index] + self.gain * upper).clamp_max(0.98)
         if self.observed:
             self.metrics = {"upper": upper, "fired": (chosen != self.base[self.index]).float().mean()}
-        return self.base.index_copy(0, self.index, chosen)
+        moved = self.base.index_copy(0, self.index, chosen)
+        return torch.where(due, moved, self.base) if isinstance(due, Tensor) else moved

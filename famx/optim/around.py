@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from famx import registry
 from famx.notation import UserError
-from famx.optim.base import dense, whole
+from famx.optim.base import captured, dense, whole
 
 
 class Around(torch.optim.Optimizer):
@@ -67,11 +67,17 @@ class Around(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Takes one step; `closure`, if given, computes the loss anew, which is returned."""
+        """Takes one step; `closure`, if given, computes the loss anew, which is returned.
+
+        Raises:
+            UserError: a CUDA graph is being captured.
+        """
+        if captured():
+            raise UserError(f"{type(self).__name__}.step counts on the host: capture that of the optimizer within it")
         loss = None if closure is None else torch.enable_grad()(closure)()
         params = [p for group in self.param_groups for p in group["params"] if dense(p) is not None]
         self.calls += 1
-        skipped = getattr(self.base, "skipped", None)
+        skipped = self.base.skipped.clone() if hasattr(self.base, "skipped") else None
         self.before(params)
         self.base.step()
         self.after(params, 1.0 if skipped is None else 1.0 - (self.base.skipped - skipped))

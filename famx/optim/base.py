@@ -1,7 +1,7 @@
 """The shell of famx's own update rules: a momentum for every tensor, no waiting for the device, no step on NaN."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -22,6 +22,11 @@ def whole(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     Left out are hooks, and what a scheduler has put around `step`.
     """
     return {name: value for name, value in vars(optimizer).items() if name != "step" and not name.startswith("_")}
+
+
+def captured() -> bool:
+    """Whether a CUDA graph is being captured."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 class Row(NamedTuple):
@@ -53,6 +58,10 @@ class Optimizer(torch.optim.Optimizer):
     Who has read all gradients already, to clip their norm, may spare `step` the reading: `found_inf` set to a 0-d
     tensor, 1 where one is not finite, else 0, serves the next step alone.
 
+    With `capturable` set to True a CUDA graph can capture a step, once one has been taken outside of it: tensors on the
+    device count the steps then, and what is done in some steps is computed in each. A learning rate that is a number is
+    captured as it is, like torch's own.
+
     Args:
         params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own.
         momentum: factory of the rule, called with `tensors` (and `spectrum`, if that is given); `usual` if not given.
@@ -74,10 +83,10 @@ class Optimizer(torch.optim.Optimizer):
             if factory is not None and not callable(factory):
                 raise UserError(f"{room}={factory!r} is no factory: give a class of famx.{room}, or a partial of one")
         super().__init__(params, {"kind": "other", **defaults})
-        self.observed = False
+        self.observed = self.capturable = False
         self.found_inf: Tensor | None = None
         self.metrics: dict[str, Tensor] = {}
-        self.calls = 0
+        self.calls: int | Tensor = 0
         self.tensors = [_info(p, group) for p, group in self._owned()]
         if momentum is not None:
             known = registry.hyperparameters(registry.get("momentum", usual["name"]))
@@ -110,11 +119,11 @@ class Optimizer(torch.optim.Optimizer):
         """Takes one step; `closure`, if given, computes the loss anew, which is returned.
 
         Raises:
-            UserError: a CUDA graph is being captured, which would replay as one number the steps counted on the host.
+            UserError: a CUDA graph is being captured, and it is not ready for that.
         """
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        if captured() and isinstance(self.calls, int):
             raise UserError(
-                f"{type(self).__name__}.step counts on the host: leave it out of what a CUDA graph captures"
+                f"{type(self).__name__}.step counts on the host: set capturable=True and take a step before the capture"
             )
         loss = None if closure is None else torch.enable_grad()(closure)()
         owned = self._owned()
@@ -125,20 +134,20 @@ class Optimizer(torch.optim.Optimizer):
         cancel = _cancel([g for g in gradients if g is not None]) if self.found_inf is None else self.found_inf.float()
         self.found_inf = None
         self._move(cancel.device)
-        self.calls += 1
+        self.calls += 1  # in place, if it is a tensor
         coefficients = self._choose(owned, gradients, cancel)
         taken = 1 - cancel
         if not all(present):
-            taken = taken * torch.tensor(present, dtype=torch.float32).to(cancel.device, non_blocking=True)
-        self.steps = self.steps + taken
-        self.product = torch.where(taken > 0, self.product * coefficients, self.product)
+            taken = taken * _mask(tuple(present), cancel.device)
+        self.steps += taken
+        torch.where(taken > 0, self.product * coefficients, self.product, out=self.product)
         numbers = zip(gradients, *map(scalars, (coefficients, self.product, self.steps)), strict=True)
         for group in self.param_groups:
             own = zip(group["params"], islice(numbers, len(group["params"])), strict=True)
             rows = [Row(p, g, self._state(p), a, product, t) for p, (g, a, product, t) in own if g is not None]
             if rows:
                 self.update(group, rows, cancel)
-        self.skipped = self.skipped + cancel.long()
+        self.skipped += cancel.long()
         if self.observed:
             self._show(coefficients)
         return loss
@@ -153,11 +162,12 @@ class Optimizer(torch.optim.Optimizer):
             p.new_zeros(()).expand(p.shape) if g is None else g for (p, _), g in zip(owned, gradients, strict=True)
         ]
         coefficients = self.rule(whole, self.calls)
-        if cancel.device.type == "cpu" and scalars(cancel[None]) == [0.0]:
+        if cancel.device.type == "cpu" and not self.capturable and scalars(cancel[None]) == [0.0]:
             return coefficients
         for module, name, old in kept:
             if (new := getattr(module, name)) is not old:
-                setattr(module, name, torch.where(cancel > 0, old, new))
+                # into the same memory, which is all that a CUDA graph knows
+                setattr(module, name, torch.where(cancel > 0, old, new, out=old))
         return coefficients
 
     def _state(self, param: Tensor) -> dict[str, Tensor]:
@@ -180,10 +190,17 @@ class Optimizer(torch.optim.Optimizer):
         if self.skipped.device != device:
             self.rule.to(device)
             self.skipped, self.product, self.steps = (x.to(device) for x in (self.skipped, self.product, self.steps))
+        for part in (self, *self.rule.modules()) if self.capturable else ():
+            if not getattr(part, "capturable", True):
+                raise UserError(
+                    f"capturable=True is not for {type(part).__name__}, which draws on the host in every step"
+                )
+            if isinstance(getattr(part, "calls", None), int):
+                part.calls = torch.tensor(part.calls, device=device)
 
     def state_dict(self) -> dict[str, Any]:
         """torch's, and under "famx" what belongs to no single parameter: numbers and tensors of their own dtype."""
-        shared = {"calls": self.calls, "skipped": self.skipped, "product": self.product, "steps": self.steps}
+        shared = {"calls": int(self.calls), "skipped": self.skipped, "product": self.product, "steps": self.steps}
         rule = {f"rule.{name}": value for name, value in self.rule.state_dict().items()}
         return {**super().state_dict(), "famx": {**shared, **rule}}
 
@@ -252,6 +269,11 @@ def keep_dtypes(
                 dtype = usual.get(name, value).dtype
                 if optimizer.state[p][name].dtype is not dtype:
                     optimizer.state[p][name] = value.to(p.device, dtype, copy=True)
+
+
+@lru_cache(maxsize=8)
+def _mask(present: tuple[bool, ...], device: torch.device) -> Float[Tensor, " tensors"]:
+    return torch.tensor(present, dtype=torch.float32).to(device, non_blocking=True)
 
 
 def scalars(values: Float[Tensor, " n"]) -> Sequence[float | Tensor]:

@@ -48,11 +48,14 @@ class Spectrum(nn.Module):
         fresh: whether the last call measured; if not, it handed out the former shares.
         every: calls from one measurement to the next.
         white: the shares of white noise, zero where a tensor has fewer bands.
+        capturable: False where it needs the host in every call. Where others count their calls, in `calls`, that may be
+            a 0-d tensor, for CUDA graphs (`famx.optim.base.Optimizer`).
         freedom: independent power values behind one measurement of a tensor, a low estimate.
     """
 
-    fresh = True
+    fresh: bool | Tensor = True
     every = 1
+    capturable = True
     white: Tensor
     freedom: Tensor
 

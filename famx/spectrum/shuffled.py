@@ -25,6 +25,7 @@ class Shuffled(Sampled):
         eps: added to the sum.
     """
 
+    capturable = False
     exempt: ClassVar[dict[str, str]] = {
         "sums_to_one": "bins left over by the division into bands belong to none",
         "flat_on_white": "the steady bin and the bins left over are not accounted for",

@@ -49,9 +49,10 @@ class Temporal(Spectrum):
     def forward(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors bands"]:
         self.calls += 1
         self.ring = torch.cat([self.ring[1:], self.sketch(gradients)[None].to(self.ring.dtype)])
-        self.fresh = self.calls >= self.window and (self.calls - self.window) % self.every == 0
-        if self.fresh:
-            self.shares = self.measure()
+        self.fresh = (self.calls >= self.window) & ((self.calls - self.window) % self.every == 0)
+        if self.fresh is not False:
+            shares = self.measure()
+            self.shares = torch.where(self.fresh, shares, self.shares) if isinstance(self.fresh, Tensor) else shares
         return self.shares
 
     def sketch(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors coordinates"]:
@@ -72,7 +73,7 @@ class Temporal(Spectrum):
         return torch.einsum("fm,mfb->mb", mean, self.member)
 
     def get_extra_state(self) -> int:
-        return self.calls
+        return int(self.calls)
 
     def set_extra_state(self, state: int) -> None:
         self.calls = state
