@@ -156,14 +156,15 @@ class Optimizer(torch.optim.Optimizer):
         self, owned: list[tuple[Tensor, dict[str, Any]]], gradients: list[Tensor | None], cancel: Float[Tensor, ""]
     ) -> Float[Tensor, " tensors"]:
         """The rule's coefficients; what the rule keeps stays as it was where a gradient is not finite."""
-        watch(self.rule, self.observed)
-        kept = [(module, *item) for module in self.rule.modules() for item in module.named_buffers(recurse=False)]
+        if getattr(self.rule, "observed", False) is not self.observed:
+            watch(self.rule, self.observed)
         whole = [
             p.new_zeros(()).expand(p.shape) if g is None else g for (p, _), g in zip(owned, gradients, strict=True)
         ]
-        coefficients = self.rule(whole, self.calls)
         if cancel.device.type == "cpu" and not self.capturable and scalars(cancel[None]) == [0.0]:
-            return coefficients
+            return self.rule(whole, self.calls)
+        kept = [(module, *item) for module in self.rule.modules() for item in module.named_buffers(recurse=False)]
+        coefficients = self.rule(whole, self.calls)
         for module, name, old in kept:
             if (new := getattr(module, name)) is not old:
                 # into the same memory, which is all that a CUDA graph knows
@@ -294,9 +295,10 @@ def dense(param: Tensor) -> Tensor | None:
     Raises:
         UserError: it is sparse.
     """
-    if param.grad is not None and param.grad.layout is not torch.strided:
-        raise UserError(f"a gradient is {param.grad.layout}, this takes dense ones: build the layer with sparse=False")
-    return param.grad
+    gradient = param.grad
+    if gradient is not None and gradient.layout is not torch.strided:
+        raise UserError(f"a gradient is {gradient.layout}, this takes dense ones: build the layer with sparse=False")
+    return gradient
 
 
 def _decayed(param: Tensor, group: Mapping[str, Any]) -> Tensor | None:

@@ -32,6 +32,7 @@ class Temporal(Spectrum):
             raise ValueError(f"coordinates={coordinates} and every={every} must be at least 1")
         self.coordinates, self.window, self.every = coordinates, window, every
         self.places = [((min(coordinates, info.numel),), (_stride(info.shape, coordinates),)) for info in tensors]
+        self.missing = [(i, coordinates - n) for i, ((n,), _) in enumerate(self.places) if n < coordinates]
         self.calls, self.fresh = 0, False
         n_bins = window // 2 + 1
         member = torch.zeros(len(tensors), n_bins, self.most_bands)
@@ -58,9 +59,9 @@ class Temporal(Spectrum):
     def sketch(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors coordinates"]:
         """The followed entries of each gradient, zeros after the last where there are fewer."""
         rows = [g.contiguous().as_strided(*place) for g, place in zip(gradients, self.places, strict=True)]
-        return torch.stack(
-            [row if len(row) == self.coordinates else pad(row, (0, self.coordinates - len(row))) for row in rows]
-        )
+        for i, missing in self.missing:
+            rows[i] = pad(rows[i], (0, missing))
+        return torch.stack(rows)
 
     def measure(self) -> Float[Tensor, "tensors bands"]:
         """The shares of the window as it stands."""
