@@ -15,10 +15,10 @@ class Momentum(nn.Module):
 
     Its state are buffers, which a call replaces and never writes into: whoever calls can put the former ones back.
 
+    The step is counted from 1; it is a 0-d tensor where CUDA graphs are to be captured (`famx.optim.base.Optimizer`).
+
     Args:
         tensors: what the gradients will be of, in their order.
-
-    The step is counted from 1, and a 0-d tensor where CUDA graphs are to be captured (`famx.optim.base.Optimizer`).
 
     Attributes:
         rows: places of the tensors that it follows; the others keep their base momentum.
