@@ -26,6 +26,16 @@ def one_batch_overfits(part: type) -> None:
         assert rates and not any(rates.values()), f"counts errors where there are none: {rates}"
 
 
+def judges_as_it_trains_and_decodes(part: type) -> None:
+    task, batch, model = _example(part)
+    loss, found = task.judge(model, batch)
+    expected = task.loss(model, batch)
+    assert torch.allclose(loss, expected), f"judges a loss of {loss.item()} where it trains on {expected.item()}"
+    if task.metric != "loss":
+        decoded = task.decode(model, batch)
+        assert found == decoded, f"judges by {found} where it decodes {decoded}"
+
+
 def padding_counts_nothing(part: type) -> None:
     task, batch, model = _example(part)
     _fit(task, model, batch)

@@ -115,7 +115,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(model: nn.Module, task: Any, batches: Any, device: torch.device) -> Evaluation:
-    """Losses and decodes every batch; error rates come from decoding."""
+    """Losses and hypotheses of every batch; error rates come from the hypotheses."""
     model.eval()
     started, total, count, audio = time.perf_counter(), 0.0, 0, 0.0
     ids: list[str] = []
@@ -124,11 +124,11 @@ def evaluate(model: nn.Module, task: Any, batches: Any, device: torch.device) ->
     for batch in batches:
         moved = batch.to(device)
         with torch.inference_mode():
-            total = total + task.loss(model, moved).double().cpu() * task.count(batch)
+            loss, found = task.judge(model, moved)
+        total = total + loss.double().cpu() * task.count(batch)
         count, audio = count + task.count(batch), audio + batch.seconds
         if task.metric != "loss":
-            ids, references = ids + batch.ids, references + batch.texts
-            hypotheses += task.decode(model, moved)
+            ids, references, hypotheses = ids + batch.ids, references + batch.texts, hypotheses + found
     scores = task.score(references, hypotheses) if references else {}
     spent = time.perf_counter() - started
     return Evaluation(float(total) / max(1, count), scores, ids, references, hypotheses, audio, spent)

@@ -33,6 +33,10 @@ class LanguageModel:
         real = torch.arange(targets.shape[1], device=targets.device) < lengths[:, None]
         return cross_entropy(scores.float().flatten(0, 1), targets.masked_fill(~real, -100).flatten())
 
+    def judge(self, model, batch) -> tuple[Float[Tensor, ""], list[str]]:
+        """The loss, and no text, for none is compared."""
+        return self.loss(model, batch), []
+
     @torch.inference_mode()
     def decode(self, model, batch) -> list[str]:
         """The likeliest continuation of the first half of each row, one id at a time."""
