@@ -53,7 +53,7 @@ class LoaderConfig(Section):
     """How examples become batches.
 
     Args:
-        batch: budget of a batch with its padding: seconds of audio, or tokens of text.
+        batch: budget of a batch with its padding: seconds of audio, or tokens of text; None: 24 seconds, 1,024 tokens.
         buckets: groups of like length that an epoch's order is shuffled within.
         workers: processes that read ahead; 0 reads in the trainer's own.
         speed: factors that recordings are sped up by, one drawn for each.
@@ -64,7 +64,7 @@ class LoaderConfig(Section):
         mel_width: widest of them, share of the mel axis.
     """
 
-    batch: Annotated[float, POSITIVE] = 24.0
+    batch: Annotated[float | None, POSITIVE] = None
     buckets: Annotated[int, COUNT] = 30
     workers: Annotated[int, FROM_ZERO] = 0
     speed: Annotated[list[float], FACTOR] = field(default_factory=lambda: [0.9, 0.95, 1.0, 1.05, 1.1])

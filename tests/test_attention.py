@@ -271,6 +271,9 @@ def test_a_block_is_called_as_torch_calls_its_own():
             y, none = ours(x, key, key, **call)
             assert none is None
             assert_close(y, theirs(x, key, key, **call)[0])
+    for key in (x[1], memory[1]):
+        call = {"key_padding_mask": padding[1, : len(key)], "attn_mask": future[:, : len(key)]}
+        assert_close(ours(x[1], key, key, **call)[0], theirs(x[1], key, key, **call)[0])
     both = {"key_padding_mask": padding, "attn_mask": future}
     assert_close(ours(x, memory, memory, **both)[0], theirs(x, memory, memory, **both)[0])
     assert_close(ours(x, x, x, attn_mask=future[:, :5], is_causal=True)[0], theirs(x, x, x, attn_mask=future[:, :5])[0])

@@ -1,3 +1,4 @@
+import itertools
 import logging
 import math
 import socket
@@ -479,6 +480,8 @@ def test_text_batches_hold_their_budget_in_tokens():
     assert batch.inputs.shape == (12, 65) and batch.inputs.dtype == torch.int64 and batch.spans is None
     assert dataset.build_tokenizer().decode(batch.inputs[0].tolist()).isprintable() is not None
     assert batch.padding == 0
+    usual = Loader(Text("train", 0), None)
+    assert {len(batch.inputs) for _, _, batch in itertools.islice(usual.train(), 3)} == {1024 // 128}
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not there")

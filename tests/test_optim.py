@@ -127,8 +127,14 @@ def test_refusals_are_sentences(part):
     with pytest.raises(ValueError, match=r"alpha=1.5 is not in \[0, 1\)"):
         part([{"params": [torch.ones(3)], "alpha": 1.5}])
     for lr in (-1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match=f"lr={lr} must be at least 0 and finite"):
+        with pytest.raises(ValueError, match=f"lr={lr} must be a number, at least 0 and finite"):
             part([torch.ones(3)], lr=lr)
+    with pytest.raises(ValueError, match=r"lr='0\.1' must be a number"):
+        part([{"params": [torch.ones(3)], "lr": "0.1"}])
+    with pytest.raises(UserError, match="kind=attn is none; did you mean attention"):
+        part([{"params": [torch.ones(3)], "kind": "attn"}])
+    with pytest.raises(ValueError, match=r"n_bands=2\.5 must be a whole number of at least 1"):
+        part([{"params": [torch.ones(3)], "n_bands": 2.5}])
     with pytest.raises(ValueError, match="complex64"):
         part([torch.ones(3, dtype=torch.complex64)])
     with pytest.raises(UserError, match="give all groups at the start"):

@@ -127,6 +127,8 @@ def test_a_capture_is_refused_in_a_sentence_where_it_would_replay_as_the_same_st
         EmaSGD(params()).step()
     with pytest.raises(UserError, match=r"FAM\.step counts on the host"):
         fresh.step()
+    with pytest.raises(UserError, match="capturable=True is not for Lookahead: set it on the optimizer within"):
+        around.capturable = True
     with pytest.raises(UserError, match=r"Lookahead\.step counts on the host: capture that of the optimizer within"):
         around.step()
 

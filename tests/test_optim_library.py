@@ -122,6 +122,14 @@ def test_trains_a_compiled_model(part):
 
 
 @pytest.mark.parametrize("part", PARTS)
+def test_steps_inside_of_a_compiled_function_are_taken_as_they_are(part):
+    plain, model = network(), network()
+    optimizer = part(model.parameters())
+    optimizer.step = torch.compile(optimizer.step, backend="eager")
+    assert trained(part(plain.parameters()), plain, 3) == pytest.approx(trained(optimizer, model, 3), abs=1e-5)
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_a_gradient_scaler_unscales_before_the_step_and_skips_overflow(part):
     plain, model = network(), network()
     optimizer, other = part(plain.parameters()), part(model.parameters())

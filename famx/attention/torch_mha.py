@@ -23,18 +23,19 @@ class TorchMHA(nn.Module):
 
     def forward(
         self,
-        query: Float[Tensor, "_ _ d"],
-        key: Float[Tensor, "_ _ d"],
-        value: Float[Tensor, "_ _ d"],
-        key_padding_mask: Bool[Tensor, "b s"] | Float[Tensor, "b s"] | None = None,
+        query: Float[Tensor, "*_ d"],
+        key: Float[Tensor, "*_ d"],
+        value: Float[Tensor, "*_ d"],
+        key_padding_mask: Bool[Tensor, "*b s"] | Float[Tensor, "*b s"] | None = None,
         need_weights: bool = True,
         attn_mask: Bool[Tensor, "*heads t s"] | Float[Tensor, "*heads t s"] | None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
-    ) -> tuple[Float[Tensor, "_ _ d"], None]:
+    ) -> tuple[Float[Tensor, "*_ d"], None]:
         """The block's output, and None for the weights, which blocks need not have.
 
-        A query that is the key, the same object, is self-attention; else the key is a memory, which all may see.
+        A query that is the key, the same object, is self-attention; else the key is a memory, which all may see. What
+        has two axes is one sequence, (time, width).
 
         Args:
             key_padding_mask, attn_mask: True, or -inf in a mask of floats, where nothing may be attended to (the
@@ -49,6 +50,12 @@ class TorchMHA(nn.Module):
             raise ValueError("value is not key: a block makes its keys and values of one memory, pass it as both")
         if is_causal and attn_mask is None:
             raise ValueError("is_causal=True needs attn_mask, which is None: build the block with causal=True instead")
+        if query.ndim == 2:
+            axis = 0 if self.batch_first else 1
+            x = query.unsqueeze(axis)
+            memory = x if query is key else key.unsqueeze(axis)
+            hidden = None if key_padding_mask is None else key_padding_mask[None]
+            return self(x, memory, memory, hidden, attn_mask=attn_mask)[0].squeeze(axis), None
         x, memory = (each if self.batch_first else each.transpose(0, 1) for each in (query, key))
         (batch, t, _), s = x.shape, memory.shape[1]
         mask = None

@@ -187,6 +187,9 @@ class _Items(torch.utils.data.Dataset):
         )
 
 
+BATCHES = {"seconds": 24.0, "tokens": 1024.0}
+
+
 class Loader:
     """Batches of a data part, for training without end, or plainly once.
 
@@ -204,6 +207,7 @@ class Loader:
     ) -> None:
         self.dataset, self.tokenizer, self.seed = dataset, tokenizer, seed
         self.config = config or LoaderConfig()
+        self.budget = self.config.batch or BATCHES[dataset.unit]
         if tokenizer:
             for name, text in zip(dataset.ids, dataset.texts, strict=True):
                 encode(tokenizer, text, name)
@@ -214,7 +218,7 @@ class Loader:
         if self.dataset.unit == "seconds":
             lengths = lengths / self._augment(epoch).speed
         rng = draws(self.seed, "order", epoch)
-        batches = filled(bucketed(lengths, self.config.buckets, rng), lengths, self.config.batch)
+        batches = filled(bucketed(lengths, self.config.buckets, rng), lengths, self.budget)
         return [[(epoch, index) for index in batches[k]] for k in rng.permutation(len(batches))]
 
     def _augment(self, epoch: int) -> Augmentation:
@@ -237,7 +241,7 @@ class Loader:
         lengths = np.asarray(self.dataset.lengths, dtype=np.float64)
         keys = [
             [(0, index) for index in batch]
-            for batch in filled(np.argsort(lengths, kind="stable"), lengths, self.config.batch)
+            for batch in filled(np.argsort(lengths, kind="stable"), lengths, self.budget)
         ]
         yield from (batch for batch in self._read(keys, None, 0) if batch is not None)
 

@@ -65,6 +65,7 @@ class Around(torch.optim.Optimizer):
     def after(self, params: list[Tensor], moved: float | Tensor) -> None:
         """What comes after it; `moved` is 0 where the base has cancelled its step, else 1."""
 
+    @torch._disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step; `closure`, if given, computes the loss anew, which is returned.
@@ -90,6 +91,16 @@ class Around(torch.optim.Optimizer):
     @observed.setter
     def observed(self, on: bool) -> None:
         self.base.observed = on
+
+    @property
+    def capturable(self) -> bool:
+        return False
+
+    @capturable.setter
+    def capturable(self, on: bool) -> None:
+        raise UserError(
+            f"capturable={on} is not for {type(self).__name__}: set it on the optimizer within, and capture that"
+        )
 
     @property
     def metrics(self) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -114,6 +114,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         raise NotImplementedError
 
+    @torch._disable_dynamo  # torch's fused kernels cannot be traced
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step; `closure`, if given, computes the loss anew, which is returned.
@@ -229,13 +230,16 @@ class Optimizer(torch.optim.Optimizer):
             raise UserError(f"{type(self).__name__} follows the tensors it began with: give all groups at the start")
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        if group["kind"] not in get_args(Kind):
+            raise UserError(f"kind={group['kind']} is none{registry.nearest(str(group['kind']), get_args(Kind))}")
         if not 0 <= group["alpha"] < 1:
             raise ValueError(f"alpha={group['alpha']} is not in [0, 1)")
-        if group["n_bands"] < 1:
-            raise ValueError(f"n_bands={group['n_bands']} must be at least 1")
+        if not isinstance(group["n_bands"], int) or group["n_bands"] < 1:
+            raise ValueError(f"n_bands={group['n_bands']} must be a whole number of at least 1")
         for name in ("lr", "weight_decay"):
-            if not isinstance(group[name], Tensor) and not 0 <= group[name] < torch.inf:
-                raise ValueError(f"{name}={group[name]} must be at least 0 and finite")
+            value = group[name]
+            if not isinstance(value, Tensor) and not (isinstance(value, int | float) and 0 <= value < torch.inf):
+                raise ValueError(f"{name}={value!r} must be a number, at least 0 and finite")
         refuse_complex(group["params"], type(self).__name__)
 
     __getstate__ = whole
@@ -283,9 +287,9 @@ def scalars(values: Float[Tensor, " n"]) -> Sequence[float | Tensor]:
 
 
 def _cancel(gradients: list[Tensor]) -> Float[Tensor, ""]:
-    """1 where an entry is not finite, else 0."""
+    """1 where an entry, or the sum of a tensor's, is not finite, else 0."""
     # a sum is the fastest way to read all entries, and one that is not finite makes the sum so
-    sums = torch.stack([g.sum(dtype=torch.float32) for g in gradients])
+    sums = torch.stack([g.sum(dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients])
     return (sums * 0).sum().ne(0).float()
 
 
