@@ -228,7 +228,8 @@ class Trainer:
             self.journal.write(self.step, self.epoch, self.seconds, "dev", metrics)
             self._refuse_divergence("dev", found.loss)
             self.journal.table(self.step, "dev/samples", ("reference", "hypothesis"), found.samples())
-            self.journal.draw(self.step, self.record.pictures() if self.record else {}, observe.over_time(model))
+            seen = self.record.pictures() if self.record else {}
+            self.journal.draw(self.step, seen | observe.over_time(model))
             self.last |= metrics
             score = metrics[f"dev/{self.task.metric}"]
             self.stale, self.best = (0, score) if score < self.best else (self.stale + 1, self.best)
@@ -285,5 +286,6 @@ class Trainer:
         return value
 
     def _tell(self, split: str, text: str) -> None:
-        rate = self.last.get("train/audio_per_second", 0.0)
+        so_far = self.since["audio"] / max(self.since["seconds"], 1e-9)
+        rate = self.last.get("train/audio_per_second", so_far)
         self.screen.tell(split, text, self.step, self.total_steps, rate, self.seconds, self.best)
