@@ -24,7 +24,7 @@ from famx.observe import Picture
 HEAT = ((0.0, 0.0, 0.02), (0.34, 0.06, 0.43), (0.73, 0.21, 0.33), (0.98, 0.55, 0.04), (0.99, 1.0, 0.64))
 GREY = 0.6
 ROW = 12  # pixels, enough for a name
-WIDTH = 400  # pixels of a matrix, at least
+WIDTH = 240  # pixels of a matrix of few columns: with its names about what TensorBoard's cards are wide
 
 
 class Journal:
@@ -72,14 +72,17 @@ class Journal:
         self.pictures.clear()
 
     def table(self, step: int, tag: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-        """A table in TensorBoard's text tab."""
+        """A table in TensorBoard's text tab; none where it has no rows."""
+        if not rows:
+            return
         lines = [header, tuple("---" for _ in header), *rows]
         text = "\n".join("| " + " | ".join(cell.replace("|", "¦") for cell in row) + " |" for row in lines)
         self.writer.add_text(tag, text, step)
 
     def compare(self, settings: Mapping[str, Any], results: Mapping[str, float], step: int) -> None:
-        """A row of TensorBoard's hparams tab."""
-        for summary in hparams(dict(settings), dict(results)):
+        """A row of TensorBoard's hparams tab, whose numbers are the last ones of all curves and these results."""
+        # the first summary lists the columns, and TensorBoard would take those of one run for those of all
+        for summary in hparams(dict(settings), {})[1:]:
             self.writer.file_writer.add_summary(summary)
         for tag, value in results.items():
             self.writer.add_scalar(tag, value, step)
@@ -117,7 +120,7 @@ def heat_map(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
     at, (start, stop) = (values.log(), ends.log()) if logarithmic else (values, ends)
     place = torch.where(known, ((at - start) / (stop - start).clamp(min=1e-30)).clamp(0, 1), torch.nan)
     names, font = _names(picture.rows), ImageFont.load_default()
-    width = max(4, WIDTH // place.shape[1]) * place.shape[1]
+    width = max(2, WIDTH // place.shape[1]) * place.shape[1]
     whole = Image.new("RGB", (names.width + width, names.height + 3 * ROW), "white")
     whole.paste(names, (0, 0))
     for part, top, height in ((place, 0, names.height), (torch.linspace(0, 1, WIDTH)[None], names.height + ROW, ROW)):

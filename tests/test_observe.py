@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from famx.journal import GREY, HEAT, ROW, heat_map
+from famx.journal import GREY, HEAT, ROW, WIDTH, heat_map
 from famx.laws.attention import D, H
 from famx.observe import Picture, over_time, rooms, watch, watch_last
 from famx.registry import build
@@ -110,10 +110,10 @@ def test_only_the_last_batch_is_watched():
 
 
 def colours(values):
-    """Of the picture of a matrix, rounded as a picture is; its cells are all as wide."""
+    """Of the picture of a matrix, from the middle of each cell."""
     drawn = torch.from_numpy(heat_map(Picture(values, tuple("abc"[: len(values)]), "")))
-    names, columns = drawn.shape[1] % 100, values.shape[1]
-    places = names + (2 * torch.arange(columns) + 1) * (drawn.shape[1] - names) // (2 * columns)
+    cell = max(2, WIDTH // values.shape[1])
+    places = drawn.shape[1] - cell // 2 - cell * torch.arange(values.shape[1]).flip(0)
     return drawn[ROW // 2 : len(values) * ROW : ROW, places] / 255
 
 
