@@ -3,7 +3,6 @@
 import contextlib
 import logging
 from collections.abc import Iterator
-from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -40,7 +39,7 @@ class Screen:
         """
         error = f"  best {self.metric} {shown(self.metric, best)}" if best < float("inf") else ""
         unit = "audio s/s" if self.metric != "loss" else "tokens/s"
-        left = f"  {timedelta(seconds=round((total - step) * seconds / max(1, step)))} left" if total else ""
+        left = f"  {(total - step) * seconds / max(1, step):.0f} s left" if total else ""
         line, pace = f"step {step}/{total or '?'}  {split} {text}", f"  {rate:.0f} {unit}{left}"
         self.bar.update(self.task, completed=step, total=total, description=f"{line}{error}{pace}")
         if split == "dev" or not self.console.is_terminal:
