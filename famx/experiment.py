@@ -137,9 +137,10 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
             return last | {"stopped_by": trainer.stopped_by}
         if first:
             found = _conclude(trainer, {split: loaders[split] for split in loaders if split not in ("train", "dev")})
-            last |= {f"{split}/{name}": value for split, each in found.items() for name, value in each.metrics.items()}
-            trainer.finish(summary.settings(config), last)
+            scores = {f"{split}/{name}": value for split, each in found.items() for name, value in each.metrics.items()}
+            trainer.finish(summary.settings(config), scores)
             summary.farewell(console, folder, found)
+            last |= scores
     return last
 
 

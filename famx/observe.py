@@ -7,11 +7,19 @@ of its batch, and nothing of it is padding. What is to be paid for, `Costly` par
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+class Picture(NamedTuple):
+    """A matrix to be drawn, a name for each row, and what the columns are."""
+
+    values: Float[Tensor, "rows columns"]
+    rows: tuple[str, ...]
+    columns: str
 
 
 class Costly:
@@ -52,27 +60,33 @@ def watch_last(module: nn.Module, batches: Iterable[Any]) -> Iterator[Any]:
 
 def rooms(model: nn.Module) -> dict[str, Tensor]:
     """What the parts of a model show, as `room/metric`: the mean over parts, all where their sizes differ."""
+    shown = {tag: list(parts.values()) for tag, parts in _shown(model, pictures=False).items()}
     return {
         tag: torch.stack(values).float().mean(0)
         if len({value.shape for value in values}) == 1
         else torch.cat([value.flatten() for value in values])
-        for tag, values in _shown(model, pictures=False).items()
+        for tag, values in shown.items()
     }
 
 
-def over_time(model: nn.Module) -> dict[str, Tensor]:
+def over_time(model: nn.Module) -> dict[str, Picture]:
     """The pictures that the parts of a model show, as `room/over_time/metric`, one layer's rows after another's."""
-    found = {tag: torch.cat(values) for tag, values in _shown(model, pictures=True).items()}
-    return {tag.removeprefix("all/"): value for tag, value in collect(all=found).items()}
+    pictures = {}
+    for tag, parts in _shown(model, pictures=True).items():
+        values = torch.cat(list(parts.values())).float().cpu()
+        rows = tuple(f"{part} {i + 1}" for part, value in parts.items() for i in range(len(value)))
+        if rows:
+            pictures[tag] = Picture(values, rows, f"positions 1 to {values.shape[1]} of one example")
+    return pictures
 
 
-def _shown(model: nn.Module, pictures: bool) -> dict[str, list[Tensor]]:
-    """By tag, each part's own."""
-    found: dict[str, list[Tensor]] = {}
-    for module in model.modules():
+def _shown(model: nn.Module, pictures: bool) -> dict[str, dict[str, Tensor]]:
+    """By tag and the name of the part."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for part, module in model.named_modules():
         for name, value in getattr(module, "metrics", {}).items():
             if name.startswith("over_time/") == pictures:
-                found.setdefault(f"{type(module).__module__.split('.')[-2]}/{name}", []).append(value)
+                found.setdefault(f"{type(module).__module__.split('.')[-2]}/{name}", {})[part] = value
     return found
 
 

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from pyarrow import parquet
 from torch import Tensor
 
+from famx.observe import Picture
+
 log = logging.getLogger(__name__)
 
 FILE = "spectrum.parquet"
@@ -59,12 +61,16 @@ class Record:
                     curves[f"{metric}/{kind}"] = own.mean().item()
         return curves
 
-    def pictures(self) -> dict[str, Float[Tensor, "tensors reports"]]:
-        """A matrix for each metric, a row a tensor and a column a report."""
+    def pictures(self) -> dict[str, Picture]:
+        """As `microscope/metric`, a row a tensor and a column a report."""
         steps = list(self.reports)
         kept = torch.linspace(0, len(steps) - 1, min(len(steps), COLUMNS)).round().long().tolist()
         columns = [_series(self.reports[steps[i]]) for i in kept]
-        return {metric: torch.stack([column[metric] for column in columns], 1) for metric in columns[0]} if kept else {}
+        matrices = {name: torch.stack([column[name] for column in columns], 1) for name in (columns or [{}])[0]}
+        return {
+            f"microscope/{name}": Picture(values, tuple(self.names), f"steps {steps[0]} to {steps[-1]}")
+            for name, values in matrices.items()
+        }
 
     def write(self) -> None:
         """Puts the file on the disk, whole or not at all."""

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +19,9 @@ class Screen:
 
     def __init__(self, metric: str, quiet: bool = False):
         self.metric, self.console = metric, Console(quiet=quiet)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
         live = self.console.is_terminal and not quiet
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not live, transient=True)
+        columns = TextColumn("{task.description}"), BarColumn()
+        self.bar = Progress(*columns, console=self.console, disable=not live, transient=True)
         self.task = self.bar.add_task("training", total=None)
 
     @contextlib.contextmanager
@@ -37,13 +37,13 @@ class Screen:
             seconds: spent so far.
             best: score so far, infinite before the first.
         """
-        error = f"  dev {self.metric} {shown(self.metric, best)}" if best < float("inf") else ""
+        error = f"  best {self.metric} {shown(self.metric, best)}" if best < float("inf") else ""
         unit = "audio s/s" if self.metric != "loss" else "tokens/s"
-        left = (total - step) * seconds / max(1, step) if total else 0.0
-        line = f"step {step}/{total or '?'}  {split} {text}"
-        self.bar.update(self.task, completed=step, total=total, description=f"{line}{error}  {rate:.0f} {unit}")
+        left = f"  {(total - step) * seconds / max(1, step):.0f} s left" if total else ""
+        line, pace = f"step {step}/{total or '?'}  {split} {text}", f"  {rate:.0f} {unit}{left}"
+        self.bar.update(self.task, completed=step, total=total, description=f"{line}{error}{pace}")
         if split == "dev" or not self.console.is_terminal:
-            self.console.print(f"{line}  {rate:.0f} {unit}  {left:.0f} s left", highlight=False, soft_wrap=True)
+            self.console.print(f"{line}{pace}", highlight=False, soft_wrap=True)
         if not self.console.quiet:
             log.info(line)
 

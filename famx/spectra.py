@@ -133,10 +133,10 @@ def draw(runs: dict[str, dict[str, Kind]], file: Path) -> None:
         figure.set_layout_engine("constrained")
         uppers, lowers = axes[::2].flatten(), axes[1::2].flatten()
         for i, (run, kinds) in enumerate(runs.items()):
-            _draw_run(uppers[i], lowers[i], run, kinds)
-            if i:
+            if i:  # before anything is drawn, so that the limits hold all runs
                 uppers[i].sharey(uppers[0])
                 lowers[i].sharey(lowers[0])
+            _draw_run(uppers[i], lowers[i], run, kinds)
         for axis in (*uppers[len(runs) :], *lowers[len(runs) :]):
             axis.set_axis_off()
         uppers[0].set_ylim(0, None)

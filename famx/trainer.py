@@ -73,6 +73,7 @@ class Trainer:
         self.since = {"steps": 0, "audio": 0.0, "padding": 0.0, "seconds": 0.0}
         self.stopped_by: int | None = None
         self.screen = Screen(task.metric, quiet=self.rank > 0)
+        self.pace = f"train/{'tokens' if task.unit == 'tokens' else 'audio'}_per_second"
 
     # the run
 
@@ -200,7 +201,7 @@ class Trainer:
         if seen:
             metrics |= {f"microscope/{key}": value for key, value in self.record.add(self.step, seen).items()}
         metrics["train/lr"] = self.optimizer.param_groups[0]["lr"]
-        metrics["train/audio_per_second"] = since["audio"] / since["seconds"]
+        metrics[self.pace] = since["audio"] / since["seconds"]
         metrics["train/padding"] = since["padding"] / since["steps"]
         self.loss_sum.zero_()
         self.since = dict.fromkeys(since, 0.0)
@@ -228,7 +229,8 @@ class Trainer:
             self.journal.write(self.step, self.epoch, self.seconds, "dev", metrics)
             self._refuse_divergence("dev", found.loss)
             self.journal.table(self.step, "dev/samples", ("reference", "hypothesis"), found.samples())
-            self.journal.draw(self.step, self.record.pictures() if self.record else {}, observe.over_time(model))
+            seen = self.record.pictures() if self.record else {}
+            self.journal.draw(self.step, seen | observe.over_time(model))
             self.last |= metrics
             score = metrics[f"dev/{self.task.metric}"]
             self.stale, self.best = (0, score) if score < self.best else (self.stale + 1, self.best)
@@ -285,5 +287,6 @@ class Trainer:
         return value
 
     def _tell(self, split: str, text: str) -> None:
-        rate = self.last.get("train/audio_per_second", 0.0)
+        so_far = self.since["audio"] / max(self.since["seconds"], 1e-9)
+        rate = self.last.get(self.pace, so_far)
         self.screen.tell(split, text, self.step, self.total_steps, rate, self.seconds, self.best)

@@ -28,6 +28,7 @@ class Weight(nn.Module):
 class Task:
     """The mean of `w * x` over all numbers of a batch."""
 
+    unit = "seconds"
     metric = "loss"
 
     def count(self, batch):

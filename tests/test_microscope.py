@@ -172,4 +172,6 @@ def test_a_record_is_cut_back_and_read_by_name(tmp_path):
     i = microscope.names.index("1.weight")
     assert row["lag2"] == pytest.approx(reports[WINDOW]["lag2"][i].item())
     assert row["bands"] == pytest.approx(reports[WINDOW]["bands"][i].tolist())
-    assert record.pictures()["lag1"].shape == (7, 3)
+    picture = record.pictures()["microscope/lag1"]
+    assert picture.values.shape == (7, 3) and picture.rows == tuple(microscope.names)
+    assert picture.columns == f"steps {WINDOW} to {3 * WINDOW}"

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from famx.journal import HEAT, heat_map
+from famx.journal import GREY, HEAT, ROW, WIDTH, heat_map
 from famx.laws.attention import D, H
-from famx.observe import over_time, rooms, watch, watch_last
+from famx.observe import Picture, over_time, rooms, watch, watch_last
 from famx.registry import build
 
 PICTURES = {
@@ -36,9 +36,12 @@ def test_each_block_of_the_source_shows_what_it_did_over_layers_and_time(name, c
     for block in blocks:
         x = x + block(x, mask=mask, state=state)
     found = over_time(blocks)
-    assert {tag: value.shape for tag, value in found.items()} == {
+    assert {tag: picture.values.shape for tag, picture in found.items()} == {
         f"attention/over_time/{quantity}": (2 * rows, 7) for quantity, rows in PICTURES[name].items()
     }
+    for picture in found.values():
+        named = [row.split()[0].partition(".")[0] for row in picture.rows]
+        assert named == sorted(named) and set(named) == {"0", "1"} and len(set(picture.rows)) == len(picture.values)
     assert not any("over_time" in tag for tag in rooms(blocks))
 
 
@@ -95,7 +98,7 @@ def test_layers_of_different_sizes_are_shown_side_by_side():
     for layer in layers:
         layer(torch.randn(2, 7, D))
     assert rooms(layers)["attention/active"].shape == (6,)
-    assert over_time(layers)["attention/over_time/nodes"].shape == (6, 7)
+    assert over_time(layers)["attention/over_time/nodes"].values.shape == (6, 7)
 
 
 def test_only_the_last_batch_is_watched():
@@ -106,8 +109,38 @@ def test_only_the_last_batch_is_watched():
     assert list(watch_last(block, "")) == []
 
 
+def colours(values):
+    """Of the picture of a matrix, from the middle of each cell."""
+    drawn = torch.from_numpy(heat_map(Picture(values, tuple("abc"[: len(values)]), "")))
+    cell = max(2, WIDTH // values.shape[1])
+    places = drawn.shape[1] - cell // 2 - cell * torch.arange(values.shape[1]).flip(0)
+    return drawn[ROW // 2 : len(values) * ROW : ROW, places] / 255
+
+
+def shade(colour):
+    return torch.tensor(colour).mul(255).round() / 255
+
+
 def test_what_is_the_same_everywhere_is_pale_but_dark_where_it_is_nothing():
-    ones, zeros = (heat_map(torch.full((1, 2), value), 1, least=0.0) for value in (1.0, 0.0))
-    assert_close(ones[:, 0, 0], torch.tensor(HEAT[-1]))
-    assert_close(zeros[:, 0, 0], torch.tensor(HEAT[0]))
-    assert_close(heat_map(torch.tensor([[-2.0, 3.0]]), 1, least=0.0), heat_map(torch.tensor([[-2.0, 3.0]]), 1))
+    for value, shown in ((1.0, HEAT[-1]), (0.0, HEAT[0]), (-1.0, HEAT[0])):
+        assert_close(colours(torch.full((2, 2), value)), shade(shown).expand(2, 2, 3))
+    rounded = torch.tensor([[0.9, 0.9 + 1e-7]])
+    assert_close(colours(rounded), shade(HEAT[-1]).expand(1, 2, 3))
+
+
+def test_colours_are_spread_over_what_is_usual():
+    values = torch.linspace(-1, 1, 101).repeat(3, 1)
+    outlying = values.clone()
+    outlying[1, -1] = 1e9
+    assert_close(colours(outlying), colours(values), atol=0.05, rtol=0)
+
+
+def test_equal_factors_are_equal_steps_where_values_span_many():
+    assert_close(colours(torch.tensor([[1e-6, 1e-4, 1e-2]])), colours(torch.tensor([[-1.0, 0.0, 1.0]])))
+    assert_close(colours(torch.tensor([[0.0, 1e-6, 1.0]]))[:, 0], shade(HEAT[0])[None])
+
+
+def test_what_is_not_defined_is_neither_dark_nor_pale():
+    found = colours(torch.tensor([[0.0, torch.nan, 1.0]]))
+    assert_close(found, torch.stack([shade(HEAT[0]), shade([GREY] * 3), shade(HEAT[-1])])[None])
+    assert_close(colours(torch.full((1, 1), torch.inf)), shade([GREY] * 3)[None, None])

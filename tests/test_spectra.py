@@ -50,6 +50,16 @@ def test_runs_are_told_in_a_table_and_drawn_in_one_picture(tmp_path, monkeypatch
     assert (tmp_path / "spectra.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_scale_that_runs_share_holds_the_loudest(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.extend(figure.axes))
+    power = {"quiet": 1.0, "loud": 3.0}
+    runs = {k: spectra.read(leave(tmp_path / k, lambda step: 0.9, lambda step, v=v: v)) for k, v in power.items()}
+    spectra.draw(runs, tmp_path / "spectra.png")
+    quiet, loud = drawn[:2]
+    assert quiet.get_ylim() == loud.get_ylim() and loud.get_ylim()[1] > 3
+
+
 def test_a_run_without_a_record_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(UserError, match="is not the folder of a run"):
         spectra.read(tmp_path / "nowhere")

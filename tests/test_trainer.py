@@ -22,6 +22,7 @@ from famx import checkpoint
 from famx.config import CONF, plain, publish
 from famx.experiment import run
 from famx.folder import taken
+from famx.journal import ROW
 from famx.notation import UserError
 from famx.recognizer import Recognizer
 from famx.settings import LoaderConfig, TrainerConfig
@@ -162,7 +163,12 @@ def test_an_evaluation_draws_what_each_layer_did_over_time(corpus, tmp_path):
     for tag, count in rows.items():
         first, second = events.Images(tag)
         assert (first.step, second.step) == (1, 2)
-        assert first.height == 6 * count and first.width == second.width > 6 * 10
+        assert first.height == second.height == (count + 3) * ROW
+    assert "train/audio_per_second" in events.Tags()["scalars"] and events.Tags()["tensors"] == [
+        "dev/samples/text_summary"
+    ]
+    hparams = {tag for tag in events.summary_metadata if tag.startswith("_hparams_")}
+    assert hparams == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
 
 
 def test_a_checkpoint_of_another_model_is_refused(corpus, tmp_path):
