@@ -67,6 +67,6 @@ def test_what_is_evaluated_is_the_model_without_its_dropout():
     model = nn.Sequential(nn.Dropout(0.5)).train()
     model.weight = nn.Parameter(torch.ones(3))
     task, batches = Task(), [batch(1), batch(5)]
-    task.loss = lambda model, batch: model(model.weight * batch.inputs).mean()
+    task.judge = lambda model, batch: (model(model.weight * batch.inputs).mean(), [])
     found = evaluate(model, task, batches, torch.device("cpu"))
     assert found.loss == pytest.approx(torch.cat([each.inputs for each in batches]).mean().item(), abs=1e-6)
