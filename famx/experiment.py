@@ -92,7 +92,10 @@ def build_optimizer(
     for room, choice in given.items():
         if room not in asked:
             raise UserError(f"optim={config['name']} wears no {room}, so {room}={choice['name']} would change nothing")
-    return build("optim", config, params=params, **{room: partial(build, room, c) for room, c in given.items()})
+    optimizer = build("optim", config, params=params, **{room: partial(build, room, c) for room, c in given.items()})
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"optim={config['name']} is no torch.optim.Optimizer, which {type(optimizer).__name__} has to be")
+    return optimizer
 
 
 def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[str, Any]:

@@ -19,7 +19,9 @@ def refuse_taken(folder: Path) -> None:
         UserError: it holds a run.
     """
     if (folder / "checkpoints").exists() or (folder / "config.yaml").exists():
-        raise UserError(f"{folder} already holds a run: go on with resume={folder}, or choose another folder")
+        saved = any((folder / "checkpoints").glob("*"))
+        way = f"go on with resume={folder}" if saved else "it has saved nothing to go on from, so remove it"
+        raise UserError(f"{folder} already holds a run: {way}, or choose another folder")
 
 
 @contextlib.contextmanager

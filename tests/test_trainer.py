@@ -269,7 +269,10 @@ def test_a_folder_is_one_runs_alone_as_long_as_it_trains(tmp_path):
                 pass
     with taken(tmp_path / "run", resume=True):
         pass
-    with pytest.raises(UserError, match="already holds a run"), taken(tmp_path / "run", resume=False):
+    with pytest.raises(UserError, match="holds a run: it has saved nothing"), taken(tmp_path / "run", resume=False):
+        pass
+    (tmp_path / "run/checkpoints/step-1").mkdir()
+    with pytest.raises(UserError, match="holds a run: go on with resume="), taken(tmp_path / "run", resume=False):
         pass
 
 
