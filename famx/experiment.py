@@ -94,7 +94,7 @@ def build_optimizer(
             raise UserError(f"optim={config['name']} wears no {room}, so {room}={choice['name']} would change nothing")
     optimizer = build("optim", config, params=params, **{room: partial(build, room, c) for room, c in given.items()})
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UserError(f"optim={config['name']} is no torch.optim.Optimizer, which {type(optimizer).__name__} has to be")
+        raise UserError(f"optim={config['name']} is a {type(optimizer).__name__}, which is no torch.optim.Optimizer")
     return optimizer
 
 
