@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from famx import disk
 from famx.config import (
     CONF,
+    Parser,
     argument,
     filled,
     own_parts,
@@ -42,11 +43,13 @@ def main() -> int:
         print(f"{__doc__}\n\nEvery room is an option, every part a choice, every hyperparameter a key of its room:")
         return show([])
     import hydra
+    from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
 
     words = sys.argv[1:]
     if (run := argument("resume")) not in (None, "null"):
         return _resume(run, words)
+    Parser(prog="python -m famx.train", parents=[get_args_parser()], add_help=False).parse_args(words)
     files = own_parts(words)
     publish(trainer=TrainerConfig, loader=LoaderConfig)
     refuse_empty(words)
@@ -164,8 +167,8 @@ def _without(words: list[str], told: str) -> dict:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return OmegaConf.to_container(compose("train", kept), resolve=False)
-    except (HydraException, OmegaConfBaseException):
-        return {}
+    except (HydraException, OmegaConfBaseException) as error:
+        return _without(kept, str(error)) if len(kept) < len(words) else {}
 
 
 if __name__ == "__main__":
