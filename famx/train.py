@@ -40,7 +40,9 @@ def main() -> int:
     if {"--help", "-h"} & set(sys.argv[1:]):
         from famx.parts import show
 
-        print(f"{__doc__}\n\nEvery room is an option, every part a choice, every hyperparameter a key of its room:")
+        print(
+            f"{__doc__}\n\nEvery room is an option, every part or preset a choice, hyperparameters are keys of their room:"
+        )
         return show([])
     import hydra
     from hydra._internal.utils import get_args_parser

@@ -157,6 +157,22 @@ def test_a_mistake_is_told_in_one_sentence_and_leaves_nothing(word, famx, tmp_pa
     assert not list(tmp_path.glob("outputs/*"))
 
 
+def test_the_catalogue_has_every_choice_of_every_group_and_what_it_is(famx):
+    status, out, told = famx("parts")
+    assert status == 0, told
+    listed = {}
+    for line in out.splitlines():
+        if not line.startswith(" "):
+            room = listed.setdefault(line, [])
+        elif not line.startswith("   "):
+            name, *words = line.split()
+            assert words
+            room.append(name)
+    assert list(listed) == [*ROOMS, "model", "experiment"]
+    for room, found in listed.items():
+        assert found == [*(names(room) if room in ROOMS else []), *CHOICES.get(room, [])]
+
+
 def test_a_command_ends_with_the_status_of_its_mistake(tmp_path):
     command = [sys.executable, "-m", "famx.train", "layer.drop=0.1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -180,6 +196,7 @@ def test_a_folder_holds_one_run_and_a_run_goes_on_only_whole_and_under_right_wor
         ("evaluate", "run", "nonsense"): "nonsense",
         ("transcribe", "run", "a.wav"): "is a model of text",
         ("parts", "--foo"): "unrecognized arguments: --foo",
+        ("parts", "norm", "modl"): "modl: no such room; did you mean model?",
     }
     for command, sentence in mistakes.items():
         status, _, told = famx(*command)
