@@ -174,6 +174,7 @@ def verb(main: Callable[[], int]) -> typing.NoReturn:
     try:
         with _warned(), disk.told(), disk.told_by_who_waits():
             status = main()
+            sys.stdout.flush()
     except UserError as error:
         if os.environ.get("FAMX_DEBUG") == "1":
             raise

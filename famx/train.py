@@ -40,9 +40,7 @@ def main() -> int:
     if {"--help", "-h"} & set(sys.argv[1:]):
         from famx.parts import show
 
-        print(
-            f"{__doc__}\n\nEvery room is an option, every part or preset a choice, hyperparameters are keys of their room:"
-        )
+        print(f"{__doc__}\n\nEvery room is an option, every part or preset a choice, hyperparameters its keys:")
         return show([])
     import hydra
     from hydra._internal.utils import get_args_parser

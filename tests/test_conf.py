@@ -179,6 +179,16 @@ def test_a_command_ends_with_the_status_of_its_mistake(tmp_path):
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["-m famx.parts norm", "scripts/benchmark"])
+def test_a_command_whose_reader_has_enough_ends_quietly(command):
+    read, write = os.pipe()
+    os.close(read)
+    words, root = [sys.executable, *command.split()], Path(__file__).parents[1]
+    done = subprocess.run(words, cwd=root, stdout=write, stderr=subprocess.PIPE, timeout=120)
+    os.close(write)
+    assert done.returncode == 141 and not done.stderr
+
+
 def test_a_folder_holds_one_run_and_a_run_goes_on_only_whole_and_under_right_words(famx, tmp_path):
     words = [*TEXT, "trainer.max_steps=3", "hydra.run.dir=run"]
     status, out, told = famx("train", *words)
