@@ -1,5 +1,6 @@
 """Trains: python -m famx.train model=myelinated optim=fam optim.lr=0.5, or -m optim=fam,adamw seed=0,1 for a sweep."""
 
+import enum
 import os
 import re
 import sys
@@ -141,8 +142,15 @@ def _sweep_names(words: list[str]) -> list[str]:
     given = [o.key_or_group for o in overrides if o.type is OverrideType.CHANGE and o.is_sweep_override()]
     swept = [key for key in dict.fromkeys([*held, *given]) if key not in fixed]
     values = {key: f"{key}.name" for key in (*ROOMS, "model")} | {"experiment": "hydra.runtime.choices.experiment"}
-    named = [f"{key}=${{{values.get(key, key)}}}" for key in swept]
+    OmegaConf.register_new_resolver("word", _word, replace=True)
+    named = [f"{key}=${{word:${{{values.get(key, key)}}}}}" for key in swept]
     return [f"hydra.sweep.subdir='{','.join(named)}'"] if swept else []
+
+
+def _word(value: Any) -> str:
+    """A value as part of the name of a folder, which a path is without its slashes."""
+    word = value.value if isinstance(value, enum.Enum) else "null" if value is None else value
+    return str(word).replace("/", "_")
 
 
 def _sweep_of(experiment: str | None) -> list[str]:

@@ -237,9 +237,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(famx, tmp_pat
 
 def test_words_beside_a_sweep_are_held_to_each_of_its_runs(famx, tmp_path):
     beside = ["optim.n_bands=4", "trainer.patience=null"]
-    status, _, told = famx("train", "-m", *TEXT, "optim=fam,fam_published", *beside, "hydra.sweep.dir=sweep")
+    swept = ["optim=fam,fam_published", "data.path=choice(./text.txt)", "trainer.precision=choice(fp32)"]
+    words = [word for word in TEXT if not word.startswith("data.path")]
+    status, _, told = famx("train", "-m", *words, *swept, *beside, "hydra.sweep.dir=sweep")
     assert status == 0, told
-    assert len(list(tmp_path.glob("sweep/*/config.yaml"))) == 2
+    found = {path.parent.name for path in tmp_path.glob("sweep/*/config.yaml")}
+    assert found == {f"optim={name},data.path=._text.txt,trainer.precision=fp32" for name in ("fam", "fam_published")}
     status, _, told = famx("train", "-m", "experiment=fam_under_the_microscope", *TEXT, "hydra.sweep.dir=microscope")
     assert status == 0, told
     found = {path.parent.name for path in tmp_path.glob("microscope/*/config.yaml")}
