@@ -131,22 +131,28 @@ def retell(error: Exception, config: Mapping[str, Any]) -> UserError:
     told = re.sub(r"\s+", " ", str(error)).strip()
     if match := re.search(r"Ambiguous value for argument '(.*?)'", told):
         return UserError(f"{match[1]} names several values, which only a sweep takes: give -m too")
+    if word := getattr(error, "override", None):
+        quoted = "a value with spaces or brackets wants quotes of its own, 'KEY=\"VALUE\"'"
+        return UserError(f"{word} cannot be read as KEY=VALUE; {quoted}")
     cause = re.sub(r"\s+", " ", str(error.__cause__ or "")).strip()
     if options := getattr(error, "options", None):
         room, _, name = error.missing_cfg_file.rpartition("/")
         return UserError(f"{room}={name}: no such part{nearest(name, [o for o in options if o != 'usual'])}")
-    if match := re.search(r"Could not (?:override|append to|delete) '?([\w.@/]+)'?", told):
-        *path, key = match[1].split(".")
-        node: Any = config
-        for step in path:
-            node = node.get(step, {}) if isinstance(node, Mapping) else {}
-        able = [name for name, part in PARTS.get(match[1].split(".")[0], {}).items() if key in hyperparameters(part)]
-        if path and node.get("name") == "usual" and able:
-            room = path[0]
-            return UserError(f"{match[1]} is of a part that is not chosen yet: give {room}={' or '.join(able)} too")
-        known = [k for k in node if k != "name"] if isinstance(node, Mapping) else []
+    if match := re.search(r"Could not (?:override|delete)(?: from config\.)? '([\w.@/]+)", told):
+        *above, key = match[1].split(".")
+        node, path = config, []
+        for step in above:
+            if step not in node:
+                key = step  # the first that there is not
+                break
+            node, path = node[step] if isinstance(node[step], Mapping) else {}, [*path, step]
+        place = ".".join([*path, key])
+        able = [name for name, part in PARTS.get(path[0], {}).items() if key in hyperparameters(part)] if path else []
+        if node.get("name") == "usual" and able:
+            return UserError(f"{place} is of a part that is not chosen yet: give {path[0]}={' or '.join(able)} too")
         owner = f"{path[0]}={node['name']}" if path and "name" in node else ".".join(path) or "famx"
-        return UserError(f"{owner} has no {match[1]}{nearest(key, known)}")
+        known = [k for k in node if k != "name"] if path else [*node, "experiment"]
+        return UserError(f"{owner} has no {place}{nearest(key, known)}")
     if match := re.search(r"override ([\w.]+)=(.*?) ?: (.*)", f"{told} : {cause}"):
         reason = re.sub(r" full_key:.*", "", match[3])
         return UserError(f"{match[1]}={match[2]}: {reason}")
@@ -168,6 +174,7 @@ def verb(main: Callable[[], int]) -> typing.NoReturn:
     try:
         with _warned(), disk.told(), disk.told_by_who_waits():
             status = main()
+            sys.stdout.flush()
     except UserError as error:
         if os.environ.get("FAMX_DEBUG") == "1":
             raise

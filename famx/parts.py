@@ -1,20 +1,24 @@
-"""Lists every part, what it is, and what it costs: python -m famx.parts [room...] [--markdown | --measure]"""
+"""Lists every part and preset, and what parts cost: python -m famx.parts [room...] [--markdown | --measure]"""
 
+import itertools
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from famx.config import Parser, own_parts, verb
-from famx.registry import PARTS, ROOMS, hyperparameters, names
+from famx.config import CONF, Parser, own_parts, verb
+from famx.notation import UserError
+from famx.registry import PARTS, ROOMS, hyperparameters, names, nearest
 
+PRESETS = ("model", "experiment")  # chosen as rooms' parts are, from the files of conf/
 COLUMNS = ("parameters", "kFLOP/position", "forward ms", "training ms", "peak MB", "growth")
 
 
 def show(words: list[str]) -> int:
     """Prints the catalogue or the costs of the rooms that the words name; returns the exit status."""
-    parser = Parser(prog="python -m famx.parts", description="Lists parts and what they cost.")
-    parser.add_argument("rooms", metavar="ROOM", nargs="*", help="all where none is named; famx_parts=[file.py] adds")
+    parser = Parser(prog="python -m famx.parts", description="Lists parts, presets, and what parts cost.")
+    told = "or model, experiment; all where none is named; famx_parts=[file.py] adds"
+    parser.add_argument("rooms", metavar="ROOM", nargs="*", help=told)
     parser.add_argument("--markdown", action="store_true", help="the table that the README shows")
     parser.add_argument("--measure", action="store_true", help="costs, in units of the room's usual part")
     for size, default in (("d_model", 256), ("n_heads", 8), ("t", 256)):
@@ -25,30 +29,45 @@ def show(words: list[str]) -> int:
     rooms = [word for word in given.rooms if not word.startswith("famx_parts=")]
     if given.measure:
         _print_costs(rooms or ["attention"], (given.d_model, given.n_heads, given.t, given.causal))
+    elif given.markdown:
+        _print_markdown(rooms or ROOMS)
     else:
-        _print_catalogue(rooms or ROOMS, given.markdown)
+        _print_catalogue(rooms or (*ROOMS, *PRESETS))
     return 0
 
 
-def _print_catalogue(rooms: Sequence[str], markdown: bool) -> None:
-    rows = [(room, name, *_told(PARTS[room][name])) for room in rooms for name in names(room)]
-    if markdown:
-        print("| part | what it is | hyperparameters |\n|---|---|---|")
-        for room, name, told, settings in rows:
+def _print_markdown(rooms: Sequence[str]) -> None:
+    print("| part | what it is | hyperparameters |\n|---|---|---|")
+    for room in rooms:
+        for name, told, settings in _parts(room):
             print(f"| `{room}={name}` | {told} | {settings and f'`{settings}`'} |")
-        return
+
+
+def _print_catalogue(rooms: Sequence[str]) -> None:
+    for room in rooms:
+        if room not in (*ROOMS, *PRESETS):
+            raise UserError(f"{room}: no such room{nearest(room, (*ROOMS, *PRESETS))}")
     for room in rooms:
         print(room)
-        for _, name, told, settings in (row for row in rows if row[0] == room):
-            for start, text in ((f"  {name:22}", told), (" " * 24, settings)):
+        for name, told, settings in (*(_parts(room) if room in ROOMS else ()), *_presets(room)):
+            for start, text in ((f"  {name:25}", told), (" " * 27, settings)):
                 if text:
-                    print(textwrap.fill(text, 120, initial_indent=start, subsequent_indent=" " * 24))
+                    print(textwrap.fill(text, 120, initial_indent=start, subsequent_indent=" " * 27))
 
 
-def _told(part: type) -> tuple[str, str]:
-    """The first line of the docstring of the part's module, and its hyperparameters with their defaults."""
-    line = (sys.modules[part.__module__].__doc__ or "").strip().partition("\n")[0]
-    return line, ", ".join(f"{key}={p.default}" for key, p in hyperparameters(part).items())
+def _parts(room: str) -> Iterator[tuple[str, str, str]]:
+    """Of each part its name, the first line of its module's docstring, and its hyperparameters with their defaults."""
+    for name in names(room):
+        part = PARTS[room][name]
+        line = (sys.modules[part.__module__].__doc__ or "").strip().partition("\n")[0]
+        yield name, line, ", ".join(f"{key}={p.default}" for key, p in hyperparameters(part).items())
+
+
+def _presets(group: str) -> Iterator[tuple[str, str, str]]:
+    """Of each file of a group of conf/ its name and the comment it begins with."""
+    for file in sorted((CONF / group).glob("*.yaml")):
+        comment = itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
+        yield file.stem, " ".join(line[1:].strip() for line in comment if "@package" not in line), ""
 
 
 def _print_costs(rooms: Sequence[str], sizes: tuple[int, int, int, bool]) -> None:

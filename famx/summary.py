@@ -60,10 +60,10 @@ def parts(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def groups(optimizer: torch.optim.Optimizer, folder: Path) -> Table:
-    """The optimizer's groups, a line each; also written into the folder as `groups.tsv`."""
+    """The optimizer's groups that have parameters, a line each; also written into the folder as `groups.tsv`."""
     columns = ("kind", "tensors", "parameters", "lr", "weight_decay", "alpha", "n_bands")
     rows = []
-    for group in optimizer.param_groups:
+    for group in [group for group in optimizer.param_groups if group["params"]]:
         counts = {"tensors": len(group["params"]), "parameters": sum(p.numel() for p in group["params"])}
         # the alpha and n_bands of a group are of no use to an optimizer that knows neither
         own = {key: group[key] for key in columns if key in group and (key in optimizer.defaults or key == "kind")}

@@ -1,5 +1,6 @@
 """Trains: python -m famx.train model=myelinated optim=fam optim.lr=0.5, or -m optim=fam,adamw seed=0,1 for a sweep."""
 
+import enum
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from famx import disk
 from famx.config import (
     CONF,
+    Parser,
     argument,
     filled,
     own_parts,
@@ -39,14 +41,16 @@ def main() -> int:
     if {"--help", "-h"} & set(sys.argv[1:]):
         from famx.parts import show
 
-        print(f"{__doc__}\n\nEvery room is an option, every part a choice, every hyperparameter a key of its room:")
+        print(f"{__doc__}\n\nEvery room is an option, every part or preset a choice, hyperparameters its keys:")
         return show([])
     import hydra
+    from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
 
     words = sys.argv[1:]
     if (run := argument("resume")) not in (None, "null"):
         return _resume(run, words)
+    Parser(prog="python -m famx.train", parents=[get_args_parser()], add_help=False).parse_args(words)
     files = own_parts(words)
     publish(trainer=TrainerConfig, loader=LoaderConfig)
     refuse_empty(words)
@@ -138,8 +142,15 @@ def _sweep_names(words: list[str]) -> list[str]:
     given = [o.key_or_group for o in overrides if o.type is OverrideType.CHANGE and o.is_sweep_override()]
     swept = [key for key in dict.fromkeys([*held, *given]) if key not in fixed]
     values = {key: f"{key}.name" for key in (*ROOMS, "model")} | {"experiment": "hydra.runtime.choices.experiment"}
-    named = [f"{key}=${{{values.get(key, key)}}}" for key in swept]
+    OmegaConf.register_new_resolver("word", _word, replace=True)
+    named = [f"{key}=${{word:${{{values.get(key, key)}}}}}" for key in swept]
     return [f"hydra.sweep.subdir='{','.join(named)}'"] if swept else []
+
+
+def _word(value: Any) -> str:
+    """A value as part of the name of a folder, which a path is without its slashes."""
+    word = value.value if isinstance(value, enum.Enum) else "null" if value is None else value
+    return str(word).replace("/", "_")
 
 
 def _sweep_of(experiment: str | None) -> list[str]:
@@ -164,8 +175,8 @@ def _without(words: list[str], told: str) -> dict:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return OmegaConf.to_container(compose("train", kept), resolve=False)
-    except (HydraException, OmegaConfBaseException):
-        return {}
+    except (HydraException, OmegaConfBaseException) as error:
+        return _without(kept, str(error)) if len(kept) < len(words) else {}
 
 
 if __name__ == "__main__":

@@ -123,12 +123,20 @@ MISTAKES = {
     "kinds.conv.alpha=much": ["kinds.conv.alpha=much must be a number"],
     "kinds.conv.lr_scale=inf": ["kinds.conv.lr_scale=inf must be finite"],
     "kinds.conv.alfa=0.5": ["no kinds.conv.alfa", "did you mean alpha?"],
+    "kinds.convv.alpha=0.5": ["kinds has no kinds.convv;", "did you mean conv?"],
+    "kinds.convv.alpha=0.5 layer.drop=0.1": ["kinds has no kinds.convv;", "did you mean conv?"],
+    "~kinds.convv": ["kinds has no kinds.convv;", "did you mean conv?"],
+    "seed.x=3": ["seed has no seed.x"],
+    "experimet=shakespeare": ["famx has no experimet;", "did you mean experiment?"],
     "kinds.conv.alpha=0.5": ["kinds.conv.alpha=0.5 would change nothing", "optim=adamw has no alpha for each kind"],
     "resume=nowhere": ["nowhere is not a run with checkpoints"],
     "resume=": ["resume= names no run"],
     "init_from=nowhere": ["nowhere is not a run with checkpoints"],
     "hydra.run.dir=text.txt": ["text.txt cannot be written: File exists"],
     "hydra.run.dir=text.txt/run": ["text.txt/run cannot be written: Not a directory"],
+    "--foo": ["python -m famx.train: unrecognized arguments: --foo"],
+    "foo": ["foo cannot be read as KEY=VALUE"],
+    "optim.lr=[": ["optim.lr=[ cannot be read as KEY=VALUE"],
     "famx_parts=[nowhere.py]": ["there is no file", "nowhere.py"],
     "famx_parts=nowhere.py": ["there is no file", "nowhere.py"],
     "famx_parts=[": ["famx_parts=[ cannot be read"],
@@ -149,10 +157,36 @@ def test_a_mistake_is_told_in_one_sentence_and_leaves_nothing(word, famx, tmp_pa
     assert not list(tmp_path.glob("outputs/*"))
 
 
+def test_the_catalogue_has_every_choice_of_every_group_and_what_it_is(famx):
+    status, out, told = famx("parts")
+    assert status == 0, told
+    listed = {}
+    for line in out.splitlines():
+        if not line.startswith(" "):
+            room = listed.setdefault(line, [])
+        elif not line.startswith("   "):
+            name, *words = line.split()
+            assert words
+            room.append(name)
+    assert list(listed) == [*ROOMS, "model", "experiment"]
+    for room, found in listed.items():
+        assert found == [*(names(room) if room in ROOMS else []), *CHOICES.get(room, [])]
+
+
 def test_a_command_ends_with_the_status_of_its_mistake(tmp_path):
     command = [sys.executable, "-m", "famx.train", "layer.drop=0.1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["-m famx.parts norm", "scripts/benchmark"])
+def test_a_command_whose_reader_has_enough_ends_quietly(command):
+    read, write = os.pipe()
+    os.close(read)
+    words, root = [sys.executable, *command.split()], Path(__file__).parents[1]
+    done = subprocess.run(words, cwd=root, stdout=write, stderr=subprocess.PIPE, timeout=120)
+    os.close(write)
+    assert done.returncode == 141 and not done.stderr
 
 
 def test_a_folder_holds_one_run_and_a_run_goes_on_only_whole_and_under_right_words(famx, tmp_path):
@@ -172,6 +206,7 @@ def test_a_folder_holds_one_run_and_a_run_goes_on_only_whole_and_under_right_wor
         ("evaluate", "run", "nonsense"): "nonsense",
         ("transcribe", "run", "a.wav"): "is a model of text",
         ("parts", "--foo"): "unrecognized arguments: --foo",
+        ("parts", "norm", "modl"): "modl: no such room; did you mean model?",
     }
     for command, sentence in mistakes.items():
         status, _, told = famx(*command)
@@ -202,9 +237,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(famx, tmp_pat
 
 def test_words_beside_a_sweep_are_held_to_each_of_its_runs(famx, tmp_path):
     beside = ["optim.n_bands=4", "trainer.patience=null"]
-    status, _, told = famx("train", "-m", *TEXT, "optim=fam,fam_published", *beside, "hydra.sweep.dir=sweep")
+    swept = ["optim=fam,fam_published", "data.path=choice(./text.txt)", "trainer.precision=choice(fp32)"]
+    words = [word for word in TEXT if not word.startswith("data.path")]
+    status, _, told = famx("train", "-m", *words, *swept, *beside, "hydra.sweep.dir=sweep")
     assert status == 0, told
-    assert len(list(tmp_path.glob("sweep/*/config.yaml"))) == 2
+    found = {path.parent.name for path in tmp_path.glob("sweep/*/config.yaml")}
+    assert found == {f"optim={name},data.path=._text.txt,trainer.precision=fp32" for name in ("fam", "fam_published")}
     status, _, told = famx("train", "-m", "experiment=fam_under_the_microscope", *TEXT, "hydra.sweep.dir=microscope")
     assert status == 0, told
     found = {path.parent.name for path in tmp_path.glob("microscope/*/config.yaml")}

@@ -15,6 +15,7 @@ from famx.optim.agc import clip
 from famx.registry import build, get, names
 from famx.schedule import WarmupCosine
 from famx.settings import TrainerConfig
+from famx.summary import groups
 
 PARTS = [FAM, SimpleFAM, MaxFactor, FAMAdamW, AdamW, Lookahead]
 
@@ -52,6 +53,16 @@ def trained(optimizer, model, steps, after=lambda: None):
         optimizer.step()
         after()
     return loss_of(model).item()
+
+
+@pytest.mark.parametrize("name", names("optim"))
+def test_the_table_of_groups_counts_every_parameter_once_and_has_no_empty_row(name, tmp_path):
+    model = network()
+    optimizer = build_optimizer({"name": name}, parameter_groups(model))
+    shown, (_, *rows) = groups(optimizer, tmp_path), (tmp_path / "groups.tsv").read_text().splitlines()
+    counts = [int(row.split("\t")[2]) for row in rows]
+    assert len(counts) == shown.row_count and min(counts) > 0
+    assert sum(counts) == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", names("optim"))

@@ -128,7 +128,6 @@ class Block(nn.Module):
         memory: Float[Tensor, "b s d"] | None,
         mask: Bool[Tensor, "#b #h #t s"] | None,
         cache: dict,
-        offset: int,
     ) -> Float[Tensor, "b _ d"]:
         """Mean of all that a position may attend to: one for the sample where all see the same, else one for each."""
         pooled = pooled_from("pooled", x, memory, cache)

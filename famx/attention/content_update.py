@@ -48,7 +48,7 @@ class ContentUpdateAttention(Attention):
         cache, offset = self.cache(state, x.shape[1])
         shared = {} if state is None else state.setdefault(type(self), {})
         if memory is None:
-            k, v = self.updated(x, self.pool(x, None, mask, cache, offset), shared, offset)
+            k, v = self.updated(x, self.pool(x, None, mask, cache), shared, offset)
             extend(cache, key=self.rotary(k, offset), value=v)
         elif "key" not in cache:
             reached = mask if mask is None else mask.any(-2, keepdim=True)

@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from famx.attention.base import Attention, above, attend, extend
+from famx.attention.base import Attention, above, attend
 from famx.registry import register
 
 SLOPE = 4.0  # of the sigmoid whose gradient stands for the step's
@@ -62,17 +62,13 @@ class GatedPassAttention(Attention):
         state: dict | None = None,
     ) -> Float[Tensor, "b t d"]:
         """See `Attention.forward`."""
-        cache, offset = self.cache(state, x.shape[1])
-        if memory is None:
-            extend(cache, **self.keys_values(x, offset))
-        elif "key" not in cache:
-            cache |= self.keys_values(memory)
-        q = self.rotary(self.heads(self.query(x)), offset)
-        y = attend(q, cache["key"], cache["value"], mask, self.causal and memory is None)
-        passes = self.passes(x, mask, memory, cache, offset, {} if state is None else state.setdefault(type(self), {}))
+        q, k, v = self.project(x, memory, state)
+        y = attend(q, k, v, mask, self.causal and memory is None)
+        cache, end = self.cache(state, 0)
+        passes = self.passes(x, mask, memory, cache, end, {} if state is None else state.setdefault(type(self), {}))
         if self.observed:
             d_model = x.shape[-1]
-            self.metrics["flops"] = self.metrics["passed"].mean() * 4 * d_model * (2 * d_model + cache["key"].shape[-2])
+            self.metrics["flops"] = self.metrics["passed"].mean() * 4 * d_model * (2 * d_model + k.shape[-2])
         # no head, no bias: shut, the block adds nothing
         return self.merge(y * passes) - (1 - passes.mean(1)) * self.out.bias
 
@@ -82,12 +78,12 @@ class GatedPassAttention(Attention):
         mask: Bool[Tensor, "#b #h #t s"] | None,
         memory: Float[Tensor, "b s d"] | None,
         cache: dict,
-        offset: int,
+        end: int,
         shared: dict,
     ) -> Float[Tensor, "b h _ 1"]:
         """1 where a head passes, else 0. Leaves the potentials of this place for the next layer."""
-        potential = self.gain * self.evidence(self.pool(x, memory, mask, cache, offset)).tanh()
-        place = (offset, memory is None)
+        potential = self.gain * self.evidence(self.pool(x, memory, mask, cache)).tanh()
+        place = (end, memory is None)
         if shared.get("place") == place:
             before = shared["potential"]
             alike = before.shape[-1] == potential.shape[-1]

@@ -78,7 +78,7 @@ class WormAttention(Block):
     ) -> Float[Tensor, "b _ d"]:
         """The working memory, with what this layer adds to it; the next layer finds it in the state."""
         cache, offset = self.cache(state, x.shape[1])
-        pool = self.pool(x, memory, mask, cache, offset)
+        pool = self.pool(x, memory, mask, cache)
         shared = {} if state is None else state.setdefault(type(self), {})
         place = (offset, memory is None)
         before = shared["working"] if shared.get("place") == place else self.first

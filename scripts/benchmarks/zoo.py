@@ -16,8 +16,12 @@ from famx.registry import names
 SMALL = ["model.d_model=48", "model.n_layers=2", "frontend=log_mel", "frontend.channels=8", "loader.batch=8"]
 
 
-def main(words: list[str]) -> None:
-    """Prints a line for each model that fails, then how many did; words beside `drawn` are the command line's."""
+def main(words: list[str]) -> int:
+    """Prints a line for each model that fails, then how many did not; words beside `drawn` are the command line's.
+
+    Returns:
+        The exit status, 1 if any failed.
+    """
     drawn, words = "drawn" in words, [word for word in words if word != "drawn"]
     prepared = Prepared(*SMALL, *words)
     steps, models = (50, list(draws(50))) if drawn else (20, list(products()))
@@ -34,6 +38,7 @@ def main(words: list[str]) -> None:
             failed += 1
             print(f"{name}: {told}", flush=True)
     print(f"{len(models) - failed} of {len(models)} models learned in {steps} steps")
+    return int(failed > 0)
 
 
 def products():
