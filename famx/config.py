@@ -10,6 +10,7 @@ import inspect
 import logging
 import os
 import re
+import shlex
 import sys
 import types
 import typing
@@ -124,6 +125,12 @@ def argument(key: str, words: list[str] | None = None) -> str | None:
         if word.lstrip("+").startswith(f"{key}=")
     ]
     return found[-1] if found else None
+
+
+def command(verb: str, *words: str) -> str:
+    """A command of famx to be pasted, with the own parts that this one was given."""
+    own = [f"famx_parts={named}" for named in [argument("famx_parts")] if named]
+    return shlex.join(["python", "-m", f"famx.{verb}", *words, *own])
 
 
 def retell(error: Exception, config: Mapping[str, Any]) -> UserError:
@@ -263,11 +270,12 @@ def own_parts(words: list[str], run: str | Path | None = None) -> list[dict[str,
     value = parsed("famx_parts", argument("famx_parts", words) or "[]")
     files = [Path(str(item)) for item in (value if isinstance(value, list) else [value])]
     given = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
-    for part in stored(run)["famx_parts"] if run else []:
-        name = part["file"]
-        if given.get(name) != part["sha256"]:
+    used = {part["file"]: part["sha256"] for part in stored(run)["famx_parts"]} if run else {}
+    for name in used:
+        if given.get(name) != used[name]:
             state = "has changed since" if name in given else "is not given"
-            raise UserError(f"{run} was trained with {name}, which {state}: pass famx_parts=[{name}] as it was")
+            whole = f"famx_parts=[{','.join(used)}]"
+            raise UserError(f"{run} was trained with {name}, which {state}: pass {whole} as then, each with its path")
     for file in files:
         load_file(file)
     return [{"file": name, "sha256": digest} for name, digest in given.items()]

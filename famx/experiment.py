@@ -6,7 +6,6 @@ import inspect
 import json
 import logging
 import re
-import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.console import Console, Group
 from torch import distributed, nn
 
 from famx import checkpoint, disk, machine, registry, summary
+from famx.config import command
 from famx.data.base import SAMPLE_RATE
 from famx.data.loader import Loader
 from famx.draw import drawn, table
@@ -135,8 +135,9 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
             console.print(overview, summary.groups(trainer.optimizer, folder))
         last = trainer.fit()
         if trainer.stopped_by:
-            to_go_on = f"python -m famx.train resume={shlex.quote(str(folder))}"
-            console.print(f"stopped at step {trainer.step} and saved; to go on:\n  {to_go_on}", soft_wrap=True)
+            to_go_on = command("train", f"resume={folder}")
+            told = f"stopped at step {trainer.step} and saved; to go on:\n  {to_go_on}"
+            console.print(told, soft_wrap=True, markup=False)
             return last | {"stopped_by": trainer.stopped_by}
         if first:
             found = _conclude(trainer, {split: loaders[split] for split in loaders if split not in ("train", "dev")})
@@ -205,8 +206,8 @@ def _conclude(trainer: Trainer, loaders: Mapping[str, Loader]) -> dict[str, Eval
     try:
         return score(loaders, trainer.model, trainer.task, trainer.device, folder)
     except UserError as error:
-        again = f"python -m famx.evaluate {shlex.quote(str(folder))} scores it when that is mended"
-        raise UserError(f"{error}; the run is trained and saved: {again}") from error
+        again = command("evaluate", str(folder))
+        raise UserError(f"{error}; the run is trained and saved: {again} scores it when that is mended") from error
 
 
 def _refuse_misfits(config: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from famx import registry
+from famx.config import command
 from famx.data.base import SAMPLE_RATE
 from famx.model import LAYER, layer_choices
 from famx.task.base import Evaluation
@@ -84,13 +85,10 @@ def farewell(console: Console, folder: Path, scored: dict[str, Evaluation]) -> N
         console.print(found.table(split))
     console.print(f"run: {folder}", highlight=False, soft_wrap=True)
     speech = any(found.scores for found in scored.values())
-    run, beside = (shlex.quote(str(path)) for path in (folder, folder.parent))
-    transcribe = f"  python -m famx.transcribe {run} FILE...\n" if speech else ""
-    console.print(
-        f"next:\n  python -m famx.evaluate {run}\n{transcribe}  tensorboard --logdir {beside}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    commands = [command("evaluate", str(folder)), shlex.join(["tensorboard", "--logdir", str(folder.parent)])]
+    if speech:
+        commands.insert(1, command("transcribe", str(folder), "FILE..."))
+    console.print("\n  ".join(["next:", *commands]), highlight=False, soft_wrap=True, markup=False)
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:

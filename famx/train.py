@@ -33,7 +33,8 @@ from famx.registry import ROOMS
 from famx.settings import LoaderConfig, TrainerConfig
 
 # what may change when a run goes on, since it cannot alter what has been
-RESUMABLE = ("max_steps", "eval_every", "save_every", "log_every", "patience", "device", "threads")
+_TRAINER = ("max_steps", "eval_every", "save_every", "log_every", "patience", "device", "threads")
+RESUMABLE = [*(f"trainer.{name}" for name in _TRAINER), "loader.workers"]
 
 
 def main() -> int:
@@ -105,12 +106,13 @@ def _resume(name: str, words: list[str]) -> int:
         key, equals, value = word.lstrip("+").partition("=")
         if key in ("resume", "famx_parts"):
             continue
-        section, _, name = key.partition(".")
-        if section != "trainer" or name not in RESUMABLE or not equals:
-            allowed = ", ".join(f"trainer.{name}" for name in RESUMABLE)
+        if key not in RESUMABLE or not equals:
+            allowed = ", ".join(RESUMABLE)
             raise UserError(f"{word} is not what may change of a run that has begun: {allowed}, each with =VALUE")
-        config["trainer"][name] = parsed(key, value)
-    config["trainer"] = filled(section_schema(TrainerConfig), config["trainer"], "trainer")
+        section, _, name = key.partition(".")
+        config[section][name] = parsed(key, value)
+    for section, schema in (("trainer", TrainerConfig), ("loader", LoaderConfig)):
+        config[section] = filled(section_schema(schema), config[section], section)
     return 128 + stopped if (stopped := run(config, folder, resume=True).get("stopped_by", 0)) else 0
 
 

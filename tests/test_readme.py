@@ -1,6 +1,7 @@
 """What the README shows works as it stands."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ def test_the_example_of_an_own_block_has_16_lines_trains_and_keeps_every_law(tmp
     evaluate = [sys.executable, "-m", "famx.evaluate", f"{tmp_path}/run"]
     refused = subprocess.run(evaluate, capture_output=True, text=True, timeout=120)
     assert refused.returncode == 2 and "famx_parts=[sharp.py]" in refused.stderr
+    (printed,) = [line for line in done.stdout.splitlines() if "famx.evaluate" in line]
+    assert shlex.split(printed)[3:] == [f"{tmp_path}/run", f"famx_parts=[{file}]"]
     scored = subprocess.run([*evaluate, f"famx_parts=[{file}]"], capture_output=True, text=True, timeout=120)
     assert scored.returncode == 0, scored.stderr
     load_file(file)

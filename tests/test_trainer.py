@@ -234,9 +234,9 @@ def test_a_sweep_makes_a_run_of_each_combination(corpus, tmp_path):
 
 def test_the_sweep_that_an_experiment_holds_names_its_runs():
     swept = _sweep_names(["-m", "experiment=fam_under_the_microscope", "seed=0,1", "trainer.max_steps=30"])
-    assert swept == ["hydra.sweep.subdir='task=${task.name},optim=${optim.name},seed=${seed}'"]
+    assert swept == ["hydra.sweep.subdir='task=${word:${task.name}},optim=${word:${optim.name}},seed=${word:${seed}}'"]
     one = _sweep_names(["-m", "experiment=fam_under_the_microscope", "task=lm"])
-    assert one == ["hydra.sweep.subdir='optim=${optim.name}'"]
+    assert one == ["hydra.sweep.subdir='optim=${word:${optim.name}}'"]
     assert _sweep_names(["experiment=fam_under_the_microscope"]) == []
 
 
