@@ -26,8 +26,8 @@ def main() -> int:
     found, title = recognizer.evaluate(arguments.split), recognizer.title(arguments.split)
     console = Console(highlight=False)
     console.print(found.table(arguments.split))
-    written = f"hypotheses.{title}.tsv and scores.{title}.json"
-    console.print(f"{len(found.ids)} utterances; {written} are in {arguments.run}", soft_wrap=True)
+    spoken = f"{len(found.ids)} utterances; hypotheses.{title}.tsv and " if found.ids else ""
+    console.print(f"{spoken}scores.{title}.json in {arguments.run}", soft_wrap=True)
     return 0
 
 

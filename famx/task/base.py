@@ -79,12 +79,13 @@ class Evaluation(NamedTuple):
         return list(zip(self.references[::step], self.hypotheses[::step], strict=True))[:n]
 
     def write(self, folder: Path, split: str, normaliser: str) -> None:
-        """Leaves `hypotheses.<split>.tsv` (id, ref, hyp) and `scores.<split>.json` in a run's folder."""
+        """Leaves `scores.<split>.json` in a run's folder, and `hypotheses.<split>.tsv` (id, ref, hyp) if there are any."""
         rows = [
             "id\tref\thyp",
             *("\t".join(row) for row in zip(self.ids, self.references, self.hypotheses, strict=True)),
         ]
-        disk.write(folder / f"hypotheses.{split}.tsv", "\n".join(rows) + "\n")
+        if self.ids:
+            disk.write(folder / f"hypotheses.{split}.tsv", "\n".join(rows) + "\n")
         scores = {name: errors._asdict() for name, errors in self.scores.items()}
         scores |= {"loss": self.loss, "normaliser": normaliser}
         if self.scores:
