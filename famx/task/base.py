@@ -79,7 +79,7 @@ class Evaluation(NamedTuple):
         return list(zip(self.references[::step], self.hypotheses[::step], strict=True))[:n]
 
     def write(self, folder: Path, split: str, normaliser: str) -> None:
-        """Leaves `scores.<split>.json` in a run's folder, and `hypotheses.<split>.tsv` (id, ref, hyp) if there are any."""
+        """Leaves `scores.<split>.json` in a run's folder, and its `hypotheses.<split>.tsv` (id, ref, hyp), if any."""
         rows = [
             "id\tref\thyp",
             *("\t".join(row) for row in zip(self.ids, self.references, self.hypotheses, strict=True)),
