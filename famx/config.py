@@ -158,6 +158,8 @@ def retell(error: Exception, config: Mapping[str, Any]) -> UserError:
         if node.get("name") == "usual" and able:
             return UserError(f"{place} is of a part that is not chosen yet: give {path[0]}={' or '.join(able)} too")
         owner = f"{path[0]}={node['name']}" if path and "name" in node else ".".join(path) or "famx"
+        if key in node:
+            return UserError(f"not every {path[0]} of the sweep has {place}: {', '.join(able)} have it")
         known = [k for k in node if k != "name"] if path else [*node, "experiment"]
         return UserError(f"{owner} has no {place}{nearest(key, known)}")
     if match := re.search(r"override ([\w.]+)=(.*?) ?: (.*)", f"{told} : {cause}"):
@@ -249,6 +251,7 @@ def _warned() -> Iterator[None]:
     handler.setFormatter(logging.Formatter("famx: %(message)s"))
     handler.addFilter(lambda record: not (record.getMessage() in told or told.add(record.getMessage())))
     logging.getLogger("famx").addHandler(handler)
+    logging.getLogger("famx").setLevel(logging.WARNING)  # Hydra lets errors alone through
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ from famx.folder import checkpoints, load_weights, refuse_taken, stored_tokenize
 from famx.microscope import Microscope, Watch
 from famx.model import build_model, layer_choices
 from famx.notation import UserError
-from famx.optim import parameter_groups
+from famx.optim import AGC, parameter_groups
 from famx.registry import build, get
 from famx.settings import FROM_ZERO, LoaderConfig, TrainerConfig, hold
 from famx.task.base import Evaluation, evaluate
@@ -174,6 +174,11 @@ def _trainer(
             if own[key] is not None and key not in optimizer.defaults:
                 told = f"optim={config['optim']['name']} has no {key} for each kind"
                 raise UserError(f"kinds.{kind}.{key}={own[key]} would change nothing, for {told}")
+    if isinstance(optimizer, AGC) and settings.clip and optimizer.clip >= settings.clip:
+        log.warning(
+            "optim.clip=%s cuts nothing that trainer.clip=%s leaves; trainer.clip=null cuts nothing first",
+            *(optimizer.clip, settings.clip),
+        )
     return Trainer(
         model,
         task,

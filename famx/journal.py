@@ -61,7 +61,7 @@ class Journal:
         for tag, value in metrics.items():
             if isinstance(value, Tensor) and value.ndim == 1:
                 self.writer.add_histogram(tag, value, step)
-            elif isinstance(value, Tensor):
+            elif isinstance(value, Tensor) and value.any():  # else there is nothing to be seen yet
                 rows = tuple(str(i + 1) for i in range(len(value)))
                 self.pictures[tag] = Picture(value, rows, f"columns 1 to {value.shape[1]}")
 

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from famx.notation import UserError
 from famx.settings import hold
@@ -43,7 +43,7 @@ def _add(room: str, name: str, part: type) -> type:
     if room not in ROOMS:
         raise UserError(f"{part.__name__} registers in the room {room!r}{nearest(room, ROOMS)}")
     other = PARTS.setdefault(room, {}).get(name)
-    if other is not None and inspect.getfile(other) != inspect.getfile(part):
+    if other is not None and (inspect.getfile(other), other.__name__) != (inspect.getfile(part), part.__name__):
         raise UserError(f"{room}={name} is {other.__module__}.{other.__name__} already, rename {inspect.getfile(part)}")
     PARTS[room][name] = part
     return part
@@ -75,6 +75,9 @@ def named(room: str, config: Mapping[str, Any]) -> type:
     for key in config:
         if key != "name" and key not in known:
             raise UserError(f"{room}={config['name']} has no {room}.{key}{nearest(key, known)}")
+        items = get_args(known[key].annotation) if key != "name" and isinstance(config[key], list | tuple) else ()
+        if items and ... not in items and isinstance(known[key].default, tuple) and len(items) != len(config[key]):
+            raise UserError(f"{room}.{key}={config[key]} must hold {len(items)} values, as {known[key].default} does")
     return part
 
 

@@ -91,7 +91,8 @@ class TrainerConfig(Section):
         log_every: steps between reports; nothing is read from the device in between.
         accumulate: batches a step.
         clip: largest norm of a unit's gradient, as a share of the norm of its weights. A bound on all together leaves
-            what a few loud tensors dominate as it is; without a second moment the quiet ones would hardly move.
+            what a few loud tensors dominate as it is; without a second moment the quiet ones would hardly move. None
+            leaves gradients as they are.
         patience: evaluations without a better score before the run ends.
         ema: decay of the averaged weights that are evaluated; 0 for none.
         threads: of the CPU; None leaves torch's choice.
@@ -103,7 +104,7 @@ class TrainerConfig(Section):
     save_every: Annotated[int | None, COUNT] = None
     log_every: Annotated[int, COUNT] = 50
     accumulate: Annotated[int, COUNT] = 1
-    clip: Annotated[float, POSITIVE] = 0.005
+    clip: Annotated[float | None, POSITIVE] = 0.005
     patience: Annotated[int | None, COUNT] = None
     ema: Annotated[float, DECAY] = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"

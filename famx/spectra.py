@@ -56,7 +56,7 @@ class Kind(NamedTuple):
         moved = np.flatnonzero((np.diff(known, axis=0) != 0).any(1)) + 1
         if not len(moved):
             return f"{span} constant"
-        if len(moved) == 1:
+        if len(moved) == 1 and moved[0] < len(known) - 1:
             return f"{span} constant\nsince step {self.steps[moved[0]]}"
         return f"{span}\nmoves in {(known != known[0]).any(0).sum()} of {known.shape[1]}"
 

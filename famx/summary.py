@@ -1,7 +1,7 @@
 """What a run says of itself: its parts and their cost, its parameter groups, and at the end what one can do next."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from famx.config import command
 from famx.data.base import SAMPLE_RATE
 from famx.model import LAYER, layer_choices
 from famx.task.base import Evaluation
+
+SECTIONS = (*registry.ROOMS, "model", "trainer", "loader", "kinds")
 
 
 def summary(config: Mapping[str, Any], model: nn.Module, dataset: Any, device: torch.device) -> Table:
@@ -92,7 +94,15 @@ def farewell(console: Console, folder: Path, scored: dict[str, Evaluation]) -> N
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What TensorBoard compares runs by: the chosen parts, the dimensions, the optimizer's numbers, the seed."""
-    sizes = {key: value for key, value in config["model"].items() if isinstance(value, str | int)}
-    numbers = {f"optim.{key}": value for key, value in config["optim"].items() if isinstance(value, int | float)}
-    return parts(config) | sizes | numbers | {"seed": config["seed"]}
+    """What TensorBoard compares runs by: the chosen parts, the seed, and all that is set in the config's sections."""
+    sections = {section: config[section] for section in SECTIONS}
+    return parts(config) | {"seed": config["seed"]} | dict(_leaves(sections, ""))
+
+
+def _leaves(section: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    """Every value with the words that lead to it, lists as text; names are among the parts, as layers are."""
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{key}.")
+        elif value is not None and key not in ("name", "layers"):
+            yield f"{above}{key}", value if isinstance(value, str | int | float) else str(value)

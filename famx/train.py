@@ -66,6 +66,8 @@ def main() -> int:
         composed(lambda config: _run(config, files, mistakes))()
     except (HydraException, OmegaConfBaseException) as error:
         raise retell(error, _without(words, str(error))) from error
+    if len(mistakes) > 1:
+        raise UserError(f"{len(mistakes)} runs of the sweep were refused; the first: {mistakes[0]}")
     if mistakes:
         raise mistakes[0]
     return 0
@@ -74,6 +76,7 @@ def main() -> int:
 def _run(config: Any, files: list[dict[str, str]], mistakes: list[UserError]) -> float | None:
     """One run, of a sweep or alone, in the folder that Hydra made; how well it did. A mistake joins the `mistakes`."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     from famx.experiment import run
 
@@ -83,6 +86,8 @@ def _run(config: Any, files: list[dict[str, str]], mistakes: list[UserError]) ->
             results = run(plain(config) | {"famx_parts": files}, folder)
     except UserError as error:  # Hydra would add lines of its own; the other runs of a sweep go on
         mistakes.append(error)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            print(f"famx: {folder.name} is refused: {error}", file=sys.stderr, flush=True)
         if "RANK" not in os.environ and not any(folder.iterdir()):
             folder.rmdir()
         return None

@@ -123,7 +123,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiple
         loss_sum = self._backward(batches)
-        norms = clip(self.parameters, self.config.clip)
+        norms = clip(self.parameters, self.config.clip or math.inf)
         self.grad_norm = norms.norm()
         if hasattr(self.optimizer, "found_inf"):  # famx's own need not read all gradients again
             self.optimizer.found_inf = self.grad_norm.isfinite().logical_not()

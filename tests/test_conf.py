@@ -72,10 +72,13 @@ def famx(tmp_path, monkeypatch, capsys):
         return ended.value.code, told.out, told.err
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PARTS, "norm", dict(PARTS["norm"]))  # where twice.py registers
     (tmp_path / "text.txt").write_text("to be or not to be " * 99)
     (tmp_path / "raises.py").write_text("1 / 0")
     (tmp_path / "breaks.py").write_text("def (")
     (tmp_path / "bare.py").write_text("from famx.registry import register\n\n\n@register\nclass Part: ...\n")
+    twice = "\n\n\n".join(f"@register('norm')\nclass {name}: ..." for name in "AB")
+    (tmp_path / "twice.py").write_text(f"from famx.registry import register\n\n\n{twice}\n")
     (tmp_path / "part.txt").write_text("")
     return run
 
@@ -96,6 +99,8 @@ MISTAKES = {
     "optim=nothing": ["optim=nothing: no such part", "adamw"],
     "optim.lr=-1": ["optim.lr=-1.0 must be at least 0"],
     "optim.lr=inf": ["optim.lr=inf must be finite"],
+    "optim.betas=[0.9]": ["optim.betas=[0.9] must hold 2 values, as (0.9, 0.98) does"],
+    "optim=maxfactor optim.eps=[1,2,3]": ["optim.eps=[1.0, 2.0, 3.0] must hold 2 values"],
     "seed=-1": ["seed=-1 must be a whole number of 0 or more"],
     "attention=null": ["attention=null leaves attention without a choice"],
     "~rotary": ["~rotary leaves rotary without a choice"],
@@ -143,6 +148,7 @@ MISTAKES = {
     "famx_parts=[raises.py]": ["raises.py cannot be run: ZeroDivisionError: division by zero"],
     "famx_parts=[breaks.py]": ["breaks.py cannot be run: SyntaxError"],
     "famx_parts=[bare.py]": ["outside the package a part names its room", "bare.py"],
+    "famx_parts=[twice.py]": ["norm=twice is", "A already, rename"],
     "famx_parts=[part.txt]": ["part.txt is no Python file"],
 }
 

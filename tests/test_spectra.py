@@ -27,6 +27,8 @@ def test_a_rule_that_never_moves_is_called_constant(tmp_path):
     assert still["conv"].choice == still["norm"].choice == "0.900 constant"
     once = spectra.read(leave(tmp_path / "once", lambda step: 0.9 if step < 100 else 0.95))
     assert once["conv"].choice == "0.900-0.950 constant\nsince step 128" and once["norm"].choice == "0.900 constant"
+    last = spectra.read(leave(tmp_path / "last", lambda step: 0.9 if step < 256 else 0.95))
+    assert last["conv"].choice == "0.900-0.950\nmoves in 1 of 2"
     moving = spectra.read(leave(tmp_path / "moving", lambda step: 0.9 + 0.05 * (step % 64 == 0)))
     assert moving["conv"].choice == "0.900-0.950\nmoves in 1 of 2"
     none = spectra.read(leave(tmp_path / "none", lambda step: float("nan")))

@@ -18,7 +18,7 @@ from pyarrow import parquet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import famx
-from famx import checkpoint
+from famx import checkpoint, summary
 from famx.config import CONF, plain, publish
 from famx.experiment import run
 from famx.folder import taken
@@ -169,6 +169,9 @@ def test_an_evaluation_draws_what_each_layer_did_over_time(corpus, tmp_path):
     ]
     hparams = {tag for tag in events.summary_metadata if tag.startswith("_hparams_")}
     assert hparams == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+    settings = summary.settings(yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
+    assert settings["optim.betas"] == "[0.9, 0.98]" and settings["trainer.clip"] == 0.005 and "layer" in settings
+    assert all(isinstance(value, str | int | float) for value in settings.values())
 
 
 def test_a_checkpoint_of_another_model_is_refused(corpus, tmp_path):
