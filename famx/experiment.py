@@ -26,6 +26,7 @@ from famx.microscope import Microscope, Watch
 from famx.model import build_model, layer_choices
 from famx.notation import UserError
 from famx.optim import AGC, parameter_groups
+from famx.optim.groups import group_settings
 from famx.registry import build, get
 from famx.settings import FROM_ZERO, LoaderConfig, TrainerConfig, hold
 from famx.task.base import Evaluation, evaluate
@@ -167,7 +168,7 @@ def _trainer(
     device: torch.device,
     watch: Watch,
 ) -> Trainer:
-    groups = parameter_groups(model, kinds=config["kinds"], **_group_settings(config["optim"]))
+    groups = parameter_groups(model, kinds=config["kinds"], **group_settings(config["optim"]))
     optimizer = build_optimizer(config["optim"], groups, config["momentum"], config["spectrum"])
     for kind, own in config["kinds"].items():
         for key in ("alpha", "n_bands"):
@@ -175,10 +176,8 @@ def _trainer(
                 told = f"optim={config['optim']['name']} has no {key} for each kind"
                 raise UserError(f"kinds.{kind}.{key}={own[key]} would change nothing, for {told}")
     if isinstance(optimizer, AGC) and settings.clip and optimizer.clip >= settings.clip:
-        log.warning(
-            "optim.clip=%s cuts nothing that trainer.clip=%s leaves; trainer.clip=null cuts nothing first",
-            *(optimizer.clip, settings.clip),
-        )
+        told = "optim.clip=%s cuts nothing that trainer.clip=%s leaves; trainer.clip=null cuts nothing first"
+        log.warning(told, optimizer.clip, settings.clip)
     return Trainer(
         model,
         task,
@@ -237,24 +236,6 @@ def _watch(value: Any) -> Watch:
     if watch not in get_args(Watch):
         raise UserError(f"watch={value}: no such setting{registry.nearest(str(value), get_args(Watch))}")
     return watch
-
-
-def _group_settings(optim: Mapping[str, Any]) -> dict[str, Any]:
-    """What `parameter_groups` is told: learning rate and decay, and what else the user set for all kinds alike."""
-    if "base" in optim:  # wrapped around another, which it builds by name
-        rate = next((optim[key] for key in ("lr", "base_lr") if optim[key] is not None), None)
-        usual = registry.hyperparameters(get("optim", optim["base"]))
-        optim = {"name": optim["base"], "lr": usual["lr"].default if rate is None else rate}
-        optim |= {"weight_decay": usual["weight_decay"].default} if "weight_decay" in usual else {}
-    known = registry.hyperparameters(get("optim", optim["name"]))
-    chosen = {
-        key for key in ("alpha", "n_bands") if key in known and optim.get(key, known[key].default) != known[key].default
-    }
-    settings = {key: optim[key] for key in {"lr", "weight_decay", *chosen} if key in optim}
-    # the first of betas is what an alpha is to others
-    if "betas" in optim and optim["betas"][0] != known["betas"].default[0]:
-        settings["alpha"] = optim["betas"][0]
-    return settings
 
 
 def data(config: Mapping[str, Any], split: str) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from famx import registry
 from famx.notation import UserError
-from famx.optim.base import captured, dense, whole
+from famx.optim.common import captured, dense, whole
 
 
 class Around(torch.optim.Optimizer):

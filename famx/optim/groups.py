@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from famx.notation import Kind, UserError
-from famx.registry import nearest
+from famx.registry import get, hyperparameters, nearest
 
 TYPES: dict[Kind, tuple[type[nn.Module], ...]] = {
     "conv": (nn.modules.conv._ConvNd,),
@@ -70,6 +70,24 @@ def parameter_groups(
         if group["params"]:
             groups.append(group)
     return groups
+
+
+def group_settings(optim: Mapping[str, Any]) -> dict[str, Any]:
+    """What `parameter_groups` is told: learning rate and decay, and what else the user set for all kinds alike."""
+    if "base" in optim:  # wrapped around another, which it builds by name
+        rate = next((optim[key] for key in ("lr", "base_lr") if optim[key] is not None), None)
+        usual = hyperparameters(get("optim", optim["base"]))
+        optim = {"name": optim["base"], "lr": usual["lr"].default if rate is None else rate}
+        optim |= {"weight_decay": usual["weight_decay"].default} if "weight_decay" in usual else {}
+    known = hyperparameters(get("optim", optim["name"]))
+    chosen = {
+        key for key in ("alpha", "n_bands") if key in known and optim.get(key, known[key].default) != known[key].default
+    }
+    settings = {key: optim[key] for key in {"lr", "weight_decay", *chosen} if key in optim}
+    # the first of betas is what an alpha is to others
+    if "betas" in optim and optim["betas"][0] != known["betas"].default[0]:
+        settings["alpha"] = optim["betas"][0]
+    return settings
 
 
 def _checked(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:

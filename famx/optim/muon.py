@@ -7,7 +7,7 @@ from torch import Tensor
 
 from famx.notation import UserError
 from famx.optim.adamw import AdamW
-from famx.optim.base import dense, refuse_complex, whole
+from famx.optim.common import dense, refuse_complex, whole
 from famx.optim.wrapped import Wrapped
 from famx.registry import register
 

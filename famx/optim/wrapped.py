@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from famx.notation import UserError
-from famx.optim.base import dense, keep_dtypes, refuse_complex
+from famx.optim.common import dense, keep_dtypes, refuse_complex
 
 
 class Wrapped(torch.optim.Optimizer):

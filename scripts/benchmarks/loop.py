@@ -13,6 +13,7 @@ from famx import experiment, machine
 from famx.config import CONF, plain, publish
 from famx.journal import Journal
 from famx.microscope import Microscope
+from famx.optim.groups import group_settings
 from famx.record import Record
 from famx.registry import build
 from famx.settings import LoaderConfig, TrainerConfig
@@ -49,7 +50,7 @@ class Prepared:
         """One that never evaluates or saves, over a copy of the model."""
         model = copy.deepcopy(self.model)
         optim = self.config["optim"]
-        groups = experiment.parameter_groups(model, **experiment._group_settings(optim))
+        groups = experiment.parameter_groups(model, **group_settings(optim))
         settings = vars(self.settings) | {"log_every": log_every, "eval_every": NEVER, "save_every": NEVER}
         optimizer = experiment.build_optimizer(optim, groups)
         trainer = Trainer(
