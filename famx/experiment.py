@@ -136,9 +136,8 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
             console.print(overview, summary.groups(trainer.optimizer, folder))
         last = trainer.fit()
         if trainer.stopped_by:
-            to_go_on = command("train", f"resume={folder}")
-            told = f"stopped at step {trainer.step} and saved; to go on:\n  {to_go_on}"
-            console.print(told, soft_wrap=True, markup=False)
+            to_go_on = f"stopped at step {trainer.step} and saved; to go on:\n  " + command("train", f"resume={folder}")
+            console.print(to_go_on, soft_wrap=True, markup=False)
             return last | {"stopped_by": trainer.stopped_by}
         if first:
             found = _conclude(trainer, {split: loaders[split] for split in loaders if split not in ("train", "dev")})

@@ -50,23 +50,19 @@ class TorchMHA(nn.Module):
             raise ValueError("value is not key: a block makes its keys and values of one memory, pass it as both")
         if is_causal and attn_mask is None:
             raise ValueError("is_causal=True needs attn_mask, which is None: build the block with causal=True instead")
-        if query.ndim == 2:
-            axis = 0 if self.batch_first else 1
-            x = query.unsqueeze(axis)
-            memory = x if query is key else key.unsqueeze(axis)
-            hidden = None if key_padding_mask is None else key_padding_mask[None]
-            return self(x, memory, memory, hidden, attn_mask=attn_mask)[0].squeeze(axis), None
-        x, memory = (each if self.batch_first else each.transpose(0, 1) for each in (query, key))
+        alone, axis = query.ndim == 2, 0 if self.batch_first else 1
+        x, memory = (each[None] if alone else each.transpose(0, axis) for each in (query, key))
         (batch, t, _), s = x.shape, memory.shape[1]
         mask = None
         if key_padding_mask is not None:
-            mask = _seen("key_padding_mask", key_padding_mask, [(batch, s)])[:, None, None]
+            shape = (s,) if alone else (batch, s)
+            mask = _seen("key_padding_mask", key_padding_mask, [shape]).view(batch, 1, 1, s)
         if attn_mask is not None:
             seen = _seen("attn_mask", attn_mask, [(t, s), (batch * self.num_heads, t, s)])
             seen = seen[None, None] if seen.ndim == 2 else seen.unflatten(0, (batch, -1))
             mask = seen if mask is None else seen & mask
         y = self.block(x, None if query is key else memory, mask)
-        return y if self.batch_first else y.transpose(0, 1), None
+        return y[0] if alone else y.transpose(0, axis), None
 
 
 def as_torch_mha(block: nn.Module, batch_first: bool = True) -> TorchMHA:
