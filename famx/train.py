@@ -48,7 +48,7 @@ def main() -> int:
     from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
 
-    words = sys.argv[1:]
+    words = sys.argv[1:] = [_known(word) for word in sys.argv[1:]]
     if (run := argument("resume")) not in (None, "null"):
         return _resume(run, words)
     Parser(prog="python -m famx.train", parents=[get_args_parser()], add_help=False).parse_args(words)
@@ -62,6 +62,8 @@ def main() -> int:
     try:
         if {"-m", "--multirun"} & set(words):
             sys.argv[1:] = [*map(_waiting, sys.argv[1:]), *_sweep_names(words)]
+        else:
+            sys.argv += _run_name(words)
         composed = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
         composed(lambda config: _run(config, files, mistakes))()
     except (HydraException, OmegaConfBaseException) as error:
@@ -108,7 +110,7 @@ def _resume(name: str, words: list[str]) -> int:
     own_parts(words, folder)
     config = stored(folder)
     for word in words:
-        key, equals, value = word.lstrip("+").partition("=")
+        key, equals, value = word.partition("=")
         if key in ("resume", "famx_parts"):
             continue
         if key not in RESUMABLE or not equals:
@@ -119,6 +121,23 @@ def _resume(name: str, words: list[str]) -> int:
     for section, schema in (("trainer", TrainerConfig), ("loader", LoaderConfig)):
         config[section] = filled(section_schema(schema), config[section], section)
     return 128 + stopped if (stopped := run(config, folder, resume=True).get("stopped_by", 0)) else 0
+
+
+def _known(word: str) -> str:
+    """A word that adds a key, `+optim.lr=1`, as one that sets it: what is added would reach nothing.
+
+    Only what layers may be drawn from is a list that can grow.
+    """
+    key = word.lstrip("+")
+    return word if key.startswith(("hydra", "model.draw.space")) else key
+
+
+def _run_name(words: list[str]) -> list[str]:
+    """The word that names a run by all parts that were chosen: `attention=cosine` is `transformer_adamw_cosine`."""
+    chosen = [value for room in ROOMS if room != "optim" and (value := argument(room, words))]
+    if not chosen or argument("name", words):
+        return []
+    return [f"name='{'_'.join(['${model.name}_${optim.name}', *chosen])}'"]
 
 
 def _waiting(word: str) -> str:
@@ -141,8 +160,6 @@ def _sweep_names(words: list[str]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import OverrideType
 
-    if not {"-m", "--multirun"} & set(words):
-        return []
     overrides = OverridesParser.create().parse_overrides([w for w in words if not w.startswith("-")])
     held = _sweep_of(argument("experiment", words))
     fixed = {o.key_or_group for o in overrides if not o.is_sweep_override()}

@@ -96,6 +96,8 @@ MISTAKES = {
     "model.n_layers=0": ["model.n_layers=0 must be a whole number of 1 or more"],
     "model=drawn model.draw.sed=7": ["model.draw has no model.draw.sed", "did you mean seed?"],
     "model=drawn model.draw.space.norm=[layrnorm]": ["norm=layrnorm: no such part", "did you mean layernorm?"],
+    "+trainer.foo=1": ["trainer has no trainer.foo;"],
+    "++nosuch.a=1": ["famx has no nosuch;"],
     "optim=nothing": ["optim=nothing: no such part", "adamw"],
     "optim.lr=-1": ["optim.lr=-1.0 must be at least 0"],
     "optim.lr=inf": ["optim.lr=inf must be finite"],
@@ -161,6 +163,14 @@ def test_a_mistake_is_told_in_one_sentence_and_leaves_nothing(word, famx, tmp_pa
     for words in MISTAKES[word]:
         assert words in line
     assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_a_run_is_named_by_the_parts_that_were_chosen(famx, tmp_path):
+    words = ["+attention=cosine", "optim=sgd", "layer.dropout=0.2"]
+    for given, name in (([], "transformer_sgd_text_lm_cosine"), (["name=mine"], "mine")):
+        status, out, told = famx("train", *TEXT, *words, *given)
+        assert status == 0, told
+        assert len(list(tmp_path.glob(f"outputs/*_{name}/config.yaml"))) == 1
 
 
 def test_the_catalogue_has_every_choice_of_every_group_and_what_it_is(famx):

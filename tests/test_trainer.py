@@ -240,7 +240,6 @@ def test_the_sweep_that_an_experiment_holds_names_its_runs():
     assert swept == ["hydra.sweep.subdir='task=${word:${task.name}},optim=${word:${optim.name}},seed=${word:${seed}}'"]
     one = _sweep_names(["-m", "experiment=fam_under_the_microscope", "task=lm"])
     assert one == ["hydra.sweep.subdir='optim=${word:${optim.name}}'"]
-    assert _sweep_names(["experiment=fam_under_the_microscope"]) == []
 
 
 def test_the_verbs_work_from_the_command_line(corpus, tmp_path):

@@ -1,14 +1,29 @@
 """How anything is measured: side by side, in turns, since machines are noisy and absolute times prove nothing."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from statistics import median
 
 import torch
 
 from famx.measure import Spent, interleaved
+from famx.notation import UserError
+from famx.registry import nearest
 
-__all__ = ["Spent", "copy_rate", "interleaved", "matrix_rate", "told"]
+__all__ = ["Spent", "asked", "copy_rate", "interleaved", "matrix_rate", "told"]
+
+
+def asked(words: list[str], known: Iterable[str]) -> list[str]:
+    """Those of the known that the words name, all when there are no words.
+
+    Raises:
+        UserError: a word names none.
+    """
+    known = list(known)
+    for word in words:
+        if word not in known:
+            raise UserError(f"{word}: no such row{nearest(word, known)}")
+    return [name for name in known if not words or name in words]
 
 
 def told(name: str, spent: Spent, gate: str = "") -> None:

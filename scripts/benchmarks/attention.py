@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks import copy_rate, interleaved, matrix_rate
+from benchmarks import asked, copy_rate, interleaved, matrix_rate
 from famx import measure
 from famx.registry import build
 
@@ -37,13 +37,14 @@ class Timed(NamedTuple):
 
 def main(words: list[str]) -> None:
     """A line for each comparison, of all rows when there are no words."""
+    rows = {row.__name__: row for row in ROWS}
+    chosen = asked(words, rows)
     rates = matrix_rate(), copy_rate()
     print(f"products at {rates[0] / 1e9:.0f} GFLOP/s, copies at {rates[1] / 1e9:.1f} GB/s, {torch.get_num_threads()}")
     print(f"threads, d={D}, h={H}; the floor: FLOPs over the one rate + bytes of what goes in and out over the other")
     print(f"{'':72}{'min/min':>8}{'median':>8}  {'gate':10}{'ms':>8}{'floor':>8}")
-    for row in ROWS:
-        if not words or row.__name__ in words:
-            row(rates)
+    for name in chosen:
+        rows[name](rates)
 
 
 def relative_force(rates: tuple[float, float]) -> None:

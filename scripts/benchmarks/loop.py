@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from benchmarks import interleaved, told
 from famx import experiment, machine
-from famx.config import CONF, plain, publish
+from famx.config import CONF, plain, publish, retell
 from famx.journal import Journal
 from famx.microscope import Microscope
 from famx.optim.groups import group_settings
@@ -41,7 +43,10 @@ class Prepared:
         """The config of the words, before it is settled."""
         publish(trainer=TrainerConfig, loader=LoaderConfig)
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return plain(compose("train", list(words)))
+            try:
+                return plain(compose("train", list(words)))
+            except (HydraException, OmegaConfBaseException) as error:
+                raise retell(error, plain(compose("train"))) from error
 
     def stream(self):
         return experiment.batches(self.config, self.data, self.tokenizer).train()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks import copy_rate, interleaved, told
+from benchmarks import asked, copy_rate, interleaved, told
 from famx.optim import FAM, AdamW, FAMAdamW, FAMPublished, MaxFactor, parameter_groups
 from famx.registry import build
 
@@ -133,9 +133,10 @@ def main(words: list[str], rounds: int = 100) -> None:
         ),
         "fam_published / its plain form": (FAMPublished, plain_fam, "0.5, reach 0.3"),
     }
-    for name, (one, other, gate) in pairs.items():
-        if not words or name.split()[0] in words:
-            told(name, interleaved(stepping(one), stepping(other), rounds), gate)
+    titles = {name.split()[0]: name for name in pairs}
+    for name in asked(words, titles):
+        one, other, gate = pairs[titles[name]]
+        told(titles[name], interleaved(stepping(one), stepping(other), rounds), gate)
     numel = sum(p.numel() for p in model().parameters())
     rate = copy_rate()
     for name, passes in (("SGD with momentum", 5), ("AdamW", 7)):

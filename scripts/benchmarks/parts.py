@@ -3,6 +3,7 @@
 import tempfile
 from statistics import fmean
 
+from benchmarks import asked
 from benchmarks.loop import NEVER, Prepared
 from famx.registry import names
 
@@ -16,7 +17,7 @@ def main(words: list[str], steps: int = 200) -> None:
         SystemExit: one has lost its way: a loss that is not finite, or no lower at the end.
     """
     astray = []
-    for name in words or names("optim"):
+    for name in asked(words, names("optim")):
         prepared = Prepared(f"optim={name}", *SMALL, f"trainer.max_steps={steps + 1}")  # the last step would evaluate
         with tempfile.TemporaryDirectory() as folder:
             trainer, stream, losses = prepared.trainer(folder, NEVER), prepared.stream(), []

@@ -4,7 +4,7 @@ from statistics import median
 
 import torch
 
-from benchmarks import copy_rate, interleaved, matrix_rate
+from benchmarks import asked, copy_rate, interleaved, matrix_rate
 from famx.measure import flops
 from famx.registry import build, names
 
@@ -22,14 +22,13 @@ ALSO = (
 @torch.inference_mode()
 def main(words: list[str], rounds: int = 60) -> None:
     """Prints forward ratios; the words are names of rotaries, all when there are none."""
+    chosen = asked(words, names("rotary"))
     x = torch.randn(B, H, T, K)
     size, products = x.numel() * x.element_size(), matrix_rate()
     copies = 2 * size / copy_rate(size >> 20)  # x is read once and written once
     print(f"x is {B} x {H} x {T} x {K}; floor: {1e3 * copies:.2f} ms to copy it, FLOPs at {products / 1e9:.0f} GFLOP/s")
     print(f"{'of x + x':40}{'min/min':>8}{'median':>8}  {'gate':6}{'ms':>8}{'floor':>8}")
-    for config in [{"name": name} for name in names("rotary")] + list(ALSO):
-        if words and config["name"] not in words:
-            continue
+    for config in [{"name": name} for name in chosen] + [also for also in ALSO if also["name"] in chosen]:
         rotary = build("rotary", config, head_dim=K)
         for _ in range(3):
             rotary(x)
