@@ -68,7 +68,7 @@ def layer_choices(config: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise UserError(f"model={model['name']} has no layers before they are drawn: see famx.experiment.settle")
         given = [{}] * model["n_layers"]
     if not isinstance(given, list) or not given:
-        raise UserError(f"model: layers={given} is not a list of layers, or n_layers={model['n_layers']} < 1")
+        raise UserError(f"model.layers={given} must be a list of one layer or more")
     for own in given:
         if not isinstance(own, Mapping):
             raise UserError(f"model.layers: {own!r} is not a layer, such as {{attention: multihead, n_heads: 4}}")

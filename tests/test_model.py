@@ -82,8 +82,8 @@ def test_an_utterance_scores_the_same_alone_and_padded_beside_a_longer_one():
         "[{n_heads:5}]": "d_model=24 is not a multiple of n_heads=5",
         "[{n_heads:two}]": "d_model=24 is not a multiple of n_heads=two",
         "[multihead]": "'multihead' is not a layer, such as",
-        "[]": "is not a list of layers",
-        "3": "layers=3 is not a list of layers",
+        "[]": "must be a list of one layer or more",
+        "3": "model.layers=3 must be a list of one layer or more",
     }.items(),
 )
 def test_a_mistake_in_the_list_is_told(given, told):
