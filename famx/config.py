@@ -195,6 +195,10 @@ def verb(main: Callable[[], int]) -> typing.NoReturn:
         # whoever read the output (`| head`) has enough; python would complain once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
+    except Exception as error:
+        if own := argument("famx_parts"):
+            error.add_note(f"famx: python -m famx.check FILE says which law a part of {own} breaks, and where")
+        raise
     sys.exit(status)
 
 

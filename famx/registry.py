@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -39,9 +40,13 @@ def register(part: type | str) -> Any:
     return _add(*place, part)
 
 
-def _add(room: str, name: str, part: type) -> type:
+def _add(room: str, name: str, part: Any) -> type:
     if room not in ROOMS:
         raise UserError(f"{part.__name__} registers in the room {room!r}{nearest(room, ROOMS)}")
+    if not inspect.isclass(part):
+        raise UserError(f"@register takes a class, but {part.__name__} is a {type(part).__name__}")
+    if re.fullmatch(r"nan|inf|null|true|false|[\d.][\d.e]*", name.lower()):
+        raise UserError(f"{room}={name} would be read as a value, not as a name: rename {inspect.getfile(part)}")
     other = PARTS.setdefault(room, {}).get(name)
     if other is not None and (inspect.getfile(other), other.__name__) != (inspect.getfile(part), part.__name__):
         raise UserError(f"{room}={name} is {other.__module__}.{other.__name__} already, rename {inspect.getfile(part)}")
@@ -82,8 +87,18 @@ def named(room: str, config: Mapping[str, Any]) -> type:
 
 
 def asked(part: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the context a part's signature names; all of it where the part passes it on by `**`."""
+    """What of the context a part's signature names; all of it where the part passes it on by `**`.
+
+    Raises:
+        UserError: it names what is no context, and gives no default for it.
+    """
     parameters = inspect.signature(part).parameters
+    for p in parameters.values():
+        if p.name not in context and p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+            given = ", ".join(context) or "nothing"
+            raise UserError(
+                f"{part.__name__} asks for {p.name}, but is given {given}; a hyperparameter needs a default"
+            )
     passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return {key: value for key, value in context.items() if passes_on or key in parameters}
 

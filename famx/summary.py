@@ -28,11 +28,11 @@ def summary(config: Mapping[str, Any], model: nn.Module, dataset: Any, device: t
         table.add_column(column, justify=justify)
     counts: dict[str, int] = {}
     owner: dict[str, str] = {}
+    registered = {part: room for room, known in registry.PARTS.items() for part in known.values()}
     for name, module in model.named_modules():
-        place = type(module).__module__.split(".")
-        owner[name] = (
-            place[-2] if place[-2:-1] and place[-2] in registry.ROOMS else owner.get(name.rpartition(".")[0], "")
-        )
+        package = type(module).__module__.split(".")[-2:-1]
+        room = package[0] if package and package[0] in registry.ROOMS else owner.get(name.rpartition(".")[0], "")
+        owner[name] = registered.get(type(module), room)
         count = sum(p.numel() for p in module.parameters(recurse=False))
         counts[owner[name] or "score"] = counts.get(owner[name] or "score", 0) + count
     for room in registry.ROOMS:

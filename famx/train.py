@@ -149,7 +149,7 @@ def _waiting(word: str) -> str:
 
     key, _, value = word.partition("=")
     # an experiment may hold a sweep itself, which Hydra reads from what is not swept; and null it takes for no choice
-    if word.startswith(("-", "~", "hydra")) or key == "experiment" or value in ("", "null"):
+    if word.startswith(("-", "~", "hydra")) or key in ("experiment", "famx_parts") or value in ("", "null"):
         return word
     swept = OverridesParser.create().parse_override(word).is_sweep_override()
     return word if swept else f"{key}=choice({value})"

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from famx import checkpoint, machine, observe
+from famx.config import argument
 from famx.journal import Journal
 from famx.microscope import Microscope
 from famx.notation import UserError
@@ -216,7 +217,9 @@ class Trainer:
         if not math.isfinite(loss):
             lr = self.optimizer.param_groups[0]["lr"]
             told = f"the {split} loss is {loss} at step {self.step}, with a learning rate of {lr:.3g}"
-            raise UserError(f"{told}; the last checkpoint in {self.folder} is as it was: choose a smaller optim.lr")
+            own = argument("famx_parts")
+            fault = f", or see what python -m famx.check says of {own}" if own else ""
+            raise UserError(f"{told}: choose a smaller optim.lr{fault}; {self.folder} keeps the checkpoints before it")
 
     def _evaluate(self) -> None:
         """Decodes dev on the first process, while the others wait."""

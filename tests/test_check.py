@@ -93,7 +93,7 @@ def test_what_is_not_finite_is_told_so(checked):
         def mix(self, q, k, v, mask, causal):
             return super().mix(q, k, v, mask, causal) * float("nan")
         """,
-        "nan",
+        "void",
     )
     for law in ("shape", "one_position", "causal"):
         assert lines[law] == f"broken  {law}: output of sample 0 at t=0 is not finite"
@@ -151,6 +151,7 @@ def test_parts_of_the_package_are_checked_by_name(capsys):
         ("def f(:", r"own\.py cannot be run: SyntaxError: "),
         ("from famx.registry import register\n@register\nclass Own: ...", 'names its room, @register."attention".'),
         ('from famx.registry import register\n@register("atention")\nclass Own: ...', "did you mean attention"),
+        ('from famx.registry import register\n@register("norm")\ndef own(d_model): ...', "takes a class, but own is"),
         (
             'from famx.registry import register\n@register("norm")\nclass Own:\n    exempt = {"shap": "why"}',
             "exempt from shap, which is no law of its room; did you mean shape",

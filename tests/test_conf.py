@@ -168,7 +168,7 @@ def test_a_mistake_is_told_in_one_sentence_and_leaves_nothing(word, famx, tmp_pa
 def test_a_run_is_named_by_the_parts_that_were_chosen(famx, tmp_path):
     words = ["+attention=cosine", "optim=sgd", "layer.dropout=0.2"]
     for given, name in (([], "transformer_sgd_text_lm_cosine"), (["name=mine"], "mine")):
-        status, out, told = famx("train", *TEXT, *words, *given)
+        status, _, told = famx("train", *TEXT, *words, *given)
         assert status == 0, told
         assert len(list(tmp_path.glob(f"outputs/*_{name}/config.yaml"))) == 1
 

@@ -125,12 +125,13 @@ class Optimizer(torch.optim.Optimizer):
         self._move(cancel.device)
         self.calls += 1  # in place, if it is a tensor
         coefficients = self._choose(owned, gradients, cancel)
+        chosen = self._held(coefficients)
         taken = 1 - cancel
         if not all(present):
             taken = taken * _mask(tuple(present), cancel.device)
         self.steps += taken
         torch.where(taken > 0, self.product * coefficients, self.product, out=self.product)
-        numbers = zip(gradients, *map(scalars, (coefficients, self.product, self.steps)), strict=True)
+        numbers = zip(gradients, chosen, scalars(self.product), scalars(self.steps), strict=True)
         for group in self.param_groups:
             own = zip(group["params"], islice(numbers, len(group["params"])), strict=True)
             rows = [Row(p, g, self._state(p), a, product, t) for p, (g, a, product, t) in own if g is not None]
@@ -159,6 +160,25 @@ class Optimizer(torch.optim.Optimizer):
                 # into the same memory, which is all that a CUDA graph knows
                 setattr(module, name, torch.where(cancel > 0, old, new, out=old))
         return coefficients
+
+    def _held(self, coefficients: Any) -> Sequence[float | Tensor]:
+        """The rule's coefficients one by one.
+
+        Raises:
+            UserError: they are not one a tensor, or one is not in [0, 1), which is seen where they are on the host.
+        """
+        name, n = type(self.rule).__name__, len(self.tensors)
+        if not isinstance(coefficients, Tensor) or coefficients.shape != (n,):
+            found = getattr(coefficients, "shape", type(coefficients).__name__)
+            raise UserError(
+                f"momentum {name} gives {found}, it must be a tensor of shape ({n},), one number a parameter"
+            )
+        chosen = scalars(coefficients)
+        # the sum is for one that is no number, of which neither the least nor the largest need tell
+        if coefficients.device.type == "cpu" and not (min(chosen) >= 0 and max(chosen) < 1 and sum(chosen) >= 0):
+            outside = next(a for a in chosen if not 0 <= a < 1)
+            raise UserError(f"momentum {name} gives {outside}, a coefficient must be in [0, 1)")
+        return chosen
 
     def _state(self, param: Tensor) -> dict[str, Tensor]:
         state = self.state[param]
