@@ -2,12 +2,14 @@ from math import cos, log10, sin
 
 import pytest
 import torch
+from jaxtyping import config
 from reference import rotary as plain
 from torch.testing import assert_close
 
 from famx.laws import kept, laws
 from famx.notation import UserError
 from famx.registry import PARTS, build, names
+from famx.rotary import base
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,23 @@ def test_a_table_made_in_inference_serves_training():
     with torch.inference_mode():
         rope(torch.randn(1, 1, 3, 4))
     rope(torch.randn(1, 1, 3, 4, requires_grad=True)).sum().backward()
+
+
+@pytest.mark.parametrize("name", names("rotary"))
+def test_lengths_may_be_free_in_a_graph_and_no_table_is_left_of_its_making(name, monkeypatch):
+    monkeypatch.setattr(config, "jaxtyping_disable", True)
+    monkeypatch.setattr(base, "_CONSTANTS", {})
+    rotary, short, long = (
+        build("rotary", {"name": name}, head_dim=12),
+        torch.randn(2, 3, 9, 12),
+        torch.randn(2, 3, 37, 12),
+    )
+    exported = torch.export.export(rotary, (short,), dynamic_shapes=({2: torch.export.Dim("t", min=2, max=512)},))
+    assert_close(exported.module()(long), rotary(long))
+    torch.compiler.reset()
+    compiled = torch.compile(rotary, backend="eager", dynamic=True, fullgraph=True)
+    for x in (short, long):
+        assert_close(compiled(x), rotary(x))
 
 
 def test_rope_refuses_a_single_channel():

@@ -3,11 +3,11 @@
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from famx.registry import register
-from famx.rotary.base import geometric, pairs_of, turn, turns, widened
+from famx.rotary.base import first, geometric, pairs_of, phasors, turn
 
 
 @register
@@ -31,8 +31,13 @@ class AxialRotary(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
         """Rotates position `offset + t`."""
-        first, last = offset // self.width, (offset + x.shape[-2] - 1) // self.width
-        dtype, position = widened(x.dtype), torch.arange(offset, offset + x.shape[-2], device=x.device)
-        rows = turns(self.by_row, first, last - first + 1, x.device, dtype)[position // self.width - first]
-        columns = turns(self.by_column, 0, self.width, x.device, dtype)[position % self.width]
-        return turn(x, torch.cat((rows, columns), dim=-1))
+        seen = offset, x.shape[-2], x.device, torch.promote_types(x.dtype, torch.complex64)
+        return turn(x, first(_grid, (self.by_row, self.by_column, self.width), *seen))
+
+
+def _grid(
+    by_row: tuple[float, ...], by_column: tuple[float, ...], width: int, size: int, device: torch.device
+) -> Complex[Tensor, "{size} pairs"]:
+    position = torch.arange(size, device=device)
+    row, column = (torch.tensor(speeds, dtype=torch.float64, device=device) for speeds in (by_row, by_column))
+    return torch.cat((phasors(position // width, row), phasors(position % width, column)), dim=-1)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Shaped
 from torch import Tensor, nn
 
 _CONSTANTS: dict[tuple, Tensor] = {}
@@ -120,52 +120,58 @@ def turns(
     dtype = torch.promote_types(dtype, torch.complex64)
     if isinstance(frequency, tuple):
         return first(first_turns, (frequency,), offset, seq_len, device, dtype)
-    # turns of turns: few angles are computed, each as exactly as if it were the only one
     frequency = exact(frequency)
+    if torch.compiler.is_compiling():
+        position = torch.arange(offset, offset + seq_len, dtype=torch.float64, device=frequency.device)
+        return phasors(position, frequency).to(device, dtype)
+    # turns of turns: few angles are computed, each as exactly as if it were the only one
     fine = torch.arange(STRIDE, dtype=torch.float64, device=frequency.device)
     coarse = torch.arange(offset, offset + seq_len, STRIDE, dtype=torch.float64, device=frequency.device)
-    fine, coarse = _turns(torch.cat((fine, coarse)), frequency).to(device, dtype).tensor_split((STRIDE,))
+    fine, coarse = phasors(torch.cat((fine, coarse)), frequency).to(device, dtype).tensor_split((STRIDE,))
     return (coarse[:, None] * fine).flatten(0, 1)[:seq_len]
 
 
 def exact(parameter: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """In 64 bits, where the device has them, else on the CPU."""
-    return parameter.to("cpu" if parameter.device.type == "mps" else parameter.device, torch.float64)
+    """In 64 bits."""
+    return parameter.to(precise(parameter.device), torch.float64)
+
+
+def precise(device: torch.device) -> torch.device:
+    """Where to compute in 64 bits: the device, or the CPU where it cannot."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def first(
     make: Callable[..., Tensor], arguments: tuple, offset: int, seq_len: int, device: torch.device, dtype: torch.dtype
 ) -> Float[Tensor, "*n t k"] | Complex[Tensor, "*n t k"]:
-    """Positions from `offset` on of the constant `make(*arguments, positions)`."""
-    # lengths in powers of two: few tables, shared by all layers
-    size = 1 << (offset + seq_len - 1).bit_length()
+    """Positions from `offset` on of the constant `make(*arguments, positions, device)`."""
+    size = offset + seq_len
+    if not torch.compiler.is_compiling():  # lengths in powers of two: few tables, shared by all layers
+        size = 1 << (size - 1).bit_length()
     return constant(make, (*arguments, size), device, dtype)[..., offset : offset + seq_len, :]
 
 
 def constant(make: Callable[..., Tensor], arguments: tuple, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """What `make(*arguments)` gives, made once for each device and type."""
-    # the compiler names a constant after the function that made it, and takes one of a name only; slices have their own
-    return _made(make, arguments, device, dtype)[:]
-
-
-def _made(make: Callable[..., Tensor], arguments: tuple, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What `make(*arguments, device)` gives, made once for each device and type; in a compiled graph, by the graph."""
+    if torch.compiler.is_compiling():
+        return make(*arguments, precise(device)).to(device, dtype)
     key = make, arguments, device, dtype
     if key not in _CONSTANTS:
         # what is first asked for in inference mode must serve training too
         with torch.inference_mode(False), torch.no_grad():
-            _CONSTANTS[key] = make(*arguments).to(device, dtype)
+            made = make(*arguments, precise(device)).to(device, dtype)
+        if type(made) is not Tensor:  # a tracer's stand-in for one
+            return made
+        _CONSTANTS[key] = made
     return _CONSTANTS[key]
 
 
-# what torch.compiler.assume_constant_result sets, which would import the compiler for it: a second of every start
-_made._dynamo_marked_constant = True
+def first_turns(frequencies: tuple[float, ...], size: int, device: torch.device) -> Complex[Tensor, "{size} pairs"]:
+    position = torch.arange(size, dtype=torch.float64, device=device)
+    return phasors(position, torch.tensor(frequencies, dtype=torch.float64, device=device))
 
 
-def first_turns(frequencies: tuple[float, ...], size: int) -> Complex[Tensor, "{size} pairs"]:
-    return _turns(torch.arange(size, dtype=torch.float64), torch.tensor(frequencies, dtype=torch.float64))
-
-
-def _turns(position: Float[Tensor, "t"], frequency: Float[Tensor, "pairs"]) -> Complex[Tensor, "t pairs"]:
-    # in 64 bits: at position 100,000 an angle in 32 bits is wrong by 0.004 radians
+def phasors(position: Shaped[Tensor, "t"], frequency: Float[Tensor, "pairs"]) -> Complex[Tensor, "t pairs"]:
+    """`exp(i position frequency)`, in 64 bits: at position 100,000 an angle in 32 bits is wrong by 0.004 radians."""
     angle = torch.outer(position, frequency)
     return torch.complex(angle.cos(), angle.sin())

@@ -53,7 +53,9 @@ class LearnedRotations(nn.Module):
         return turn(x, torch.complex(angle.cos(), angle.sin()))
 
 
-def _spread(ranges: tuple[float, ...], rotations: int, pairs: int) -> Float[Tensor, "{rotations} {pairs}"]:
+def _spread(
+    ranges: tuple[float, ...], rotations: int, pairs: int, device: torch.device
+) -> Float[Tensor, "{rotations} {pairs}"]:
     """Each rotation times each range, in this order: the same as an outer product, and faster than one so narrow."""
-    blocks = torch.tensor(ranges, dtype=torch.float64).expand(rotations, 1, -1)
+    blocks = torch.tensor(ranges, dtype=torch.float64, device=device).expand(rotations, 1, -1)
     return block_diagonal(blocks, rotations * len(ranges))[:, :pairs]

@@ -83,9 +83,9 @@ def _factors(
 
 
 def _fixed(
-    frequencies: tuple[float, ...], n: int, channels: int, size: int
+    frequencies: tuple[float, ...], n: int, channels: int, size: int, device: torch.device
 ) -> Float[Tensor, "3 {size} columns"] | Complex[Tensor, "2 {size} columns"]:
-    return _factors(_spread(n), first_turns(frequencies, size), channels)
+    return _factors(_spread(n).to(device), first_turns(frequencies, size, device), channels)
 
 
 def _spread(n: int) -> Float[Tensor, "{n} 3"]:
