@@ -28,7 +28,7 @@ from famx.notation import UserError
 from famx.optim import AGC, parameter_groups
 from famx.optim.groups import group_settings
 from famx.registry import build, get
-from famx.settings import FROM_ZERO, LoaderConfig, TrainerConfig, hold
+from famx.settings import LoaderConfig, TrainerConfig, hold
 from famx.task.base import Evaluation, evaluate
 from famx.trainer import Trainer
 
@@ -85,8 +85,6 @@ def build_optimizer(
     Raises:
         UserError: an unknown part or key, or a rule for an optimizer that wears none.
     """
-    for key in ("lr", "weight_decay"):
-        hold(f"optim.{key}", config.get(key), FROM_ZERO)
     given = {"momentum": momentum, "spectrum": spectrum}
     given = {room: choice for room, choice in given.items() if choice and choice["name"] != "usual"}
     asked = inspect.signature(get("optim", config["name"])).parameters

@@ -15,6 +15,7 @@ from famx.optim import (
     FAM,
     SGD,
     AdamW,
+    EMANesterov,
     EmaSGD,
     FAMAdamW,
     FAMBandwise,
@@ -243,9 +244,25 @@ def test_tensors_without_entries_are_passed_over(part, shape):
         p.grad = torch.ones_like(p)
     optimizer.step()
     assert (params[1] < 1).all()
+    optimizer.load_state_dict(optimizer.state_dict())
 
 
-@pytest.mark.parametrize("part", [AdamW, FAM, FAMAdamW, FAMMaxFactor, MaxFactor])
+def test_a_matrix_whose_squares_are_too_large_is_left_as_it_is():
+    for part in (MaxFactor, partial(MaxFactor, full_matrix=True)):
+        matrix, vector = params = [torch.nn.Parameter(torch.ones(*shape)) for shape in ((20, 30), (5,))]
+        optimizer = part(params)
+        for size in (1.0, 1e20, 1.0):
+            before = matrix.detach().clone()
+            for p in params:
+                p.grad = torch.full_like(p, size)
+            optimizer.step()
+            assert torch.equal(before, matrix) == (size > 1) and matrix.isfinite().all() and vector.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [AdamW, FAM, FAMAdamW, FAMMaxFactor, MaxFactor, partial(Lookahead, k=1), partial(EMANesterov, start_step=0)],
+)
 def test_a_state_of_single_precision_goes_on_in_half(part):
     whole, half = (torch.nn.Parameter(torch.ones(20, 30, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16))
     optimizer, other = part([whole], lr=0.01), part([half], lr=0.01)
@@ -280,6 +297,28 @@ def test_kinds_that_would_change_nothing_are_refused():
     for kinds, told in (
         ({"convv": {"alpha": 0.5}}, "no such kind; did you mean conv"),
         ({"conv": {"alpa": 0.5}}, "no such setting; did you mean alpha"),
+        ({"conv": {"alpha": math.nan}}, "kinds.conv.alpha=nan must be finite"),
     ):
         with pytest.raises(UserError, match=told):
             parameter_groups(model, kinds=kinds)
+    with pytest.raises(UserError, match=r"lr=-1\.0 must be at least 0"):
+        parameter_groups(model, lr=-1.0)
+    with pytest.raises(UserError, match="a LazyLinear has no shape yet"):
+        parameter_groups(torch.nn.LazyLinear(3))
+
+
+def test_a_kind_of_some_other_meaning_loses_no_parameter():
+    class Head(torch.nn.Linear):
+        kind = "classifier"
+
+    assert {group["kind"] for group in parameter_groups(Head(3, 3))} == {"norm", "other"}
+
+
+def test_a_rule_that_chooses_what_is_no_momentum_is_refused():
+    for chosen, told in ((1.2, r"gives 1\.2"), (math.nan, "gives nan")):
+        rule = partial(build, "momentum", {"name": "constant"})
+        optimizer = FAM([p := torch.nn.Parameter(torch.ones(3))], momentum=rule)
+        optimizer.rule.base = torch.full((1,), chosen)
+        p.grad = torch.ones(3)
+        with pytest.raises(UserError, match=rf"momentum Constant {told}\d*, a coefficient must be in \[0, 1\)"):
+            optimizer.step()

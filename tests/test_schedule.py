@@ -31,7 +31,7 @@ def test_linear_and_wsd_go_through_the_points_of_their_formulas():
 
 
 def test_bad_bounds_are_refused():
-    with pytest.raises(ValueError, match="warmup_steps=-1 is negative"):
+    with pytest.raises(ValueError, match="warmup_steps=-1 must be at least 0"):
         WarmupCosine(100, -1)
     with pytest.raises(ValueError, match=r"end=2.0 is outside 0 to 1"):
         WarmupCosine(100, 10, end=2.0)

@@ -90,8 +90,9 @@ class RelativeForceAttention(Block):
         revisited: bool,
     ) -> tuple[Float[Tensor, "..."] | None, ...]:
         """What `_Mixed` makes the scores of. `revisited`: rows see different keys, or later chunks follow."""
-        balance, sharpness = self.balance.float().sigmoid(), (-self.log_temperature.float()).exp()
-        shares = self.hops[:levels].float().softmax(0)[:, None, None, None] * (1 - balance) * sharpness
+        wide = torch.promote_types(x.dtype, torch.float32)
+        balance, sharpness = self.balance.to(wide).sigmoid(), (-self.log_temperature.to(wide)).exp()
+        shares = self.hops[:levels].to(wide).softmax(0)[:, None, None, None] * (1 - balance) * sharpness
         leaving, arriving = _by_head(self.edge_from(x)).clamp(-REACH, REACH), cache["edge_to"]
         longer = None, None
         if levels > 1 and (revisited or (seen is not None and seen.shape[-2] > 1)):
@@ -100,7 +101,7 @@ class RelativeForceAttention(Block):
             longer = _smooth_paths(leaving, arriving, seen, shares[1:])
         # sigmoid(u + v) = e^u / (e^u + e^-v), without an exponential for each pair
         u, v = leaving.exp(), arriving.clamp(-80, 80).neg().exp()
-        emitter, receiver = self.turned(self.emitter(x), offset).float(), cache["receiver"].float()
+        emitter, receiver = self.turned(self.emitter(x), offset).to(wide), cache["receiver"].to(wide)
         centre = receiver.mean(1, keepdim=True).detach()
         e, r = ((points - centre) / math.sqrt(x.shape[-1]) for points in (emitter, receiver))
         if self.observed:
@@ -145,7 +146,7 @@ class _Mixed(torch.autograd.Function):
         exact = torch.float32 if e.device.type == "mps" else torch.float64
         wide_e, wide_r, wide_d = (x.to(exact) for x in (e, r, directions))
         lengths = wide_e.square().sum(-1)[:, :, None] + (wide_r.square().sum(-1) + softness**2)[:, None]
-        rho = lengths.baddbmm_(wide_e, wide_r.mT, alpha=-2).float().clamp_(min=softness**2).sqrt_()[:, None]
+        rho = lengths.baddbmm_(wide_e, wide_r.mT, alpha=-2).to(e).clamp_(min=softness**2).sqrt_()[:, None]
         fade = rho.neg().exp_().div_(rho)
         along, against = (_by_head(points @ wide_d.T) for points in (wide_e, wide_r))
         scores = (u + v.mT).contiguous()
@@ -169,7 +170,7 @@ class _Mixed(torch.autograd.Function):
     def backward(ctx, of_y: Float[Tensor, "b h t k"], _: None) -> tuple[Tensor | None, ...]:
         value, share, u, v, e, r, directions, rows, columns, rho, fade, along, against, weights, y = ctx.saved_tensors
         of_value = weights.to(of_y).mT @ of_y
-        grad = (of_y @ value.mT).float().sub_((of_y.float() * y).sum(-1, keepdim=True)).mul_(weights)
+        grad = (of_y @ value.mT).to(weights).sub_((of_y.to(weights) * y).sum(-1, keepdim=True)).mul_(weights)
         buffer = grad * fade
         of_along, of_against = buffer.sum(-1), buffer.sum(-2)
         of_fade = torch.sub(along, against.mT, out=buffer).mul_(grad).sum(1, keepdim=True)
@@ -201,7 +202,7 @@ def _paths(
         before = nn.functional.pad(cache["steps"], (0, edges.shape[-2]))
         steps = torch.cat((before, steps), dim=-2)
     cache["steps"] = steps
-    return _horner(shares, edges, steps).float(), steps.mT
+    return _horner(shares, edges, steps).to(edge_from), steps.mT
 
 
 def _smooth_paths(
@@ -215,7 +216,7 @@ def _smooth_paths(
     On `[-REACH, REACH]` the sigmoid is a sum of few Chebyshev polynomials of `tanh(u / REACH) / tanh(1)`, which takes
     its poles farther away: `A = F G^T`, so `A P = F (G^T F / n) G^T`.
     """
-    order = torch.arange(TERMS, device=edge_from.device, dtype=torch.float32)
+    order = torch.arange(TERMS, device=edge_from.device, dtype=edge_from.dtype)
     angles = (order + 0.5) * (math.pi / TERMS)
     # within 1e-6 of the ends the angle's slope would be infinite
     rows = (((edge_from / REACH).tanh() / math.tanh(1)).clamp(-1 + 1e-6, 1 - 1e-6).acos() * order).cos()
@@ -224,7 +225,7 @@ def _smooth_paths(
     if seen is not None:
         columns = columns * seen.mT
     steps = columns.mT @ (rows / _count(seen, columns.shape[-2]))
-    return (rows @ _horner(shares, steps, steps)).float(), columns.float()
+    return (rows @ _horner(shares, steps, steps)).to(edge_from), columns.to(edge_from)
 
 
 def _horner(
@@ -243,4 +244,4 @@ def _count(seen: Bool[Tensor, "#b #h #t s"] | None, keys: int) -> Float[Tensor, 
 
 def _by_head(x: Float[Tensor, "b s h"]) -> Float[Tensor, "b h s 1"]:
     # contiguous, for every tensor of (b h t s) takes its memory order from such vectors
-    return rearrange(x.float(), "b s h -> b h s 1").contiguous()
+    return rearrange(x.to(torch.promote_types(x.dtype, torch.float32)), "b s h -> b h s 1").contiguous()

@@ -53,4 +53,4 @@ class TaylorAttention(Attention):
             weights = largest ** (i - self.order - 1) + scores / (i * largest) * weights
         if seen is not None:
             weights = weights * seen
-        return weights / weights.sum(-1, keepdim=True).clamp(min=1e-9) @ v
+        return weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny) @ v

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from famx.optim.around import Around
 from famx.registry import register
+from famx.settings import POSITIVE, hold
 
 
 @torch.no_grad()
@@ -68,8 +69,8 @@ class AGC(Around):
         clip: float = 0.01,
         eps: float = 1e-3,
     ):
-        if clip <= 0 or eps <= 0:
-            raise ValueError(f"clip={clip} and eps={eps} must be above 0")
+        hold("clip", clip, POSITIVE)
+        hold("eps", eps, POSITIVE)
         self.clip, self.eps = clip, eps
         super().__init__(params, momentum, spectrum, base=base, lr=base_lr if lr is None else lr)
 

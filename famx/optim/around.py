@@ -146,6 +146,6 @@ class Around(torch.optim.Optimizer):
         self.calls = state_dict[name]["calls"]
         params = [p for group in self.param_groups for p in group["params"]]
         self.kept = {
-            params[int(place)]: {key: value.to(params[int(place)].device, copy=True) for key, value in state.items()}
+            (p := params[int(place)]): {key: value.to(p.device, p.dtype, copy=True) for key, value in state.items()}
             for place, state in state_dict[name]["kept"].items()
         }

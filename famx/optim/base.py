@@ -13,6 +13,7 @@ from famx import registry
 from famx.notation import Kind, Layout, TensorInfo, UserError
 from famx.observe import watch
 from famx.optim.common import captured, dense, keep_dtypes, refuse_complex, whole
+from famx.settings import hold
 
 LAYOUTS: dict[Kind, Layout] = {"conv": "log", "attention": "split"}
 
@@ -125,7 +126,7 @@ class Optimizer(torch.optim.Optimizer):
         self._move(cancel.device)
         self.calls += 1  # in place, if it is a tensor
         coefficients = self._choose(owned, gradients, cancel)
-        chosen = self._held(coefficients)
+        chosen = self._held(coefficients, cancel)
         taken = 1 - cancel
         if not all(present):
             taken = taken * _mask(tuple(present), cancel.device)
@@ -161,11 +162,12 @@ class Optimizer(torch.optim.Optimizer):
                 setattr(module, name, torch.where(cancel > 0, old, new, out=old))
         return coefficients
 
-    def _held(self, coefficients: Any) -> Sequence[float | Tensor]:
+    def _held(self, coefficients: Any, cancel: Float[Tensor, ""]) -> Sequence[float | Tensor]:
         """The rule's coefficients one by one.
 
         Raises:
-            UserError: they are not one a tensor, or one is not in [0, 1), which is seen where they are on the host.
+            UserError: they are not one a tensor, or in a step that is taken one is not in [0, 1), which is seen where
+                they are on the host.
         """
         name, n = type(self.rule).__name__, len(self.tensors)
         if not isinstance(coefficients, Tensor) or coefficients.shape != (n,):
@@ -174,8 +176,9 @@ class Optimizer(torch.optim.Optimizer):
                 f"momentum {name} gives {found}, it must be a tensor of shape ({n},), one number a parameter"
             )
         chosen = scalars(coefficients)
+        read = coefficients.device.type == "cpu" and scalars(cancel[None]) == [0.0]
         # the sum is for one that is no number, of which neither the least nor the largest need tell
-        if coefficients.device.type == "cpu" and not (min(chosen) >= 0 and max(chosen) < 1 and sum(chosen) >= 0):
+        if read and not (min(chosen) >= 0 and max(chosen) < 1 and sum(chosen) >= 0):
             outside = next(a for a in chosen if not 0 <= a < 1)
             raise UserError(f"momentum {name} gives {outside}, a coefficient must be in [0, 1)")
         return chosen
@@ -248,6 +251,9 @@ class Optimizer(torch.optim.Optimizer):
             value = group[name]
             if not isinstance(value, Tensor) and not (isinstance(value, int | float) and 0 <= value < torch.inf):
                 raise ValueError(f"{name}={value!r} must be a number, at least 0 and finite")
+        for name, value in group.items():
+            if name != "params":
+                hold(name, value)
         refuse_complex(group["params"], type(self).__name__)
 
     __getstate__ = whole

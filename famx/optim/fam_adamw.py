@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from famx.optim.base import Optimizer, Row
 from famx.optim.ema_sgd import average, contiguous, descend
 from famx.registry import register
+from famx.settings import FROM_ZERO, hold
 
 
 @register
@@ -44,6 +45,7 @@ class FAMAdamW(Optimizer):
         n_bands: int = 8,
     ):
         alpha, beta2 = betas
+        hold("eps", eps, FROM_ZERO)
         if not 0 <= beta2 < 1:
             raise ValueError(f"the second of betas={betas} is not in [0, 1)")
         defaults = {"lr": lr, "alpha": alpha, "beta2": beta2, "eps": eps}

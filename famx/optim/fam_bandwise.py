@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from famx.optim.base import Optimizer, Row
 from famx.optim.ema_sgd import descend
 from famx.registry import register
+from famx.settings import hold
 
 
 @register
@@ -43,6 +44,7 @@ class FAMBandwise(Optimizer):
         weight_decay: float = 0.0,
         n_bands: int = 8,
     ):
+        hold("spread", spread)
         self.spread = spread
         options = {"lr": lr, "alpha": alpha, "weight_decay": weight_decay, "n_bands": n_bands}
         super().__init__(params, momentum, spectrum, usual=self.usual, **options)

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from famx.notation import Kind, UserError
 from famx.registry import get, hyperparameters, nearest
+from famx.settings import FROM_ZERO, hold
 
 TYPES: dict[Kind, tuple[type[nn.Module], ...]] = {
     "conv": (nn.modules.conv._ConvNd,),
@@ -48,8 +50,10 @@ def parameter_groups(
         alpha, n_bands: for all kinds alike; those that an optimizer is given are for groups without their own.
 
     Raises:
-        UserError: a kind or a setting is none of these, or no number of 0 or more.
+        UserError: a kind or a setting is none of these, or no number of 0 or more, or a parameter has no shape yet.
     """
+    for key, value in (("lr", lr), ("weight_decay", weight_decay)):
+        hold(key, value, FROM_ZERO)
     owns = _checked(kinds or {})
     owners: dict[nn.Parameter, Kind] = {}
     for parameter, kind in _owned(model, None):
@@ -84,6 +88,8 @@ def group_settings(optim: Mapping[str, Any]) -> dict[str, Any]:
         key for key in ("alpha", "n_bands") if key in known and optim.get(key, known[key].default) != known[key].default
     }
     settings = {key: optim[key] for key in {"lr", "weight_decay", *chosen} if key in optim}
+    for key in ("lr", "weight_decay"):
+        hold(f"optim.{key}", settings.get(key), FROM_ZERO)
     # the first of betas is what an alpha is to others
     if "betas" in optim and optim["betas"][0] != known["betas"].default[0]:
         settings["alpha"] = optim["betas"][0]
@@ -95,20 +101,26 @@ def _checked(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, floa
     for kind, own in kinds.items():
         if kind not in SETTINGS:
             raise UserError(f"kinds.{kind}: no such kind{nearest(kind, SETTINGS)}")
+        if not isinstance(own, Mapping | None):
+            raise UserError(f"kinds.{kind}={own} must be a mapping of {', '.join(OWN)}")
         for key, value in (own or {}).items():
             if key not in OWN:
                 raise UserError(f"kinds.{kind}.{key}: no such setting{nearest(key, OWN)}")
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise UserError(f"kinds.{kind}.{key}={value} must be a number of 0 or more")
+            hold(f"kinds.{kind}.{key}", value, FROM_ZERO)
     return {kind: {key: x for key, x in (own or {}).items() if x is not None} for kind, own in kinds.items()}
 
 
 def _owned(module: nn.Module, inherited: Kind | None) -> Iterator[tuple[nn.Parameter, Kind]]:
     """Every parameter under the module with its kind."""
-    kind = getattr(type(module), "kind", None) or inherited
+    named = getattr(type(module), "kind", None)
+    kind = named if isinstance(named, str) and named in SETTINGS else inherited
     if kind is None:
         kind = next((kind for kind, types in TYPES.items() if isinstance(module, types)), None)
     for parameter in module.parameters(recurse=False):
+        if isinstance(parameter, UninitializedParameter):
+            raise UserError(f"a {type(module).__name__} has no shape yet: run the model once before it is sorted")
         vector = parameter.ndim < 2 or isinstance(module, TYPES["norm"])
         yield parameter, "norm" if vector else kind or "other"
     for child in module.children():

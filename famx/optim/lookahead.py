@@ -38,8 +38,8 @@ class Lookahead(Around):
         k: int = 5,
         share: float = 0.5,
     ):
-        if k < 1 or not 0 < share <= 1:
-            raise ValueError(f"k={k} must be at least 1 and share={share} in (0, 1]")
+        if not isinstance(k, int) or k < 1 or not 0 < share <= 1:
+            raise ValueError(f"k={k} must be a whole number of at least 1, share={share} in (0, 1]")
         self.k, self.portion = k, share
         super().__init__(params, momentum, spectrum, base=base, lr=base_lr if lr is None else lr)
 

@@ -1,6 +1,7 @@
 """MaxFactor: Adafactor scaled by the largest row, its step a sign as long as the row's largest entry (seed.md)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from operator import mul
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +24,7 @@ class MaxFactor(Optimizer):
     x all the rest. U = u / (max(1, RMS(u)/clip_threshold)·max|u|), u = g / sqrt(max(V, eps₁²)). Matrices:
     V = R·C / max(R), the averages of the row and column means of g², the new ones with weight
     b = clamp(t^beta2_decay, .001, .999). Vectors and scalars: V <- gamma·V + (1 - gamma)·g².
+    A matrix whose g² is too large for a number stays as it is.
     Under a momentum rule the gradients of the tensors it follows are first averaged: m <- a·m + (1 - a)·g is their g.
 
     Args:
@@ -89,8 +91,7 @@ class MaxFactor(Optimizer):
         state = {"exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format)} if averaged else {}
         if param.ndim < 2 or self.full_matrix:
             return state | {"exp_avg_sq": zeros(*param.shape)}
-        n_rows = param.shape[0]
-        return state | {"exp_avg_sq_row": zeros(n_rows), "exp_avg_sq_col": zeros(param.numel() // n_rows)}
+        return state | {"exp_avg_sq_row": zeros(len(param)), "exp_avg_sq_col": zeros(prod(param.shape[1:]))}
 
     def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
         followed = [row for row in rows if row.param in self.followed]
@@ -133,7 +134,8 @@ class MaxFactor(Optimizer):
         """θ <- θ - lr·weight_decay·θ - a·U for vectors and scalars."""
         rows, gradients, _, strides = zip(*whole, strict=True)
         v = [row.state["exp_avg_sq"] for row in rows]
-        average(v, torch._foreach_mul(gradients, gradients), [1 - group["gamma"]] * len(v), cancel)
+        squares = torch._foreach_minimum(torch._foreach_mul(gradients, gradients), torch.finfo(torch.float32).max)
+        average(v, squares, [1 - group["gamma"]] * len(v), cancel)
         roots = torch._foreach_sqrt(torch._foreach_maximum(v, group["eps"][0] ** 2))
         u = torch._foreach_div(gradients, roots)
         tops, norms = (scalars(torch.stack([x.float() for x in torch._foreach_norm(u, p)])) for p in (torch.inf, 2))
@@ -149,7 +151,9 @@ class MaxFactor(Optimizer):
         g = g.reshape(len(g), -1)
         u2, spare = self.scratch(g)
         torch.mul(g, g, out=u2)
-        relative = self.divide(u2, row.state, weight, group["eps"][0] ** 2, spare, cancel)
+        means = u2.mean(1)
+        cancel = torch.maximum(cancel, (means.sum() * 0).ne(0).to(cancel))  # g² has left the range of numbers
+        relative = self.divide(u2, means, row.state, weight, group["eps"][0] ** 2, spare, cancel)
         largest, mean = u2.amax(1, keepdim=True) * relative, u2.mean(1, keepdim=True) * relative
         top, rms = scalars(torch.stack([largest.max(), mean.mean()]).sqrt())
         if self.magnitude != "row":
@@ -159,16 +163,27 @@ class MaxFactor(Optimizer):
         descend([row.param], [step], group["lr"], group["weight_decay"], cancel)
 
     def divide(
-        self, u2: Tensor, state: dict[str, Tensor], weight: float | Tensor, least: float, spare: Tensor, cancel: Tensor
+        self,
+        u2: Tensor,
+        means: Tensor,
+        state: dict[str, Tensor],
+        weight: float | Tensor,
+        least: float,
+        spare: Tensor,
+        cancel: Tensor,
     ) -> Tensor:
-        """Takes g² into the statistics and divides it by max(V, least), but for a factor a row, which it returns."""
+        """Takes g² into the statistics and divides it by max(V, least), but for a factor a row, which it returns.
+
+        Args:
+            means: of the rows of g².
+        """
         if self.full_matrix:
             kept = state["exp_avg_sq"].view(u2.shape)
             average([kept], [u2], [weight], cancel)
             u2 /= torch.clamp_min(kept, least, out=spare)
             return u2.new_ones(())
         rows, columns = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
-        average([rows, columns], [u2.mean(1), u2.mean(0)], [weight, weight], cancel)
+        average([rows, columns], [means, u2.mean(0)], [weight, weight], cancel)
         rows = rows / rows.max().clamp_min(TINY)
         if u2.device.type == "cpu" and scalars((rows.min() * columns.min())[None])[0] >= least:
             u2 *= 1 / columns  # a third of the time of the general way

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from famx.notation import UserError
 from famx.optim.common import dense, keep_dtypes, refuse_complex
+from famx.settings import hold
 
 
 class Wrapped(torch.optim.Optimizer):
@@ -27,6 +28,8 @@ class Wrapped(torch.optim.Optimizer):
             raise UserError(
                 f"{name} has one momentum for all tensors: momentum= and spectrum= are for optim=fam and its kin"
             )
+        for name, value in options.items():
+            hold(name, value)
         self.metrics: dict[str, Tensor] = {}
         groups = torch.optim.Optimizer(params, {}).param_groups
         tensors = [p for group in groups for p in group["params"]]

@@ -22,8 +22,8 @@ class Warmup:
 
     def __post_init__(self):
         for name in ("total_steps", "warmup_steps", "decay_start"):
-            if (getattr(self, name, None) or 0) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} is negative, steps are counted from 0")
+            if not (getattr(self, name, None) or 0) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0, steps are counted from there")
         for name in ("start", "end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is outside 0 to 1, it is a multiple of the peak")
