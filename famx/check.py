@@ -3,6 +3,7 @@
 import functools
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.console import Console
 from famx import laws
 from famx.config import Parser, complete, parsed, verb
 from famx.notation import UserError
-from famx.registry import ROOMS, fault, get, load, load_file, nearest
+from famx.registry import ROOMS, fault, get, load, load_file, names, nearest
 
 STYLES = {"kept": "green", "exempt": "yellow", "broken": "red"}
 
@@ -27,13 +28,15 @@ def main(words: list[str]) -> int:
     load("famx")
     parts, settings = _read(parser.parse_args(words).words)
     console, sentences = Console(highlight=False, soft_wrap=True), {}
-    for room, name in parts:
+    for (room, name), part in [(chosen, _part(*chosen, settings.get(chosen[0], {}))) for chosen in parts]:
         console.print(f"{room}={name}: {len(laws.laws(room))} laws", style="bold")
         found: dict[str, dict[str, str]] = {state: {} for state in STYLES}
-        for law, state, told in _judged(console, room, name, settings.get(room, {})):
-            found[state][law] = " ".join(told.split())
+        for law, state, told in _judged(console, room, name, part):
+            told = " ".join(told.split())
+            shown = next((f"as {other}" for other, earlier in found["broken"].items() if earlier == told), told)
+            found[state][law] = told
             console.print(f"  [{STYLES[state]}]{state:8}[/]", end="")
-            console.print(f"{law}: {found[state][law]}" if told else law, markup=False)
+            console.print(f"{law}: {shown}" if told else law, markup=False)
         sentences[room, name] = _sentence(found)
     for (room, name), sentence in sentences.items():
         console.print(f"{room}={name} {sentence}")
@@ -49,6 +52,8 @@ def _read(words: list[str]) -> tuple[list[tuple[str, str]], dict[str, dict[str, 
         room, _, name = key.partition(".")
         if room not in ROOMS and value and not Path(word).is_file():
             raise UserError(f"{word}: no such room{nearest(room, ROOMS)}")
+        if key in ROOMS and not value and not Path(word).is_file():
+            raise UserError(f"{key} is a room: give {key}=NAME{nearest('', names(key))}")
         if room not in ROOMS or not value:
             parts += load_file(word)
         elif name:
@@ -61,18 +66,23 @@ def _read(words: list[str]) -> tuple[list[tuple[str, str]], dict[str, dict[str, 
     return parts, settings
 
 
-def _judged(console: Console, room: str, name: str, settings: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Each law's name, whether the part keeps it, and why not."""
+def _part(room: str, name: str, settings: dict[str, Any]) -> type:
+    """The part, of hyperparameters that are set."""
     cls = get(room, name)
     hyper = complete(room, {"name": name} | settings)
     chosen = {key: tuple(hyper[key]) if isinstance(hyper[key], list) else hyper[key] for key in settings}
     init = functools.partialmethod(cls.__init__, **chosen)
-    part = type(name, (cls,), {"__init__": init, "__module__": cls.__module__}) if chosen else cls
-    exempt, held = getattr(cls, "exempt", {}), laws.laws(room)
-    for law in exempt:
+    held = laws.laws(room)
+    for law in getattr(cls, "exempt", {}):
         if law not in held:
             raise UserError(f"{room}={name} is exempt from {law}, which is no law of its room{nearest(law, held)}")
-    for law, holds in held.items():
+    return type(name, (cls,), {"__init__": init, "__module__": cls.__module__}) if chosen else cls
+
+
+def _judged(console: Console, room: str, name: str, part: type) -> Iterator[tuple[str, str, str]]:
+    """Each law's name, whether the part keeps it, and why not."""
+    exempt = getattr(part, "exempt", {})
+    for law, holds in laws.laws(room).items():
         if reason := exempt.get(law):
             yield law, "exempt", reason
             continue
@@ -80,20 +90,21 @@ def _judged(console: Console, room: str, name: str, settings: dict[str, Any]) ->
         try:
             with console.status(f"{room}={name}: {law}"):
                 holds(part)
-        except AssertionError as error:
-            yield law, "broken", str(error) or fault(error, inspect.getfile(cls))
         except Exception as error:
-            yield law, "broken", fault(error, inspect.getfile(cls))
+            told = isinstance(error, AssertionError | UserError) and str(error)
+            yield law, "broken", told or fault(error, inspect.getfile(part))
         else:
             yield law, "kept", ""
 
 
 def _sentence(found: dict[str, dict[str, str]]) -> str:
     total = sum(map(len, found.values()))
-    if len(found["broken"]) > 1 and not found["kept"] and len(faults := set(found["broken"].values())) == 1:
-        return f"breaks every law by the same fault, {faults.pop()}"
-    if found["broken"]:
-        return f"breaks {len(found['broken'])} of its {total} laws: {', '.join(found['broken'])}"
+    if broken := found["broken"]:
+        told = f"breaks {len(broken)} of its {total} laws"
+        ((text, n),) = Counter(broken.values()).most_common(1)
+        if n > 2:
+            return f"{told}, {'all' if n == len(broken) else n} of them by one fault: {text}"
+        return f"{told}: {', '.join(broken)}"
     exempt = f", but {', '.join(found['exempt'])}, from which it is exempt" if found["exempt"] else ""
     return f"keeps all of its {total} laws{exempt}"
 

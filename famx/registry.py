@@ -150,7 +150,7 @@ def load_file(path: str | Path) -> list[tuple[str, str]]:
     """
     path = Path(path).resolve()
     if not path.is_file():
-        raise UserError(f"there is no file {path}")
+        raise UserError(f"{path} is a folder, give one file" if path.is_dir() else f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"famx_parts.{path.stem}", path)
     if spec is None:
         raise UserError(f"{path} is no Python file")

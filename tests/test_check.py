@@ -88,15 +88,17 @@ def test_what_goes_wrong_in_long_sequences_alone_is_found(checked):
 
 
 def test_what_is_not_finite_is_told_so(checked):
-    _, lines, _ = checked(
+    _, lines, last = checked(
         """
         def mix(self, q, k, v, mask, causal):
             return super().mix(q, k, v, mask, causal) * float("nan")
         """,
         "void",
     )
-    for law in ("shape", "one_position", "causal"):
-        assert lines[law] == f"broken  {law}: output of sample 0 at t=0 is not finite"
+    assert lines["shape"] == "broken  shape: an output is not finite"
+    for law in ("other_length", "mask_obeyed", "causal", "batch_independent", "deterministic", "compiles"):
+        assert lines[law] == f"broken  {law}: as shape"
+    assert last.endswith("by one fault: an output is not finite")
 
 
 def test_a_parameter_without_a_gradient_is_named(checked):
@@ -168,20 +170,134 @@ def test_a_file_that_cannot_be_checked_is_refused_in_a_sentence(tmp_path, text, 
 
 def test_a_value_that_the_part_refuses_is_told_once(capsys):
     assert main(["optim=fam", "optim.alpha=3"]) == 2
-    assert (
-        "breaks every law by the same fault, ValueError: alpha=3.0 is not" in capsys.readouterr().out.splitlines()[-1]
+    *lines, last = capsys.readouterr().out.splitlines()
+    n = len(lines) - 1
+    assert f"breaks {n} of its {n} laws, all of them by one fault: ValueError: alpha=3.0 is not" in last
+    assert sum("alpha" in line for line in lines) == 1 and sum(": as descends" in line for line in lines) == n - 1
+
+
+PLAIN = """
+import torch
+from famx.registry import register
+
+@register("optim")
+class Own(torch.optim.Optimizer):
+    def __init__(self, params, *, lr=0.1, weight_decay=0.0):
+        super().__init__(params, {"lr": lr})
+        self.decay = weight_decay
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(p.grad + self.decay * p, alpha=group["lr"])
+"""
+MOMENTUM = """
+from famx.momentum.base import Momentum
+from famx.registry import register
+
+@register("momentum")
+class Own(Momentum):
+    def forward(self, gradients, step):
+        return self.base.{}
+"""
+SPECTRUM = """
+import torch
+from famx.registry import register
+from famx.spectrum.contiguous import Contiguous
+
+@register("spectrum")
+class Own(Contiguous):
+    def forward(self, gradients):
+        return torch.nn.functional.one_hot({}(super().forward(gradients)).argmax(1), self.most_bands).float()
+"""
+SIZED = """
+import torch
+from famx.registry import register
+
+@register("norm")
+class Own(torch.nn.LayerNorm):
+    def __init__(self, {}):
+        super().__init__(24)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            PLAIN,
+            [
+                "broken  decays_the_weights: weight_decay=0.1 goes before the weight_decay=0 of a group",
+                "broken  returns_the_loss_of_a_closure: step(closure) returns None, not the loss",
+                "broken  non_finite: steps on a gradient that is nan",
+                "kept    watching_changes_nothing",
+            ],
+        ),
+        (PLAIN.replace("+ self.decay * p", ""), ["broken  decays_the_weights: weight_decay=0.1 changes nothing"]),
+        (
+            MOMENTUM.format("unbind()"),
+            ["7 of its 7 laws, all of them by one fault: gives a tuple, not a tensor of 6 coefficients"],
+        ),
+        (
+            MOMENTUM.format("view(1, -1)"),
+            ["gives a tensor of shape (1, 6), not of 6 coefficients", "laws, all of them"],
+        ),
+        (
+            MOMENTUM.format("log()"),
+            ["6 of its 7 laws, all of them by one fault: a coefficient is outside [0, 1) at step 1: -0.105"],
+        ),
+        (
+            SPECTRUM.format("torch.neg"),
+            [
+                "off its share, not less than 25%",
+                "0.00 of its power, not more than 0.8",
+                "a tensor (40, 300) of kind other",
+            ],
+        ),
+        (SIZED.format("dim"), ["all of them by one fault: Own asks for dim, but is given d_model"]),
+        (SIZED.format(""), ["keeps all of its 6 laws"]),
+    ],
+)
+def test_parts_of_other_rooms_are_told_in_words_what_they_are_short_of(tmp_path, capsys, text, told):
+    (tmp_path / "own.py").write_text(text)
+    main([str(tmp_path / "own.py")])
+    out = capsys.readouterr().out
+    for words in told:
+        assert words in out, out
+    assert "Error" not in out.replace("AttributeError: 'Own' object has no attribute 'decay'", "")
+
+
+def test_numbers_are_told_with_what_they_are_off(checked):
+    _, lines, _ = checked(
+        """
+        def forward(self, x, memory=None, mask=None, state=None):
+            y = super().forward(x, memory, mask, state)
+            if state is not None:
+                state["seen"] = state.get("seen", 0) + x.shape[1]
+                y = y * (1 + (state["seen"] == 3))
+            return y * (1.5 if y.dtype == torch.bfloat16 else 1)
+        """,
+        "rough",
     )
+    assert "with a state differs from the whole pass, first at t=2, by 1 of the largest entry" in lines["causal"]
+    assert lines["half_precision"].endswith("off by 50% of its largest entry, more than a tenth")
 
 
-def test_words_that_choose_nothing_are_refused():
+def test_words_that_choose_nothing_are_refused(tmp_path, capsys):
     for words, told in (
-        (["norm=rmsnrm"], "did you mean rmsnorm"),
+        (["attention"], "attention is a room: give attention=NAME; choose from adaptive_span, alibi"),
+        (["norm="], "norm is a room: give norm=NAME; choose from layernorm, rmsnorm"),
+        ([str(tmp_path)], "is a folder, give one file"),
+        (["norm=layernorm", "norm=rmsnrm"], "did you mean rmsnorm"),
         (["norm=rmsnorm", "norm.epps=1"], "did you mean eps"),
         (["norm=rmsnorm", "attention.keys=1"], "no part of the room attention is checked"),
         (["README.md"], "no Python file"),
     ):
         with pytest.raises(UserError, match=told):
             main(words)
+        assert not capsys.readouterr().out
 
 
 def test_the_verb_says_which_law_is_broken_and_exits_with_2(tmp_path):

@@ -3,6 +3,11 @@
 import importlib
 import inspect
 from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from famx.registry import asked
 
 Law = Callable[[type], None]
 
@@ -20,3 +25,23 @@ def laws(room: str) -> dict[str, Law]:
 def kept(room: str, part: type) -> dict[str, Law]:
     """The laws that a part is held to: all of its room's, but those its `exempt` gives a reason against."""
     return {name: law for name, law in laws(room).items() if name not in getattr(part, "exempt", {})}
+
+
+def built(part: Callable[..., Any], **context: Any) -> Any:
+    """The part, given what of the context it asks for, as training builds it."""
+    return part(**asked(part, context))
+
+
+def off(a: Tensor, b: Tensor) -> float:
+    """The largest difference between two outputs, in units of the largest entry of the second.
+
+    Raises:
+        AssertionError: one is not finite, for which no other law is to be blamed.
+    """
+    assert a.isfinite().all() and b.isfinite().all(), "an output is not finite"
+    return ((a - b).abs().max() / (1e-3 + b.abs().max())).item()
+
+
+def near(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
+    """Whether two outputs are no further off each other; a tolerance of 0 asks for the very same."""
+    return off(a, b) <= tolerance

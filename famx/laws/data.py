@@ -1,6 +1,5 @@
 """What every data set promises."""
 
-import inspect
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 
 from famx.data.base import SAMPLE_RATE, Example
 from famx.data.loader import Batch, Loader
+from famx.laws import built
 from famx.settings import LoaderConfig
 
 Part = Callable[..., Any]
@@ -98,8 +98,7 @@ def plain_once(part: Part) -> None:
 
 
 def _build(part: Part, split: str = "train", seed: int = 0) -> Any:
-    asked = inspect.signature(part).parameters
-    return part(**{name: value for name, value in {"split": split, "seed": seed}.items() if name in asked})
+    return built(part, split=split, seed=seed)
 
 
 def _loader(part: Part, seed: int = 0, workers: int = 0) -> Loader:

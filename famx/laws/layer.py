@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from famx.laws import attention as block
-from famx.registry import asked, build
+from famx.laws import built, near
+from famx.registry import build
 
 D, H = block.D, block.H
 
@@ -78,7 +79,7 @@ def stack_shares_a_state(part: block.Part) -> None:
 
     state: dict = {}
     steps = torch.cat([stack(x[:, t : t + 1], state) for t in range(block.T)], 1)
-    assert torch.allclose(steps, stack(x), atol=1e-4), "two layers decoding under one state disturb each other"
+    assert near(steps, stack(x)), "two layers decoding under one state disturb each other"
 
 
 def learns_to_copy(part: block.Part) -> None:
@@ -119,6 +120,6 @@ def _wired(part: block.Part) -> block.Part:
             "feedforward": lambda: build("feedforward", {"name": "gelu"}, d_model=d_model),
             "norm": lambda: build("norm", {"name": "layernorm"}, d_model=d_model),
         }
-        return part(**asked(part, context))
+        return built(part, **context)
 
     return wired

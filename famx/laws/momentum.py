@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from famx.laws import built
 from famx.notation import TensorInfo
 from famx.observe import watch
 
@@ -21,63 +22,69 @@ STEPS = 140
 
 def gives_coefficients_in_range(part: type) -> None:
     for scale in (0.0, 1.0, 1e-30):
-        rule = part(tensors=TENSORS)
+        rule = built(part, tensors=TENSORS)
         for step, gradients in _noise(scale):
-            chosen = rule(gradients, step)
-            assert tuple(chosen.shape) == (len(TENSORS),), (
-                f"{tuple(chosen.shape)} coefficients for {len(TENSORS)} tensors"
-            )
-            assert ((chosen >= 0) & (chosen < 1)).all(), f"a coefficient is outside [0, 1) at {step}: {chosen.tolist()}"
+            _choose(rule, gradients, step)
 
 
 def is_deterministic(part: type) -> None:
-    first, second = part(tensors=TENSORS), part(tensors=TENSORS)
+    first, second = built(part, tensors=TENSORS), built(part, tensors=TENSORS)
     for step, gradients in _noise():
-        assert torch.equal(first(gradients, step), second(gradients, step)), f"chooses differently anew at step {step}"
+        same = torch.equal(_choose(first, gradients, step), _choose(second, gradients, step))
+        assert same, f"chooses differently anew at step {step}"
 
 
 def leaves_gradients_and_the_global_generator_alone(part: type) -> None:
-    rule, before = part(tensors=TENSORS), torch.get_rng_state()
+    rule, before = built(part, tensors=TENSORS), torch.get_rng_state()
     for step, gradients in _noise():
         kept = [gradient.clone() for gradient in gradients]
-        rule(gradients, step)
+        _choose(rule, gradients, step)
         assert all(map(torch.equal, kept, gradients)), f"changes the gradients at step {step}"
     assert torch.equal(before, torch.get_rng_state()), "draws from the global generator"
 
 
 def state_round_trip(part: type) -> None:
-    rule, other = part(tensors=TENSORS), part(tensors=TENSORS)
+    rule, other = built(part, tensors=TENSORS), built(part, tensors=TENSORS)
     for step, gradients in _noise():
         if step == 117:
             other.load_state_dict(rule.state_dict())
-        chosen = rule(gradients, step)
-        if step >= 117:
-            assert torch.equal(chosen, other(gradients, step)), f"goes on differently with its state, at step {step}"
+        chosen = _choose(rule, gradients, step)
+        same = step < 117 or torch.equal(chosen, _choose(other, gradients, step))
+        assert same, f"goes on differently with its state, at step {step}"
 
 
 def replaces_its_state(part: type) -> None:
-    rule = part(tensors=TENSORS)
+    rule = built(part, tensors=TENSORS)
     for step, gradients in _noise():
         kept = [(name, buffer, buffer.clone()) for name, buffer in rule.named_buffers()]
-        rule(gradients, step)
+        _choose(rule, gradients, step)
         for name, buffer, copy in kept:
             assert torch.equal(buffer, copy), f"writes into its buffer {name}, which nobody can then put back"
 
 
 def watching_changes_nothing(part: type) -> None:
-    rule, watched = part(tensors=TENSORS), part(tensors=TENSORS)
+    rule, watched = built(part, tensors=TENSORS), built(part, tensors=TENSORS)
     watch(watched, True)
     for step, gradients in _noise():
-        assert torch.equal(rule(gradients, step), watched(gradients, step)), (
-            f"chooses differently when watched, at {step}"
-        )
+        same = torch.equal(_choose(rule, gradients, step), _choose(watched, gradients, step))
+        assert same, f"chooses differently when watched, at step {step}"
 
 
 def meta(part: type) -> None:
-    rule = part(tensors=TENSORS).to("meta")
+    rule = built(part, tensors=TENSORS).to("meta")
     for step in range(1, STEPS):
-        chosen = rule([torch.empty(info.shape, device="meta") for info in TENSORS], step)
+        chosen = _choose(rule, [torch.empty(info.shape, device="meta") for info in TENSORS], step)
     assert chosen.is_meta, "computes on another device than that of the gradients"
+
+
+def _choose(rule: nn.Module, gradients: list[Tensor], step: int) -> Tensor:
+    """What the rule chooses, if these are coefficients."""
+    chosen, n = rule(gradients, step), len(TENSORS)
+    assert isinstance(chosen, Tensor), f"gives a {type(chosen).__name__}, not a tensor of {n} coefficients"
+    assert chosen.shape == (n,), f"gives a tensor of shape {tuple(chosen.shape)}, not of {n} coefficients"
+    outside = [] if chosen.is_meta else chosen[~((chosen >= 0) & (chosen < 1))].tolist()
+    assert not outside, f"a coefficient is outside [0, 1) at step {step}: {outside[0]:.3g}"
+    return chosen
 
 
 def _noise(scale: float = 1.0) -> Iterator[tuple[int, list[Tensor]]]:

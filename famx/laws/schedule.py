@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
-from famx.registry import hyperparameters
+from famx.registry import asked, hyperparameters
 
 
 def stays_between_nothing_and_the_peak(part: type) -> None:
@@ -24,7 +24,7 @@ def starts_and_ends_where_it_says(part: type) -> None:
 
 
 def is_constant_after_the_end(part: type) -> None:
-    schedule = part(total_steps=100)
+    schedule = _schedule(part)
     for step in (101, 150, 1000, 10**7):
         assert schedule(step) == schedule(100), (
             f"goes on after its end: {schedule(step)} at {step}, {schedule(100)} at 100"
@@ -43,19 +43,23 @@ def accepts_equal_bounds(part: type) -> None:
         if name in _names(part):
             bounds += [{"total_steps": 10, name: steps} for steps in (0, 10, 20)]
     for bound in bounds:
-        multiples = [part(**bound)(step) for step in range(30)]
+        multiples = [_schedule(part, **bound)(step) for step in range(30)]
         assert all(0 <= multiple <= 1 for multiple in multiples), f"{bound} gives {multiples}"
 
 
 def depends_on_the_step_alone(part: type) -> None:
-    schedule, steps = part(total_steps=100), list(range(120))
+    schedule, steps = _schedule(part), list(range(120))
     forward = [schedule(step) for step in steps]
     backward = [schedule(step) for step in reversed(steps)][::-1]
     assert forward == backward, "depends on the order in which steps are asked for"
 
 
+def _schedule(part: type, total_steps: int = 100, **hyper: Any) -> Any:
+    return part(**asked(part, {"total_steps": total_steps}), **hyper)
+
+
 def _curve(part: type, **hyper: Any) -> list[float]:
-    schedule = part(total_steps=100, **hyper)
+    schedule = _schedule(part, **hyper)
     return [schedule(step) for step in range(101)]
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from famx.registry import asked
+
 SHAPES = ((), (7,), (300,), (20, 30), (4, 3, 3, 3), (40, 301))
 STEPS = 125
 
@@ -24,6 +26,10 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def over(part: type, params: Any, **hyper: Any) -> torch.optim.Optimizer:
+    return part(**asked(part, {"params": params}), **hyper)
+
+
 def descends(
     part: type, start: list[Tensor], loss: Callable[[list[Tensor]], Tensor], share: float, steps: int = 150
 ) -> None:
@@ -31,7 +37,7 @@ def descends(
     reached = {}
     for lr in (0.01, 0.1, 1.0, 0.001):
         params = [nn.Parameter(value.clone()) for value in start]
-        optimizer = part(params, lr=lr)
+        optimizer = over(part, params, lr=lr)
         first = loss(params).item()
         for _ in range(steps):
             optimizer.zero_grad()
@@ -40,7 +46,8 @@ def descends(
         reached[lr] = loss(params).item() / first
         if reached[lr] <= share:
             return
-    raise AssertionError(f"does not descend: after {steps} steps these shares of the loss are left, by lr: {reached}")
+    found = ", ".join(f"{left:.3g} with lr={lr}" for lr, left in reached.items())
+    raise AssertionError(f"does not descend to {share} of the loss in {steps} steps, but to {found}")
 
 
 def parameters() -> list[nn.Parameter]:
@@ -65,6 +72,12 @@ def take(
     for row in noise() if gradients is None else gradients:
         give(params, row)
         optimizer.step()
+    finite(params)
+
+
+def finite(params: list[nn.Parameter]) -> None:
+    for p in params:
+        assert p.is_meta or p.isfinite().all(), f"steps make a parameter of shape {tuple(p.shape)} not finite"
 
 
 def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:

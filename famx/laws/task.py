@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from famx.data.base import train_tokenizer
 from famx.data.loader import Batch
+from famx.laws import built
 
 TEXTS = ("abba cab", "cabbb", "a")
 FRAMES = 20
@@ -77,7 +78,7 @@ class _Scores(nn.Module):
 def _example(part: type) -> tuple[Any, Batch, _Scores]:
     """A task, three rows of different lengths, and scores for them."""
     tokenizer = train_tokenizer(TEXTS)
-    task, of_speech = part(tokenizer=tokenizer), part.unit == "seconds"
+    task, of_speech = built(part, tokenizer=tokenizer), part.unit == "seconds"
     ids = [torch.tensor(tokenizer.encode(text).ids) for text in TEXTS]
     if of_speech:  # each frame is a number of its own
         lengths = torch.tensor([FRAMES, FRAMES - 6, FRAMES - 9])
