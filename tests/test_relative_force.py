@@ -3,6 +3,7 @@ import torch
 from reference.relative_force import paired
 from torch.testing import assert_close
 
+from famx import measure
 from famx.laws.attention import D, H
 from famx.registry import build
 
@@ -73,3 +74,8 @@ def test_relative_force_has_the_edges_of_a_sigmoid_however_steep(causal, hop_lev
     scale = max(gradient.abs().max().item() for gradient in expected)  # a saturated edge has next to none of its own
     for a, b in zip(found, expected, strict=True):
         assert_close(a, b, rtol=1e-4, atol=1e-4 * scale)
+
+
+def test_few_buffers_of_the_scores_size_are_held_at_once():
+    block, x, s = build_block("relative_force", hop_levels=1), torch.randn(1, 256, D), 256
+    assert measure.peak(lambda: block(x)) <= 4 * s * s * (H + 1) * 4

@@ -148,7 +148,7 @@ class _Mixed(torch.autograd.Function):
         lengths = wide_e.square().sum(-1)[:, :, None] + (wide_r.square().sum(-1) + softness**2)[:, None]
         rho = lengths.baddbmm_(wide_e, wide_r.mT, alpha=-2).to(e).clamp_(min=softness**2).sqrt_()[:, None]
         fade = rho.neg().exp_().div_(rho)
-        along, against = (_by_head(points @ wide_d.T) for points in (wide_e, wide_r))
+        along, against = (_by_head((points @ wide_d.T).to(e)) for points in (wide_e, wide_r))
         scores = (u + v.mT).contiguous()
         # along and against one after the other, for their difference would be one more tensor of the scores' size
         torch.div(share, scores, out=scores).addcmul_(along, fade).addcmul_(against.mT, fade, value=-1)
