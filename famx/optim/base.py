@@ -180,7 +180,7 @@ class Optimizer(torch.optim.Optimizer):
         # the sum is for one that is no number, of which neither the least nor the largest need tell
         if read and not (min(chosen) >= 0 and max(chosen) < 1 and sum(chosen) >= 0):
             outside = next(a for a in chosen if not 0 <= a < 1)
-            raise UserError(f"momentum {name} gives {outside}, a coefficient must be in [0, 1)")
+            raise UserError(f"momentum {name} gives {outside:.3g}, a coefficient must be in [0, 1)")
         return chosen
 
     def _state(self, param: Tensor) -> dict[str, Tensor]:
