@@ -53,4 +53,5 @@ class TaylorAttention(Attention):
             weights = largest ** (i - self.order - 1) + scores / (i * largest) * weights
         if seen is not None:
             weights = weights * seen
-        return weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny) @ v
+        total = weights.sum(-1, keepdim=True)
+        return weights / (total + (total == 0)) @ v  # nothing is seen where it is 0
