@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from famx import checkpoint, machine, observe
-from famx.config import argument
 from famx.journal import Journal
 from famx.microscope import Microscope
 from famx.notation import UserError
@@ -217,9 +216,8 @@ class Trainer:
         if not math.isfinite(loss):
             lr = self.optimizer.param_groups[0]["lr"]
             told = f"the {split} loss is {loss} at step {self.step}, with a learning rate of {lr:.3g}"
-            own = argument("famx_parts")
-            fault = f", or see what python -m famx.check says of {own}" if own else ""
-            raise UserError(f"{told}: choose a smaller optim.lr{fault}; {self.folder} keeps the checkpoints before it")
+            way_out = "choose a smaller optim.lr, or look for a fault in parts of your own by python -m famx.check"
+            raise UserError(f"{told}: {way_out}; {self.folder} keeps the checkpoints before it")
 
     def _evaluate(self) -> None:
         """Decodes dev on the first process, while the others wait."""
