@@ -55,18 +55,13 @@ def parameter_groups(
     for key, value in (("lr", lr), ("weight_decay", weight_decay)):
         hold(key, value, FROM_ZERO)
     owns = _checked(kinds or {})
-    owners: dict[nn.Parameter, Kind] = {}
-    for parameter, kind in _owned(model, None):
-        if parameter.requires_grad:
-            owners.setdefault(parameter, kind)
-    groups = []
+    owned, groups = _sorted(model), []
     settings = {key: value for key, value in (("alpha", alpha), ("n_bands", n_bands)) if value is not None}
     for kind, usual in SETTINGS.items():
         own = owns.get(kind, {})
         lr_scale = own.pop("lr_scale", LR_SCALE.get(kind, 1.0))
         decay_scale = own.pop("decay_scale", DECAY_SCALE.get(kind, 1.0))
-        params = [p for p in owners if owners[p] == kind]
-        group: dict[str, Any] = {"params": params, "kind": kind, **usual, **settings, **own}
+        group: dict[str, Any] = {"params": owned[kind], "kind": kind, **usual, **settings, **own}
         if lr is not None:
             group["lr"] = lr * lr_scale
         if weight_decay is not None or kind == "norm":
@@ -110,6 +105,15 @@ def _checked(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, floa
                 raise UserError(f"kinds.{kind}.{key}={value} must be a number of 0 or more")
             hold(f"kinds.{kind}.{key}", value, FROM_ZERO)
     return {kind: {key: x for key, x in (own or {}).items() if x is not None} for kind, own in kinds.items()}
+
+
+def _sorted(model: nn.Module) -> dict[Kind, list[nn.Parameter]]:
+    """What is trained, by the kind of who owns it first."""
+    owners: dict[nn.Parameter, Kind] = {}
+    for parameter, kind in _owned(model, None):
+        if parameter.requires_grad:
+            owners.setdefault(parameter, kind)
+    return {kind: [p for p in owners if owners[p] == kind] for kind in SETTINGS}
 
 
 def _owned(module: nn.Module, inherited: Kind | None) -> Iterator[tuple[nn.Parameter, Kind]]:
