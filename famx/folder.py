@@ -1,7 +1,7 @@
 """A run's folder: taken by one run alone, read by whoever goes on with it."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,15 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from famx.notation import UserError
+
+
+def runs_in(given: Sequence[str]) -> list[Path]:
+    """The folders of runs, each once; a sweep's folder stands for all runs in it."""
+    folders = []
+    for folder in map(Path, given):
+        inside = sorted(file.parent for file in folder.glob("*/config.yaml"))
+        folders += [folder] if (folder / "config.yaml").exists() or not inside else inside
+    return list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
 
 
 def refuse_taken(folder: Path) -> None:

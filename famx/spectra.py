@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from famx.config import Parser, verb
+from famx.folder import runs_in
 from famx.microscope import BANDS, WINDOW
 from famx.notation import UserError
 from famx.record import FILE, LEVEL, by_step
@@ -186,10 +187,10 @@ def _span(low: float, high: float) -> str:
 def main() -> int:
     """Prints the table and draws the picture; returns the exit status."""
     parser = Parser(prog="python -m famx.spectra", description="What the microscope saw in runs.")
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="the folder of a run")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="the folder of a run or a sweep")
     parser.add_argument("--png", type=Path, help="where the picture goes; spectra.png beside the runs if not given")
     arguments = parser.parse_args()
-    folders = list(dict.fromkeys(Path(run) for run in arguments.runs))
+    folders = runs_in(arguments.runs)
     runs = {str(folder): read(folder) for folder in folders}
     shared = Path(os.path.commonpath([folder.resolve() for folder in folders]))
     named = {

@@ -90,6 +90,8 @@ def farewell(console: Console, folder: Path, scored: dict[str, Evaluation]) -> N
     commands = [command("evaluate", str(folder)), shlex.join(["tensorboard", "--logdir", str(folder.parent)])]
     if speech:
         commands.insert(1, command("transcribe", str(folder), "FILE..."))
+    if (folder.parent / "multirun.yaml").exists():
+        commands.append(shlex.join(["python", "-m", "famx.compare", str(folder.parent)]))
     console.print("\n  ".join(["next:", *commands]), highlight=False, soft_wrap=True, markup=False)
 
 

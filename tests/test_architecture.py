@@ -13,10 +13,10 @@ FLOORS = [
     {"registry", "observe", "machine"},
     {"config", "checkpoint", "folder", "journal", "microscope", "record", "screen", *ROOMS},
     {"model", "trainer", "laws", "measure"},
-    {"draw", "summary"},
+    {"draw", "summary", "verdict"},
     {"experiment"},
     {"recognizer"},
-    {"train", "evaluate", "transcribe", "spectra", "parts", "check"},
+    {"train", "evaluate", "transcribe", "spectra", "compare", "parts", "check"},
 ]
 FLOOR = {module: height for height, modules in enumerate(FLOORS) for module in modules}
 # torch's own, or by default around torch's own
