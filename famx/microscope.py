@@ -25,7 +25,8 @@ class Microscope:
     bands (tensors, 8): temporal power in units of white noise. lag1 .. lag4, whiteness: see `correlations`.
     coefficient: the momentum that is set or chosen; momentum: the one that takes effect, see `effective_momentum`.
     update_to_weight: |θ' - θ| / |θ|. angle: between θ and θ', in radians. cosine: of the average and the gradient.
-    gradient_norm: before clipping. A value that is not defined, such as the cosine without an average, is NaN.
+    gradient_norm: before clipping. A value that is not defined, such as the cosine without an average, is NaN; the
+    first update of a weight of zeros is infinite.
 
     Nothing is read from the device, nothing is drawn, no state of the optimizer is made or touched.
 

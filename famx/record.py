@@ -37,7 +37,7 @@ class Record:
             return
         try:
             seen = by_step(parquet.read_table(self.file))
-        except (pyarrow.ArrowInvalid, KeyError) as error:
+        except (pyarrow.ArrowInvalid, KeyError, OSError) as error:
             log.warning("%s is damaged and begins anew: %s", self.file, error)
             return
         for number, rows in seen.items():
@@ -101,8 +101,9 @@ def by_step(table: pyarrow.Table) -> dict[int, pyarrow.Table]:
 
 
 def _series(seen: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " tensors"]]:
-    """One value a tensor: of the bands the lowest and highest quarter, of the test its verdict."""
-    bands, quarter = seen["bands"], seen["bands"].shape[1] // 4
+    """One value a tensor: the bands' lowest and highest quarter, the test's verdict; NaN where there is no gradient."""
+    quarter = seen["bands"].shape[1] // 4
+    bands = seen["bands"].masked_fill(~(seen["bands"].sum(1, keepdim=True) > 0), torch.nan)
     shown = {"slow": bands[:, :quarter].mean(1), "fast": bands[:, -quarter:].mean(1)}
-    shown["white"] = (seen["whiteness"] > LEVEL).float()
+    shown["white"] = torch.where(seen["whiteness"].isnan(), torch.nan, (seen["whiteness"] > LEVEL).float())
     return shown | {metric: values for metric, values in seen.items() if metric not in ("bands", "whiteness")}

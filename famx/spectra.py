@@ -35,7 +35,7 @@ class Kind(NamedTuple):
     Args:
         steps: of the reports.
         bands: (reports of windows apart, BANDS), the mean over tensors in units of white noise.
-        low, high: (BANDS,), 95 % interval of the mean over those reports; NaN for fewer than two.
+        low, high: (BANDS,), 95 % interval of the mean over those reports (Student's t); NaN for fewer than two.
     """
 
     steps: np.ndarray
@@ -93,13 +93,16 @@ def _kind(steps: np.ndarray, seen: dict[str, np.ndarray]) -> Kind:
     for i, step in enumerate(steps):
         if step >= steps[apart[-1]] + WINDOW:
             apart.append(i)
-    alive = seen["bands"].sum(-1, keepdims=True) > 0
-    bands = (seen["bands"] * alive)[apart].sum(1) / np.maximum(1, alive[apart].sum(1))
-    drawn = np.random.default_rng(0).integers(len(apart), size=(1000, len(apart)))
-    ends = np.quantile(bands[drawn].mean(1), [0.025, 0.975], axis=0)
-    low, high = ends if len(apart) > 1 else np.full_like(ends, np.nan)
+    alive = seen["bands"][apart].sum(-1) > 0  # neither without gradient nor NaN
+    kept = [seen["bands"][i][own].mean(0) for i, own in zip(apart, alive, strict=True) if own.any()]
+    bands = np.array(kept).reshape(-1, BANDS)
+    reach = np.full(BANDS, np.nan)
+    if len(bands) > 1:
+        student = np.random.default_rng(0).standard_t(len(bands) - 1, 100_000)
+        reach = np.quantile(student, 0.975) * bands.std(0, ddof=1) * len(bands) ** -0.5
     tested = seen["whiteness"][~np.isnan(seen["whiteness"])]
     lag1, white = np.nanmean(seen["lag1"]), (tested > LEVEL).mean()
+    low, high = bands.mean(0) - reach, bands.mean(0) + reach
     return Kind(steps, bands, low, high, seen["coefficient"], seen["momentum"], float(lag1), float(white))
 
 

@@ -85,6 +85,20 @@ def test_what_few_samples_show_of_white_noise_moves_nothing_unless_chance_is_lef
     assert len({round(a, 3) for a in by(Fam, noises, steps=110, sigmas=0.0, **few)}) > 1
 
 
+def test_rows_that_get_no_gradient_say_nothing_of_chance():
+    def few():
+        while True:
+            gradient = torch.zeros(1000, 64)
+            gradient[:20] = torch.randn(20, 64)
+            yield gradient
+
+    tensors, sources = [TensorInfo((1000, 64), base=0.9)] * 12, [few() for _ in range(12)]
+    rule, found = Fam(tensors), []
+    for t in range(1, 300):
+        found.append(rule([next(source) for source in sources], t))
+    assert torch.stack(found).unique().tolist() == pytest.approx([0.9])
+
+
 def test_as_published_white_noise_moves_every_tensor():
     rule = FamPublished(KINDS)
     for t in range(1, 120):

@@ -71,6 +71,42 @@ def test_the_debiased_average_is_the_average_over_the_sum_of_its_weights():
     assert torch.allclose(param, plain, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", [name for name in names("optim") if hasattr(get("optim", name), "usual")])
+def test_a_first_step_that_is_cancelled_leaves_the_next_one_as_the_first(name):
+    options = {"debias": True} if name in ("ema_sgd", "fam") else {}
+    params = [torch.nn.Parameter(torch.ones(4, 3)) for _ in range(2)]
+    for i, param in enumerate(params):
+        optimizer = build("optim", {"name": name, **options}, params=[param])
+        for gradient in [torch.nan] * i + [1.0]:
+            param.grad = torch.full((4, 3), gradient)
+            optimizer.step()
+    assert torch.equal(*params) and params[0].isfinite().all() and (params[0] < 1).all()
+
+
+def test_who_says_that_all_is_finite_is_believed_for_one_step():
+    param = torch.nn.Parameter(torch.ones(3))
+    optimizer = EmaSGD([param], lr=0.1)
+    optimizer.found_inf = torch.ones(())
+    optimizer.step()  # there is no gradient
+    param.grad = torch.ones(3)
+    optimizer.step()
+    assert (param < 1).all() and optimizer.skipped == 0
+    around = Lookahead([param])
+    with pytest.raises(AttributeError, match="is told by no found_inf"):
+        around.found_inf = torch.ones(())
+
+
+def test_a_momentum_is_shown_where_gradients_are_averaged():
+    params = [torch.nn.Parameter(torch.randn(40, 30)), torch.nn.Parameter(torch.randn(30))]
+    for name, wanted in (("maxfactor", [0.0, 0.0]), ("fam_maxfactor", [0.9, 0.0])):
+        optimizer = build("optim", {"name": name}, params=params)
+        optimizer.observed = True
+        for param in params:
+            param.grad = torch.randn_like(param)
+        optimizer.step()
+        assert optimizer.metrics["momentum"].tolist() == pytest.approx(wanted)
+
+
 def test_decay_shrinks_what_gets_no_push():
     param = torch.ones(5)
     param.grad = torch.zeros(5)

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,8 +40,23 @@ def test_the_interval_covers_the_mean_of_windows_apart(tmp_path):
     kind = spectra.read(leave(tmp_path / "run", lambda step: 0.9, lambda step: 1 + (step % 64 == 0)))["conv"]
     assert kind.bands.mean(0) == pytest.approx([1.5] * 8)
     assert (kind.low < 1.5).all() and (kind.high > 1.5).all() and (kind.low >= 1).all()
+    with_nan = np.full((4, 2, 8), 2.0)
+    with_nan[1, 0], with_nan[2] = np.nan, 0  # a cancelled step in one of them, and later no gradient at all
+    series = {name: np.ones((4, 2)) for name in ("lag1", "whiteness", "coefficient", "momentum")}
+    assert spectra._kind(np.arange(32, 160, 32), series | {"bands": with_nan}).bands.mean(0) == pytest.approx([2.0] * 8)
     overlapping = spectra.read(leave(tmp_path / "often", lambda step: 0.9, steps=range(32, 97, 4)))["conv"]
     assert len(overlapping.bands) == 3 and len(overlapping.steps) == 17
+
+
+@pytest.mark.parametrize("windows", [2, 4, 12])
+def test_the_interval_covers_the_truth_as_often_as_it_says(windows):
+    rng, covered = np.random.default_rng(0), []
+    series = {name: np.ones((windows, 1)) for name in ("lag1", "whiteness", "coefficient", "momentum")}
+    for _ in range(60):
+        bands = 1 + 0.1 * rng.standard_normal((windows, 1, 8))
+        kind = spectra._kind(np.arange(32, 32 * windows + 1, 32), series | {"bands": bands})
+        covered.append((kind.low <= 1) & (kind.high >= 1))
+    assert 0.92 < np.mean(covered) < 0.98
 
 
 def test_runs_are_told_in_a_table_and_drawn_in_one_picture(tmp_path, monkeypatch, capsys):

@@ -17,7 +17,8 @@ from famx.registry import register
 class Fam(Handlers):
     """The four handlers of FAM; bands of white share w fire when their share exceeds w·(1 + max(margin, sigmas·s)).
 
-    s = sqrt((1 - w) / (w·freedom)) is the relative deviation that white noise has in one measurement. The largest
+    s = sqrt((1 - w) / (w·freedom)) is the relative deviation that white noise has in one measurement, of entries that
+    are not all zero and do not move together (white noise of a single direction can move it). The largest
     band is the loudest, share / w, of those that fire alone. With `layer_boost`, after the rule: a largest band in
     the lowest third multiplies the coefficient by .95, in the highest third by 1.05, up to .98.
     On white noise the base momentum stays, and no cap lowers a base above it.
@@ -46,29 +47,27 @@ class Fam(Handlers):
     ):
         usual = partial(registry.build, "spectrum", {"name": "temporal"})
         super().__init__(tensors, spectrum or usual, beta=beta, start_step=start_step, min_size=min_size)
-        self.layer_boost = layer_boost
-        white, freedom = self.spectrum.white, self.spectrum.freedom[:, None]
-
-        def limit(width: Tensor) -> Tensor:
-            chance = sigmas * torch.sqrt((1 - width).clamp_min(0) / (width * freedom))
-            return torch.where(width > 0, width * (1 + chance.clamp_min(margin)), torch.inf)
-
-        widths = (self.regions * white).sum(-1)
+        self.layer_boost, self.margin, self.sigmas = layer_boost, margin, sigmas
         n_bands = torch.tensor([self.tensors[i].n_bands for i in self.rows], dtype=torch.long)
         tables = {
-            "region_limits": torch.stack([limit(width[:, None])[:, 0] for width in widths]),
-            "band_limits": limit(white),
+            "widths": (self.regions * self.spectrum.white).sum(-1),
             "lowest_third": n_bands // 3,
             "highest_third": n_bands - n_bands // 3,
         }
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 
+    def limit(self, width: Float[Tensor, "..."], freedom: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The share from which on bands of that share of white noise are louder than chance; none where that is 0."""
+        chance = self.sigmas * torch.sqrt((1 - width).clamp_min(0) / (width * freedom.clamp_min(1)))
+        return torch.where(width > 0, width * (1 + chance.clamp_min(self.margin)), torch.inf)
+
     def over(self, power: Float[Tensor, "2 measured bands"]) -> Bool[Tensor, "2 measured"]:
-        return power.sum(-1) > self.region_limits
+        return power.sum(-1) > self.limit(self.widths, self.spectrum.freedom)
 
     def largest(self, history: Float[Tensor, "measured bands"]) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
-        loud = torch.where(history > self.band_limits, history / self.spectrum.white, 0.0)
+        white = self.spectrum.white
+        loud = torch.where(history > self.limit(white, self.spectrum.freedom[:, None]), history / white, 0.0)
         loudest, band = loud.max(1)
         return band, loudest > 0
 

@@ -19,7 +19,7 @@ class FamPublished(Handlers):
 
     Args:
         spectrum: factory of what measures the gradients; `shuffled` where none is given.
-        beta: decay of the history per measurement.
+        beta: decay of the history per step.
         start_step: step up to which the base momentum stays.
         min_size: entries a tensor must have more of to be measured.
     """

@@ -45,12 +45,11 @@ class Innovation(Followed):
         filters = torch.stack([_innovations(a, window) for a in CANDIDATES])
         covariance = filters @ filters.mT
         lagged, own = covariance.diagonal(1, 1, 2).sum(1), covariance.diagonal(0, 1, 2)[:, 1:].sum(1)
-        samples = torch.tensor([float(min(self.followed.coordinates, tensors[i].numel)) for i in self.rows])
+        self.sigmas = sigmas
         candidates, base = torch.tensor(CANDIDATES), self.base[self.rows]
         tables = {
             "filters": filters,
             "white": lagged / own,
-            "limit": sigmas / (samples * (window - FIRST)).sqrt(),
             "nearest": (candidates[:, None] - base).abs().argmin(0),
             "candidates": candidates,
             "lower": candidates[:, None] < base,
@@ -69,7 +68,10 @@ class Innovation(Followed):
         now = history.gather(0, self.nearest[None])[0]
         allowed = torch.where(now > 0, self.lower, self.higher)
         best = torch.where(allowed, history.abs(), torch.inf).argmin(0)
-        moves = (now.abs() > self.limit) & allowed.any(0)
+        # the spectrum has half as many free values of each coordinate as it has bins
+        alive = 2 * self.followed.freedom / (self.followed.window // 2 + 1)
+        samples = alive.clamp_min(1) * (self.followed.window - FIRST)
+        moves = (now.abs() > self.sigmas / samples.sqrt()) & allowed.any(0)
         return torch.where(moves, self.candidates[best], base)
 
 

@@ -18,7 +18,7 @@ class Adafactor(Wrapped, torch.optim.Adafactor):
         params: parameters or groups.
         lr: most that a parameter moves in one step, in units of its own size.
         beta2_decay: exponent of t in the weight of the new squares, below 0.
-        eps: least V (that of the dtype if not given), and the least size that a parameter is taken to have.
+        eps: least root of V (that of the dtype if not given), and the least size that a parameter is taken to have.
         d: clips RMS(U).
         weight_decay: share of a parameter taken away per step, times lr.
     """

@@ -116,6 +116,8 @@ class Around(torch.optim.Optimizer):
 
     @found_inf.setter
     def found_inf(self, flag: Tensor | None) -> None:
+        if not hasattr(self.base, "found_inf"):  # torch's own would go on reading it in every later step
+            raise AttributeError(f"{type(self.base).__name__} is told by no found_inf of the gradients")
         self.base.found_inf = flag
 
     __getstate__ = whole

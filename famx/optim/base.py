@@ -40,8 +40,9 @@ class Row(NamedTuple):
 class Optimizer(torch.optim.Optimizer):
     """Asks the momentum rule for a coefficient per tensor; `update` takes the step, unless a gradient is not finite.
 
-    The step is cancelled on the device: its kernels read the flag, and the rule's buffers are put back. A parameter
-    without gradient is left alone; in the spectrum its gradient counts as zero. While `observed`, `metrics` holds the
+    The step is cancelled on the device: its kernels read the flag, and the rule's buffers are put back; only the count
+    of calls goes on, which says when a rule begins and when it measures, for that is the host's. A parameter without
+    gradient is left alone; in the spectrum its gradient counts as zero. While `observed`, `metrics` holds the
     coefficients (`momentum`, their means `momentum/<kind>`), what the rule shows, and `skipped`, the steps cancelled.
 
     Who has read all gradients already, to clip their norm, may spare `step` the reading: `found_inf` set to a 0-d
@@ -116,13 +117,13 @@ class Optimizer(torch.optim.Optimizer):
                 f"{type(self).__name__}.step counts on the host: set capturable=True and take a step before the capture"
             )
         loss = None if closure is None else torch.enable_grad()(closure)()
+        told, self.found_inf = self.found_inf, None
         owned = self._owned()
         gradients = [_decayed(p, group) for p, group in owned]
         present = [gradient is not None for gradient in gradients]
         if not any(present):
             return loss
-        cancel = _cancel([g for g in gradients if g is not None]) if self.found_inf is None else self.found_inf.float()
-        self.found_inf = None
+        cancel = _cancel([g for g in gradients if g is not None]) if told is None else told.float()
         self._move(cancel.device)
         self.calls += 1  # in place, if it is a tensor
         coefficients = self._choose(owned, gradients, cancel)
@@ -272,6 +273,11 @@ def _mask(present: tuple[bool, ...], device: torch.device) -> Float[Tensor, " te
 def scalars(values: Float[Tensor, " n"]) -> Sequence[float | Tensor]:
     """The values one by one: numbers where they lie in the host's memory, so that nobody waits, else 0-d tensors."""
     return values.tolist() if values.device.type == "cpu" else list(values.unbind())
+
+
+def at_least(value: float | Tensor, floor: float) -> float | Tensor:
+    """The larger of the two."""
+    return value.clamp_min(floor) if isinstance(value, Tensor) else max(value, floor)
 
 
 def _cancel(gradients: list[Tensor]) -> Float[Tensor, ""]:

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from famx.optim.base import Optimizer, Row
+from famx.optim.base import Optimizer, Row, at_least
 from famx.registry import register
 
+EPS = torch.finfo(torch.float32).eps
 PLAIN = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "is_first_step": False}
 
 
@@ -53,8 +54,8 @@ class EmaSGD(Optimizer):
 
     def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
         averages = [row.state["exp_avg"] for row in rows]
-        # m / (1 - product) itself is the average m <- m + w·(g - m)
-        weights = [(1 - row.a) / (1 - row.product) if self.debias else 1 - row.a for row in rows]
+        # m / (1 - product) itself is the average m <- m + w·(g - m); a cancelled first step has no product yet
+        weights = [(1 - row.a) / at_least(1 - row.product, EPS) if self.debias else 1 - row.a for row in rows]
         weight_decay = group["weight_decay"] * group["decoupled"]
         step = self.at_once if cancel.device.type == "cpu" else self.in_turn
         step(rows, averages, weights, group["lr"], weight_decay, cancel)

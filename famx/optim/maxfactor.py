@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from famx.optim.base import Optimizer, Row, scalars
+from famx.optim.base import Optimizer, Row, at_least, scalars
 from famx.optim.ema_sgd import average, descend
 from famx.registry import register
 
@@ -92,6 +92,10 @@ class MaxFactor(Optimizer):
         if param.ndim < 2 or self.full_matrix:
             return state | {"exp_avg_sq": zeros(*param.shape)}
         return state | {"exp_avg_sq_row": zeros(len(param)), "exp_avg_sq_col": zeros(prod(param.shape[1:]))}
+
+    def _show(self, coefficients: Tensor) -> None:
+        averaged = torch.tensor([float(p in self.followed) for p, _ in self._owned()]).to(coefficients.device)
+        super()._show(averaged * coefficients)  # what is not averaged has no momentum
 
     def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
         followed = [row for row in rows if row.param in self.followed]
@@ -197,11 +201,6 @@ class MaxFactor(Optimizer):
         if room is None or room.shape[1] < n or room.dtype != like.dtype or room.device != like.device:
             room = self.room = like.new_empty(2, n)
         return room[0, :n].view(like.shape), room[1, :n].view(like.shape)
-
-
-def at_least(value: float | Tensor, floor: float) -> float | Tensor:
-    """The larger of the two."""
-    return value.clamp_min(floor) if isinstance(value, Tensor) else max(value, floor)
 
 
 def _lengths(tensors: Sequence[Tensor]) -> Sequence[float | Tensor]:

@@ -12,7 +12,9 @@ from famx.registry import register
 
 @register
 class NAdamW(Wrapped, torch.optim.NAdam):
-    """As AdamW, but the step is along μ'·m / (1 - product of μ and μ') + (1 - μ)·g / (1 - product of μ), μ near β₁.
+    """As AdamW, but the step is along μ'·m / (1 - product of μ and μ') + (1 - μ)·g / (1 - product of μ).
+
+    μ grows from β₁ / 2 to β₁: at step t it is β₁·(1 - .96^(t·momentum_decay) / 2).
 
     Args:
         params: parameters or groups.
@@ -20,7 +22,7 @@ class NAdamW(Wrapped, torch.optim.NAdam):
         betas: decay of the averages of g and g², in [0, 1).
         eps: added to the root.
         weight_decay: share of a parameter taken away per step, times lr.
-        momentum_decay: how slowly μ grows to β₁.
+        momentum_decay: how fast μ grows.
     """
 
     def __init__(

@@ -12,14 +12,14 @@ from famx.registry import register
 
 @register
 class SGD(Wrapped, torch.optim.SGD):
-    """m <- alpha·m + g + weight_decay·θ; θ <- θ - lr·m, or with Nesterov's look ahead θ - lr·(g + alpha·m).
+    """g' = g + weight_decay·θ; m <- alpha·m + g'; θ <- θ - lr·m, or with Nesterov's look ahead θ - lr·(g' + alpha·m).
 
     Args:
         params: parameters or groups.
         lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want far less.
         alpha: momentum, in [0, 1).
         nesterov: whether to look ahead.
-        weight_decay: added to the gradient, times the parameter.
+        weight_decay: of the coupled decay.
     """
 
     def __init__(

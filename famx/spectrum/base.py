@@ -50,7 +50,7 @@ class Spectrum(nn.Module):
         white: the shares of white noise, zero where a tensor has fewer bands.
         capturable: False where it needs the host in every call. Where others count their calls, in `calls`, that may be
             a 0-d tensor, for CUDA graphs (`famx.optim.base.Optimizer`).
-        freedom: independent power values behind one measurement of a tensor, a low estimate.
+        freedom: independent power values behind the last measurement of a tensor, if its entries do not move together.
     """
 
     fresh: bool | Tensor = True

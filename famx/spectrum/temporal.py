@@ -39,10 +39,8 @@ class Temporal(Spectrum):
         for row, info in zip(member, tensors, strict=True):
             layout = "equal" if info.layout == "log" else info.layout
             row.copy_(membership(edges(layout, n_bins, info.n_bands), n_bins, self.most_bands))
-        followed = torch.tensor([float(min(coordinates, info.numel)) for info in tensors])
         self.register_buffer("member", member, persistent=False)
         self.register_buffer("white", member.sum(1) / n_bins, persistent=False)
-        self.register_buffer("freedom", followed * n_bins / 2, persistent=False)
         # half the memory; its rounding is some 50 dB below the signal
         self.register_buffer("ring", torch.zeros(window, len(tensors), coordinates, dtype=torch.bfloat16))
         self.register_buffer("shares", torch.zeros(len(tensors), self.most_bands))
@@ -62,6 +60,11 @@ class Temporal(Spectrum):
         for i, missing in self.missing:
             rows[i] = pad(rows[i], (0, missing))
         return torch.stack(rows)
+
+    @property
+    def freedom(self) -> Float[Tensor, " tensors"]:
+        """Half a value for each bin of each coordinate that was not zero all the time."""
+        return (self.ring != 0).any(0).sum(-1) * (self.window // 2 + 1) / 2
 
     def measure(self) -> Float[Tensor, "tensors bands"]:
         """The shares of the window as it stands."""
