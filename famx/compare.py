@@ -4,122 +4,206 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from textwrap import fill
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from famx.config import Parser, command, verb
+from famx import disk
+from famx.config import Parser, verb
 from famx.folder import runs_in
 from famx.notation import UserError
-from famx.verdict import CONFIDENCE, UNITS, Comparison, Run, compare, read
+from famx.registry import load
+from famx.verdict import CONFIDENCE, UNITS, Arm, Difference, Run, UnscoredError, arms, differences, read, title
 
 log = logging.getLogger("famx.compare")
 
-COLOURS = {"better": "#009E73", "worse": "#D55E00"}  # of Okabe and Ito, told apart by every eye
+WIDTH = 88  # of the table at least, in characters
+FEW = 50  # utterances, of which fewer make an interval too short
+# of Okabe and Ito, told apart by every eye
+COLOURS = {"better": "#009E73", "worse": "#D55E00", "not shown": "#555555", "not known": "#BBBBBB"}
+
+
+class Comparison(NamedTuple):
+    """All that was scored on one test; the differences are of all arms but the first."""
+
+    title: str
+    arms: list[Arm]
+    differences: list[Difference]
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for arm in self.arms for run in arm.runs.values()]
+
+    @property
+    def scale(self) -> int:
+        """Error rates are told in percent, losses as they are."""
+        return 1 if self.runs[0].metric == "loss" else 100
+
+    def written(self, rate: float, sign: str = "") -> str:
+        """A rate or, with a sign, a difference of two."""
+        return f"{self.scale * rate:{sign}.{3 if self.scale == 1 else 1}f}"
 
 
 def table(of: Comparison) -> Table:
     """A line an arm, with the mean over its seeds, and how far seeds and intervals reach beneath."""
-    shown = Table(title=of.test, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("settings", "seeds", "steps", "mean", "difference", "verdict"):
-        shown.add_column(column, justify="left" if column in ("settings", "verdict") else "right", no_wrap=True)
-    for label, arm, more in zip(of.arms, of.arms.values(), [None, *of.differences], strict=True):
-        rates, steps = [run.rate for run in arm.values()], sorted({run.steps for run in arm.values()})
-        mean = [of.written(np.mean(rates))]
-        if len(arm) > 1:
-            mean.append(f"{of.written(min(rates))} to {of.written(max(rates))}")
-        taken = [f"{steps[0]:,}", *(f"to {most:,}" for most in steps[1:][-1:])]
-        found = [] if more is None else [of.written(more.mean, "+")]
-        if more and not np.isnan(more.low):
-            found.append(f"{of.written(more.low, '+')} to {of.written(more.high, '+')}")
-        cells = (label, f"{len(arm)}", "\n".join(taken), "\n".join(mean), "\n".join(found))
-        shown.add_row(*cells, more.verdict if more else "")
+    shown = Table(title=Text(of.title), title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    shown.add_column("settings", overflow="fold")
+    costs = [name for name in ("steps", "parameters") if len({getattr(run, name) for run in of.runs}) > 1]
+    for column in (
+        "seeds",
+        *(name.replace("parameters", "params") for name in costs),
+        "mean" + " %" * (of.scale > 1),
+        "difference",
+        "verdict",
+    ):
+        shown.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
+    for arm, more in zip(of.arms, [None, *of.differences], strict=True):
+        rates, seeds = np.array([run.rate for run in arm.runs.values()]), [f"{len(arm.runs)}"]
+        if more and more.pairs < len(rates):
+            seeds.append(f"{more.pairs} shared")
+        mean = [of.written(rates.mean())]
+        if len(rates) > 1:
+            mean.append(f"{of.written(rates.min())} to {of.written(rates.max())}")
+        cells = ["\n".join(seeds), *(_span([getattr(run, name) for run in arm.runs.values()]) for name in costs)]
+        shown.add_row(Text(arm.label), *cells, "\n".join(mean), _difference(of, more), more.verdict if more else "")
     return shown
+
+
+def _difference(of: Comparison, more: Difference | None) -> str:
+    if more is None or np.isnan(more.mean):
+        return ""
+    interval = "" if np.isnan(more.low) else f"\n{of.written(more.low, '+')} to {of.written(more.high, '+')}"
+    return of.written(more.mean, "+") + interval
+
+
+def _span(numbers: Sequence[int]) -> str:
+    """What all have, or the least and the most."""
+    least, most = (_short(number) for number in (min(numbers), max(numbers)))
+    return least if least == most else f"{least}\nto {most}"
+
+
+def _short(number: int) -> str:
+    return f"{number:,}" if number < 100_000 else f"{number / 1e6:.2f} M"
 
 
 def notes(of: Comparison) -> Iterator[str]:
     """What has to be known beside the numbers."""
+    alike = {name: _span([getattr(run, name) for run in of.runs]) for name in ("steps", "parameters")}
+    if told := ", ".join(f"{value} {name}" for name, value in alike.items() if "\n" not in value):
+        yield f"Each: {told}."
     if not of.differences:
         yield "All have the same settings, so there is nothing to compare them with."
         return
-    yield f"Differences are from the first line, fewer is better. {CONFIDENCE:.0%} intervals, which hold all at once."
+    told = f"{CONFIDENCE:.0%} intervals, which hold all at once."
+    yield f"Differences are from the first line, fewer is better. {told}"
     if any(more.pairs == 1 for more in of.differences):
         yield "One seed does not tell how training falls out, which moves rates too: train more, seed=0,1,2."
-    if len({frozenset(arm) for arm in of.arms.values()}) > 1:
+    if of.scale == 1:
+        yield "Intervals of a loss know the chance of training alone, not which text was tested."
+    elif len(of.runs[0].units) < FEW:
+        yield f"Of fewer than {FEW} utterances intervals come out too short."
+    if len({frozenset(arm.runs) for arm in of.arms}) > 1:
         yield "Differences are of the seeds that both have, means of all that there are."
-    if len({run.steps for arm in of.arms.values() for run in arm.values()}) > 1:
+    if len({run.steps for run in of.runs}) > 1:
         yield "Not all trained for as many steps: what wins by time may lose by steps, or on another machine."
+    if not np.isfinite([run.rate for run in of.runs]).all():
+        yield "What is nan or inf has diverged."
 
 
-def draw(all_of: Sequence[Comparison], file: Path) -> None:
+def draw(found: Sequence[Comparison], file: Path) -> None:
     """Draws of each test every run's rate on the left, and the differences with their intervals on the right."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    heights = [1.2 + sum(0.35 + 0.18 * label.count("\n") for label in of.arms) for of in all_of]
-    with pyplot.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "axes.titlesize": 9}):
-        size, rows = (9, sum(heights)), len(all_of)
+    labels = [[_written_out(arm.label) for arm in of.arms] for of in found]
+    heights = [1.6 + sum(0.3 + 0.16 * label.count("\n") for label in own) for own in labels]
+    style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "axes.titlesize": 9}
+    with pyplot.rc_context(style):
+        size, rows = (10, sum(heights)), len(found)
         figure, axes = pyplot.subplots(rows, 2, figsize=size, height_ratios=heights, sharey="row", squeeze=False)
         figure.set_layout_engine("constrained")
-        for (left, right), of in zip(axes, all_of, strict=True):
+        for (left, right), of, own in zip(axes, found, labels, strict=True):
             _draw_rates(left, of)
+            left.set_yticks(range(len(own)), own)
+            left.set_ylim(len(own) - 0.5, -0.5)
             _draw_differences(right, of)
         figure.savefig(file, dpi=150)
         pyplot.close(figure)
 
 
 def _draw_rates(axis: Any, of: Comparison) -> None:
-    for place, arm in enumerate(of.arms.values()):
-        rates = of.scale * np.array([run.rate for run in arm.values()])
+    for place, arm in enumerate(of.arms):
+        rates = of.scale * np.array([run.rate for run in arm.runs.values()])
         axis.plot(rates, [place] * len(rates), "o", color="#0072B2", alpha=0.6, markersize=5)
         axis.plot(rates.mean(), place, "|", color="black", markersize=14)
-    axis.set_yticks(range(len(of.arms)), list(of.arms))
-    axis.set_ylim(len(of.arms) - 0.5, -0.5)
-    axis.set(title=of.test, xlabel="each seed and their mean" + ", %" * (of.scale > 1))
+    axis.set_title(_written_out(of.title), loc="left")
+    axis.set_xlabel("each seed, and their mean" + ", %" * (of.scale > 1))
 
 
 def _draw_differences(axis: Any, of: Comparison) -> None:
     for place, more in enumerate(of.differences, 1):
         mean, low, high = (of.scale * value for value in more[:3])
-        colour = COLOURS.get(more.verdict.partition(",")[0], "#666666")
-        axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, capsize=3)
+        name = more.verdict.partition(",")[0]
+        colour = COLOURS.get(name, COLOURS["not known"])
+        style = {"fmt": "x"} if np.isnan(low) else {"fmt": "o", "mfc": "white" if more.pairs == 1 else colour}
+        axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color=colour, capsize=3, **style)
+        if np.isfinite(mean):
+            told = more.verdict.replace("\n", " ")
+            axis.annotate(
+                told, (mean, place), (0, 6), textcoords="offset points", ha="center", color=colour, fontsize=8
+            )
     axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
-    axis.set(title="difference from the first", xlabel="points" * (of.scale > 1))
+    axis.set_title(f"difference from the first, {CONFIDENCE:.0%} for all at once", loc="left")
+    axis.set_xlabel("points, " * (of.scale > 1) + "left is better")
+
+
+def _written_out(text: str) -> str:
+    """As matplotlib writes it out, in lines of some 40 characters; a dollar would begin a formula."""
+    return "\n".join(fill(line, 44) for line in text.replace("$", r"\$").split("\n"))
 
 
 def main() -> int:
     """Prints a table and draws a picture of each test that runs share; returns the exit status."""
     parser = Parser(prog="python -m famx.compare", description="Whether runs of other settings make fewer errors.")
-    parser.add_argument(
-        "runs", metavar="RUN", nargs="+", help="the folder of a run or a sweep; first what others are held against"
-    )
+    told = "the folder of a run or of a sweep, which stands for its runs by name; others are held against the first"
+    parser.add_argument("runs", metavar="RUN", nargs="+", help=told)
     parser.add_argument("--split", default="test", help="test, dev, or another split that they are scored on")
-    parser.add_argument("--metric", choices=(*UNITS, "loss"), help="wer if not given, or loss where there are no words")
+    told = "wer if not given, or loss where there are no words"
+    parser.add_argument("--metric", choices=(*UNITS, "loss"), help=told)
     parser.add_argument("--png", type=Path, help="where the picture goes; compare.png beside the runs if not given")
     arguments = parser.parse_args()
-    split, folders = arguments.split, runs_in(arguments.runs)
-    tests: dict[tuple[str, ...], list[Run]] = {}
+    load("famx")
+    folders = runs_in(arguments.runs)
+    file = arguments.png or Path(os.path.commonpath([folder.resolve().parent for folder in folders])) / "compare.png"
+    disk.png(file)
+    tests: dict[str, list[Run]] = {}
     for folder in folders:
-        if (folder / "config.yaml").is_file() and not (folder / f"scores.{split}.json").is_file():
-            again = command("evaluate", str(folder), "--split", split)
-            log.warning("%s is not scored on %s and left out; once it is trained, %s", folder, split, again)
-            continue
-        run = read(folder, split, arguments.metric)
-        tests.setdefault(run.test, []).append(run)
+        try:
+            run = read(folder, arguments.split, arguments.metric)
+        except UnscoredError as error:
+            log.warning("%s (left out)", error)
+        else:
+            tests.setdefault(run.test, []).append(run)
     if not tests:
-        raise UserError(f"no run here is scored on {split}")
-    console, found = Console(highlight=False), [compare(runs) for runs in tests.values()]
+        raise UserError(f"no run here is scored on {arguments.split} so")
+    found, everyone = [], [run for runs in tests.values() for run in runs]
+    for runs in tests.values():
+        of = arms(runs)
+        found.append(Comparison(title(runs, everyone), of, differences(of)))
+    console = Console(highlight=False, width=max(WIDTH, Console().width))
     for of in found:
         console.print(table(of))
-        console.print(*notes(of), sep="\n", soft_wrap=True)
-    file = arguments.png or Path(os.path.commonpath([folder.resolve().parent for folder in folders])) / "compare.png"
-    draw(found, file)
-    console.print(f"picture: {file}", soft_wrap=True)
+        console.print(*notes(of), sep="\n", markup=False, soft_wrap=True)
+    with disk.told(file):
+        draw(found, file)
+    console.print(f"picture: {file}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -52,6 +52,17 @@ def told_by_who_waits() -> Iterator[None]:
         threading.excepthook = before
 
 
+def png(file: Path) -> Path:
+    """The file, if a picture can be put there.
+
+    Raises:
+        UserError: its name does not end in .png, or its folder does not exist.
+    """
+    if file.suffix != ".png" or not file.stem or file.is_dir() or not file.parent.is_dir():
+        raise UserError(f"--png {file} must be a file whose name ends in .png, in a folder that exists")
+    return file
+
+
 def write(file: Path, text: str) -> None:
     """Writes a file whole, or leaves it as it was."""
     aside = file.with_name(f".{file.name}.tmp")

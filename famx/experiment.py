@@ -129,6 +129,8 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
             saved = checkpoint.load(checkpoints(folder))
             load_weights(model, saved, folder)
             trainer.restore(saved)
+            for file in [*folder.glob("scores.*.json"), *folder.glob("hypotheses.*.tsv")] if first else []:
+                file.unlink()  # what goes on is no longer what was scored
         if first:
             _begin(config, folder, tokenizer)
             console.print(overview, summary.groups(trainer.optimizer, folder))

@@ -13,12 +13,13 @@ from famx.notation import UserError
 
 
 def runs_in(given: Sequence[str]) -> list[Path]:
-    """The folders of runs, each once; a sweep's folder stands for all runs in it."""
-    folders = []
+    """The folders of runs, each once, as they come; a sweep's folder stands for all runs in it, by their names."""
+    folders: dict[Path, Path] = {}
     for folder in map(Path, given):
         inside = sorted(file.parent for file in folder.glob("*/config.yaml"))
-        folders += [folder] if (folder / "config.yaml").exists() or not inside else inside
-    return list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
+        for run in [folder] if (folder / "config.yaml").exists() or not inside else inside:
+            folders.setdefault(run.resolve(), run)
+    return list(folders.values())
 
 
 def refuse_taken(folder: Path) -> None:

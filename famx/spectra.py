@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from famx import disk
 from famx.config import Parser, verb
 from famx.folder import runs_in
 from famx.microscope import BANDS, WINDOW
@@ -196,6 +197,7 @@ def main() -> int:
     folders = runs_in(arguments.runs)
     runs = {str(folder): read(folder) for folder in folders}
     shared = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    file = disk.png(arguments.png or shared / "spectra.png")
     named = {
         str(folder.resolve().relative_to(shared)) if len(folders) > 1 else shared.name: folder for folder in folders
     }
@@ -207,8 +209,8 @@ def main() -> int:
     )
     for name, kinds in runs.items():
         console.print(table(name, kinds))
-    file = arguments.png or shared / "spectra.png"
-    draw(runs, file)
+    with disk.told(file):
+        draw(runs, file)
     console.print(f"picture: {file}", soft_wrap=True)
     return 0
 

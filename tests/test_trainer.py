@@ -287,7 +287,13 @@ def test_a_run_goes_on_without_what_it_began_from_and_beside_damaged_reports(cor
     with (tmp_path / "run" / "metrics.jsonl").open("a") as stream:
         stream.write("3\n")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    run(config | {"trainer": config["trainer"] | {"max_steps": 6}}, tmp_path / "run", resume=True)
+    longer = config | {"trainer": config["trainer"] | {"max_steps": 6}}
+    assert (tmp_path / "run" / "scores.test.json").exists()
+    with stopped_at(5, signal.SIGTERM):
+        run(longer, tmp_path / "run", resume=True)
+    assert not list((tmp_path / "run").glob("*.test.*"))  # the scores were of the shorter training
+    run(longer, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "scores.test.json").exists()
     assert list(reports(tmp_path / "run", "train/loss")) == [1, 2, 3, 4, 5, 6]
     assert any("spectrum.parquet is damaged" in record.getMessage() for record in caplog.records)
     with pytest.raises(UserError, match=r"max_steps=5 is less than the 6 steps"):

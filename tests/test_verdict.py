@@ -17,7 +17,7 @@ from famx.folder import runs_in
 from famx.notation import UserError
 from famx.settings import LoaderConfig, TrainerConfig
 from famx.task.base import Errors, Evaluation
-from famx.verdict import Run, compare, difference, read
+from famx.verdict import Run, UnscoredError, arms, difference, differences, read
 
 publish(trainer=TrainerConfig, loader=LoaderConfig)
 REFERENCES = ["one two three", "four five", "six seven eight nine", "ten"]
@@ -29,6 +29,7 @@ def leave(folder, *words, heard=REFERENCES, loss=1.0, steps=400):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = settle(plain(compose("train", list(words))))
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "groups.tsv").write_text("kind\ttensors\tparameters\nconv\t2\t1000\nnorm\t1\t24\n")
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 50}) + "\n" + json.dumps({"step": steps}) + "\n")
     speech = config["task"]["name"] == "ctc"
     scores = {name: Errors(0, 0, 0, 0, 1, 0, 0) for name in ("wer", "cer")} if speech else {}
@@ -38,13 +39,15 @@ def leave(folder, *words, heard=REFERENCES, loss=1.0, steps=400):
 
 
 def of(*folders, metric=None):
-    return compare([read(folder, "test", metric) for folder in folders])
+    """The arms of the runs, by their labels, and their differences."""
+    found = arms([read(folder, "test", metric) for folder in folders])
+    return {arm.label: arm.runs for arm in found}, differences(found)
 
 
 def drawn(rates, words=4):
     """An arm of simulated runs, a row of errors per utterance for each seed."""
     units = np.full(rates.shape[1], words)
-    return {seed: Run(Path("."), {}, seed, 1, "wer", ("test",), errors, units) for seed, errors in enumerate(rates)}
+    return {seed: Run(Path("."), {}, seed, 1, 1, "wer", "test", errors, units) for seed, errors in enumerate(rates)}
 
 
 def test_an_arm_does_not_differ_from_itself_and_the_other_way_round_the_sign_turns():
@@ -78,15 +81,27 @@ def test_what_is_hard_for_both_is_no_chance_of_the_difference():
     assert found.high - found.low < 0.1 * hard.std()
 
 
+@pytest.mark.parametrize("arms", [1, 7, 30])
+def test_the_interval_of_a_loss_is_students(arms):
+    """The quantiles of t of two degrees of freedom are (2 p - 1) sqrt(2 / (4 p (1 - p)))."""
+    losses = np.array([[0.1], [0.4], [0.7]])
+    found = difference(drawn(0 * losses, 1), drawn(losses, 1), 1 - 0.05 / arms)
+    p = 1 - 0.025 / arms
+    reach = (2 * p - 1) * (2 / (4 * p * (1 - p))) ** 0.5 * losses.std(ddof=1) / 3**0.5
+    assert [found.low, found.high] == pytest.approx([0.4 - reach, 0.4 + reach], rel=0.1)
+
+
 def test_one_seed_speaks_for_itself_alone_and_a_loss_of_one_seed_for_nothing(tmp_path):
     wrong = ["one two four", "four", "six eight nine", "on"]
     one, two = leave(tmp_path / "a", "optim=adamw"), leave(tmp_path / "b", "optim=fam", heard=wrong)
-    (found,) = of(one, two).differences
-    assert found.verdict == "worse, this seed" and found.mean == pytest.approx(0.4)
-    (found,) = of(two, one).differences
-    assert found.verdict == "better, this seed" and found.mean == pytest.approx(-0.4)
-    (found,) = of(one, two, metric="loss").differences
+    (found,) = of(one, two)[1]
+    assert found.verdict == "worse,\nthis seed" and found.mean == pytest.approx(0.4)
+    (found,) = of(two, one)[1]
+    assert found.verdict == "better,\nthis seed" and found.mean == pytest.approx(-0.4)
+    (found,) = of(one, two, metric="loss")[1]
     assert found.verdict == "not known" and np.isnan([found.low, found.high]).all()
+    (found,) = of(one, leave(tmp_path / "c", "optim=sgd", loss=float("nan")), metric="loss")[1]
+    assert found.verdict == "not known"
 
 
 def test_seeds_of_the_same_settings_are_one_arm_and_pairs_have_the_same_seed(tmp_path):
@@ -95,14 +110,11 @@ def test_seeds_of_the_same_settings_are_one_arm_and_pairs_have_the_same_seed(tmp
         for optim, loss in (("adamw", 1.0), ("fam", 1.5))
         for seed in (0, 1, 2)
     ]
-    found = of(*folders, metric="loss")
-    assert {label: list(arm) for label, arm in found.arms.items()} == {
-        "optim=adamw": [0, 1, 2],
-        "optim=fam": [0, 1, 2],
-    }
-    assert found.differences[0].mean == pytest.approx(0.5) and found.differences[0].verdict == "worse"
-    with pytest.raises(UserError, match=r"same seeds, but .*adamw0 has 0 and .*fam1 has 1"):
-        of(folders[0], folders[4])
+    found, (more,) = of(*folders, metric="loss")
+    assert {label: list(arm) for label, arm in found.items()} == {"optim=adamw": [0, 1, 2], "optim=fam": [0, 1, 2]}
+    assert more.mean == pytest.approx(0.5) and more.verdict == "worse"
+    (apart,) = of(folders[0], folders[4])[1]
+    assert apart.pairs == 0 and apart.verdict == "no seed\nin common"
     again = leave(tmp_path / "again", "optim=fam", "seed=2")
     with pytest.raises(UserError, match=r"fam2 and .*again have the same settings and seed"):
         of(*folders, again)
@@ -113,59 +125,94 @@ def test_settings_are_told_where_they_tell_arms_apart(tmp_path):
         "a": ["optim=adamw"],
         "b": ["optim=fam"],
         "c": ["optim=fam", "optim.lr=7"],
-        "d": ["optim=fam", "attention=topk", "attention.keys=4"],
-        "e": ["model=drawn", "model.draw.seed=3", "optim=fam"],
-        "f": ["model=drawn", "model.draw.seed=4", "optim=fam"],
-        "g": ["model.layers=[{attention: topk}, {attention: alibi}, {attention: cosine}, {n_heads: 2}]", "optim=fam"],
+        "d": ["optim=fam", "attention=topk"],
+        "e": ["optim=adamw", "attention=topk", "attention.keys=4"],
     }
-    labels = list(of(*(leave(tmp_path / name, *given) for name, given in words.items())).arms)
-    assert len(labels) == len(words)
-    a, b, c, d, e, f, g = (label.split("\n") for label in labels)
-    usual = ["model=transformer", "model.layers=null"]
-    assert a == [*usual, "attention=multihead", "optim=adamw"]
-    assert b == [*usual, "attention=multihead", "optim=fam", "optim.lr=20.0"]
-    assert c == [*usual, "attention=multihead", "optim=fam", "optim.lr=7.0"]
-    assert d == [*usual, "attention=topk", "optim=fam", "optim.lr=20.0"]
-    assert (e, f) == tuple(["model=drawn", f"model.drawn.seed={i}", *b[-2:]] for i in (3, 4))
-    assert len(g) == 4 and g[1].startswith("model.layers=") and len(g[1]) < 30
-    (alone,) = of(tmp_path / "b").arms
+    labels = [label.split("\n") for label in of(*(leave(tmp_path / name, *given) for name, given in words.items()))[0]]
+    a, b, c, d, e = labels
+    assert a == ["attention=multihead", "optim=adamw"]
+    assert b == ["attention=multihead", "optim=fam", "optim.lr=20.0"]
+    assert c == ["attention=multihead", "optim=fam", "optim.lr=7.0"]
+    assert d == ["attention=topk", "attention.keys=16", "optim=fam", "optim.lr=20.0"]
+    assert e == ["attention=topk", "attention.keys=4", "optim=adamw"]
+    (alone,) = of(tmp_path / "b")[0]
     assert alone == "all"
+    fast = leave(tmp_path / "fast", "optim=adamw", "optim.lr=0.5", "model.n_layers=2")
+    assert list(of(tmp_path / "b", fast)[0]) == [
+        "model.n_layers=4\noptim=fam",
+        "model.n_layers=2\noptim=adamw\noptim.lr=0.5",
+    ]
+
+
+def test_no_two_models_are_taken_for_one(tmp_path):
+    words = [
+        ["model=drawn", "model.draw.seed=3"],
+        ["model=drawn", "model.draw.seed=4"],
+        ["model=drawn", "model.draw.seed=3", "model.layers=[{attention: multihead}]"],
+        [
+            "model=drawn",
+            "model.draw.seed=3",
+            "model.layers=[{attention: topk}, {attention: alibi}, {attention: taylor}]",
+        ],
+        ["model.layers=[{attention: topk}]"],
+        ["model=transformer"],
+    ]
+    labels = list(of(*(leave(tmp_path / str(i), *given) for i, given in enumerate(words)))[0])
+    assert len(set(labels)) == len(words)
+    assert "model.drawn.seed=3" in labels[0] and all(len(line) < 60 for label in labels for line in label.split("\n"))
 
 
 def test_more_arms_ask_for_more_of_each(tmp_path):
     wrong = ["one two four", "four", "six eight nine", "on"]
     folders = [leave(tmp_path / name, f"optim={name}", heard=wrong) for name in ("fam", "adamw", "muon", "sgd")]
     best = leave(tmp_path / "best", "optim=lookahead")
-    few, many = of(best, folders[0]).differences[0], of(best, *folders).differences[0]
+    few, many = of(best, folders[0])[1][0], of(best, *folders)[1][0]
     assert many.low < few.low and many.high >= few.high and many.mean == few.mean
 
 
-def test_each_test_has_a_table_of_its_own_and_all_share_a_picture(tmp_path, monkeypatch, capsys):
+def test_each_test_has_a_table_of_its_own_and_all_share_a_picture(tmp_path, monkeypatch, capsys, caplog):
     sweep = tmp_path / "sweep"
     for optim in ("adamw", "fam"):
         leave(sweep / f"ctc,{optim}", f"optim={optim}")
         leave(sweep / f"lm,{optim}", "task=lm", f"optim={optim}", steps=500 if optim == "fam" else 400)
+        leave(sweep / f"long,{optim}", "task=lm", f"optim={optim}", "data=text", "data.block=64", "init_from='[a$b]'")
     (sweep / "unscored").mkdir()
     (sweep / "unscored" / "config.yaml").write_text((sweep / "lm,fam" / "config.yaml").read_text())
-    assert len(runs_in([str(sweep), str(sweep / "lm,fam")])) == 5
-    monkeypatch.setattr(sys, "argv", ["compare", str(sweep)])
+    first = sweep / "lm,fam"
+    assert len(runs_in([str(first), str(sweep)])) == 7 and runs_in([str(first), str(sweep)])[0] == first
+    monkeypatch.setattr(sys, "argv", ["compare", str(first), str(sweep)])
     assert verb.main() == 0
-    told = capsys.readouterr().out
-    assert "test: WER of 4 utterances" in told and "test: loss of 1,000 tokens" in told
-    assert told.count("optim=fam") == 2 and told.count("Not all trained for as many steps") == 1
-    assert (sweep / "compare.png").read_bytes().startswith(b"\x89PNG")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "test: WER of 4 utterances (data=spoken," in told and "fewer than 50 utterances" in told
+    assert told.count("test: loss of 1,000 tokens") == 2 and "data.block=64" in told and "init_from=[a$b]" in told
+    assert told.count("Not all trained for as many steps") == 1 and "unscored is not scored on test" in caplog.text
+    assert told.index("optim=fam") < told.index("optim=adamw")
+    assert (tmp_path / "sweep" / "compare.png").read_bytes().startswith(b"\x89PNG")
+    for file in ("no/where.png", "sweep.foo", str(tmp_path)):
+        monkeypatch.setattr(sys, "argv", ["compare", str(first), "--png", file])
+        with pytest.raises(UserError, match=r"must be a file whose name ends in \.png"):
+            verb.main()
 
 
 def test_what_is_no_scored_run_is_refused_in_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is not a run"):
         read(tmp_path, "test", None)
-    folder = leave(tmp_path / "run", "task=lm")
-    with pytest.raises(UserError, match="has a loss on test and no wer"):
-        read(folder, "test", "wer")
+    folder = leave(tmp_path / "run")
+    with pytest.raises(UnscoredError, match="has a loss on test and no wer"):
+        read(leave(tmp_path / "text", "task=lm"), "test", "wer")
     monkeypatch.setattr(sys, "argv", ["compare", str(folder), "--split", "dev"])
     with pytest.raises(UserError, match="no run here is scored on dev"):
         verb.main()
-    for damage in ("{", "[]", "{}"):
-        (folder / "scores.test.json").write_text(damage)
-        with pytest.raises(UserError, match="cannot be read"):
-            read(folder, "test", None)
+    for name in ("scores.test.json", "hypotheses.test.tsv", "metrics.jsonl"):
+        whole = (folder / name).read_text()
+        for damage in (
+            "{",
+            "[]",
+            "{}",
+            '{"step": null, "loss": null, "utterances": 3, "wer": 1}',
+            "id\tref\thyp\n1\ta\n",
+        ):
+            (folder / name).write_text(damage)
+            with pytest.raises(UserError, match="scored on test, is damaged"):
+                read(folder, "test", None)
+        (folder / name).write_text(whole)
