@@ -18,7 +18,7 @@ from famx.config import Parser, verb
 from famx.folder import runs_in
 from famx.notation import UserError
 from famx.registry import load
-from famx.verdict import CONFIDENCE, UNITS, Arm, Difference, Run, UnscoredError, arms, differences, read, title
+from famx.verdict import CONFIDENCE, UNITS, Arm, Difference, Run, UnscoredError, arms, differences, effects, read, title
 
 log = logging.getLogger("famx.compare")
 
@@ -71,6 +71,22 @@ def table(of: Comparison) -> Table:
             mean.append(f"{of.written(rates.min())} to {of.written(rates.max())}")
         cells = ["\n".join(seeds), *(_span([getattr(run, name) for run in arm.runs.values()]) for name in costs)]
         shown.add_row(Text(arm.label), *cells, "\n".join(mean), _difference(of, more), more.verdict if more else "")
+    return shown
+
+
+def genes(of: Comparison) -> Table | None:
+    """What each gene of drawn layers does for the rate; None where there are no or too few draws."""
+    found = effects([run for run in of.runs if run.layers])
+    if not found:
+        return None
+    shown = Table(title="what a layer adds that has", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    shown.add_column("gene", overflow="fold")
+    for column in ("runs", "points" if of.scale > 1 else "loss", "interval", "verdict"):
+        shown.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
+    for effect in found:
+        interval = f"{of.written(effect.low, '+')} to {of.written(effect.high, '+')}"
+        verdict = "better" if effect.high < 0 else "worse" if effect.low > 0 else "not shown"
+        shown.add_row(Text(effect.gene), f"{effect.runs}", of.written(effect.mean, "+"), interval, verdict)
     return shown
 
 
@@ -201,6 +217,8 @@ def main() -> int:
     for of in found:
         console.print(table(of))
         console.print(*notes(of), sep="\n", markup=False, soft_wrap=True)
+        if drawn := genes(of):
+            console.print(drawn)
     with disk.told(file):
         draw(found, file)
     console.print(f"picture: {file}", markup=False, soft_wrap=True)

@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +34,7 @@ class Run(NamedTuple):
         steps: of training.
         test: what it was scored on, and by; runs of one test can be compared.
         errors, units: of each utterance, words or characters of the reference; a loss counts as so many errors in one.
+        layers: what each is made of, if they were listed or drawn.
     """
 
     folder: Path
@@ -43,6 +46,7 @@ class Run(NamedTuple):
     test: str
     errors: np.ndarray
     units: np.ndarray
+    layers: Sequence[Mapping[str, Any]] = ()
 
     @property
     def rate(self) -> float:
@@ -54,6 +58,21 @@ class Arm(NamedTuple):
 
     label: str
     runs: dict[int, Run]
+
+
+class Effect(NamedTuple):
+    """What a gene adds to the errors, for each layer that has it, and the interval of that.
+
+    Args:
+        gene: a number of heads, a room's part, or a hyperparameter of one.
+        runs: in which some layer has it.
+    """
+
+    gene: str
+    runs: int
+    mean: float
+    low: float
+    high: float
 
 
 class Difference(NamedTuple):
@@ -114,7 +133,8 @@ def read(folder: Path, split: str, metric: str | None) -> Run:
     alike = [value for key, value in settings.items() if key.partition(".")[0] in ("data", "task") and metric == "loss"]
     digest = hashlib.sha256(json.dumps([alike, text and [row[:2] for row in text]]).encode()).hexdigest()[:8]
     test = f"{split}: {metric if metric == 'loss' else metric.upper()} of {of}\n{digest}"
-    return Run(folder, settings, config["seed"], steps, parameters, metric, test, counts.sum(1), units)
+    layers = config["model"].get("layers") or ()
+    return Run(folder, settings, config["seed"], steps, parameters, metric, test, counts.sum(1), units, layers)
 
 
 def _recognised(file: Path, utterances: int) -> list[list[str]]:
@@ -176,12 +196,50 @@ def difference(base: Mapping[int, Run], other: Mapping[int, Run], confidence: fl
     drawn = (rng.integers(len(units), size=(RESAMPLES // 10, len(units))) for _ in range(10))  # all at once are large
     chances = np.concatenate([more.mean(0)[i].sum(1) / np.maximum(1, units[i].sum(1)) for i in drawn])
     if len(seeds) > 1:
-        # quantiles of many, for the tails are heavy
-        student = np.sort(rng.standard_t(len(seeds) - 1, 100 * RESAMPLES))[50::100]
-        chances += rates.std(ddof=1) * len(seeds) ** -0.5 * rng.permutation(student)
+        chances += rates.std(ddof=1) * len(seeds) ** -0.5 * rng.permutation(_student(len(seeds) - 1))
     known = len(seeds) > 1 or len(units) > 1
     low, high = np.quantile(chances, [(1 - confidence) / 2, (1 + confidence) / 2]) if known else (np.nan, np.nan)
     return Difference(float(rates.mean()), float(low), float(high), len(seeds))
+
+
+def effects(runs: Sequence[Run]) -> list[Effect]:
+    """The marginal effect of each gene of drawn layers, the best first; their intervals hold all at once (Bonferroni).
+
+    The slope of the rate over the number of layers that have the gene, by least squares, and Student's t. Where layers
+    are drawn, what else they are is chance.
+    """
+    genes = [[gene for layer in run.layers for gene in _genes(layer)] for run in runs]
+    everywhere = sorted({gene for own in genes for gene in own})
+    choices = Counter(place for place, _ in everywhere)
+    counts = {gene: np.array([own.count(gene) for own in genes]) for gene in everywhere if choices[gene[0]] > 1}
+    counts = {gene: count for gene, count in counts.items() if count.std() and np.count_nonzero(count) > 1}
+    rates, freedom = np.array([run.rate for run in runs]), len(runs) - 2
+    if freedom < 2 or not counts or not np.isfinite(rates).all():
+        return []
+    reach, found = np.quantile(_student(freedom), 1 - (1 - CONFIDENCE) / 2 / len(counts)), []
+    for (place, choice), count in counts.items():
+        away = count - count.mean()
+        slope = away @ rates / (away @ away)
+        rest = rates - rates.mean() - slope * away
+        error = reach * (rest @ rest / freedom / (away @ away)) ** 0.5
+        found.append(Effect(f"{place}={choice}", np.count_nonzero(count), slope, slope - error, slope + error))
+    return sorted(found, key=lambda effect: effect.mean)
+
+
+def _genes(layer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The places where a layer could be another, and what it is there."""
+    for room, choice in layer.items():
+        if isinstance(choice, Mapping):
+            yield room, choice["name"]
+            yield from ((f"{room}={choice['name']} {key}", _told(choice[key])) for key in choice if key != "name")
+        else:
+            yield room, str(choice)
+
+
+@cache
+def _student(freedom: int) -> np.ndarray:
+    """Quantiles of Student's t, equally spaced in probability, out of many draws, for the tails are heavy."""
+    return np.sort(np.random.default_rng(0).standard_t(freedom, 100 * RESAMPLES))[50::100]
 
 
 def _tells(key: str, own: Mapping[str, str], settings: Sequence[Mapping[str, str]]) -> bool:

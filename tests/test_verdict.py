@@ -17,7 +17,7 @@ from famx.folder import runs_in
 from famx.notation import UserError
 from famx.settings import LoaderConfig, TrainerConfig
 from famx.task.base import Errors, Evaluation
-from famx.verdict import Run, UnscoredError, arms, difference, differences, read
+from famx.verdict import Run, UnscoredError, arms, difference, differences, effects, read
 
 publish(trainer=TrainerConfig, loader=LoaderConfig)
 REFERENCES = ["one two three", "four five", "six seven eight nine", "ten"]
@@ -216,3 +216,32 @@ def test_what_is_no_scored_run_is_refused_in_a_sentence(tmp_path, monkeypatch):
             with pytest.raises(UserError, match="scored on test, is damaged"):
                 read(folder, "test", None)
         (folder / name).write_text(whole)
+
+
+def test_what_a_gene_of_drawn_layers_does_is_found_and_nothing_else():
+    rng, alarms = np.random.default_rng(0), []
+
+    def layer():
+        return {
+            "n_heads": int(rng.choice([2, 4, 8])),
+            "attention": {"name": "topk", "keys": 16} if rng.random() < 0.5 else {"name": "multihead"},
+            "feedforward": {"name": "gelu", "activation": str(rng.choice(["relu", "silu", "mish"]))},
+            "layer": {"name": str(rng.choice(["prenorm", "postnorm", "skip"]))},
+        }
+
+    for _ in range(60):
+        runs = []
+        for _ in range(30):
+            layers = [layer() for _ in range(4)]
+            rate = 1 + 0.3 * sum(each["layer"]["name"] == "skip" for each in layers) + 0.1 * rng.standard_normal()
+            runs.append(Run(Path("."), {}, 0, 1, 1, "loss", "test", np.array([rate]), np.ones(1), layers))
+        found = effects(runs)
+        assert found == sorted(found, key=lambda effect: effect.mean)
+        told = {effect.gene: effect for effect in found}
+        assert 0.1 < told["layer=skip"].low < told["layer=skip"].high < 0.5
+        others = [effect for gene, effect in told.items() if not gene.startswith("layer=")]
+        alarms.append(any(effect.low > 0 or effect.high < 0 for effect in others))
+    assert np.mean(alarms) <= 0.1
+    assert {"n_heads=4", "attention=topk", "feedforward=gelu activation=silu"} <= set(told)
+    assert not any("keys" in gene for gene in told)  # of which there is one value alone
+    assert effects(runs[:3]) == []
