@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -233,6 +234,9 @@ def test_a_sweep_makes_a_run_of_each_combination(corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     found = sorted(path.parent.name for path in tmp_path.rglob("config.yaml"))
     assert len(found) == 4 and all("optim=" in name and "seed=" in name for name in found)
+    (printed, *_) = [line for line in done.stdout.splitlines() if "famx.compare" in line]
+    compared = subprocess.run([sys.executable, *shlex.split(printed)[1:]], capture_output=True, text=True, timeout=120)
+    assert compared.returncode == 0 and "optim=adamw" in compared.stdout, compared.stderr
 
 
 def test_the_sweep_that_an_experiment_holds_names_its_runs():
