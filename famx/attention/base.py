@@ -137,6 +137,17 @@ class Block(nn.Module):
         cache["length"] = offset + seq_len
         return cache, offset
 
+    def shared(self, state: dict | None, memory: Float[Tensor, "b s d"] | None, place: int) -> dict:
+        """What the layer before left for blocks of this type at the same place, to be replaced for the next layer.
+
+        Attention to a memory has an entry of its own beside that of self-attention.
+        """
+        entry = {} if state is None else state.setdefault((type(self), memory is None), {})
+        if entry.get("place") != place:
+            entry.clear()
+            entry["place"] = place
+        return entry
+
     def pool(
         self,
         x: Float[Tensor, "b t d"],

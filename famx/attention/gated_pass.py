@@ -65,7 +65,7 @@ class GatedPassAttention(Attention):
         q, k, v = self.project(x, memory, state)
         y = attend(q, k, v, mask, self.causal and memory is None)
         cache, end = self.cache(state, 0)
-        passes = self.passes(x, mask, memory, cache, end, {} if state is None else state.setdefault(type(self), {}))
+        passes = self.passes(x, mask, memory, cache, self.shared(state, memory, end))
         if self.observed:
             d_model = x.shape[-1]
             self.metrics["flops"] = self.metrics["passed"].mean() * 4 * d_model * (2 * d_model + k.shape[-2])
@@ -78,17 +78,15 @@ class GatedPassAttention(Attention):
         mask: Bool[Tensor, "#b #h #t s"] | None,
         memory: Float[Tensor, "b s d"] | None,
         cache: dict,
-        end: int,
         shared: dict,
     ) -> Float[Tensor, "b h _ 1"]:
         """1 where a head passes, else 0. Leaves the potentials of this place for the next layer."""
         potential = self.gain * self.evidence(self.pool(x, memory, mask, cache)).tanh()
-        place = (end, memory is None)
-        if shared.get("place") == place:
+        if "potential" in shared:
             before = shared["potential"]
             alike = before.shape[-1] == potential.shape[-1]
             potential = potential + self.leak * (before if alike else before.mean(-1, keepdim=True))
-        shared |= {"place": place, "potential": potential}
+        shared["potential"] = potential
         passes = above((SLOPE * (potential - self.threshold)).sigmoid(), 0.5)
         if self.training:
             self.passed = passes.detach().mean((0, 1))
