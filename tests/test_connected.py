@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -125,6 +127,21 @@ def test_gated_pass_makes_passing_easier_where_it_helped():
     before = block.threshold.clone()
     block.feedback(torch.tensor(0.0))
     assert_close(block.threshold, before, msg="evaluation moves the thresholds")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gated_pass_learns_from_all_calls_of_a_step_and_from_no_padding(causal):
+    (together,), lengths = stack("gated_pass", 1, causal), (9, 4, 7)
+    apart, x = copy.deepcopy(together.train()), torch.randn(3, 9, D)
+    together.observed = True
+    together(x, mask=torch.arange(9) < torch.tensor(lengths)[:, None, None, None])
+    for sample, length in zip(x, lengths, strict=True):
+        apart(sample[None, :length])
+    for block in (together, apart):
+        block.feedback(torch.tensor(2.0))
+    assert_close(together.usual_passed, apart.usual_passed)
+    assert_close(together.metrics["passed"], apart.usual_passed)
+    assert 0 < apart.usual_passed.mean() < 1, "the example shows no choice"
 
 
 @pytest.mark.parametrize("causal", [False, True])
