@@ -218,6 +218,18 @@ def test_mixes_equal_their_formulas(causal):
             )
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_topk_takes_no_more_keys_than_it_may_where_all_are_alike(causal):
+    block, q = build_block("topk", causal, keys=3), torch.randn(2, H, 5, 7)
+    for mask in some_masks(2, H, 5, 7):
+        seen = visible(mask, 5, 7, causal, q.device)
+        seen = torch.ones(2, H, 5, 7) > 0 if seen is None else seen.expand(2, H, 5, 7)
+        weights = block.mix(q, torch.ones(2, H, 7, 7), torch.eye(7).expand(2, H, 7, 7), mask, causal)
+        taken = seen.sum(-1, keepdim=True).clamp(max=3)
+        assert_close((weights > 0).sum(-1, keepdim=True), taken)
+        assert_close(weights, torch.where((weights > 0) & seen, 1 / taken, 0.0))
+
+
 def test_gaussian_equals_plain_attention_with_one_more_channel():
     block = build_block("gaussian")
     q, k, v = (torch.randn(2, H, 7, 6) for _ in range(3))

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -62,6 +64,22 @@ def test_connected_layers_keep_the_future_and_other_samples_out(name):
     assert_close(whole[0, :5], changed[0, :5])
 
 
+@pytest.mark.parametrize("name", CONNECTED)
+def test_self_attention_and_attention_to_a_memory_do_not_meet_in_one_state(name):
+    pairs, x, memory = list(zip(stack(name), stack(name), strict=True)), torch.randn(2, 7, D), torch.randn(2, 5, D)
+
+    def decoded(x, own, cross):
+        for attention, to_memory in pairs:
+            x = x + attention(x, state=own)
+            x = x + to_memory(x, memory, state=cross)
+        return x
+
+    whole, state, one = decoded(x, {"whole": True}, {"whole": True}), {"whole": True}, {}
+    limits = {"rtol": 1e-4, "atol": 1e-4 * whole.abs().max().item()}
+    assert_close(decoded(x, state, state), whole, **limits)
+    assert_close(torch.cat([decoded(x[:, t : t + 2], one, one) for t in range(0, 7, 2)], 1), whole, **limits)
+
+
 def test_content_update_between_its_extremes():
     blocks, x = stack("content_update", 2), torch.randn(2, 7, D)
     for block, bias in zip(blocks, (99.0, -99.0), strict=True):
@@ -109,6 +127,21 @@ def test_gated_pass_makes_passing_easier_where_it_helped():
     before = block.threshold.clone()
     block.feedback(torch.tensor(0.0))
     assert_close(block.threshold, before, msg="evaluation moves the thresholds")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gated_pass_learns_from_all_calls_of_a_step_and_from_no_padding(causal):
+    (together,), lengths = stack("gated_pass", 1, causal), (9, 4, 7)
+    apart, x = copy.deepcopy(together.train()), torch.randn(3, 9, D)
+    together.observed = True
+    together(x, mask=torch.arange(9) < torch.tensor(lengths)[:, None, None, None])
+    for sample, length in zip(x, lengths, strict=True):
+        apart(sample[None, :length])
+    for block in (together, apart):
+        block.feedback(torch.tensor(2.0))
+    assert_close(together.usual_passed, apart.usual_passed)
+    assert_close(together.metrics["passed"], apart.usual_passed)
+    assert 0 < apart.usual_passed.mean() < 1, "the example shows no choice"
 
 
 @pytest.mark.parametrize("causal", [False, True])

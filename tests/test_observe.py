@@ -19,6 +19,8 @@ PICTURES = {
     "worm": {"nodes": 2, "jumps": 1, "span": H},
 }
 
+DISTANT = [("sliding_window", {"windows": (2, 9)}), ("relative_force", {})]
+
 
 def watched(name, causal=False, n=1, **hyper):
     rotary = build("rotary", {"name": "rope"}, head_dim=D // H)
@@ -81,6 +83,37 @@ def test_a_force_that_is_the_same_everywhere_looks_at_all_alike(causal):
     seen = torch.ones(9, 9).tril() if causal else torch.ones(9, 9)
     apart = (torch.arange(9.0)[:, None] - torch.arange(9.0)).square() * seen
     assert_close(block.metrics["over_time/distance"], (apart.sum(-1) / seen.sum(-1)).sqrt().expand(H, 9))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("name", "hyper"), DISTANT)
+def test_padding_and_a_query_that_sees_nothing_have_no_distance(name, hyper, causal):
+    (block,), x = watched(name, causal, **hyper), torch.randn(2, 90, D)
+    block(x[1:, :70])
+    alone = block.metrics
+    block(x, mask=torch.arange(90) < torch.tensor([90, 70])[:, None, None, None])
+    assert_close(block.metrics["distance"], alone["distance"], atol=1e-2, rtol=1e-3)
+    assert_close(block.metrics["over_time/distance"][:, :70], alone["over_time/distance"], atol=1e-2, rtol=1e-3)
+    assert block.metrics["over_time/distance"][:, 70:].isnan().all()
+    blind = torch.ones(1, 1, 90, 90, dtype=torch.bool)
+    blind[..., 5, :] = False
+    block(x, mask=blind)
+    shown = block.metrics["over_time/distance"]
+    assert_close(shown.isnan(), (torch.arange(90) == 5).expand(H, -1))
+    assert_close(block.metrics["distance"], shown.nanmean(-1))
+    block(x, mask=torch.zeros(1, 1, 1, 90, dtype=torch.bool))
+    assert_close(block.metrics["distance"], torch.zeros(H))
+
+
+@pytest.mark.parametrize(("name", "hyper"), DISTANT)
+def test_a_distance_is_the_same_under_autocast(name, hyper):
+    (block,), x = watched(name, **hyper), torch.randn(1, 400, D)
+    block(x)
+    expected = block.metrics
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        block(x)
+    for metric in ("distance", "over_time/distance"):
+        assert_close(block.metrics[metric], expected[metric], atol=0.03, rtol=0)
 
 
 def test_a_refiner_shows_what_it_has_learned():

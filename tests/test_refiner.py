@@ -52,6 +52,17 @@ def test_a_loss_that_is_not_finite_teaches_nothing(loss):
     assert_close(refiner.usual_loss, before[1])
 
 
+def test_a_step_counts_all_its_calls_and_no_padding():
+    whole, parts, logits = Refiner(cost=1.0), Refiner(cost=1.0), torch.randn(5, 4)
+    whole(logits)
+    parts(logits[:3])
+    parts(torch.cat((logits[3:], torch.full((7, 4), 9.0))), real=1.0 * (torch.arange(9) < 2)[:, None])
+    for refiner in (whole, parts):
+        refiner.feedback(torch.tensor(2.0))
+        assert_close(refiner.table[0, 2], -refiner.alpha * logits.sigmoid().mean())
+    assert torch.equal(whole.state, parts.state)
+
+
 def test_evaluation_learns_nothing_and_what_is_learned_is_saved():
     refiner = Refiner(epsilon=1.0)
     for _ in range(20):
@@ -92,3 +103,12 @@ def test_integrated_shows_the_near_part_what_the_refiner_chose():
     block.eval()(x)
     refiner.feedback(torch.tensor(1.0))
     assert refiner.table.any(), "feedback after training and evaluation teaches nothing"
+
+
+def test_integrated_tells_its_refiner_what_is_padding():
+    block, x = integrated(cost=1.0), torch.randn(2, 9, D)
+    refiner = block.near.span[1]
+    block(x, mask=torch.arange(9) < torch.tensor([9, 4])[:, None, None, None])
+    refiner.feedback(torch.tensor(2.0))
+    share = block.near.span[0](torch.cat((x[0], x[1, :4]))).sigmoid().mean()
+    assert_close(refiner.table[0, 2], -refiner.alpha * share)

@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from famx.attention.band import banded
-from famx.attention.base import Attention, attend
+from famx.attention.base import Attention, attend, real_positions
 from famx.observe import Costly
 from famx.registry import register
 
@@ -54,19 +54,23 @@ class AdaptiveSpanAttention(Costly, Attention):
         q, k, v = self.project(x, memory, state)
         if memory is not None:
             return self.merge(attend(q, k, v, mask, causal=False))
-        share = self.span(x).sigmoid().mT
-        self.account(share, mask)
+        real = real_positions(mask, x) if self.training or self.observed else None
+        share = self.shares(x, real)
+        self.account(share, real)
         q = q / (1 + self.temp_scale * (1 - share))[..., None]
         window, reach = self.max_span + self.ramp, self.max_span * share
         return self.merge(banded(q, k, v, window, mask, self.causal, reach, self.ramp))
 
-    def account(self, share: Float[Tensor, "b h t"], mask: Bool[Tensor, "#b #h #t s"] | None) -> None:
+    def shares(self, x: Float[Tensor, "b t d"], real: Float[Tensor, "b t 1"] | None) -> Float[Tensor, "b h t"]:
+        """`z / max_span`."""
+        return self.span(x).sigmoid().mT
+
+    def account(self, share: Float[Tensor, "b h t"], real: Float[Tensor, "b t 1"] | None) -> None:
         """Keeps what `penalty` and the metrics tell: means over the positions that are not padding."""
         self.spent = None
-        if not (self.training or self.observed):
+        if real is None:
             return
-        real = share.new_ones(1, 1, 1) if mask is None else mask[..., -share.shape[-1] :].any(-2).any(1, True).to(share)
-        mean = (share * real).sum((0, 2)) / real.expand_as(share[:, :1]).sum().clamp(min=1)
+        mean = (share * real.mT).sum((0, 2)) / real.sum().clamp(min=1)
         self.spent = mean.mean() if self.training else None
         if self.observed:
             spans = self.max_span * share[-1].detach()

@@ -49,21 +49,36 @@ def above(p: Float[Tensor, "..."], threshold: float | Float[Tensor, "..."]) -> F
     return p + ((p > threshold).to(p) - p).detach()
 
 
+def real_positions(mask: Bool[Tensor, "#b #h #t s"] | None, x: Float[Tensor, "b t _"]) -> Float[Tensor, "b t 1"]:
+    """1 for each position of `x`, 0 for padding: no query of this self-attention may attend to its key."""
+    if mask is None:
+        return torch.ones_like(x[..., :1])
+    return mask[..., mask.shape[-1] - x.shape[1] :].any(-2).any(1)[..., None].to(x).expand(len(x), -1, -1)
+
+
 @torch.no_grad()
 def distances(
-    mix: Callable[[Float[Tensor, "s 2"]], Float[Tensor, "h t 2"]], queries: int, keys: int, device: torch.device
-) -> Float[Tensor, "h {queries}"]:
-    """How far each head looks from each query, in positions: the root mean square, by its weights, of `i - j`.
+    mix: Callable[[Float[Tensor, "s 3"]], Float[Tensor, "h t 3"]],
+    mask: Bool[Tensor, "#b #h #t s"] | None,
+    queries: int,
+    keys: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """How far each head looks, in positions: the root mean square, by its weights, of `i - j`; the metrics of it.
 
-    The queries are the last ones of the keys' sequence.
+    The queries are the last ones of the keys' sequence. Padding and a query that sees no key have no distance: they are
+    left out of the mean, and NaN in the picture.
 
     Args:
-        mix: of one sample, values mixed by the weights.
+        mix: of the last sample, values mixed by the weights; zeros for a query that sees no key.
     """
     places = torch.arange(keys, device=device, dtype=torch.float32) - keys / 2
-    mean, square = mix(torch.stack((places, places.square()), dim=-1)).float().unbind(-1)
-    here = places[-queries:]
-    return (here.square() - 2 * here * mean + square).clamp(min=0).sqrt()
+    with torch.autocast(device.type, enabled=False):  # would round the squares, of which little is left
+        total, mean, square = mix(torch.stack((torch.ones_like(places), places, places.square()), -1)).unbind(-1)
+    here, real = places[keys - queries :], real_positions(mask if mask is None else mask[-1:], total.mT[None])[0, :, 0]
+    far, shown = (here.square() - 2 * here * mean + square).clamp(min=0).sqrt(), (total > 0.5) & (real > 0)
+    average = (far * shown).sum(-1) / shown.sum(-1).clamp(min=1)
+    return {"distance": average, "over_time/distance": far.where(shown, torch.nan)}
 
 
 def shares_of(
@@ -121,6 +136,17 @@ class Block(nn.Module):
         offset = cache.get("length", 0)
         cache["length"] = offset + seq_len
         return cache, offset
+
+    def shared(self, state: dict | None, memory: Float[Tensor, "b s d"] | None, place: int) -> dict:
+        """What the layer before left for blocks of this type at the same place, to be replaced for the next layer.
+
+        Attention to a memory has an entry of its own beside that of self-attention.
+        """
+        entry = {} if state is None else state.setdefault((type(self), memory is None), {})
+        if entry.get("place") != place:
+            entry.clear()
+            entry["place"] = place
+        return entry
 
     def pool(
         self,

@@ -46,13 +46,13 @@ class ContentUpdateAttention(Attention):
     ) -> Float[Tensor, "b t d"]:
         """See `Attention.forward`."""
         cache, offset = self.cache(state, x.shape[1])
-        shared = {} if state is None else state.setdefault(type(self), {})
+        shared = self.shared(state, memory, offset)
         if memory is None:
-            k, v = self.updated(x, self.pool(x, None, mask, cache), shared, offset)
+            k, v = self.updated(x, self.pool(x, None, mask, cache), shared)
             extend(cache, key=self.rotary(k, offset), value=v)
         elif "key" not in cache:
             reached = mask if mask is None else mask.any(-2, keepdim=True)
-            k, v = self.updated(memory, shares_of(reached, memory.shape[1], x) @ memory, shared, "memory")
+            k, v = self.updated(memory, shares_of(reached, memory.shape[1], x) @ memory, shared)
             cache |= {"key": self.rotary(k), "value": v}
         q = self.rotary(self.heads(self.query(x)), offset)
         y = attend(q, cache["key"], cache["value"], mask, self.causal and memory is None)
@@ -62,17 +62,16 @@ class ContentUpdateAttention(Attention):
         return self.merge(y)
 
     def updated(
-        self, x: Float[Tensor, "b s d"], pooled: Float[Tensor, "b _ d"], shared: dict, place: int | str
+        self, x: Float[Tensor, "b s d"], pooled: Float[Tensor, "b _ d"], shared: dict
     ) -> tuple[Float[Tensor, "b h s k"], Float[Tensor, "b h s k"]]:
-        """Keys, before rotation, and values, which the next layer finds in `shared` if it is at the same place."""
+        """Keys, before rotation, and values, which the next layer finds in `shared`."""
         new = self.key_value(x).chunk(2, dim=-1)
-        before = shared.get("before") if shared.get("place") == place else None
         update = above(self.predictor(pooled).sigmoid(), self.update_threshold).split(1, dim=-1)
-        if before is None:
+        if "before" not in shared:
             kept = [u * n for u, n in zip(update, new, strict=True)]
         else:
-            kept = [b + u * (n - b) for u, n, b in zip(update, new, before, strict=True)]
-        shared |= {"place": place, "before": kept}
+            kept = [b + u * (n - b) for u, n, b in zip(update, new, shared["before"], strict=True)]
+        shared["before"] = kept
         if self.observed:
             self.metrics = {f"updated_{name}": u.detach().mean() for name, u in zip(("k", "v"), update, strict=True)}
             both = torch.cat(update, dim=-1)[-1].detach()

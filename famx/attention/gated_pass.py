@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from famx.attention.base import Attention, above, attend
+from famx.attention.base import Attention, above, attend, real_positions
 from famx.registry import register
 
 SLOPE = 4.0  # of the sigmoid whose gradient stands for the step's
@@ -25,6 +25,7 @@ class GatedPassAttention(Attention):
 
     After each training step, `threshold -= rate * sign(usual loss - loss) * (passed - usually passed)`: a head that
     passed more often than usual passes more easily if the loss was lower than usual, and less easily if it was higher.
+    `passed` is the mean over all positions of the step but padding; with a memory, nothing tells of padding.
 
     Args:
         leak: what remains of the potential of the layer before, in [0, 1].
@@ -52,7 +53,7 @@ class GatedPassAttention(Attention):
         self.register_buffer("threshold", torch.full((n_heads,), -0.5))
         self.register_buffer("usual_loss", torch.tensor(torch.nan))
         self.register_buffer("usual_passed", torch.full((n_heads,), torch.nan))
-        self.passed: Tensor | None = None
+        self.passed: tuple[Tensor, Tensor] | None = None  # since the last feedback: by head, and how many positions
 
     def forward(
         self,
@@ -65,7 +66,7 @@ class GatedPassAttention(Attention):
         q, k, v = self.project(x, memory, state)
         y = attend(q, k, v, mask, self.causal and memory is None)
         cache, end = self.cache(state, 0)
-        passes = self.passes(x, mask, memory, cache, end, {} if state is None else state.setdefault(type(self), {}))
+        passes = self.passes(x, mask, memory, cache, self.shared(state, memory, end))
         if self.observed:
             d_model = x.shape[-1]
             self.metrics["flops"] = self.metrics["passed"].mean() * 4 * d_model * (2 * d_model + k.shape[-2])
@@ -78,37 +79,45 @@ class GatedPassAttention(Attention):
         mask: Bool[Tensor, "#b #h #t s"] | None,
         memory: Float[Tensor, "b s d"] | None,
         cache: dict,
-        end: int,
         shared: dict,
     ) -> Float[Tensor, "b h _ 1"]:
         """1 where a head passes, else 0. Leaves the potentials of this place for the next layer."""
         potential = self.gain * self.evidence(self.pool(x, memory, mask, cache)).tanh()
-        place = (end, memory is None)
-        if shared.get("place") == place:
+        if "potential" in shared:
             before = shared["potential"]
             alike = before.shape[-1] == potential.shape[-1]
             potential = potential + self.leak * (before if alike else before.mean(-1, keepdim=True))
-        shared |= {"place": place, "potential": potential}
+        shared["potential"] = potential
         passes = above((SLOPE * (potential - self.threshold)).sigmoid(), 0.5)
-        if self.training:
-            self.passed = passes.detach().mean((0, 1))
-        if self.observed:
-            over_time = {"passed": passes, "potential": potential}
-            self.metrics = {
-                "passed": passes.detach().mean((0, 1)),
-                "potential": potential.detach().mean((0, 1)),
-                "threshold": self.threshold.clone(),
-            } | {f"over_time/{name}": each[-1].detach().T.expand(-1, x.shape[1]) for name, each in over_time.items()}
+        if self.training or self.observed:
+            self.account(passes.detach(), potential.detach(), real_positions(mask if memory is None else None, x))
         return rearrange(passes, "b t h -> b h t 1")
+
+    def account(
+        self, passes: Float[Tensor, "b _ h"], potential: Float[Tensor, "b _ h"], real: Float[Tensor, "b t 1"]
+    ) -> None:
+        """Keeps what `feedback` and the metrics tell, of the positions that are not padding."""
+        real = real.float()
+        count = real.sum()
+        if self.training:
+            total, before = self.passed or (0, 0)
+            self.passed = total + (passes * real).sum((0, 1)), before + count
+        if self.observed:
+            self.metrics = {"threshold": self.threshold.clone()}
+            for name, each in (("passed", passes), ("potential", potential)):
+                self.metrics[name] = (each * real).sum((0, 1)) / count.clamp(min=1)
+                self.metrics[f"over_time/{name}"] = each[-1].T.expand(-1, real.shape[1])
 
     @torch.no_grad()
     def feedback(self, loss: Float[Tensor, ""]) -> None:
         """Moves the thresholds by what the last training step's loss says about those who passed."""
         if self.passed is None:
             return
+        total, count = self.passed
+        passed = total / count.clamp(min=1)
         usual_loss = torch.where(self.usual_loss.isnan(), loss, self.usual_loss)
-        usual = torch.where(self.usual_passed.isnan(), self.passed, self.usual_passed)
-        self.threshold -= self.rate * (usual_loss - loss).sign().nan_to_num() * (self.passed - usual)
+        usual = torch.where(self.usual_passed.isnan(), passed, self.usual_passed)
+        self.threshold -= self.rate * (usual_loss - loss).sign().nan_to_num() * (passed - usual)
         self.usual_loss.copy_(torch.where(loss.isfinite(), MEMORY * usual_loss + (1 - MEMORY) * loss, self.usual_loss))
-        self.usual_passed.copy_(MEMORY * usual + (1 - MEMORY) * self.passed)
+        self.usual_passed.copy_(MEMORY * usual + (1 - MEMORY) * passed)
         self.passed = None

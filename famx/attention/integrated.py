@@ -13,6 +13,14 @@ from famx.attention.refiner import Refiner
 from famx.registry import register
 
 
+class _RefinedSpanAttention(AdaptiveSpanAttention):
+    """`adaptive_span` whose `span` is a sequence of what predicts the logits, and a refiner."""
+
+    def shares(self, x: Float[Tensor, "b t d"], real: Float[Tensor, "b t 1"] | None) -> Float[Tensor, "b h t"]:
+        predict, refine = self.span
+        return refine(predict(x), real).sigmoid().mT
+
+
 @register
 class IntegratedAttention(Block):
     """`W [near(x); far(x)]`: `near` is `adaptive_span`, `far` is `content_update`. To a memory, `far` attends alone.
@@ -47,7 +55,7 @@ class IntegratedAttention(Block):
     ):
         super().__init__(d_model, n_heads, rotary, causal)
         context = (d_model, n_heads, rotary, causal)
-        self.near = AdaptiveSpanAttention(*context, max_span=max_span, ramp=ramp, cost=cost)
+        self.near = _RefinedSpanAttention(*context, max_span=max_span, ramp=ramp, cost=cost)
         self.near.span = nn.Sequential(self.near.span, Refiner(alpha, gamma, epsilon, cost))
         self.far = ContentUpdateAttention(*context, update_threshold=update_threshold)
         self.merge = nn.Linear(2 * d_model, d_model)

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import gumbel_softmax
 
-from famx.attention.base import Block, above, attend, extend, pooled_from, shares_of, visible
+from famx.attention.base import Block, above, attend, extend, pooled_from, real_positions, shares_of, visible
 from famx.observe import Costly
 from famx.registry import register
 
@@ -112,7 +112,7 @@ class MyelinatedAttention(Costly, Block):
             for length, taken in enumerate(jumps[i].split(1, dim=-1), start=1):
                 to = min(i + length, last)
                 visits[to] = visits[to] + taken
-        self.account(opened, jumps, keys, None if mask is None or memory is not None else mask[..., offset:])
+        self.account(opened, jumps, keys, mask if memory is None else None)
         normed = self.mlp_norm(x)
         return x - start + self.mlp_gate(normed).sigmoid() * self.mlp(normed)
 
@@ -146,15 +146,15 @@ class MyelinatedAttention(Costly, Block):
         opened: list[Float[Tensor, "_ _ 1"]],
         jumps: list[Float[Tensor, "_ _ jumps"]],
         keys: int,
-        mask: Bool[Tensor, "#b #h #t t2"] | None,
+        mask: Bool[Tensor, "#b #h #t s"] | None,
     ) -> None:
         """Keeps what `penalty` and the metrics tell: means over the positions that are not padding."""
         self.spent = None
         if not (self.training or self.observed):
             return
         opened = torch.cat(opened, dim=-1)
-        real = torch.ones_like(opened[..., :1]) if mask is None else mask.any(1).any(1)[..., None].to(opened)
-        active = (opened * real).sum((0, 1)) / real.expand_as(opened[..., :1]).sum().clamp(min=1)
+        real = real_positions(mask, opened)
+        active = (opened * real).sum((0, 1)) / real.sum().clamp(min=1)
         self.spent = active.mean() if self.training else None
         if self.observed:
             taken = (sum(jumps) * real).sum((0, 1)).detach()

@@ -13,9 +13,9 @@ class Refiner(nn.Module):
     """`logits + shift[a]`, one action a training step, the best of `Q[state]` in evaluation.
 
     After each training step, `Q[s, a] += alpha (r + gamma max Q[s'] - Q[s, a])` with
-    `r = (usual loss - loss) / usual loss - cost * share`, where share is the mean of `sigmoid(logits + shift)`. The
-    states are 4 levels of the share, each with the loss above or below its running mean. The next action is the best
-    in s', or with probability epsilon any.
+    `r = (usual loss - loss) / usual loss - cost * share`, where share is the mean of `sigmoid(logits + shift)` over all
+    that is real in the step, of one or more calls. The states are 4 levels of the share, each with the loss above or
+    below its running mean. The next action is the best in s', or with probability epsilon any.
 
     Args:
         alpha: learning rate, in (0, 1].
@@ -36,17 +36,27 @@ class Refiner(nn.Module):
         self.register_buffer("state", torch.zeros(1, dtype=torch.long))
         self.register_buffer("action", torch.full((1,), SHIFTS.index(0.0)))
         self.register_buffer("usual_loss", torch.tensor(torch.nan))
-        self.share: Tensor | None = None
+        self.shares: tuple[Tensor, Tensor] | None = None  # since the last feedback: their sum, and how many
         self.metrics: dict[str, Tensor] = {}
 
-    def forward(self, logits: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    def forward(
+        self, logits: Float[Tensor, "*any"], real: Float[Tensor, "*#any"] | None = None
+    ) -> Float[Tensor, "*any"]:
+        """Adds the shift.
+
+        Args:
+            real: 1 where a logit counts, 0 for padding; None: all count.
+        """
         action = self.action if self.training else self.best(self.state)
         shift = self.shifts[action]
         logits = logits + shift.to(logits)
         if self.observed:
             self.metrics = {"shift": shift.mean(), "q_values": self.table.clone()}
         if self.training:
-            self.share = logits.detach().float().sigmoid().mean()
+            share = logits.detach().float().sigmoid()
+            counts = torch.ones_like(share) if real is None else real.expand_as(share).float()
+            total, count = self.shares or (0, 0)
+            self.shares = total + (share * counts).sum(), count + counts.sum()
         return logits
 
     def best(self, state: Tensor) -> Tensor:
@@ -57,16 +67,18 @@ class Refiner(nn.Module):
     @torch.no_grad()
     def feedback(self, loss: Float[Tensor, ""]) -> None:
         """Learns from the last training step and chooses the next action."""
-        if self.share is None:
+        if self.shares is None:
             return
+        total, count = self.shares
+        share = total / count.clamp(min=1)
         usual = torch.where(self.usual_loss.isnan(), loss, self.usual_loss)
-        reward = (usual - loss) / usual.abs().clamp(min=1e-9) - self.cost * self.share
-        level = (self.share * LEVELS).long().clamp(max=LEVELS - 1)
+        reward = (usual - loss) / usual.abs().clamp(min=1e-9) - self.cost * share
+        level = (share * LEVELS).long().clamp(max=LEVELS - 1)
         to = (level + LEVELS * (loss > usual)).view(1)
         error = reward + self.gamma * self.table[to].amax(-1) - self.table[self.state, self.action]
         self.table[self.state, self.action] += self.alpha * error.nan_to_num(0.0, 0.0, 0.0)
         self.usual_loss.copy_(torch.where(loss.isfinite(), MEMORY * usual + (1 - MEMORY) * loss, self.usual_loss))
-        explores = torch.rand_like(self.share) < self.epsilon
+        explores = torch.rand_like(share) < self.epsilon
         self.action.copy_(torch.where(explores, torch.randint_like(to, len(SHIFTS)), self.best(to)))
         self.state.copy_(to)
-        self.share = None
+        self.shares = None

@@ -74,8 +74,8 @@ class RelativeForceAttention(Block):
         pulls = self.pulls(x, offset, cache, seen, len(self.hops) if memory is None else 1, revisited)
         y, weights = _Mixed.apply(value, seen, self.softness, *pulls)
         if self.observed and memory is None:
-            found = distances(lambda places: weights[-1].float() @ places, *weights.shape[-2:], x.device)
-            self.metrics |= {"distance": found.mean(-1), "over_time/distance": found}
+            last = weights[-1].float() if seen is None else weights[-1].float() * seen[-1]
+            self.metrics |= distances(lambda places: last @ places, mask, *weights.shape[-2:], x.device)
         if seen is not None:
             y = y * seen.any(-1, keepdim=True)
         return self.out(rearrange(y, "b h t k -> b t (h k)"))

@@ -45,11 +45,10 @@ class SlidingWindowAttention(Attention):
             last = q[-1:].float(), k[-1:].float()
             hidden = mask if mask is None else mask[-1:]
 
-            def mixed(places: Float[Tensor, "s 2"]) -> Float[Tensor, "h t 2"]:
+            def mixed(places: Float[Tensor, "s 3"]) -> Float[Tensor, "h t 3"]:
                 return self.bands(*last, places.expand(1, self.n_heads, -1, -1), hidden, causal)[0]
 
-            found = distances(mixed, q.shape[-2], k.shape[-2], q.device)
-            self.metrics = {"distance": found.mean(-1), "over_time/distance": found}
+            self.metrics = distances(mixed, mask, q.shape[-2], k.shape[-2], q.device)
         return self.bands(q, k, v, mask, causal)
 
     def bands(

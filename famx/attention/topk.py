@@ -12,6 +12,8 @@ from famx.registry import register
 class TopKAttention(Attention):
     """`out(softmax(a) v)` over the `keys` largest entries of each row of `a = R q (R k)^T / sqrt(head_dim)`.
 
+    Where equal entries compete for the last places, any of them are taken.
+
     Args:
         keys: that a query attends to, at least 1.
     """
@@ -44,6 +46,6 @@ class TopKAttention(Attention):
                 scores = q @ k.mT
                 if seen is not None:
                     scores = scores.masked_fill(~seen, -torch.inf)
-                chosen = scores >= scores.topk(self.keys).values[..., -1:]
+                chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, scores.topk(self.keys).indices, True)
                 seen = chosen if seen is None else chosen & seen
         return attend(q, k, v, seen, causal=False)

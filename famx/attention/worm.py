@@ -79,12 +79,11 @@ class WormAttention(Block):
         """The working memory, with what this layer adds to it; the next layer finds it in the state."""
         cache, offset = self.cache(state, x.shape[1])
         pool = self.pool(x, memory, mask, cache)
-        shared = {} if state is None else state.setdefault(type(self), {})
-        place = (offset, memory is None)
-        before = shared["working"] if shared.get("place") == place else self.first
+        shared = self.shared(state, memory, offset)
+        before = shared.get("working", self.first)
         kept = self.keep(pool).sigmoid()
         working = pool + kept * (before - pool)
         if self.observed:
             self.metrics = {"kept": kept.detach().mean()}
-        shared |= {"place": place, "working": working}
+        shared["working"] = working
         return working
