@@ -53,14 +53,9 @@ def table(of: Comparison) -> Table:
     """A line an arm, with the mean over its seeds, and how far seeds and intervals reach beneath."""
     shown = Table(title=Text(of.title), title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     shown.add_column("settings", overflow="fold")
-    costs = [name for name in ("steps", "parameters") if len({getattr(run, name) for run in of.runs}) > 1]
-    for column in (
-        "seeds",
-        *(name.replace("parameters", "params") for name in costs),
-        "mean" + " %" * (of.scale > 1),
-        "difference",
-        "verdict",
-    ):
+    heads = {"steps": "steps", "parameters": "params"}
+    costs = [name for name in heads if len({getattr(run, name) for run in of.runs}) > 1]
+    for column in ("seeds", *(heads[name] for name in costs), "mean" + " %" * (of.scale > 1), "difference", "verdict"):
         shown.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
     for arm, more in zip(of.arms, [None, *of.differences], strict=True):
         rates, seeds = np.array([run.rate for run in arm.runs.values()]), [f"{len(arm.runs)}"]
@@ -85,8 +80,7 @@ def genes(of: Comparison) -> Table | None:
         shown.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
     for effect in found:
         interval = f"{of.written(effect.low, '+')} to {of.written(effect.high, '+')}"
-        verdict = "better" if effect.high < 0 else "worse" if effect.low > 0 else "not shown"
-        shown.add_row(Text(effect.gene), f"{effect.runs}", of.written(effect.mean, "+"), interval, verdict)
+        shown.add_row(Text(effect.gene), f"{effect.runs}", of.written(effect.mean, "+"), interval, effect.verdict)
     return shown
 
 

@@ -74,6 +74,10 @@ class Effect(NamedTuple):
     low: float
     high: float
 
+    @property
+    def verdict(self) -> str:
+        return _verdict(self.low, self.high)
+
 
 class Difference(NamedTuple):
     """How many more errors an arm makes than another, from pairs of runs under one seed, and the interval of that.
@@ -92,7 +96,7 @@ class Difference(NamedTuple):
         """Fewer errors are better; what the interval does not tell from no difference is not shown."""
         if np.isnan(self.low):
             return "not known" if self.pairs else "no seed\nin common"
-        found = "better" if self.high < 0 else "worse" if self.low > 0 else "not shown"
+        found = _verdict(self.low, self.high)
         return found if self.pairs > 1 or found == "not shown" else f"{found},\nthis seed"
 
 
@@ -234,6 +238,10 @@ def _genes(layer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((f"{room}={choice['name']} {key}", _told(choice[key])) for key in choice if key != "name")
         else:
             yield room, str(choice)
+
+
+def _verdict(low: float, high: float) -> str:
+    return "better" if high < 0 else "worse" if low > 0 else "not shown"
 
 
 @cache
