@@ -106,7 +106,7 @@ def asked(part: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any
 def get(room: str, name: str) -> type:
     """The class registered as `name` in `room`."""
     if name not in names(room):
-        raise UserError(f"{room}={name}: no such part{nearest(str(name), names(room))}")
+        raise UserError(f"{room}={name}: no such part{nearest(name, names(room))}")
     return PARTS[room][name]
 
 
@@ -175,10 +175,10 @@ def fault(error: Exception, file: str | Path) -> str:
     return f"{told} ({Path(file).name}, line {lines[-1]})" if lines else told
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def nearest(word: object, choices: Iterable[str]) -> str:
     """The end of a sentence that refuses `word`: what may be chosen, the likeliest first."""
     choices = sorted(choices)
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
     listed = ", ".join(choices)
     if close:
         return f"; did you mean {close[0]}? (choices: {listed})"
