@@ -118,6 +118,13 @@ def names(room: str) -> list[str]:
     return sorted(PARTS.get(room, {}))
 
 
+def room_of(cls: type) -> str | None:
+    """The room that a class is registered in, or else the one of the package's rooms whose module it is of."""
+    package, room, *_ = [*cls.__module__.split("."), ""]
+    own = room if package == "famx" and room in ROOMS else None
+    return next((room for room, parts in PARTS.items() if cls in parts.values()), own)
+
+
 def hyperparameters(part: type) -> dict[str, inspect.Parameter]:
     """The parameters that a config may set, of the class's own signature and those it passes on to by `**`."""
     found: dict[str, inspect.Parameter] = {}
