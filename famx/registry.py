@@ -3,6 +3,7 @@
 import difflib
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import pkgutil
@@ -140,10 +141,23 @@ def hyperparameters(part: type) -> dict[str, inspect.Parameter]:
 
 @functools.cache
 def load(package: str) -> None:
-    """Imports every module under `package` (`famx`: under all its rooms), so that its parts register."""
+    """Imports every module under `package` (`famx`: under all its rooms), so that its parts register.
+
+    So do those of the modules that installed packages declare as entry points of the group `famx.parts`.
+
+    Raises:
+        UserError: such a module cannot be imported.
+    """
     for name in [f"famx.{room}" for room in ROOMS] if package == "famx" else [package]:
         for module in pkgutil.iter_modules(importlib.import_module(name).__path__, f"{name}."):
             importlib.import_module(module.name)
+    for point in importlib.metadata.entry_points(group="famx.parts"):
+        try:
+            point.load()
+        except Exception as error:
+            told = error if isinstance(error, UserError) else fault(error, "")
+            where = f"the entry point famx.parts {point.name} = {point.value}"
+            raise UserError(f"{where} cannot be loaded: {told}") from error
 
 
 def load_file(path: str | Path) -> list[tuple[str, str]]:
