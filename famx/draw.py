@@ -18,8 +18,10 @@ Layer = dict[str, Any]
 Space = dict[str, Any]
 
 
-def drawn(config: Mapping[str, Any]) -> list[Layer]:
-    """The layers that `model.draw` of a composed config describes, those of `model.layers` where it lists some.
+def drawn(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`layers` that `model.draw` of a composed config describes, those of `model.layers` where it lists some.
+
+    Beside them `drawn`, what they were drawn from, where nothing is called `usual`.
 
     A gene is a number of heads, the part of a room, or a hyperparameter of that part. Each value is a function of the
     seed, the layer and the gene alone, so a change of one gene's choices leaves the others as they were. A layer that
@@ -28,13 +30,13 @@ def drawn(config: Mapping[str, Any]) -> list[Layer]:
     Raises:
         UserError: the space names what does not exist, or nothing that it holds can be built.
     """
-    seed, mutate = _numbers(config["model"]["draw"])
-    space, n_layers = _space(config), config["model"]["n_layers"]
+    draw = _declared(config["model"]["draw"])
+    space = _space(draw["space"], config["model"]["d_model"])
     if config["model"].get("layers") is None:
-        layers = [_layer(config, space, seed, i) for i in range(n_layers)]
+        layers = [_layer(config, space, draw["seed"], i) for i in range(config["model"]["n_layers"])]
     else:
         layers = layer_choices(config)
-    return _mutated(config, space, layers, **mutate)
+    return {"layers": _mutated(config, space, layers, **draw["mutate"]), "drawn": draw}
 
 
 def table(config: Mapping[str, Any]) -> Table:
@@ -52,54 +54,66 @@ def _told(room: str, choice: Mapping[str, Any]) -> str:
     return " ".join([choice["name"], *(f"{key}={value}" for key, value in choice.items() if value != usual[key])])
 
 
-def _numbers(draw: Mapping[str, Any]) -> tuple[int, dict[str, int]]:
-    """The seed of the layers, and seed and number of the genes that mutate."""
-    mutate = draw.get("mutate")
+def _declared(draw: Any) -> dict[str, Any]:
+    """Seed, mutate and space, the numbers checked; what the space calls usual is as `usual` beside it says."""
     if (
-        draw.keys() != {"seed", "mutate", "space"}
-        or not isinstance(mutate, Mapping)
-        or set(mutate) != {"seed", "genes"}
+        not isinstance(draw, Mapping)
+        or draw.keys() != {"seed", "mutate", "space", "usual"}
+        or not all(isinstance(draw[key], Mapping) for key in ("mutate", "usual"))
+        or draw["mutate"].keys() != {"seed", "genes"}
     ):
-        raise UserError(f"model.draw has {', '.join(draw)}, where it needs seed, mutate: {{seed, genes}}, and space")
-    seed, mutate = draw["seed"], dict(mutate)
+        told = ", ".join(draw) if isinstance(draw, Mapping) else draw
+        raise UserError(f"model.draw has {told}, where it needs seed, mutate: {{seed, genes}}, space, and usual")
+    seed, mutate, space = draw["seed"], dict(draw["mutate"]), draw["space"]
     for key, value in ({"seed": seed} | {f"mutate.{key}": value for key, value in mutate.items()}).items():
-        if not isinstance(value, int) or value < 0:
+        if type(value) is not int or value < 0:
             raise UserError(f"model.draw.{key}={value} is not a whole number, 0 or more")
-    return seed, mutate
+    if not isinstance(space, Mapping):
+        raise UserError(f"model.draw.space={space} is not a mapping from rooms to their parts")
+    space = {room: draw["usual"].get(room, parts) if parts == "usual" else parts for room, parts in space.items()}
+    return {"seed": seed, "mutate": mutate, "space": space}
 
 
-def _space(config: Mapping[str, Any]) -> Space:
+def _space(declared: Mapping[str, Any], d_model: int) -> Space:
     """The space with every room as part -> hyperparameter -> values, all of them checked, and heads that divide."""
-    space, declared = {}, config["model"]["draw"]["space"]
-    if not isinstance(declared, Mapping):
-        raise UserError(f"model.draw.space={declared} is not a mapping from rooms to their parts")
+    space: Space = {}
     for room, parts in declared.items():
         where = f"model.draw.space.{room}"
         if room == "n_heads":
-            space[room] = _heads(where, parts, config["model"]["d_model"])
+            space[room] = _heads(where, parts, d_model)
             continue
         if room not in LAYER:
             raise UserError(f"{where}: a layer has no {room}{nearest(room, ('n_heads', *LAYER))}")
         parts = names(room) if parts == "all" else parts
-        if not isinstance(parts, Mapping | list) or not parts:
+        listed = isinstance(parts, list) and all(isinstance(name, str) for name in parts)
+        if not (listed or isinstance(parts, Mapping)) or not parts:
             raise UserError(f"{where}={parts} is neither all, nor a list of parts, nor their hyperparameters by part")
-        space[room] = dict(parts) if isinstance(parts, Mapping) else {name: {} for name in parts}
-        for name, values in space[room].items():
-            complete(room, {"name": name})
-            for key, options in values.items():
-                for value in _bounds(f"{where}.{name}.{key}", options):
-                    complete(room, {"name": name, key: value})
+        parts = dict.fromkeys(parts) if listed else parts
+        space[room] = {name: _values(f"{where}.{name}", room, name, values) for name, values in parts.items()}
     return space
+
+
+def _values(where: str, room: str, name: str, declared: Any) -> dict[str, Any]:
+    """The values of each hyperparameter of a part; none where nothing is declared."""
+    complete(room, {"name": name})
+    if not isinstance(declared, Mapping | None) or "name" in (declared or ()):
+        raise UserError(f"{where}={declared} is not a mapping from hyperparameters to their values")
+    values = dict(declared or {})
+    for key, options in values.items():
+        for value in _bounds(f"{where}.{key}", options):
+            complete(room, {"name": name, key: value})
+    return values
 
 
 def _heads(where: str, options: Any, d_model: int) -> list[int]:
     """The numbers of heads that divide `d_model`."""
-    low, *rest = _bounds(where, options)
-    found = list(range(low, rest[-1] + 1)) if isinstance(options, Mapping) else [low, *rest]
-    if not all(isinstance(n, int) and n > 0 for n in found):
-        raise UserError(f"{where}={found}: a number of heads is a whole number above 0")
+    found = _bounds(where, options)
+    if not all(type(n) is int and n > 0 for n in found):
+        raise UserError(f"{where}={options}: a number of heads is a whole number above 0")
+    if isinstance(options, Mapping):
+        found = list(range(found[0], min(found[1], d_model) + 1))
     if not any(d_model % n == 0 for n in found):
-        raise UserError(f"{where}={found}: none of them divides d_model={d_model}")
+        raise UserError(f"{where}={options}: none of them divides d_model={d_model}")
     return [n for n in found if d_model % n == 0]
 
 
@@ -107,7 +121,8 @@ def _bounds(where: str, options: Any) -> list[Any]:
     """The values of a list, the ends of a range, the one value of a constant."""
     if isinstance(options, Mapping):
         ends = [options.get("low"), options.get("high")]
-        if options.keys() != {"low", "high"} or not all(isinstance(end, int | float) for end in ends):
+        numbers = all(isinstance(end, int | float) and abs(end) < 2**63 for end in ends)
+        if options.keys() != {"low", "high"} or not numbers:
             raise UserError(f"{where}={dict(options)} is not a range, such as {{low: 0.1, high: 0.3}}")
         if ends[0] > ends[1]:
             raise UserError(f"{where}: low={ends[0]} is above high={ends[1]}")

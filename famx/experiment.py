@@ -58,7 +58,8 @@ def settle(config: Mapping[str, Any]) -> dict[str, Any]:
     worn = {room: {"name": name} for room, name in task.usual.items() if config[room]["name"] == "usual"}
     model = dict(config["model"])
     if model.get("draw"):
-        model |= {"layers": drawn(config), "drawn": model.pop("draw")}
+        del model["draw"]
+        model |= drawn(config)
     elif model.get("layers") is not None:
         model["layers"] = layer_choices(config)
     if model.get("layers"):

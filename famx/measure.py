@@ -107,7 +107,7 @@ def beside(part: nn.Module, usual: nn.Module, x: Tensor) -> tuple[Cost, Cost]:
             sum(p.numel() for p in each.parameters()),
             flops(each.eval(), x),
             *times,
-            peak(partial(train, each, x)),
+            memory(each, x),
         )
         for each, times in zip(both, zip(*seconds, strict=True), strict=True)
     )
@@ -134,6 +134,13 @@ def forward(part: nn.Module, x: Tensor) -> None:
 
 def train(part: nn.Module, x: Tensor) -> None:
     part.train()(x).sum().backward()
+
+
+def memory(part: nn.Module, x: Tensor) -> int:
+    """The most bytes that a pass forward and backward allocates at once, the gradients that it leaves among them."""
+    part.zero_grad()
+    x.grad = None
+    return peak(partial(train, part, x))
 
 
 @torch.no_grad()

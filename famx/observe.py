@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from famx.registry import room_of
+
 
 class Picture(NamedTuple):
     """A matrix to be drawn, a name for each row, and what the columns are."""
@@ -80,13 +82,21 @@ def over_time(model: nn.Module) -> dict[str, Picture]:
     return pictures
 
 
+def rooms_of(model: nn.Module) -> dict[str, str]:
+    """Of every module of a model, by its name: the room of its class, or else of what it is inside, else `model`."""
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        found[name] = room_of(type(module)) or found.get(name.rpartition(".")[0], "model")
+    return found
+
+
 def _shown(model: nn.Module, pictures: bool) -> dict[str, dict[str, Tensor]]:
     """By tag and the name of the part."""
     found: dict[str, dict[str, Tensor]] = {}
-    for part, module in model.named_modules():
-        for name, value in getattr(module, "metrics", {}).items():
+    for part, room in rooms_of(model).items():
+        for name, value in getattr(model.get_submodule(part), "metrics", {}).items():
             if name.startswith("over_time/") == pictures:
-                found.setdefault(f"{type(module).__module__.split('.')[-2]}/{name}", {})[part] = value
+                found.setdefault(f"{room}/{name}", {})[part] = value
     return found
 
 

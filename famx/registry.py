@@ -3,6 +3,7 @@
 import difflib
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import pkgutil
@@ -106,7 +107,7 @@ def asked(part: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any
 def get(room: str, name: str) -> type:
     """The class registered as `name` in `room`."""
     if name not in names(room):
-        raise UserError(f"{room}={name}: no such part{nearest(str(name), names(room))}")
+        raise UserError(f"{room}={name}: no such part{nearest(name, names(room))}")
     return PARTS[room][name]
 
 
@@ -116,6 +117,13 @@ def names(room: str) -> list[str]:
         raise UserError(f"{room}: no such room{nearest(room, ROOMS)}")
     load(f"famx.{room}")
     return sorted(PARTS.get(room, {}))
+
+
+def room_of(cls: type) -> str | None:
+    """The room that a class is registered in, or else the one of the package's rooms whose module it is of."""
+    package, room, *_ = [*cls.__module__.split("."), ""]
+    own = room if package == "famx" and room in ROOMS else None
+    return next((room for room, parts in PARTS.items() if cls in parts.values()), own)
 
 
 def hyperparameters(part: type) -> dict[str, inspect.Parameter]:
@@ -133,10 +141,23 @@ def hyperparameters(part: type) -> dict[str, inspect.Parameter]:
 
 @functools.cache
 def load(package: str) -> None:
-    """Imports every module under `package` (`famx`: under all its rooms), so that its parts register."""
+    """Imports every module under `package` (`famx`: under all its rooms), so that its parts register.
+
+    So do those of the modules that installed packages declare as entry points of the group `famx.parts`.
+
+    Raises:
+        UserError: such a module cannot be imported.
+    """
     for name in [f"famx.{room}" for room in ROOMS] if package == "famx" else [package]:
         for module in pkgutil.iter_modules(importlib.import_module(name).__path__, f"{name}."):
             importlib.import_module(module.name)
+    for point in importlib.metadata.entry_points(group="famx.parts"):
+        try:
+            point.load()
+        except Exception as error:
+            told = error if isinstance(error, UserError) else fault(error, "")
+            where = f"the entry point famx.parts {point.name} = {point.value}"
+            raise UserError(f"{where} cannot be loaded: {told}") from error
 
 
 def load_file(path: str | Path) -> list[tuple[str, str]]:
@@ -175,10 +196,10 @@ def fault(error: Exception, file: str | Path) -> str:
     return f"{told} ({Path(file).name}, line {lines[-1]})" if lines else told
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def nearest(word: object, choices: Iterable[str]) -> str:
     """The end of a sentence that refuses `word`: what may be chosen, the likeliest first."""
     choices = sorted(choices)
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
     listed = ", ".join(choices)
     if close:
         return f"; did you mean {close[0]}? (choices: {listed})"

@@ -16,6 +16,7 @@ from famx import registry
 from famx.config import command
 from famx.data.base import SAMPLE_RATE
 from famx.model import LAYER, layer_choices
+from famx.observe import rooms_of
 from famx.task.base import Evaluation
 
 SECTIONS = (*registry.ROOMS, "model", "trainer", "loader", "kinds")
@@ -27,14 +28,9 @@ def summary(config: Mapping[str, Any], model: nn.Module, dataset: Any, device: t
     for column, justify in (("room", "left"), ("part", "left"), ("parameters", "right")):
         table.add_column(column, justify=justify)
     counts: dict[str, int] = {}
-    owner: dict[str, str] = {}
-    registered = {part: room for room, known in registry.PARTS.items() for part in known.values()}
-    for name, module in model.named_modules():
-        package = type(module).__module__.split(".")[-2:-1]
-        room = package[0] if package and package[0] in registry.ROOMS else owner.get(name.rpartition(".")[0], "")
-        owner[name] = registered.get(type(module), room)
-        count = sum(p.numel() for p in module.parameters(recurse=False))
-        counts[owner[name] or "score"] = counts.get(owner[name] or "score", 0) + count
+    for name, room in rooms_of(model).items():
+        count = sum(p.numel() for p in model.get_submodule(name).parameters(recurse=False))
+        counts[room] = counts.get(room, 0) + count
     for room in registry.ROOMS:
         if (name := parts(config)[room]) != "usual":
             table.add_row(room, name, f"{counts.get(room, 0):,}" if counts.get(room) else "")

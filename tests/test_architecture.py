@@ -10,7 +10,8 @@ ROOT = Path(famx.__file__).parent
 FLOORS = [
     {"notation"},
     {"settings", "disk"},
-    {"registry", "observe", "machine"},
+    {"registry", "machine"},
+    {"observe"},
     {"config", "checkpoint", "folder", "journal", "microscope", "record", "screen", *ROOMS},
     {"model", "trainer", "laws", "measure"},
     {"draw", "summary", "verdict"},

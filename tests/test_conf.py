@@ -17,7 +17,7 @@ from famx import checkpoint, config, disk
 from famx.config import CONF, plain, publish, schema
 from famx.experiment import build_model, build_optimizer, settle
 from famx.notation import UserError
-from famx.registry import PARTS, ROOMS, names
+from famx.registry import PARTS, ROOMS, load, names
 from famx.settings import LoaderConfig, TrainerConfig
 from famx.trainer import Trainer
 
@@ -187,6 +187,61 @@ def test_the_catalogue_has_every_choice_of_every_group_and_what_it_is(famx):
     assert list(listed) == [*ROOMS, "model", "experiment"]
     for room, found in listed.items():
         assert found == [*(names(room) if room in ROOMS else []), *CHOICES.get(room, [])]
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Installs a package of the given entry point."""
+
+    def install(value):
+        folder = tmp_path / "site" / "own-1.dist-info"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "METADATA").write_text("Name: own\nVersion: 1\n")
+        (folder / "entry_points.txt").write_text(f"[famx.parts]\nmine = {value}\n")
+        load.cache_clear()
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    yield install
+    load.cache_clear()
+
+
+def test_parts_of_an_installed_package_are_choices_in_every_command(famx, installed, tmp_path):
+    (tmp_path / "its").mkdir()
+    (tmp_path / "its" / "offset.py").write_text(
+        "import torch\nfrom famx.registry import names, register\nnames('norm')\n\n\n@register('norm')\n"
+        "class Offset(torch.nn.LayerNorm):\n"
+        "    def __init__(self, d_model, *, by: float = 0.0):\n"
+        "        super().__init__(d_model)\n        self.by = by\n"
+        "    def forward(self, x):\n        return super().forward(x) + self.by\n"
+    )
+    installed("its.offset")
+    for command in (
+        ["parts", "norm"],
+        ["train", *TEXT, "norm=offset", "norm.by=0.5", "hydra.run.dir=run"],
+        ["evaluate", "run"],
+        ["train", "resume=run", "trainer.max_steps=2"],
+    ):
+        status, out, told = famx(*command)
+        assert status == 0, told
+        assert command[0] != "parts" or "by=0.0" in out
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["famx_parts"] == []
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    {
+        "nowhere.at_all": "ModuleNotFoundError: No module named 'nowhere'",
+        "raises": "ZeroDivisionError: division by zero",
+        "bare": "outside the package a part names its room",
+    }.items(),
+)
+def test_a_broken_package_is_told_by_its_entry_point(value, fault, famx, installed):
+    installed(value)
+    for command in (["parts", "norm"], ["train", *TEXT]):
+        status, _, told = famx(*command)
+        assert status == 2 and len(told.strip().splitlines()) == 1, told
+        assert f"the entry point famx.parts mine = {value} cannot be loaded: {fault}" in told
 
 
 def test_a_command_ends_with_the_status_of_its_mistake(tmp_path):

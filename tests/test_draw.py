@@ -115,6 +115,49 @@ def test_a_given_list_can_be_mutated():
     assert len(differing(layers, after)) == 1
 
 
+ACTIVATIONS = ["gelu", "relu", "selu", "leaky_relu", "silu", "elu", "mish"]
+USUAL = {
+    "n_heads": [2, 3, 4, 6, 8, 12],
+    "feedforward": {
+        "gelu": {"activation": ACTIVATIONS, "expansion": {"low": 2.0, "high": 4.0}},
+        "gated": {"activation": ACTIVATIONS},
+        "swiglu": {},
+    },
+}
+
+
+def test_the_usual_space_is_as_if_given_and_is_kept_whole():
+    config = drawn(7, mutate=(3, 1))
+    given = [f"model.draw.space.{room}={json.dumps(parts)}".replace('"', "") for room, parts in USUAL.items()]
+    assert config == drawn(7, *given, mutate=(3, 1))
+    space = dict.fromkeys(("attention", "rotary", "norm", "layer"), "all") | USUAL
+    assert config["model"]["drawn"] == {"seed": 7, "mutate": {"seed": 3, "genes": 1}, "space": space}
+
+
+@pytest.mark.parametrize(
+    ("preset", "room", "given"),
+    [
+        *(("drawn", "n_heads", given) for given in (4, [4, 8], {"low": 2, "high": 8})),
+        *(("encoder_layers", "norm", given) for given in ("all", ["rmsnorm"], {"rmsnorm": {"eps": 0.001}})),
+        *(
+            ("drawn", "feedforward", given)
+            for given in ("all", ["swiglu"], {"gelu": {"activation": "relu"}}, {"swiglu": {"expansion": [1, 2]}})
+        ),
+    ],
+)
+def test_what_is_given_of_a_room_replaces_what_is_usual(preset, room, given):
+    word = f"model.draw.space.{room}={json.dumps(given)}".replace('"', "")
+    model = drawn(0, word, preset=preset)["model"]
+    assert model["drawn"]["space"][room] == given
+    if isinstance(given, dict) and room != "n_heads":
+        assert {layer[room]["name"] for layer in model["layers"]} == set(given)
+
+
+def test_a_part_without_hyperparameters_may_be_null():
+    layers = drawn(7, "model.draw.space.norm={rmsnorm:null}")["model"]["layers"]
+    assert layers == drawn(7, "model.draw.space.norm=[rmsnorm]")["model"]["layers"]
+
+
 def test_what_cannot_be_built_is_never_drawn():
     @register("rotary")
     class Threes(torch.nn.Identity):
@@ -189,8 +232,20 @@ def test_a_run_of_a_drawn_model_shows_and_keeps_its_list_and_goes_on_with_it(tmp
         "model.draw.space.norm={layernorm:{eps:{low:2,high:1}}}": "low=2 is above high=1",
         "model.draw.space.n_heads=[5,7]": r"n_heads=\[5, 7\]: none of them divides d_model=24",
         "model.draw.space.n_heads=[two]": "a number of heads is a whole number above 0",
+        "model.draw.space.n_heads={low:2.0,high:8.0}": r"n_heads={'low': 2.0, 'high': 8.0}: a number of heads is",
+        "model.draw.space.n_heads={low:30,high:90}": "none of them divides d_model=24",
+        "model.draw.space.attention={topk:4}": "attention.topk=4 is not a mapping from hyperparameters",
+        "model.draw.space.attention={topk:{name:[multihead]}}": "attention.topk={.*} is not a mapping from hyperparam",
+        "model.draw.space.attention={topk:{3:[4]}}": "attention=topk has no attention.3; choose from keys",
+        "model.draw.space.attention={topk:{keys:{low:1,high:99999999999999999999}}}": "keys={.*} is not a range",
+        "model.draw.space.attention=[{topk:{}}]": r"attention=\[{'topk': {}}\] is neither all, nor a list of parts",
+        "model.draw.space.attention=usual": "attention=usual is neither all, nor a list",
+        "model.draw.space.norm={layernorm:{eps:{low:0.1,high:inf}}}": "norm.layernorm.eps={.*} is not a range",
+        "+model.draw.space.3=all": "model.draw.space.3: a layer has no 3",
         "model.draw.space=3": "is not a mapping from rooms",
-        "~model.draw.mutate": "model.draw has seed, space, where it needs",
+        "model.draw.usual=3": "model.draw has seed, mutate, space, usual, where it needs",
+        "model.draw=3": "model.draw has 3, where it needs",
+        "~model.draw.mutate": "model.draw has seed, space, usual, where it needs",
     }.items(),
 )
 def test_a_mistake_in_the_space_is_told(word, told):

@@ -98,6 +98,13 @@ def test_a_peak_is_of_what_is_held_at_once():
     assert peak(call) == 3 * 4000
 
 
+def test_the_memory_of_a_pass_holds_all_gradients_however_often_it_ran():
+    part, x = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(9))), torch.randn(1, 2, 256)
+    gradients = 4 * (sum(p.numel() for p in part.parameters()) + x.numel())
+    for cost in measure.beside(part, part, x.requires_grad_()):
+        assert gradients <= cost.memory < 1.1 * gradients
+
+
 @pytest.mark.parametrize("room", measure.USUAL)
 def test_each_part_of_a_room_is_measured_or_told_why_not(room, monkeypatch, capsys):
     monkeypatch.setattr(measure, "LENGTHS", (8, 16))

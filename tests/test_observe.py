@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from famx.journal import GREY, HEAT, ROW, WIDTH, heat_map
 from famx.laws.attention import D, H
 from famx.observe import Picture, over_time, rooms, watch, watch_last
-from famx.registry import build
+from famx.registry import PARTS, build, load_file
 
 PICTURES = {
     "myelinated": {"nodes": 3, "jumps": 2},
@@ -124,6 +124,41 @@ def test_a_refiner_shows_what_it_has_learned():
     found = rooms(block)
     assert torch.equal(found["attention/q_values"], refiner.table)
     assert found["attention/shift"] == refiner.shifts[refiner.best(refiner.state)]
+
+
+OWN = """
+import torch
+from famx.registry import register
+
+class Inner(torch.nn.Module):
+    metrics = {{"depth": torch.tensor({0})}}
+
+@register("{1}")
+class Own(torch.nn.Module):
+    metrics = {{"size": torch.tensor({0})}}
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Inner()
+"""
+
+
+def test_what_own_parts_show_is_of_the_room_that_they_register_in(tmp_path, monkeypatch):
+    blocks = nn.ModuleDict()
+    for value, room in enumerate(("attention", "layer")):
+        monkeypatch.setitem(PARTS, room, dict(PARTS[room]))
+        (tmp_path / f"own_{room}.py").write_text(OWN.format(value, room))
+        load_file(tmp_path / f"own_{room}.py")
+        blocks[room] = PARTS[room][f"own_{room}"]()
+    blocks["layer"].block = watched("myelinated")[0]
+    blocks["layer"].block(torch.randn(2, 7, D))
+    found = {"attention/size": 0, "attention/depth": 0, "layer/size": 1, "layer/depth": 1}
+    shown = rooms(blocks)
+    assert found.items() <= shown.items() and "attention/active" in shown
+    for cls in (type(blocks["attention"]), type(blocks["attention"].inner)):
+        cls.__module__ = "__main__"  # as of a script
+    assert rooms(blocks).keys() == shown.keys()
+    assert rooms(blocks["attention"].inner).keys() == {"model/depth"}, "of no room"
 
 
 def test_layers_of_different_sizes_are_shown_side_by_side():
