@@ -141,16 +141,20 @@ def hyperparameters(part: type) -> dict[str, inspect.Parameter]:
 
 @functools.cache
 def load(package: str) -> None:
-    """Imports every module under `package` (`famx`: under all its rooms), so that its parts register.
-
-    So do those of the modules that installed packages declare as entry points of the group `famx.parts`.
-
-    Raises:
-        UserError: such a module cannot be imported.
-    """
+    """Imports every module under `package` (`famx`: under all its rooms) and installed ones, so that parts register."""
     for name in [f"famx.{room}" for room in ROOMS] if package == "famx" else [package]:
         for module in pkgutil.iter_modules(importlib.import_module(name).__path__, f"{name}."):
             importlib.import_module(module.name)
+    load_installed()
+
+
+@functools.cache
+def load_installed() -> None:
+    """Imports the modules that installed packages declare as entry points of the group `famx.parts`.
+
+    Raises:
+        UserError: one cannot be imported.
+    """
     for point in importlib.metadata.entry_points(group="famx.parts"):
         try:
             point.load()

@@ -17,7 +17,7 @@ from famx import checkpoint, config, disk
 from famx.config import CONF, plain, publish, schema
 from famx.experiment import build_model, build_optimizer, settle
 from famx.notation import UserError
-from famx.registry import PARTS, ROOMS, load, names
+from famx.registry import PARTS, ROOMS, load, load_installed, names
 from famx.settings import LoaderConfig, TrainerConfig
 from famx.trainer import Trainer
 
@@ -199,11 +199,13 @@ def installed(tmp_path, monkeypatch):
         (folder / "METADATA").write_text("Name: own\nVersion: 1\n")
         (folder / "entry_points.txt").write_text(f"[famx.parts]\nmine = {value}\n")
         load.cache_clear()
+        load_installed.cache_clear()
 
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "site")
     yield install
     load.cache_clear()
+    load_installed.cache_clear()
 
 
 def test_parts_of_an_installed_package_are_choices_in_every_command(famx, installed, tmp_path):
