@@ -16,9 +16,9 @@ from rich.text import Text
 from famx import disk
 from famx.config import Parser, verb
 from famx.folder import runs_in
-from famx.notation import UserError
+from famx.genes import effects
 from famx.registry import load
-from famx.verdict import CONFIDENCE, UNITS, Arm, Difference, Run, UnscoredError, arms, differences, effects, read, title
+from famx.verdict import CONFIDENCE, UNITS, Arm, Difference, Run, UnscoredError, arms, differences, read, title
 
 log = logging.getLogger("famx.compare")
 
@@ -71,10 +71,16 @@ def table(of: Comparison) -> Table:
 
 def genes(of: Comparison) -> Table | None:
     """What each gene of drawn layers does for the rate; None where there are no or too few draws."""
-    found = effects([run for run in of.runs if run.layers])
+    drawn = [arm for arm in of.arms if all(run.layers for run in arm.runs.values())]
+    found = effects(drawn)
     if not found:
         return None
-    shown = Table(title="what a layer adds that has", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    shown = Table(
+        title=f"what a layer adds that has, in {len(drawn)} drawn models",
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
     shown.add_column("gene", overflow="fold")
     for column in ("runs", "points" if of.scale > 1 else "loss", "interval", "verdict"):
         shown.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
@@ -192,17 +198,20 @@ def main() -> int:
     load("famx")
     folders = runs_in(arguments.runs)
     file = arguments.png or Path(os.path.commonpath([folder.resolve().parent for folder in folders])) / "compare.png"
-    disk.png(file)
     tests: dict[str, list[Run]] = {}
+    left: list[UnscoredError] = []
     for folder in folders:
         try:
             run = read(folder, arguments.split, arguments.metric)
         except UnscoredError as error:
-            log.warning("%s (left out)", error)
+            left.append(error)
         else:
             tests.setdefault(run.test, []).append(run)
     if not tests:
-        raise UserError(f"no run here is scored on {arguments.split} so")
+        raise left[0]
+    if left:
+        log.warning("%d of %d runs are left out: %s", len(left), len(folders), left[0])
+    disk.png(file)
     found, everyone = [], [run for runs in tests.values() for run in runs]
     for runs in tests.values():
         of = arms(runs)

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -60,25 +59,6 @@ class Arm(NamedTuple):
     runs: dict[int, Run]
 
 
-class Effect(NamedTuple):
-    """What a gene adds to the errors, for each layer that has it, and the interval of that.
-
-    Args:
-        gene: a number of heads, a room's part, or a hyperparameter of one.
-        runs: in which some layer has it.
-    """
-
-    gene: str
-    runs: int
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> str:
-        return _verdict(self.low, self.high)
-
-
 class Difference(NamedTuple):
     """How many more errors an arm makes than another, from pairs of runs under one seed, and the interval of that.
 
@@ -96,7 +76,7 @@ class Difference(NamedTuple):
         """Fewer errors are better; what the interval does not tell from no difference is not shown."""
         if np.isnan(self.low):
             return "not known" if self.pairs else "no seed\nin common"
-        found = _verdict(self.low, self.high)
+        found = verdict_of(self.low, self.high)
         return found if self.pairs > 1 or found == "not shown" else f"{found},\nthis seed"
 
 
@@ -153,8 +133,8 @@ def title(runs: Sequence[Run], among: Sequence[Run]) -> str:
     """What the runs of one test were scored on, and the settings that they share and others do not."""
     own, settings = runs[0].settings, [run.settings for run in among]
     shared = [key for key in own if len({run.settings.get(key) for run in runs}) == 1 and _tells(key, own, settings)]
-    told = f" ({', '.join(f'{key}={own[key]}' for key in shared)})" if len(runs) < len(among) and shared else ""
-    return runs[0].test.partition("\n")[0] + told
+    apart = f" ({', '.join(f'{key}={own[key]}' for key in shared)})" if len(runs) < len(among) and shared else ""
+    return runs[0].test.partition("\n")[0] + apart
 
 
 def arms(runs: Sequence[Run]) -> list[Arm]:
@@ -200,52 +180,18 @@ def difference(base: Mapping[int, Run], other: Mapping[int, Run], confidence: fl
     drawn = (rng.integers(len(units), size=(RESAMPLES // 10, len(units))) for _ in range(10))  # all at once are large
     chances = np.concatenate([more.mean(0)[i].sum(1) / np.maximum(1, units[i].sum(1)) for i in drawn])
     if len(seeds) > 1:
-        chances += rates.std(ddof=1) * len(seeds) ** -0.5 * rng.permutation(_student(len(seeds) - 1))
+        chances += rates.std(ddof=1) * len(seeds) ** -0.5 * rng.permutation(student(len(seeds) - 1))
     known = len(seeds) > 1 or len(units) > 1
     low, high = np.quantile(chances, [(1 - confidence) / 2, (1 + confidence) / 2]) if known else (np.nan, np.nan)
     return Difference(float(rates.mean()), float(low), float(high), len(seeds))
 
 
-def effects(runs: Sequence[Run]) -> list[Effect]:
-    """The marginal effect of each gene of drawn layers, the best first; their intervals hold all at once (Bonferroni).
-
-    The slope of the rate over the number of layers that have the gene, by least squares, and Student's t. Where layers
-    are drawn, what else they are is chance.
-    """
-    genes = [[gene for layer in run.layers for gene in _genes(layer)] for run in runs]
-    everywhere = sorted({gene for own in genes for gene in own})
-    choices = Counter(place for place, _ in everywhere)
-    counts = {gene: np.array([own.count(gene) for own in genes]) for gene in everywhere if choices[gene[0]] > 1}
-    counts = {gene: count for gene, count in counts.items() if count.std() and np.count_nonzero(count) > 1}
-    rates, freedom = np.array([run.rate for run in runs]), len(runs) - 2
-    if freedom < 2 or not counts or not np.isfinite(rates).all():
-        return []
-    reach, found = np.quantile(_student(freedom), 1 - (1 - CONFIDENCE) / 2 / len(counts)), []
-    for (place, choice), count in counts.items():
-        away = count - count.mean()
-        slope = away @ rates / (away @ away)
-        rest = rates - rates.mean() - slope * away
-        error = reach * (rest @ rest / freedom / (away @ away)) ** 0.5
-        found.append(Effect(f"{place}={choice}", np.count_nonzero(count), slope, slope - error, slope + error))
-    return sorted(found, key=lambda effect: effect.mean)
-
-
-def _genes(layer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The places where a layer could be another, and what it is there."""
-    for room, choice in layer.items():
-        if isinstance(choice, Mapping):
-            yield room, choice["name"]
-            yield from ((f"{room}={choice['name']} {key}", _told(choice[key])) for key in choice if key != "name")
-        else:
-            yield room, str(choice)
-
-
-def _verdict(low: float, high: float) -> str:
+def verdict_of(low: float, high: float) -> str:
     return "better" if high < 0 else "worse" if low > 0 else "not shown"
 
 
 @cache
-def _student(freedom: int) -> np.ndarray:
+def student(freedom: int) -> np.ndarray:
     """Quantiles of Student's t, equally spaced in probability, out of many draws, for the tails are heavy."""
     return np.sort(np.random.default_rng(0).standard_t(freedom, 100 * RESAMPLES))[50::100]
 
@@ -260,7 +206,7 @@ def _tells(key: str, own: Mapping[str, str], settings: Sequence[Mapping[str, str
         return True
     part = PARTS.get(room, {}).get(own.get(room, ""))
     parameter = hyperparameters(part).get(key.removeprefix(f"{room}.")) if part else None
-    return len(peers) < len(settings) and parameter is not None and own[key] != _told(parameter.default)
+    return len(peers) < len(settings) and parameter is not None and own[key] != told(parameter.default)
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -270,7 +216,7 @@ def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if section not in idle:
             yield section, config[section].get("name", "")
             yield from _leaves(config[section], section)
-    yield "init_from", _told(config["init_from"])
+    yield "init_from", told(config["init_from"])
     yield "famx_parts", " ".join(f"{part['file']}:{part['sha256'][:8]}" for part in config["famx_parts"])
 
 
@@ -279,10 +225,10 @@ def _leaves(node: Mapping[str, Any], above: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{above}.{key}")
         elif key != "name":
-            yield f"{above}.{key}", _told(value)
+            yield f"{above}.{key}", told(value)
 
 
-def _told(value: Any) -> str:
+def told(value: Any) -> str:
     """A value as it is written; of a long one, such as a list of layers, eight digits that tell it from others."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) < 60 else f"#{hashlib.sha256(text.encode()).hexdigest()[:8]}"

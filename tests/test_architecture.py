@@ -15,7 +15,7 @@ FLOORS = [
     {"config", "checkpoint", "folder", "journal", "microscope", "record", "screen", *ROOMS},
     {"model", "trainer", "laws", "measure"},
     {"draw", "summary", "verdict"},
-    {"experiment"},
+    {"experiment", "genes"},
     {"recognizer"},
     {"train", "evaluate", "transcribe", "spectra", "compare", "parts", "check"},
 ]

@@ -14,10 +14,11 @@ from famx import verdict
 from famx.config import CONF, plain, publish
 from famx.experiment import settle
 from famx.folder import runs_in
+from famx.genes import effects
 from famx.notation import UserError
 from famx.settings import LoaderConfig, TrainerConfig
 from famx.task.base import Errors, Evaluation
-from famx.verdict import Run, UnscoredError, arms, difference, differences, effects, read
+from famx.verdict import Arm, Run, UnscoredError, arms, difference, differences, read
 
 publish(trainer=TrainerConfig, loader=LoaderConfig)
 REFERENCES = ["one two three", "four five", "six seven eight nine", "ten"]
@@ -201,7 +202,7 @@ def test_what_is_no_scored_run_is_refused_in_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(UnscoredError, match="has a loss on test and no wer"):
         read(leave(tmp_path / "text", "task=lm"), "test", "wer")
     monkeypatch.setattr(sys, "argv", ["compare", str(folder), "--split", "dev"])
-    with pytest.raises(UserError, match="no run here is scored on dev"):
+    with pytest.raises(UserError, match="is not scored on dev"):
         verb.main()
     for name in ("scores.test.json", "hypotheses.test.tsv", "metrics.jsonl"):
         whole = (folder / name).read_text()
@@ -230,12 +231,13 @@ def test_what_a_gene_of_drawn_layers_does_is_found_and_nothing_else():
         }
 
     for _ in range(60):
-        runs = []
+        arms = []
         for _ in range(30):
             layers = [layer() for _ in range(4)]
             rate = 1 + 0.3 * sum(each["layer"]["name"] == "skip" for each in layers) + 0.1 * rng.standard_normal()
-            runs.append(Run(Path("."), {}, 0, 1, 1, "loss", "test", np.array([rate]), np.ones(1), layers))
-        found = effects(runs)
+            seeds = {s: Run(Path("."), {}, s, 1, 1, "loss", "", np.array([rate]), np.ones(1), layers) for s in (0, 1)}
+            arms.append(Arm("", seeds))
+        found = effects(arms)
         assert found == sorted(found, key=lambda effect: effect.mean)
         told = {effect.gene: effect for effect in found}
         assert 0.1 < told["layer=skip"].low < told["layer=skip"].high < 0.5
@@ -244,4 +246,23 @@ def test_what_a_gene_of_drawn_layers_does_is_found_and_nothing_else():
     assert np.mean(alarms) <= 0.1
     assert {"n_heads=4", "attention=topk", "feedforward=gelu activation=silu"} <= set(told)
     assert not any("keys" in gene for gene in told)  # of which there is one value alone
-    assert effects(runs[:3]) == []
+    assert effects(arms[:3]) == effects([]) == []
+    lost = Arm("", {0: arms[0].runs[0]._replace(errors=np.array([np.nan]))})
+    assert effects([lost, *arms[1:]]) == effects(arms[1:])
+
+
+def test_depth_and_other_settings_are_no_effect_of_a_gene():
+    rng, alarms = np.random.default_rng(1), []
+    for _ in range(40):
+        arms = []
+        for i in range(24):
+            depth, optim = (2, 6)[i % 2], ("adamw", "fam")[i // 2 % 2]
+            layers = [
+                {"norm": {"name": str(rng.choice(["x", "y"]))}, "n_heads": int(rng.choice([2, 4]))}
+                for _ in range(depth)
+            ]
+            rate = 3 - 0.2 * depth + (optim == "fam") + 0.05 * rng.standard_normal()
+            run = Run(Path("."), {"optim": optim}, 0, 1, 1, "loss", "", np.array([rate]), np.ones(1), layers)
+            arms.append(Arm("", {0: run}))
+        alarms.append(any(effect.low > 0 or effect.high < 0 for effect in effects(arms)))
+    assert np.mean(alarms) <= 0.1
