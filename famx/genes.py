@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
-from famx.verdict import CONFIDENCE, Arm, student, told, verdict_of
+from famx.verdict import CONFIDENCE, Arm, told, verdict_of
 
 
 class Effect(NamedTuple):
@@ -56,11 +57,8 @@ def effects(arms: Sequence[Arm]) -> list[Effect]:
         error = (np.square(rest - slope * away).sum() / freedom / (away @ away)) ** 0.5
         found.append(("=".join(gene), np.count_nonzero(count), slope, error, freedom))
     tail = 1 - (1 - CONFIDENCE) / 2 / max(1, len(found))
-    reach = {freedom: np.quantile(student(freedom), tail) for *_, freedom in found}
-    effects = [
-        Effect(gene, runs, slope, slope - reach[freedom] * error, slope + reach[freedom] * error)
-        for gene, runs, slope, error, freedom in found
-    ]
+    reaches = [(gene, runs, slope, error * stdtrit(freedom, tail)) for gene, runs, slope, error, freedom in found]
+    effects = [Effect(gene, runs, slope, slope - reach, slope + reach) for gene, runs, slope, reach in reaches]
     return sorted(effects, key=lambda effect: effect.mean)
 
 

@@ -10,6 +10,7 @@ from pyarrow import parquet
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from scipy.special import stdtrit
 
 from famx import disk
 from famx.config import Parser, verb
@@ -99,8 +100,7 @@ def _kind(steps: np.ndarray, seen: dict[str, np.ndarray]) -> Kind:
     bands = np.array(kept).reshape(-1, BANDS)
     reach = np.full(BANDS, np.nan)
     if len(bands) > 1:
-        student = np.random.default_rng(0).standard_t(len(bands) - 1, 100_000)
-        reach = np.quantile(student, 0.975) * bands.std(0, ddof=1) * len(bands) ** -0.5
+        reach = stdtrit(len(bands) - 1, 0.975) * bands.std(0, ddof=1) * len(bands) ** -0.5
     tested = seen["whiteness"][~np.isnan(seen["whiteness"])]
     lag1, white = np.nanmean(seen["lag1"]), (tested > LEVEL).mean()
     low, high = bands.mean(0) - reach, bands.mean(0) + reach

@@ -4,11 +4,11 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from famx.config import command, stored
 from famx.model import LAYER
@@ -180,7 +180,8 @@ def difference(base: Mapping[int, Run], other: Mapping[int, Run], confidence: fl
     drawn = (rng.integers(len(units), size=(RESAMPLES // 10, len(units))) for _ in range(10))  # all at once are large
     chances = np.concatenate([more.mean(0)[i].sum(1) / np.maximum(1, units[i].sum(1)) for i in drawn])
     if len(seeds) > 1:
-        chances += rates.std(ddof=1) * len(seeds) ** -0.5 * rng.permutation(student(len(seeds) - 1))
+        evenly = stdtrit(len(seeds) - 1, (np.arange(RESAMPLES) + 0.5) / RESAMPLES)
+        chances += rates.std(ddof=1) * len(seeds) ** -0.5 * rng.permutation(evenly)
     known = len(seeds) > 1 or len(units) > 1
     low, high = np.quantile(chances, [(1 - confidence) / 2, (1 + confidence) / 2]) if known else (np.nan, np.nan)
     return Difference(float(rates.mean()), float(low), float(high), len(seeds))
@@ -188,12 +189,6 @@ def difference(base: Mapping[int, Run], other: Mapping[int, Run], confidence: fl
 
 def verdict_of(low: float, high: float) -> str:
     return "better" if high < 0 else "worse" if low > 0 else "not shown"
-
-
-@cache
-def student(freedom: int) -> np.ndarray:
-    """Quantiles of Student's t, equally spaced in probability, out of many draws, for the tails are heavy."""
-    return np.sort(np.random.default_rng(0).standard_t(freedom, 100 * RESAMPLES))[50::100]
 
 
 def _tells(key: str, own: Mapping[str, str], settings: Sequence[Mapping[str, str]]) -> bool:
