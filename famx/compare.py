@@ -185,6 +185,32 @@ def _written_out(text: str) -> str:
     return "\n".join(fill(line, 44) for line in text.replace("$", r"\$").split("\n"))
 
 
+def compare(folders: Sequence[Path], split: str, metric: str | None) -> list[Comparison]:
+    """The runs by what they were scored on.
+
+    Raises:
+        UserError: one is no run or damaged, or none is scored so.
+    """
+    tests: dict[str, list[Run]] = {}
+    left: list[UnscoredError] = []
+    for folder in folders:
+        try:
+            run = read(folder, split, metric)
+        except UnscoredError as error:
+            left.append(error)
+        else:
+            tests.setdefault(run.test, []).append(run)
+    if not tests:
+        raise left[0]
+    if left:
+        log.warning("%d of %d runs are left out: %s", len(left), len(folders), left[0])
+    everyone, found = [run for runs in tests.values() for run in runs], []
+    for runs in tests.values():
+        of = arms(runs)
+        found.append(Comparison(title(runs, everyone), of, differences(of)))
+    return found
+
+
 def main() -> int:
     """Prints a table and draws a picture of each test that runs share; returns the exit status."""
     parser = Parser(prog="python -m famx.compare", description="Whether runs of other settings make fewer errors.")
@@ -198,24 +224,8 @@ def main() -> int:
     load("famx")
     folders = runs_in(arguments.runs)
     file = arguments.png or Path(os.path.commonpath([folder.resolve().parent for folder in folders])) / "compare.png"
-    tests: dict[str, list[Run]] = {}
-    left: list[UnscoredError] = []
-    for folder in folders:
-        try:
-            run = read(folder, arguments.split, arguments.metric)
-        except UnscoredError as error:
-            left.append(error)
-        else:
-            tests.setdefault(run.test, []).append(run)
-    if not tests:
-        raise left[0]
-    if left:
-        log.warning("%d of %d runs are left out: %s", len(left), len(folders), left[0])
+    found = compare(folders, arguments.split, arguments.metric)
     disk.png(file)
-    found, everyone = [], [run for runs in tests.values() for run in runs]
-    for runs in tests.values():
-        of = arms(runs)
-        found.append(Comparison(title(runs, everyone), of, differences(of)))
     console = Console(highlight=False, width=max(WIDTH, Console().width))
     for of in found:
         console.print(table(of))

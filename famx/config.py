@@ -133,6 +133,15 @@ def command(verb: str, *words: str) -> str:
     return shlex.join(["python", "-m", f"famx.{verb}", *words, *own])
 
 
+def leaves(section: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    """Every value of a section with the words that set it, but names, which are the parts' own."""
+    for key, value in section.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{above}.{key}")
+        elif key != "name":
+            yield f"{above}.{key}", value
+
+
 def retell(error: Exception, config: Mapping[str, Any]) -> UserError:
     """Hydra's and OmegaConf's own errors in one sentence; `config` is the composition without the words at fault."""
     told = re.sub(r"\s+", " ", str(error)).strip()

@@ -127,11 +127,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
     overview = Group(*layers, summary.summary(config, model, train, device))
     with taken(folder, resume) if first else contextlib.nullcontext():
         if resume:
-            saved = checkpoint.load(checkpoints(folder))
-            load_weights(model, saved, folder)
-            trainer.restore(saved)
-            for file in [*folder.glob("scores.*.json"), *folder.glob("hypotheses.*.tsv")] if first else []:
-                file.unlink()  # what goes on is no longer what was scored
+            _restore(trainer, first)
         if first:
             _begin(config, folder, tokenizer)
             console.print(overview, summary.groups(trainer.optimizer, folder))
@@ -191,6 +187,15 @@ def _trainer(
         device,
         None if watch == "off" else Microscope(model, optimizer, watch, settings.log_every),
     )
+
+
+def _restore(trainer: Trainer, first: bool) -> None:
+    """Puts the trainer where its folder's last checkpoint is. The scores there go, for they are of less training."""
+    folder, saved = trainer.folder, checkpoint.load(checkpoints(trainer.folder))
+    load_weights(trainer.model, saved, folder)
+    trainer.restore(saved)
+    for file in [*folder.glob("scores.*.json"), *folder.glob("hypotheses.*.tsv")] if first else []:
+        file.unlink()
 
 
 def _begin(config: Mapping[str, Any], folder: Path, tokenizer: Any) -> None:

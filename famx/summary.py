@@ -1,7 +1,7 @@
 """What a run says of itself: its parts and their cost, its parameter groups, and at the end what one can do next."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from famx import registry
-from famx.config import command
+from famx.config import command, leaves
 from famx.data.base import SAMPLE_RATE
 from famx.model import LAYER, layer_choices
 from famx.observe import rooms_of
@@ -92,15 +92,8 @@ def farewell(console: Console, folder: Path, scored: dict[str, Evaluation]) -> N
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What TensorBoard compares runs by: the chosen parts, the seed, and all that is set in the config's sections."""
-    sections = {section: config[section] for section in SECTIONS}
-    return parts(config) | {"seed": config["seed"]} | dict(_leaves(sections, ""))
-
-
-def _leaves(section: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
-    """Every value with the words that lead to it, lists as text; names are among the parts, as layers are."""
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{above}{key}.")
-        elif value is not None and key not in ("name", "layers"):
-            yield f"{above}{key}", value if isinstance(value, str | int | float) else str(value)
+    """What TensorBoard compares runs by: the parts, among them those of layers, the seed, and all that is set."""
+    each = (leaf for section in SECTIONS for leaf in leaves(config[section], section))
+    told = {key: value for key, value in each if value not in (None, {}) and not key.endswith(".layers")}
+    plain = {key: value if isinstance(value, str | int | float) else str(value) for key, value in told.items()}
+    return parts(config) | {"seed": config["seed"]} | plain

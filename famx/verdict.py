@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from famx.config import command, stored
+from famx.config import command, leaves, stored
 from famx.model import LAYER
 from famx.notation import UserError
 from famx.registry import PARTS, ROOMS, hyperparameters
@@ -210,17 +210,9 @@ def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for section in ("model", *ROOMS, "kinds", "loader", "trainer"):
         if section not in idle:
             yield section, config[section].get("name", "")
-            yield from _leaves(config[section], section)
+            yield from ((key, told(value)) for key, value in leaves(config[section], section))
     yield "init_from", told(config["init_from"])
     yield "famx_parts", " ".join(f"{part['file']}:{part['sha256'][:8]}" for part in config["famx_parts"])
-
-
-def _leaves(node: Mapping[str, Any], above: str) -> Iterator[tuple[str, str]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{above}.{key}")
-        elif key != "name":
-            yield f"{above}.{key}", told(value)
 
 
 def told(value: Any) -> str:
