@@ -8,6 +8,6 @@ def load(run, checkpoint: str = "best"):
         run: the run's folder.
         checkpoint: `best` on dev, or `last`.
     """
-    from famx.recognizer import Recognizer
+    from famx.inference import Recognizer
 
     return Recognizer(run, checkpoint)

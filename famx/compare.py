@@ -13,12 +13,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from famx import disk
-from famx.config import Parser, verb
-from famx.folder import runs_in
-from famx.genes import effects
+from famx import files
+from famx.analysis.gene_effects import marginal_effects
+from famx.analysis.runs import (
+    ERROR_UNITS,
+    Run,
+    Setting,
+    UnscoredError,
+    group_by_setting,
+    read_run,
+    title,
+)
+from famx.analysis.significance import CONFIDENCE, Difference, differences
+from famx.config.command import Parser, run_command
 from famx.registry import load
-from famx.verdict import CONFIDENCE, UNITS, Arm, Difference, Run, UnscoredError, arms, differences, read, title
+from famx.training.run_dir import find_runs
 
 log = logging.getLogger("famx.compare")
 
@@ -32,7 +41,7 @@ class Comparison(NamedTuple):
     """All that was scored on one test; the differences are of all arms but the first."""
 
     title: str
-    arms: list[Arm]
+    group_by_setting: list[Setting]
     differences: list[Difference]
 
     @property
@@ -51,11 +60,23 @@ class Comparison(NamedTuple):
 
 def table(of: Comparison) -> Table:
     """A line an arm, with the mean over its seeds, and how far seeds and intervals reach beneath."""
-    shown = Table(title=Text(of.title), title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    shown = Table(
+        title=Text(of.title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
     shown.add_column("settings", overflow="fold")
     heads = {"steps": "steps", "parameters": "params"}
     costs = [name for name in heads if len({getattr(run, name) for run in of.runs}) > 1]
-    for column in ("seeds", *(heads[name] for name in costs), "mean" + " %" * (of.scale > 1), "difference", "verdict"):
+    for column in (
+        "seeds",
+        *(heads[name] for name in costs),
+        "mean" + " %" * (of.scale > 1),
+        "difference",
+        "verdict",
+    ):
         shown.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
     for arm, more in zip(of.arms, [None, *of.differences], strict=True):
         rates, seeds = np.array([run.rate for run in arm.runs.values()]), [f"{len(arm.runs)}"]
@@ -64,15 +85,24 @@ def table(of: Comparison) -> Table:
         mean = [of.written(rates.mean())]
         if len(rates) > 1:
             mean.append(f"{of.written(rates.min())} to {of.written(rates.max())}")
-        cells = ["\n".join(seeds), *(_span([getattr(run, name) for run in arm.runs.values()]) for name in costs)]
-        shown.add_row(Text(arm.label), *cells, "\n".join(mean), _difference(of, more), more.verdict if more else "")
+        cells = [
+            "\n".join(seeds),
+            *(_span([getattr(run, name) for run in arm.runs.values()]) for name in costs),
+        ]
+        shown.add_row(
+            Text(arm.label),
+            *cells,
+            "\n".join(mean),
+            _difference(of, more),
+            more.verdict if more else "",
+        )
     return shown
 
 
 def genes(of: Comparison) -> Table | None:
     """What each gene of drawn layers does for the rate; None where there are no or too few draws."""
     drawn = [arm for arm in of.arms if all(run.layers for run in arm.runs.values())]
-    found = effects(drawn)
+    found = marginal_effects(drawn)
     if not found:
         return None
     shown = Table(
@@ -86,14 +116,24 @@ def genes(of: Comparison) -> Table | None:
         shown.add_column(column, justify="left" if column == "verdict" else "right", no_wrap=True)
     for effect in found:
         interval = f"{of.written(effect.low, '+')} to {of.written(effect.high, '+')}"
-        shown.add_row(Text(effect.gene), f"{effect.runs}", of.written(effect.mean, "+"), interval, effect.verdict)
+        shown.add_row(
+            Text(effect.gene),
+            f"{effect.runs}",
+            of.written(effect.mean, "+"),
+            interval,
+            effect.verdict,
+        )
     return shown
 
 
 def _difference(of: Comparison, more: Difference | None) -> str:
     if more is None or np.isnan(more.mean):
         return ""
-    interval = "" if np.isnan(more.low) else f"\n{of.written(more.low, '+')} to {of.written(more.high, '+')}"
+    interval = (
+        ""
+        if np.isnan(more.low)
+        else f"\n{of.written(more.low, '+')} to {of.written(more.high, '+')}"
+    )
     return of.written(more.mean, "+") + interval
 
 
@@ -109,7 +149,9 @@ def _short(number: int) -> str:
 
 def notes(of: Comparison) -> Iterator[str]:
     """What has to be known beside the numbers."""
-    alike = {name: _span([getattr(run, name) for run in of.runs]) for name in ("steps", "parameters")}
+    alike = {
+        name: _span([getattr(run, name) for run in of.runs]) for name in ("steps", "parameters")
+    }
     if told := ", ".join(f"{value} {name}" for name, value in alike.items() if "\n" not in value):
         yield f"Each: {told}."
     if not of.differences:
@@ -140,10 +182,17 @@ def draw(found: Sequence[Comparison], file: Path) -> None:
 
     labels = [[_written_out(arm.label) for arm in of.arms] for of in found]
     heights = [1.6 + sum(0.3 + 0.16 * label.count("\n") for label in own) for own in labels]
-    style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "axes.titlesize": 9}
+    style = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "font.size": 9,
+        "axes.titlesize": 9,
+    }
     with pyplot.rc_context(style):
         size, rows = (10, sum(heights)), len(found)
-        figure, axes = pyplot.subplots(rows, 2, figsize=size, height_ratios=heights, sharey="row", squeeze=False)
+        figure, axes = pyplot.subplots(
+            rows, 2, figsize=size, height_ratios=heights, sharey="row", squeeze=False
+        )
         figure.set_layout_engine("constrained")
         for (left, right), of, own in zip(axes, found, labels, strict=True):
             _draw_rates(left, of)
@@ -168,12 +217,24 @@ def _draw_differences(axis: Any, of: Comparison) -> None:
         mean, low, high = (of.scale * value for value in more[:3])
         name = more.verdict.partition(",")[0]
         colour = COLOURS.get(name, COLOURS["not known"])
-        style = {"fmt": "x"} if np.isnan(low) else {"fmt": "o", "mfc": "white" if more.pairs == 1 else colour}
-        axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], color=colour, capsize=3, **style)
+        style = (
+            {"fmt": "x"}
+            if np.isnan(low)
+            else {"fmt": "o", "mfc": "white" if more.pairs == 1 else colour}
+        )
+        axis.errorbar(
+            mean, place, xerr=[[mean - low], [high - mean]], color=colour, capsize=3, **style
+        )
         if np.isfinite(mean):
             told = more.verdict.replace("\n", " ")
             axis.annotate(
-                told, (mean, place), (0, 6), textcoords="offset points", ha="center", color=colour, fontsize=8
+                told,
+                (mean, place),
+                (0, 6),
+                textcoords="offset points",
+                ha="center",
+                color=colour,
+                fontsize=8,
             )
     axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
     axis.set_title(f"difference from the first, {CONFIDENCE:.0%} for all at once", loc="left")
@@ -195,7 +256,7 @@ def compare(folders: Sequence[Path], split: str, metric: str | None) -> list[Com
     left: list[UnscoredError] = []
     for folder in folders:
         try:
-            run = read(folder, split, metric)
+            run = read_run(folder, split, metric)
         except UnscoredError as error:
             left.append(error)
         else:
@@ -206,37 +267,47 @@ def compare(folders: Sequence[Path], split: str, metric: str | None) -> list[Com
         log.warning("%d of %d runs are left out: %s", len(left), len(folders), left[0])
     everyone, found = [run for runs in tests.values() for run in runs], []
     for runs in tests.values():
-        of = arms(runs)
+        of = group_by_setting(runs)
         found.append(Comparison(title(runs, everyone), of, differences(of)))
     return found
 
 
 def main() -> int:
     """Prints a table and draws a picture of each test that runs share; returns the exit status."""
-    parser = Parser(prog="python -m famx.compare", description="Whether runs of other settings make fewer errors.")
+    parser = Parser(
+        prog="python -m famx.compare",
+        description="Whether runs of other settings make fewer errors.",
+    )
     told = "the folder of a run or of a sweep, which stands for its runs by name; others are held against the first"
     parser.add_argument("runs", metavar="RUN", nargs="+", help=told)
-    parser.add_argument("--split", default="test", help="test, dev, or another split that they are scored on")
+    parser.add_argument(
+        "--split", default="test", help="test, dev, or another split that they are scored on"
+    )
     told = "wer if not given, or loss where there are no words"
-    parser.add_argument("--metric", choices=(*UNITS, "loss"), help=told)
-    parser.add_argument("--png", type=Path, help="where the picture goes; compare.png beside the runs if not given")
+    parser.add_argument("--metric", choices=(*ERROR_UNITS, "loss"), help=told)
+    parser.add_argument(
+        "--png", type=Path, help="where the picture goes; compare.png beside the runs if not given"
+    )
     arguments = parser.parse_args()
     load("famx")
-    folders = runs_in(arguments.runs)
-    file = arguments.png or Path(os.path.commonpath([folder.resolve().parent for folder in folders])) / "compare.png"
+    folders = find_runs(arguments.runs)
+    file = (
+        arguments.png
+        or Path(os.path.commonpath([folder.resolve().parent for folder in folders])) / "compare.png"
+    )
     found = compare(folders, arguments.split, arguments.metric)
-    disk.png(file)
+    files.check_png_path(file)
     console = Console(highlight=False, width=max(WIDTH, Console().width))
     for of in found:
         console.print(table(of))
         console.print(*notes(of), sep="\n", markup=False, soft_wrap=True)
         if drawn := genes(of):
             console.print(drawn)
-    with disk.told(file):
+    with files.report_os_errors(file):
         draw(found, file)
     console.print(f"picture: {file}", markup=False, soft_wrap=True)
     return 0
 
 
 if __name__ == "__main__":
-    verb(main)
+    run_command(main)

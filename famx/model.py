@@ -8,11 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from famx.config import complete
+from famx.config.schema import complete_choice
 from famx.notation import UserError
-from famx.registry import build, get, nearest
-
-LAYER = ("attention", "rotary", "norm", "feedforward", "layer")  # the rooms that a layer is made of
+from famx.registry import LAYER_ROOMS, build, get, suggest
 
 
 class Model(nn.Module):
@@ -24,11 +22,20 @@ class Model(nn.Module):
         norm: before the scores.
     """
 
-    def __init__(self, frontend: nn.Module, layers: list[nn.Module], norm: nn.Module, d_model: int, vocab_size: int):
+    def __init__(
+        self,
+        frontend: nn.Module,
+        layers: list[nn.Module],
+        norm: nn.Module,
+        d_model: int,
+        vocab_size: int,
+    ):
         super().__init__()
         self.frontend, self.layers, self.norm = frontend, nn.ModuleList(layers), norm
         self.score = nn.Linear(d_model, vocab_size)
-        self.connected = any(getattr(module, "connected", False) for module in self.layers.modules())
+        self.connects_layers = any(
+            getattr(module, "connects_layers", False) for module in self.layers.modules()
+        )
 
     def forward(
         self,
@@ -51,8 +58,12 @@ class Model(nn.Module):
         if full:
             lengths = torch.full((inputs.shape[0],), inputs.shape[1], device=inputs.device)
         x, lengths = self.frontend(inputs, lengths, spans)
-        mask = None if full else (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, None, None]
-        if state is None and self.connected:
+        mask = (
+            None
+            if full
+            else (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, None, None]
+        )
+        if state is None and self.connects_layers:
             state = {"whole": True}
         for layer in self.layers:
             x = layer(x, mask=mask, state=state)
@@ -65,13 +76,17 @@ def layer_choices(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     given = model.get("layers")
     if given is None:
         if model.get("draw"):
-            raise UserError(f"model={model['name']} has no layers before they are drawn: see famx.experiment.settle")
+            raise UserError(
+                f"model={model['name']} has no layers before they are drawn: see famx.experiment.settle"
+            )
         given = [{}] * model["n_layers"]
     if not isinstance(given, list) or not given:
         raise UserError(f"model.layers={given} must be a list of one layer or more")
     for own in given:
         if not isinstance(own, Mapping):
-            raise UserError(f"model.layers: {own!r} is not a layer, such as {{attention: multihead, n_heads: 4}}")
+            raise UserError(
+                f"model.layers: {own!r} is not a layer, such as {{attention: multihead, n_heads: 4}}"
+            )
     return [layer_choice(config, own) for own in given]
 
 
@@ -86,15 +101,17 @@ def layer_choice(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
         UserError: a layer has no such room, a room no such part, a part no such hyperparameter.
     """
     for key in given:
-        if key not in ("n_heads", *LAYER):
-            raise UserError(f"model.layers: a layer has no {key}{nearest(str(key), ('n_heads', *LAYER))}")
+        if key not in ("n_heads", *LAYER_ROOMS):
+            raise UserError(
+                f"model.layers: a layer has no {key}{suggest(str(key), ('n_heads', *LAYER_ROOMS))}"
+            )
     choice: dict[str, Any] = {"n_heads": given.get("n_heads", config["model"]["n_heads"])}
-    for room in LAYER:
+    for room in LAYER_ROOMS:
         own = given.get(room, {})
         own = dict(own) if isinstance(own, Mapping) else {"name": own}
         usual = config[room]
         same = own.setdefault("name", usual["name"]) == usual["name"]
-        choice[room] = complete(room, usual | own if same else own)
+        choice[room] = complete_choice(room, usual | own if same else own)
     return choice
 
 
@@ -113,8 +130,13 @@ def build_layer(choice: Mapping[str, Any], d_model: int, causal: bool) -> nn.Mod
         context = {"d_model": d_model, "n_heads": n_heads, "rotary": rotary, "causal": causal}
         return build("attention", choice["attention"], **context)
 
-    factories = {room: partial(build, room, choice[room], d_model=d_model) for room in ("feedforward", "norm")}
-    return build("layer", choice["layer"], d_model=d_model, causal=causal, attention=attention, **factories)
+    factories = {
+        room: partial(build, room, choice[room], d_model=d_model)
+        for room in ("feedforward", "norm")
+    }
+    return build(
+        "layer", choice["layer"], d_model=d_model, causal=causal, attention=attention, **factories
+    )
 
 
 def build_model(config: Mapping[str, Any], vocab_size: int) -> Model:
@@ -125,7 +147,13 @@ def build_model(config: Mapping[str, Any], vocab_size: int) -> Model:
     """
     task = get("task", config["task"]["name"])
     d_model = config["model"]["d_model"]
-    worn = config["frontend"] if config["frontend"]["name"] != "usual" else {"name": task.usual["frontend"]}
+    worn = (
+        config["frontend"]
+        if config["frontend"]["name"] != "usual"
+        else {"name": task.usual["frontend"]}
+    )
     frontend = build("frontend", worn, d_model=d_model, vocab_size=vocab_size)
     layers = [build_layer(choice, d_model, task.causal) for choice in layer_choices(config)]
-    return Model(frontend, layers, build("norm", config["norm"], d_model=d_model), d_model, vocab_size)
+    return Model(
+        frontend, layers, build("norm", config["norm"], d_model=d_model), d_model, vocab_size
+    )

@@ -1,30 +1,50 @@
-"""Axis letters, units, and the few words that every room shares.
+"""Axis letters, units, and the types that every room shares.
 
-Axes, the same in jaxtyping and einops: b batch, t time of the queries, s time of the memory, d d_model, h heads,
-k head_dim, f mel bins, n raw samples, v vocabulary, w window.
+Axes, the same in jaxtyping and einops: b batch, t time of the queries, s time of the memory,
+d d_model, h heads, k head_dim, f mel bins, n raw samples, v vocabulary, w window.
 """
 
+import enum
+import math
 from typing import Literal, NamedTuple
 
 Seconds = float
 Hertz = float
+
+SAMPLE_RATE = 16_000
 
 Kind = Literal["conv", "attention", "embedding", "norm", "other"]
 Layout = Literal["equal", "log", "split"]
 
 
 class UserError(ValueError):
-    """A mistake of the user's, told in one sentence: the verbs print it alone and exit with status 2."""
+    """A mistake of the user, in one sentence: commands print it alone and exit with status 2."""
+
+
+class Modality(enum.Enum):
+    """What a data set holds, a frontend reads and a task is about."""
+
+    SPEECH = "speech"
+    TEXT = "text"
+
+    @property
+    def unit(self) -> str:
+        """The unit of an amount of data: seconds of audio or tokens of text."""
+        return "second" if self is Modality.SPEECH else "token"
+
+    def amount(self, length: int) -> float:
+        """Converts a length in samples or tokens to seconds or tokens."""
+        return length / SAMPLE_RATE if self is Modality.SPEECH else float(length)
 
 
 class TensorInfo(NamedTuple):
-    """What momentum and spectrum need to know of one parameter tensor.
+    """One parameter tensor, as momentum rules and spectra see it.
 
     Args:
-        shape: of the parameter.
-        kind: of the module that owns it.
-        base: its momentum where no rule fires, in [0, 1).
-        n_bands: frequency bands its gradient is measured in.
+        shape: shape of the parameter.
+        kind: kind of the module that owns it.
+        base: momentum where no rule fires, in [0, 1).
+        n_bands: number of frequency bands in which its gradient is measured.
         layout: how the bands divide the spectrum.
     """
 
@@ -36,7 +56,4 @@ class TensorInfo(NamedTuple):
 
     @property
     def numel(self) -> int:
-        n = 1
-        for size in self.shape:
-            n *= size
-        return n
+        return math.prod(self.shape)

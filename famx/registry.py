@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from famx.notation import UserError
-from famx.settings import hold
+from famx.validate import check_number
+
+LAYER_ROOMS = (
+    "attention",
+    "rotary",
+    "norm",
+    "feedforward",
+    "layer",
+)  # the rooms that a layer is made of
+
 
 PARTS: dict[str, dict[str, type]] = {}
 ROOMS = (
@@ -37,20 +46,29 @@ def register(part: type | str) -> Any:
         return lambda cls: _add(part, Path(inspect.getfile(cls)).stem, cls)
     package, *place = part.__module__.split(".")
     if package != "famx":
-        raise UserError(f'outside the package a part names its room, @register("attention"): {inspect.getfile(part)}')
+        raise UserError(
+            f'outside the package a part names its room, @register("attention"): {inspect.getfile(part)}'
+        )
     return _add(*place, part)
 
 
 def _add(room: str, name: str, part: Any) -> type:
     if room not in ROOMS:
-        raise UserError(f"{part.__name__} registers in the room {room!r}{nearest(room, ROOMS)}")
+        raise UserError(f"{part.__name__} registers in the room {room!r}{suggest(room, ROOMS)}")
     if not inspect.isclass(part):
         raise UserError(f"@register takes a class, but {part.__name__} is a {type(part).__name__}")
     if re.fullmatch(r"nan|inf|null|true|false|[\d.][\d.e]*", name.lower()):
-        raise UserError(f"{room}={name} would be read as a value, not as a name: rename {inspect.getfile(part)}")
+        raise UserError(
+            f"{room}={name} would be read as a value, not as a name: rename {inspect.getfile(part)}"
+        )
     other = PARTS.setdefault(room, {}).get(name)
-    if other is not None and (inspect.getfile(other), other.__name__) != (inspect.getfile(part), part.__name__):
-        raise UserError(f"{room}={name} is {other.__module__}.{other.__name__} already, rename {inspect.getfile(part)}")
+    if other is not None and (inspect.getfile(other), other.__name__) != (
+        inspect.getfile(part),
+        part.__name__,
+    ):
+        raise UserError(
+            f"{room}={name} is {other.__module__}.{other.__name__} already, rename {inspect.getfile(part)}"
+        )
     PARTS[room][name] = part
     return part
 
@@ -61,33 +79,44 @@ def build(room: str, config: Mapping[str, Any], **context: Any) -> Any:
     Raises:
         UserError: no such part or hyperparameter, or the part refuses a value.
     """
-    part = named(room, config)
+    part = resolve(room, config)
     known = hyperparameters(part)
     hyper = {key: value for key, value in config.items() if key != "name"}
     for key, value in hyper.items():
-        hold(f"{room}.{key}", value)
+        check_number(f"{room}.{key}", value)
         if isinstance(known[key].default, tuple) and isinstance(value, list):
             hyper[key] = tuple(value)  # configs have no tuples
     try:
-        return part(**asked(part, context), **hyper)
+        return part(**select_context(part, context), **hyper)
     except ValueError as error:
         raise UserError(f"{room}={config['name']}: {error}") from error
 
 
-def named(room: str, config: Mapping[str, Any]) -> type:
+def resolve(room: str, config: Mapping[str, Any]) -> type:
     """The class that `config["name"]` names, whose other keys must be its hyperparameters."""
     part = get(room, config["name"])
     known = hyperparameters(part)
     for key in config:
         if key != "name" and key not in known:
-            raise UserError(f"{room}={config['name']} has no {room}.{key}{nearest(key, known)}")
-        items = get_args(known[key].annotation) if key != "name" and isinstance(config[key], list | tuple) else ()
-        if items and ... not in items and isinstance(known[key].default, tuple) and len(items) != len(config[key]):
-            raise UserError(f"{room}.{key}={config[key]} must hold {len(items)} values, as {known[key].default} does")
+            raise UserError(f"{room}={config['name']} has no {room}.{key}{suggest(key, known)}")
+        items = (
+            get_args(known[key].annotation)
+            if key != "name" and isinstance(config[key], list | tuple)
+            else ()
+        )
+        if (
+            items
+            and ... not in items
+            and isinstance(known[key].default, tuple)
+            and len(items) != len(config[key])
+        ):
+            raise UserError(
+                f"{room}.{key}={config[key]} must hold {len(items)} values, as {known[key].default} does"
+            )
     return part
 
 
-def asked(part: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:
+def select_context(part: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:
     """What of the context a part's signature names; all of it where the part passes it on by `**`.
 
     Raises:
@@ -95,7 +124,11 @@ def asked(part: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any
     """
     parameters = inspect.signature(part).parameters
     for p in parameters.values():
-        if p.name not in context and p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+        if (
+            p.name not in context
+            and p.default is p.empty
+            and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ):
             given = ", ".join(context) or "nothing"
             raise UserError(
                 f"{part.__name__} asks for {p.name}, but is given {given}; a hyperparameter needs a default"
@@ -107,14 +140,14 @@ def asked(part: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any
 def get(room: str, name: str) -> type:
     """The class registered as `name` in `room`."""
     if name not in names(room):
-        raise UserError(f"{room}={name}: no such part{nearest(name, names(room))}")
+        raise UserError(f"{room}={name}: no such part{suggest(name, names(room))}")
     return PARTS[room][name]
 
 
 def names(room: str) -> list[str]:
     """Sorted names of the parts of a room."""
     if room not in ROOMS:
-        raise UserError(f"{room}: no such room{nearest(room, ROOMS)}")
+        raise UserError(f"{room}: no such room{suggest(room, ROOMS)}")
     load(f"famx.{room}")
     return sorted(PARTS.get(room, {}))
 
@@ -133,7 +166,9 @@ def hyperparameters(part: type) -> dict[str, inspect.Parameter]:
         if "__init__" not in vars(cls):
             continue
         own = list(inspect.signature(cls.__init__).parameters.values())[1:]
-        found = {p.name: p for p in own if p.default is not p.empty and p.name not in CONTEXT} | found
+        found = {
+            p.name: p for p in own if p.default is not p.empty and p.name not in CONTEXT
+        } | found
         if not any(p.kind is p.VAR_KEYWORD for p in own):
             break
     return found
@@ -145,11 +180,11 @@ def load(package: str) -> None:
     for name in [f"famx.{room}" for room in ROOMS] if package == "famx" else [package]:
         for module in pkgutil.iter_modules(importlib.import_module(name).__path__, f"{name}."):
             importlib.import_module(module.name)
-    load_installed()
+    load_entry_points()
 
 
 @functools.cache
-def load_installed() -> None:
+def load_entry_points() -> None:
     """Imports the modules that installed packages declare as entry points of the group `famx.parts`.
 
     Raises:
@@ -159,7 +194,7 @@ def load_installed() -> None:
         try:
             point.load()
         except Exception as error:
-            told = error if isinstance(error, UserError) else fault(error, "")
+            told = error if isinstance(error, UserError) else describe_exception(error, "")
             where = f"the entry point famx.parts {point.name} = {point.value}"
             raise UserError(f"{where} cannot be loaded: {told}") from error
 
@@ -175,7 +210,9 @@ def load_file(path: str | Path) -> list[tuple[str, str]]:
     """
     path = Path(path).resolve()
     if not path.is_file():
-        raise UserError(f"{path} is a folder, give one file" if path.is_dir() else f"there is no file {path}")
+        raise UserError(
+            f"{path} is a folder, give one file" if path.is_dir() else f"there is no file {path}"
+        )
     spec = importlib.util.spec_from_file_location(f"famx_parts.{path.stem}", path)
     if spec is None:
         raise UserError(f"{path} is no Python file")
@@ -186,21 +223,32 @@ def load_file(path: str | Path) -> list[tuple[str, str]]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path} cannot be run: {fault(error, path)}") from error
-    own = [(room, name) for room in PARTS for name, part in PARTS[room].items() if part.__module__ == spec.name]
+        raise UserError(f"{path} cannot be run: {describe_exception(error, path)}") from error
+    own = [
+        (room, name)
+        for room in PARTS
+        for name, part in PARTS[room].items()
+        if part.__module__ == spec.name
+    ]
     if not own:
-        raise UserError(f'{path} registers no part: decorate its class with @register("attention") or another room')
+        raise UserError(
+            f'{path} registers no part: decorate its class with @register("attention") or another room'
+        )
     return own
 
 
-def fault(error: Exception, file: str | Path) -> str:
+def describe_exception(error: Exception, file: str | Path) -> str:
     """An exception in one line: its type, the first line of its message, and the last line of `file` that led there."""
     told = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(file)
+    ]
     return f"{told} ({Path(file).name}, line {lines[-1]})" if lines else told
 
 
-def nearest(word: object, choices: Iterable[str]) -> str:
+def suggest(word: object, choices: Iterable[str]) -> str:
     """The end of a sentence that refuses `word`: what may be chosen, the likeliest first."""
     choices = sorted(choices)
     close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)

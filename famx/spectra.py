@@ -12,18 +12,24 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import stdtrit
 
-from famx import disk
-from famx.config import Parser, verb
-from famx.folder import runs_in
-from famx.microscope import BANDS, WINDOW
+from famx import files
+from famx.config.command import Parser, run_command
+from famx.monitoring.optimizer_probe import BANDS, WINDOW
+from famx.monitoring.spectrum_log import FILE, LEVEL, by_step
 from famx.notation import UserError
-from famx.record import FILE, LEVEL, by_step
 from famx.spectrum.base import edges
+from famx.training.run_dir import find_runs
 
 WIDTH = 150  # of the table, in characters
 ACROSS = 4  # runs side by side in the picture
 # of Okabe and Ito, told apart by every eye
-COLOURS = {"conv": "#0072B2", "attention": "#D55E00", "embedding": "#009E73", "norm": "#999999", "other": "#CC79A7"}
+COLOURS = {
+    "conv": "#0072B2",
+    "attention": "#D55E00",
+    "embedding": "#009E73",
+    "norm": "#999999",
+    "other": "#CC79A7",
+}
 
 CHOSEN = {
     "chosen": {"linestyle": "-", "linewidth": 1.4},
@@ -86,7 +92,10 @@ def read(run: str | Path) -> dict[str, Kind]:
         for name in ("bands", "lag1", "whiteness", "coefficient", "momentum")
     }
     kinds = np.array(next(iter(reports.values()))["kind"].to_pylist())
-    return {kind: _kind(steps, {name: x[:, kinds == kind] for name, x in columns.items()}) for kind in _order(kinds)}
+    return {
+        kind: _kind(steps, {name: x[:, kinds == kind] for name, x in columns.items()})
+        for kind in _order(kinds)
+    }
 
 
 def _kind(steps: np.ndarray, seen: dict[str, np.ndarray]) -> Kind:
@@ -104,22 +113,32 @@ def _kind(steps: np.ndarray, seen: dict[str, np.ndarray]) -> Kind:
     tested = seen["whiteness"][~np.isnan(seen["whiteness"])]
     lag1, white = np.nanmean(seen["lag1"]), (tested > LEVEL).mean()
     low, high = bands.mean(0) - reach, bands.mean(0) + reach
-    return Kind(steps, bands, low, high, seen["coefficient"], seen["momentum"], float(lag1), float(white))
+    return Kind(
+        steps, bands, low, high, seen["coefficient"], seen["momentum"], float(lag1), float(white)
+    )
 
 
 def table(run: str, kinds: dict[str, Kind]) -> Table:
     """Bands in units of white noise with their intervals, correlation, test and momentum of each kind of a run."""
-    shown = Table(title=run, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    shown = Table(
+        title=run, title_justify="left", title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0)
+    )
     bands = [f"band {i + 1}" for i in range(BANDS)]
     for column in ("kind", *bands, "lag 1", "white", "in effect", "momentum chosen"):
-        shown.add_column(column, justify="left" if column in ("kind", "momentum chosen") else "right", no_wrap=True)
+        shown.add_column(
+            column,
+            justify="left" if column in ("kind", "momentum chosen") else "right",
+            no_wrap=True,
+        )
     for name, kind in kinds.items():
         cells = [
             f"{mean:.2f}" + ("" if np.isnan(low) else f"\n{low:.2f}-{high:.2f}")
             for mean, low, high in zip(kind.bands.mean(0), kind.low, kind.high, strict=True)
         ]
         effect = _span(*np.nanquantile(kind.momentum, [0.1, 0.9]))
-        shown.add_row(name, *cells, f"{kind.lag1:+.3f}", f"{100 * kind.white:.0f} %", effect, kind.choice)
+        shown.add_row(
+            name, *cells, f"{kind.lag1:+.3f}", f"{100 * kind.white:.0f} %", effect, kind.choice
+        )
     return shown
 
 
@@ -130,11 +149,18 @@ def draw(runs: dict[str, dict[str, Kind]], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "axes.titlesize": 9}
+    style = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "font.size": 9,
+        "axes.titlesize": 9,
+    }
     columns = min(len(runs), ACROSS)
     with pyplot.rc_context(style):
         size = (2.9 * columns + 1.2, 6.2 * -(-len(runs) // columns))
-        figure, axes = pyplot.subplots(2 * -(-len(runs) // columns), columns, figsize=size, squeeze=False)
+        figure, axes = pyplot.subplots(
+            2 * -(-len(runs) // columns), columns, figsize=size, squeeze=False
+        )
         figure.set_layout_engine("constrained")
         uppers, lowers = axes[::2].flatten(), axes[1::2].flatten()
         for i, (run, kinds) in enumerate(runs.items()):
@@ -150,9 +176,17 @@ def draw(runs: dict[str, dict[str, Kind]], file: Path) -> None:
             lower.set_ylabel("momentum")
         for label, line in CHOSEN.items():
             lowers[0].plot([], [], color="black", label=f"momentum {label}", **line)
-        handles = {label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        handles = {
+            label: h
+            for axis in axes.flat
+            for h, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
         figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=max(2, 2 * columns), frameon=False
+            handles.values(),
+            handles.keys(),
+            loc="outside lower center",
+            ncols=max(2, 2 * columns),
+            frameon=False,
         )
         figure.savefig(file, dpi=150)
         pyplot.close(figure)
@@ -169,15 +203,23 @@ def _draw_run(upper, lower, run: str, kinds: dict[str, Kind]) -> None:
 
 
 def _draw_bands(axis, name: str, kind: Kind) -> None:
-    centres = [(start + stop - 1) / 2 / WINDOW for start, stop in edges("equal", WINDOW // 2 + 1, BANDS)]
+    centres = [
+        (start + stop - 1) / 2 / WINDOW for start, stop in edges("equal", WINDOW // 2 + 1, BANDS)
+    ]
     axis.fill_between(centres, kind.low, kind.high, color=COLOURS[name], alpha=0.2, linewidth=0)
-    axis.plot(centres, kind.bands.mean(0), color=COLOURS[name], marker="o", markersize=3, label=name)
+    axis.plot(
+        centres, kind.bands.mean(0), color=COLOURS[name], marker="o", markersize=3, label=name
+    )
 
 
 def _draw_momentum(axis, name: str, kind: Kind) -> None:
     if not np.isnan(kind.coefficient).all():
-        axis.plot(kind.steps, np.nanmean(kind.coefficient, 1), color=COLOURS[name], **CHOSEN["chosen"])
-    axis.plot(kind.steps, np.nanmedian(kind.momentum, 1), color=COLOURS[name], **CHOSEN["in effect"])
+        axis.plot(
+            kind.steps, np.nanmean(kind.coefficient, 1), color=COLOURS[name], **CHOSEN["chosen"]
+        )
+    axis.plot(
+        kind.steps, np.nanmedian(kind.momentum, 1), color=COLOURS[name], **CHOSEN["in effect"]
+    )
 
 
 def _order(kinds: np.ndarray) -> list[str]:
@@ -192,14 +234,17 @@ def main() -> int:
     """Prints the table and draws the picture; returns the exit status."""
     parser = Parser(prog="python -m famx.spectra", description="What the microscope saw in runs.")
     parser.add_argument("runs", metavar="RUN", nargs="+", help="the folder of a run or a sweep")
-    parser.add_argument("--png", type=Path, help="where the picture goes; spectra.png beside the runs if not given")
+    parser.add_argument(
+        "--png", type=Path, help="where the picture goes; spectra.png beside the runs if not given"
+    )
     arguments = parser.parse_args()
-    folders = runs_in(arguments.runs)
+    folders = find_runs(arguments.runs)
     runs = {str(folder): read(folder) for folder in folders}
     shared = Path(os.path.commonpath([folder.resolve() for folder in folders]))
-    file = disk.png(arguments.png or shared / "spectra.png")
+    file = files.check_png_path(arguments.png or shared / "spectra.png")
     named = {
-        str(folder.resolve().relative_to(shared)) if len(folders) > 1 else shared.name: folder for folder in folders
+        str(folder.resolve().relative_to(shared)) if len(folders) > 1 else shared.name: folder
+        for folder in folders
     }
     runs = {name: runs[str(folder)] for name, folder in named.items()}
     console = Console(highlight=False, width=max(WIDTH, Console().width))
@@ -209,11 +254,11 @@ def main() -> int:
     )
     for name, kinds in runs.items():
         console.print(table(name, kinds))
-    with disk.told(file):
+    with files.report_os_errors(file):
         draw(runs, file)
     console.print(f"picture: {file}", soft_wrap=True)
     return 0
 
 
 if __name__ == "__main__":
-    verb(main)
+    run_command(main)

@@ -12,25 +12,21 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from famx import disk
-from famx.config import (
-    CONF,
+from famx.config.command import (
     Parser,
-    argument,
-    filled,
-    own_parts,
-    parsed,
-    plain,
-    publish,
-    refuse_empty,
-    retell,
-    section_schema,
-    stored,
-    verb,
+    find_override,
+    import_user_parts,
+    parse_yaml,
+    require_parts,
+    run_command,
 )
+from famx.config.errors import explain_hydra_error
+from famx.config.schema import CONF, fill_defaults, register_schemas, section_schema, to_plain
 from famx.notation import UserError
 from famx.registry import ROOMS
-from famx.settings import LoaderConfig, TrainerConfig
+from famx.training.loader import LoaderConfig
+from famx.training.run_dir import load_config
+from famx.training.trainer import TrainerConfig
 
 # what may change when a run goes on, since it cannot alter what has been
 _TRAINER = ("max_steps", "eval_every", "save_every", "log_every", "patience", "device", "threads")
@@ -42,19 +38,23 @@ def main() -> int:
     if {"--help", "-h"} & set(sys.argv[1:]):
         from famx.parts import show
 
-        print(f"{__doc__}\n\nEvery room is an option, every part or preset a choice, hyperparameters its keys:")
+        print(
+            f"{__doc__}\n\nEvery room is an option, every part or preset a choice, hyperparameters its keys:"
+        )
         return show([])
     import hydra
     from hydra._internal.utils import get_args_parser
     from hydra.errors import HydraException
 
     words = sys.argv[1:] = [_known(word) for word in sys.argv[1:]]
-    if (run := argument("resume")) not in (None, "null"):
+    if (run := find_override("resume")) not in (None, "null"):
         return _resume(run, words)
-    Parser(prog="python -m famx.train", parents=[get_args_parser()], add_help=False).parse_args(words)
-    files = own_parts(words)
-    publish(trainer=TrainerConfig, loader=LoaderConfig)
-    refuse_empty(words)
+    Parser(prog="python -m famx.train", parents=[get_args_parser()], add_help=False).parse_args(
+        words
+    )
+    files = import_user_parts(words)
+    register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
+    require_parts(words)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     mistakes: list[UserError] = []
     if int(os.environ.get("RANK", 0)) > 0:
@@ -67,7 +67,7 @@ def main() -> int:
         composed = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
         composed(lambda config: _run(config, files, mistakes))()
     except (HydraException, OmegaConfBaseException) as error:
-        raise retell(error, _without(words, str(error))) from error
+        raise explain_hydra_error(error, _without(words, str(error))) from error
     if len(mistakes) > 1:
         raise UserError(f"{len(mistakes)} runs of the sweep were refused; the first: {mistakes[0]}")
     if mistakes:
@@ -80,12 +80,12 @@ def _run(config: Any, files: list[dict[str, str]], mistakes: list[UserError]) ->
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from famx.experiment import run
+    from famx.experiment.run import run
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        with disk.told(folder):
-            results = run(plain(config) | {"famx_parts": files}, folder)
+        with files.report_os_errors(folder):
+            results = run(to_plain(config) | {"famx_parts": files}, folder)
     except UserError as error:  # Hydra would add lines of its own; the other runs of a sweep go on
         mistakes.append(error)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -100,27 +100,31 @@ def _run(config: Any, files: list[dict[str, str]], mistakes: list[UserError]) ->
 
 def _resume(name: str, words: list[str]) -> int:
     """Goes on with a run in its own folder, under its own config."""
-    from famx.experiment import run
-    from famx.folder import checkpoints
+    from famx.experiment.run import run
+    from famx.training.run_dir import checkpoint_dir
 
     if not name:
         raise UserError("resume= names no run: resume=FOLDER")
     folder = Path(name)
-    checkpoints(folder)
-    own_parts(words, folder)
-    config = stored(folder)
+    checkpoint_dir(folder)
+    config = load_config(folder)
+    import_user_parts(words, folder, config["famx_parts"])
     for word in words:
         key, equals, value = word.partition("=")
         if key in ("resume", "famx_parts"):
             continue
         if key not in RESUMABLE or not equals:
             allowed = ", ".join(RESUMABLE)
-            raise UserError(f"{word} is not what may change of a run that has begun: {allowed}, each with =VALUE")
+            raise UserError(
+                f"{word} is not what may change of a run that has begun: {allowed}, each with =VALUE"
+            )
         section, _, name = key.partition(".")
-        config[section][name] = parsed(key, value)
+        config[section][name] = parse_yaml(key, value)
     for section, schema in (("trainer", TrainerConfig), ("loader", LoaderConfig)):
-        config[section] = filled(section_schema(schema), config[section], section)
-    return 128 + stopped if (stopped := run(config, folder, resume=True).get("stopped_by", 0)) else 0
+        config[section] = fill_defaults(section_schema(schema), config[section], section)
+    return (
+        128 + stopped if (stopped := run(config, folder, resume=True).get("stopped_by", 0)) else 0
+    )
 
 
 def _known(word: str) -> str:
@@ -134,8 +138,8 @@ def _known(word: str) -> str:
 
 def _run_name(words: list[str]) -> list[str]:
     """The word that names a run by all parts that were chosen: `attention=cosine` is `transformer_adamw_cosine`."""
-    chosen = [value for room in ROOMS if room != "optim" and (value := argument(room, words))]
-    if not chosen or argument("name", words):
+    chosen = [value for room in ROOMS if room != "optim" and (value := find_override(room, words))]
+    if not chosen or find_override("name", words):
         return []
     return [f"name='{'_'.join(['${model.name}_${optim.name}', *chosen])}'"]
 
@@ -149,7 +153,11 @@ def _waiting(word: str) -> str:
 
     key, _, value = word.partition("=")
     # an experiment may hold a sweep itself, which Hydra reads from what is not swept; and null it takes for no choice
-    if word.startswith(("-", "~", "hydra")) or key in ("experiment", "famx_parts") or value in ("", "null"):
+    if (
+        word.startswith(("-", "~", "hydra"))
+        or key in ("experiment", "famx_parts")
+        or value in ("", "null")
+    ):
         return word
     swept = OverridesParser.create().parse_override(word).is_sweep_override()
     return word if swept else f"{key}=choice({value})"
@@ -160,12 +168,18 @@ def _sweep_names(words: list[str]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import OverrideType
 
-    overrides = OverridesParser.create().parse_overrides([w for w in words if not w.startswith("-")])
-    held = _sweep_of(argument("experiment", words))
+    overrides = OverridesParser.create().parse_overrides(
+        [w for w in words if not w.startswith("-")]
+    )
+    held = _sweep_of(find_override("experiment", words))
     fixed = {o.key_or_group for o in overrides if not o.is_sweep_override()}
-    given = [o.key_or_group for o in overrides if o.type is OverrideType.CHANGE and o.is_sweep_override()]
+    given = [
+        o.key_or_group for o in overrides if o.type is OverrideType.CHANGE and o.is_sweep_override()
+    ]
     swept = [key for key in dict.fromkeys([*held, *given]) if key not in fixed]
-    values = {key: f"{key}.name" for key in (*ROOMS, "model")} | {"experiment": "hydra.runtime.choices.experiment"}
+    values = {key: f"{key}.name" for key in (*ROOMS, "model")} | {
+        "experiment": "hydra.runtime.choices.experiment"
+    }
     OmegaConf.register_new_resolver("word", _word, replace=True)
     named = [f"{key}=${{word:${{{values.get(key, key)}}}}}" for key in swept]
     return [f"hydra.sweep.subdir='{','.join(named)}'"] if swept else []
@@ -204,4 +218,4 @@ def _without(words: list[str], told: str) -> dict:
 
 
 if __name__ == "__main__":
-    verb(main)
+    run_command(main)

@@ -1,3 +1,3 @@
-from famx.attention.torch_mha import as_torch_mha
+from famx.attention._torch_compat import as_torch_mha
 
 __all__ = ["as_torch_mha"]

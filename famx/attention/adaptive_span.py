@@ -3,14 +3,15 @@
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from famx.attention.band import banded
-from famx.attention.base import Attention, attend, real_positions
-from famx.observe import Costly
+from famx.attention._banded import banded
+from famx.attention.base import Attention, attend
+from famx.nn.hooks import ComputeCost
+from famx.nn.masks import real_positions
 from famx.registry import register
 
 
 @register
-class AdaptiveSpanAttention(Costly, Attention):
+class AdaptiveSpanAttention(ComputeCost, Attention):
     """`out(w v)`, `w ~ m exp(R q (R k)^T / (temperature sqrt(head_dim)))`, in time O(t * (max_span + ramp)).
 
     `m = clamp((z + ramp - |i - j|) / ramp, 0, 1)` with `z = max_span * sigmoid(W x)` for each position and head, and
@@ -39,7 +40,9 @@ class AdaptiveSpanAttention(Costly, Attention):
         if max_span < 1 or ramp < 1:
             raise ValueError(f"max_span={max_span} and ramp={ramp} must be at least 1")
         if temp_scale <= -1 or cost < 0:
-            raise ValueError(f"temp_scale={temp_scale} must be greater than -1, cost={cost} at least 0")
+            raise ValueError(
+                f"temp_scale={temp_scale} must be greater than -1, cost={cost} at least 0"
+            )
         self.max_span, self.ramp, self.temp_scale, self.cost = max_span, ramp, temp_scale, cost
         self.span = nn.Linear(d_model, n_heads)
 
@@ -61,17 +64,19 @@ class AdaptiveSpanAttention(Costly, Attention):
         window, reach = self.max_span + self.ramp, self.max_span * share
         return self.merge(banded(q, k, v, window, mask, self.causal, reach, self.ramp))
 
-    def shares(self, x: Float[Tensor, "b t d"], real: Float[Tensor, "b t 1"] | None) -> Float[Tensor, "b h t"]:
+    def shares(
+        self, x: Float[Tensor, "b t d"], real: Float[Tensor, "b t 1"] | None
+    ) -> Float[Tensor, "b h t"]:
         """`z / max_span`."""
         return self.span(x).sigmoid().mT
 
     def account(self, share: Float[Tensor, "b h t"], real: Float[Tensor, "b t 1"] | None) -> None:
         """Keeps what `penalty` and the metrics tell: means over the positions that are not padding."""
-        self.spent = None
+        self.last_compute = None
         if real is None:
             return
         mean = (share * real.mT).sum((0, 2)) / real.sum().clamp(min=1)
-        self.spent = mean.mean() if self.training else None
+        self.last_compute = mean.mean() if self.training else None
         if self.observed:
             spans = self.max_span * share[-1].detach()
             self.metrics = {"span": self.max_span * mean.detach(), "over_time/span": spans}

@@ -5,7 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from famx.attention.base import Attention, attend, visible
+from famx.attention.base import Attention, attend
+from famx.nn.masks import visible
 from famx.registry import register
 
 
@@ -25,9 +26,14 @@ class AlibiAttention(Attention):
         causal: bool,
     ) -> Float[Tensor, "b h t k"]:
         (t, s), device = (q.shape[-2], k.shape[-2]), q.device
-        distance = (torch.arange(s - t, s, device=device)[:, None] - torch.arange(s, device=device)).abs()
+        distance = (
+            torch.arange(s - t, s, device=device)[:, None] - torch.arange(s, device=device)
+        ).abs()
         slope = 2 ** (-8 / self.n_heads * torch.arange(1, self.n_heads + 1, device=device))
-        bias, seen = (-slope[:, None, None] * distance)[None].to(q), visible(mask, t, s, causal, device)
+        bias, seen = (
+            (-slope[:, None, None] * distance)[None].to(q),
+            visible(mask, t, s, causal, device),
+        )
         if seen is not None:
             bias = bias.masked_fill(~seen, -torch.inf)
         return scaled_dot_product_attention(q, k, v, bias)

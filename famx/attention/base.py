@@ -9,20 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from famx.nn.masks import pool_weights, real_positions, visible
+from famx.nn.state import append_to_cache, pool_source
 from famx.notation import Kind
-
-
-def visible(
-    mask: Bool[Tensor, "#b #h #t s"] | None, queries: int, keys: int, causal: bool, device: torch.device
-) -> Bool[Tensor, "#b #h #t s"] | None:
-    """Where queries may attend, or None for everywhere: `mask`, and while `causal` nothing after themselves.
-
-    The queries are the last ones of the keys' sequence, so that a chunk sees what is cached before it.
-    """
-    if not causal or queries == 1:
-        return mask
-    past = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-    return past if mask is None else past & mask
 
 
 def attend(
@@ -37,23 +26,6 @@ def attend(
     if causal and mask is None and t == s:
         return scaled_dot_product_attention(q, k, v, is_causal=True)
     return scaled_dot_product_attention(q, k, v, visible(mask, t, s, causal, q.device))
-
-
-def extend(cache: dict, **chunks: Float[Tensor, "... t _"]) -> None:
-    """Appends each chunk along time to what the cache keeps under its name."""
-    cache |= {name: torch.cat((cache[name], new), -2) if name in cache else new for name, new in chunks.items()}
-
-
-def above(p: Float[Tensor, "..."], threshold: float | Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """1 where `p > threshold`, else 0, with the gradient of p (straight-through)."""
-    return p + ((p > threshold).to(p) - p).detach()
-
-
-def real_positions(mask: Bool[Tensor, "#b #h #t s"] | None, x: Float[Tensor, "b t _"]) -> Float[Tensor, "b t 1"]:
-    """1 for each position of `x`, 0 for padding: no query of this self-attention may attend to its key."""
-    if mask is None:
-        return torch.ones_like(x[..., :1])
-    return mask[..., mask.shape[-1] - x.shape[1] :].any(-2).any(1)[..., None].to(x).expand(len(x), -1, -1)
 
 
 @torch.no_grad()
@@ -73,32 +45,22 @@ def distances(
         mix: of the last sample, values mixed by the weights; zeros for a query that sees no key.
     """
     places = torch.arange(keys, device=device, dtype=torch.float32) - keys / 2
-    with torch.autocast(device.type, enabled=False):  # would round the squares, of which little is left
-        total, mean, square = mix(torch.stack((torch.ones_like(places), places, places.square()), -1)).unbind(-1)
-    here, real = places[keys - queries :], real_positions(mask if mask is None else mask[-1:], total.mT[None])[0, :, 0]
-    far, shown = (here.square() - 2 * here * mean + square).clamp(min=0).sqrt(), (total > 0.5) & (real > 0)
+    with torch.autocast(
+        device.type, enabled=False
+    ):  # would round the squares, of which little is left
+        total, mean, square = mix(
+            torch.stack((torch.ones_like(places), places, places.square()), -1)
+        ).unbind(-1)
+    here, real = (
+        places[keys - queries :],
+        real_positions(mask if mask is None else mask[-1:], total.mT[None])[0, :, 0],
+    )
+    far, shown = (
+        (here.square() - 2 * here * mean + square).clamp(min=0).sqrt(),
+        (total > 0.5) & (real > 0),
+    )
     average = (far * shown).sum(-1) / shown.sum(-1).clamp(min=1)
     return {"distance": average, "over_time/distance": far.where(shown, torch.nan)}
-
-
-def shares_of(
-    seen: Bool[Tensor, "_ _ _ s"] | None, keys: int, like: Float[Tensor, "b t d"]
-) -> Float[Tensor, "_ _ {keys}"]:
-    """Weights of a mean over the places where any head may attend; all 0 where there is none."""
-    if seen is None:
-        return like.new_full((1, 1, keys), 1 / max(1, keys))
-    seen = seen.any(1).to(like)
-    return seen / seen.sum(-1, keepdim=True).clamp(min=1)
-
-
-def pooled_from(
-    name: str, x: Float[Tensor, "b t d"], memory: Float[Tensor, "b s d"] | None, cache: dict
-) -> Float[Tensor, "b _ d"]:
-    """What a pool is of: the memory, or all of the sequence so far."""
-    if memory is not None:
-        return memory
-    extend(cache, **{name: x})
-    return cache[name]
 
 
 class Block(nn.Module):
@@ -114,7 +76,9 @@ class Block(nn.Module):
     """
 
     kind: ClassVar[Kind] = "attention"
-    connected: ClassVar[bool] = False  # talks to the blocks of other layers, through the state
+    connects_layers: ClassVar[bool] = (
+        False  # talks to the blocks of other layers, through the state
+    )
     observed = False
 
     def __init__(self, d_model: int, n_heads: int, rotary: nn.Module, causal: bool = False):
@@ -156,9 +120,9 @@ class Block(nn.Module):
         cache: dict,
     ) -> Float[Tensor, "b _ d"]:
         """Mean of all that a position may attend to: one for the sample where all see the same, else one for each."""
-        pooled = pooled_from("pooled", x, memory, cache)
+        pooled = pool_source("pooled", x, memory, cache)
         causal, keys = self.causal and memory is None, pooled.shape[1]
-        return shares_of(visible(mask, x.shape[1], keys, causal, x.device), keys, x) @ pooled
+        return pool_weights(visible(mask, x.shape[1], keys, causal, x.device), keys, x) @ pooled
 
 
 class Attention(Block):
@@ -194,7 +158,7 @@ class Attention(Block):
         """Queries of `x`, and keys and values of all that they may attend to."""
         cache, offset = self.cache(state, x.shape[1])
         if memory is None:
-            extend(cache, **self.keys_values(x, offset))
+            append_to_cache(cache, **self.keys_values(x, offset))
         elif "key" not in cache:
             cache |= self.keys_values(memory)
         return self.rotary(self.heads(self.query(x)), offset), cache["key"], cache["value"]

@@ -47,11 +47,16 @@ class FocusAttention(Attention):
         for _ in range(self.steps):
             q = torch.where(moving, q + y, q)
             found = attend(q, k, v, mask, causal)
-            changed = (found - y).norm(dim=-1, keepdim=True) > self.threshold * y.norm(dim=-1, keepdim=True)
+            changed = (found - y).norm(dim=-1, keepdim=True) > self.threshold * y.norm(
+                dim=-1, keepdim=True
+            )
             y, moving = torch.where(moving, found, y), moving & changed
             moved.append(moving)
         if self.observed:
             moving, d_model = torch.cat(moved, dim=-1).float().mean((0, 1, 2)), self.out.in_features
             looks = 2 + moving[:-1].sum()
-            self.metrics = {"moving": moving, "flops": 4 * d_model * (2 * d_model + looks * k.shape[-2])}
+            self.metrics = {
+                "moving": moving,
+                "flops": 4 * d_model * (2 * d_model + looks * k.shape[-2]),
+            }
         return y

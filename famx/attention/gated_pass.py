@@ -7,7 +7,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from famx.attention.base import Attention, above, attend, real_positions
+from famx.attention.base import Attention, attend
+from famx.nn.gating import straight_through
+from famx.nn.masks import real_positions
 from famx.registry import register
 
 SLOPE = 4.0  # of the sigmoid whose gradient stands for the step's
@@ -32,7 +34,7 @@ class GatedPassAttention(Attention):
         rate: how far a threshold moves, at least 0.
     """
 
-    connected: ClassVar[bool] = True
+    connects_layers: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -53,7 +55,9 @@ class GatedPassAttention(Attention):
         self.register_buffer("threshold", torch.full((n_heads,), -0.5))
         self.register_buffer("usual_loss", torch.tensor(torch.nan))
         self.register_buffer("usual_passed", torch.full((n_heads,), torch.nan))
-        self.passed: tuple[Tensor, Tensor] | None = None  # since the last feedback: by head, and how many positions
+        self.passed: tuple[Tensor, Tensor] | None = (
+            None  # since the last feedback: by head, and how many positions
+        )
 
     def forward(
         self,
@@ -69,7 +73,9 @@ class GatedPassAttention(Attention):
         passes = self.passes(x, mask, memory, cache, self.shared(state, memory, end))
         if self.observed:
             d_model = x.shape[-1]
-            self.metrics["flops"] = self.metrics["passed"].mean() * 4 * d_model * (2 * d_model + k.shape[-2])
+            self.metrics["flops"] = (
+                self.metrics["passed"].mean() * 4 * d_model * (2 * d_model + k.shape[-2])
+            )
         # no head, no bias: shut, the block adds nothing
         return self.merge(y * passes) - (1 - passes.mean(1)) * self.out.bias
 
@@ -88,13 +94,20 @@ class GatedPassAttention(Attention):
             alike = before.shape[-1] == potential.shape[-1]
             potential = potential + self.leak * (before if alike else before.mean(-1, keepdim=True))
         shared["potential"] = potential
-        passes = above((SLOPE * (potential - self.threshold)).sigmoid(), 0.5)
+        passes = straight_through((SLOPE * (potential - self.threshold)).sigmoid(), 0.5)
         if self.training or self.observed:
-            self.account(passes.detach(), potential.detach(), real_positions(mask if memory is None else None, x))
+            self.account(
+                passes.detach(),
+                potential.detach(),
+                real_positions(mask if memory is None else None, x),
+            )
         return rearrange(passes, "b t h -> b h t 1")
 
     def account(
-        self, passes: Float[Tensor, "b _ h"], potential: Float[Tensor, "b _ h"], real: Float[Tensor, "b t 1"]
+        self,
+        passes: Float[Tensor, "b _ h"],
+        potential: Float[Tensor, "b _ h"],
+        real: Float[Tensor, "b t 1"],
     ) -> None:
         """Keeps what `feedback` and the metrics tell, of the positions that are not padding."""
         real = real.float()
@@ -109,7 +122,7 @@ class GatedPassAttention(Attention):
                 self.metrics[f"over_time/{name}"] = each[-1].T.expand(-1, real.shape[1])
 
     @torch.no_grad()
-    def feedback(self, loss: Float[Tensor, ""]) -> None:
+    def after_step(self, loss: Float[Tensor, ""]) -> None:
         """Moves the thresholds by what the last training step's loss says about those who passed."""
         if self.passed is None:
             return
@@ -118,6 +131,8 @@ class GatedPassAttention(Attention):
         usual_loss = torch.where(self.usual_loss.isnan(), loss, self.usual_loss)
         usual = torch.where(self.usual_passed.isnan(), passed, self.usual_passed)
         self.threshold -= self.rate * (usual_loss - loss).sign().nan_to_num() * (passed - usual)
-        self.usual_loss.copy_(torch.where(loss.isfinite(), MEMORY * usual_loss + (1 - MEMORY) * loss, self.usual_loss))
+        self.usual_loss.copy_(
+            torch.where(loss.isfinite(), MEMORY * usual_loss + (1 - MEMORY) * loss, self.usual_loss)
+        )
         self.usual_passed.copy_(MEMORY * usual + (1 - MEMORY) * passed)
         self.passed = None

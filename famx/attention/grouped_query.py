@@ -43,5 +43,7 @@ class GroupedQueryAttention(Attention):
         mask: Bool[Tensor, "#b #h #t s"] | None,
         causal: bool,
     ) -> Float[Tensor, "b h t k"]:
-        k, v = (repeat(x, "b g s k -> b (g n) s k", n=self.n_heads // self.key_heads) for x in (k, v))
+        k, v = (
+            repeat(x, "b g s k -> b (g n) s k", n=self.n_heads // self.key_heads) for x in (k, v)
+        )
         return attend(q, k, v, mask, causal)

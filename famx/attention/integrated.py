@@ -6,17 +6,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from famx.attention._q_learning import Refiner
 from famx.attention.adaptive_span import AdaptiveSpanAttention
 from famx.attention.base import Block
 from famx.attention.content_update import ContentUpdateAttention
-from famx.attention.refiner import Refiner
 from famx.registry import register
 
 
 class _RefinedSpanAttention(AdaptiveSpanAttention):
     """`adaptive_span` whose `span` is a sequence of what predicts the logits, and a refiner."""
 
-    def shares(self, x: Float[Tensor, "b t d"], real: Float[Tensor, "b t 1"] | None) -> Float[Tensor, "b h t"]:
+    def shares(
+        self, x: Float[Tensor, "b t d"], real: Float[Tensor, "b t 1"] | None
+    ) -> Float[Tensor, "b h t"]:
         predict, refine = self.span
         return refine(predict(x), real).sigmoid().mT
 
@@ -36,7 +38,7 @@ class IntegratedAttention(Block):
         cost: what the longest spans cost, in the loss and in the refiner's reward, at least 0.
     """
 
-    connected: ClassVar[bool] = True
+    connects_layers: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -70,4 +72,6 @@ class IntegratedAttention(Block):
         """See `Attention.forward`."""
         if memory is not None:
             return self.far(x, memory, mask, state)
-        return self.merge(torch.cat((self.near(x, None, mask, state), self.far(x, None, mask, state)), dim=-1))
+        return self.merge(
+            torch.cat((self.near(x, None, mask, state), self.far(x, None, mask, state)), dim=-1)
+        )

@@ -6,8 +6,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import gumbel_softmax
 
-from famx.attention.base import Block, above, attend, extend, pooled_from, real_positions, shares_of, visible
-from famx.observe import Costly
+from famx.attention.base import Block, attend
+from famx.nn.gating import straight_through
+from famx.nn.hooks import ComputeCost
+from famx.nn.masks import pool_weights, real_positions, visible
+from famx.nn.state import append_to_cache, pool_source
 from famx.registry import register
 
 JUMPS = 3  # the farthest
@@ -30,7 +33,7 @@ class Node(nn.Module):
 
 
 @register
-class MyelinatedAttention(Costly, Block):
+class MyelinatedAttention(ComputeCost, Block):
     """Inner layers `x += visit * node * gate * adapter(attend(LN x))` between which a position may jump.
 
     With p = sigmoid(W LN x): `node = 1[p > threshold]`; queries, keys and values are all `LN x`, by heads; the
@@ -65,7 +68,9 @@ class MyelinatedAttention(Costly, Block):
     ):
         super().__init__(d_model, n_heads, rotary, causal)
         if n_layers < 2 or not 0 <= threshold < 1:
-            raise ValueError(f"n_layers={n_layers} must be at least 2, threshold={threshold} in [0, 1)")
+            raise ValueError(
+                f"n_layers={n_layers} must be at least 2, threshold={threshold} in [0, 1)"
+            )
         self.threshold, self.cost = threshold, cost
         self.nodes = nn.ModuleList(Node(d_model, adapted=i % 2 == 0) for i in range(n_layers))
         self.policy = nn.Sequential(nn.Linear(d_model, POLICY), nn.ReLU(), nn.Linear(POLICY, JUMPS))
@@ -90,21 +95,28 @@ class MyelinatedAttention(Costly, Block):
     ) -> Float[Tensor, "b t d"]:
         """See `Attention.forward`."""
         cache, offset = self.cache(state, x.shape[1])
-        causal, keys = self.causal and memory is None, (offset + x.shape[1]) if memory is None else memory.shape[1]
-        shares = shares_of(visible(mask, x.shape[1], keys, causal, x.device), keys, x)
+        causal, keys = (
+            self.causal and memory is None,
+            (offset + x.shape[1]) if memory is None else memory.shape[1],
+        )
+        shares = pool_weights(visible(mask, x.shape[1], keys, causal, x.device), keys, x)
         start, working, last = x, self.working_memory, len(self.nodes) - 1
-        logits = self.policy(shares @ pooled_from("start", x, memory, cache))
+        logits = self.policy(shares @ pool_source("start", x, memory, cache))
         visits = [x.new_ones(1, 1, 1), *[x.new_zeros(1, 1, 1)] * last]
         opened, jumps = [], []
         for i, node in enumerate(self.nodes):
             normed = node.norm(x)
-            opened.append(visits[i] * above(node.importance(normed).sigmoid(), self.threshold))
+            opened.append(
+                visits[i] * straight_through(node.importance(normed).sigmoid(), self.threshold)
+            )
             attended = self.attended(i, normed, memory, mask, cache, offset)
             x = x + opened[i] * node.gate(normed).sigmoid() * node.adapter(attended)
             if i == last:
                 break
-            pooled = shares @ pooled_from(f"pooled{i}", x, memory, cache)
-            working = working + visits[i] * (1 - self.memory_gate(pooled).sigmoid()) * (pooled - working)
+            pooled = shares @ pool_source(f"pooled{i}", x, memory, cache)
+            working = working + visits[i] * (1 - self.memory_gate(pooled).sigmoid()) * (
+                pooled - working
+            )
             jump = self.jump(logits)
             weight = (jump * self.jump_weights).sum(-1, keepdim=True)
             x = x + visits[i] * (weight * start + (1 - weight) * working)
@@ -128,11 +140,13 @@ class MyelinatedAttention(Costly, Block):
         """What the i-th layer attends to, with its normed input as queries, keys and values alike."""
         query = self.rotary(self.heads(normed), offset)
         if memory is None:
-            extend(cache, **{f"key{i}": query, f"value{i}": self.heads(normed)})
+            append_to_cache(cache, **{f"key{i}": query, f"value{i}": self.heads(normed)})
         elif f"key{i}" not in cache:
             value = self.heads(self.nodes[i].norm(memory))
             cache |= {f"key{i}": self.rotary(value), f"value{i}": value}
-        y = attend(query, cache[f"key{i}"], cache[f"value{i}"], mask, self.causal and memory is None)
+        y = attend(
+            query, cache[f"key{i}"], cache[f"value{i}"], mask, self.causal and memory is None
+        )
         return rearrange(y, "b h t k -> b t (h k)")
 
     def jump(self, logits: Float[Tensor, "b t jumps"]) -> Float[Tensor, "b t jumps"]:
@@ -149,17 +163,19 @@ class MyelinatedAttention(Costly, Block):
         mask: Bool[Tensor, "#b #h #t s"] | None,
     ) -> None:
         """Keeps what `penalty` and the metrics tell: means over the positions that are not padding."""
-        self.spent = None
+        self.last_compute = None
         if not (self.training or self.observed):
             return
         opened = torch.cat(opened, dim=-1)
         real = real_positions(mask, opened)
         active = (opened * real).sum((0, 1)) / real.sum().clamp(min=1)
-        self.spent = active.mean() if self.training else None
+        self.last_compute = active.mean() if self.training else None
         if self.observed:
             taken = (sum(jumps) * real).sum((0, 1)).detach()
             d_model, width = self.mlp[0].in_features, self.mlp[0].out_features
-            adapters = [d_model if isinstance(node.adapter, nn.Linear) else 0 for node in self.nodes]
+            adapters = [
+                d_model if isinstance(node.adapter, nn.Linear) else 0 for node in self.nodes
+            ]
             each = active.new_tensor([2 * d_model * (2 * keys + adapted) for adapted in adapters])
             self.metrics = {
                 "active": active.detach(),

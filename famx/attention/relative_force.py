@@ -8,7 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from famx.attention.base import Block, distances, extend, visible
+from famx.attention.base import Block, distances
+from famx.nn.masks import visible
+from famx.nn.state import append_to_cache
 from famx.registry import register
 
 REACH = 8.0  # of u: beyond it an edge is 1 or 0 but for 3e-4
@@ -44,12 +46,17 @@ class RelativeForceAttention(Block):
     ):
         super().__init__(d_model, n_heads, rotary, causal)
         if hop_levels < 1 or softness <= 0:
-            raise ValueError(f"hop_levels={hop_levels} must be at least 1, softness={softness} above 0")
+            raise ValueError(
+                f"hop_levels={hop_levels} must be at least 1, softness={softness} above 0"
+            )
         self.softness = softness
         self.emitter = nn.Linear(d_model, d_model)
         self.receiver_value = nn.Linear(d_model, 2 * d_model)
         self.directions = nn.Parameter(torch.randn(n_heads, d_model))
-        self.edge_from, self.edge_to = nn.Linear(d_model, n_heads), nn.Linear(d_model, n_heads, bias=False)
+        self.edge_from, self.edge_to = (
+            nn.Linear(d_model, n_heads),
+            nn.Linear(d_model, n_heads, bias=False),
+        )
         self.hops = nn.Parameter(torch.zeros(hop_levels))
         self.balance = nn.Parameter(torch.tensor(0.5))
         self.log_temperature = nn.Parameter(torch.zeros(n_heads, 1, 1))
@@ -65,17 +72,21 @@ class RelativeForceAttention(Block):
         """See `Attention.forward`."""
         cache, offset = self.cache(state, x.shape[1])
         if memory is None:
-            extend(cache, **self.received(x, offset))
+            append_to_cache(cache, **self.received(x, offset))
         elif "receiver" not in cache:
             cache |= self.received(memory)
         causal, value = self.causal and memory is None, cache["value"]
         seen = visible(mask, x.shape[1], value.shape[-2], causal, x.device)
         revisited = memory is None and (self.causal or (state is not None and "whole" not in state))
-        pulls = self.pulls(x, offset, cache, seen, len(self.hops) if memory is None else 1, revisited)
+        pulls = self.pulls(
+            x, offset, cache, seen, len(self.hops) if memory is None else 1, revisited
+        )
         y, weights = _Mixed.apply(value, seen, self.softness, *pulls)
         if self.observed and memory is None:
             last = weights[-1].float() if seen is None else weights[-1].float() * seen[-1]
-            self.metrics |= distances(lambda places: last @ places, mask, *weights.shape[-2:], x.device)
+            self.metrics |= distances(
+                lambda places: last @ places, mask, *weights.shape[-2:], x.device
+            )
         if seen is not None:
             y = y * seen.any(-1, keepdim=True)
         return self.out(rearrange(y, "b h t k -> b t (h k)"))
@@ -92,7 +103,9 @@ class RelativeForceAttention(Block):
         """What `_Mixed` makes the scores of. `revisited`: rows see different keys, or later chunks follow."""
         wide = torch.promote_types(x.dtype, torch.float32)
         balance, sharpness = self.balance.to(wide).sigmoid(), (-self.log_temperature.to(wide)).exp()
-        shares = self.hops[:levels].to(wide).softmax(0)[:, None, None, None] * (1 - balance) * sharpness
+        shares = (
+            self.hops[:levels].to(wide).softmax(0)[:, None, None, None] * (1 - balance) * sharpness
+        )
         leaving, arriving = _by_head(self.edge_from(x)).clamp(-REACH, REACH), cache["edge_to"]
         longer = None, None
         if levels > 1 and (revisited or (seen is not None and seen.shape[-2] > 1)):
@@ -101,7 +114,10 @@ class RelativeForceAttention(Block):
             longer = _smooth_paths(leaving, arriving, seen, shares[1:])
         # sigmoid(u + v) = e^u / (e^u + e^-v), without an exponential for each pair
         u, v = leaving.exp(), arriving.clamp(-80, 80).neg().exp()
-        emitter, receiver = self.turned(self.emitter(x), offset).to(wide), cache["receiver"].to(wide)
+        emitter, receiver = (
+            self.turned(self.emitter(x), offset).to(wide),
+            cache["receiver"].to(wide),
+        )
         centre = receiver.mean(1, keepdim=True).detach()
         e, r = ((points - centre) / math.sqrt(x.shape[-1]) for points in (emitter, receiver))
         if self.observed:
@@ -113,7 +129,11 @@ class RelativeForceAttention(Block):
         """What a key is: a point, a value, and how easily edges lead to it."""
         receiver, value = self.receiver_value(x).chunk(2, dim=-1)
         turned = self.turned(receiver, offset)
-        return {"receiver": turned, "value": self.heads(value), "edge_to": _by_head(self.edge_to(x))}
+        return {
+            "receiver": turned,
+            "value": self.heads(value),
+            "edge_to": _by_head(self.edge_to(x)),
+        }
 
     def turned(self, points: Float[Tensor, "b s d"], offset: int) -> Float[Tensor, "b s d"]:
         return rearrange(self.rotary(self.heads(points), offset), "b h s k -> b s (h k)")
@@ -145,13 +165,22 @@ class _Mixed(torch.autograd.Function):
     ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b h t s"]]:
         exact = torch.float32 if e.device.type == "mps" else torch.float64
         wide_e, wide_r, wide_d = (x.to(exact) for x in (e, r, directions))
-        lengths = wide_e.square().sum(-1)[:, :, None] + (wide_r.square().sum(-1) + softness**2)[:, None]
-        rho = lengths.baddbmm_(wide_e, wide_r.mT, alpha=-2).to(e).clamp_(min=softness**2).sqrt_()[:, None]
+        lengths = (
+            wide_e.square().sum(-1)[:, :, None] + (wide_r.square().sum(-1) + softness**2)[:, None]
+        )
+        rho = (
+            lengths.baddbmm_(wide_e, wide_r.mT, alpha=-2)
+            .to(e)
+            .clamp_(min=softness**2)
+            .sqrt_()[:, None]
+        )
         fade = rho.neg().exp_().div_(rho)
         along, against = (_by_head((points @ wide_d.T).to(e)) for points in (wide_e, wide_r))
         scores = (u + v.mT).contiguous()
         # along and against one after the other, for their difference would be one more tensor of the scores' size
-        torch.div(share, scores, out=scores).addcmul_(along, fade).addcmul_(against.mT, fade, value=-1)
+        torch.div(share, scores, out=scores).addcmul_(along, fade).addcmul_(
+            against.mT, fade, value=-1
+        )
         if rows is not None:
             scores.flatten(0, 1).baddbmm_(rows.flatten(0, 1), columns.flatten(0, 1).mT)
         if seen is not None:
@@ -159,7 +188,21 @@ class _Mixed(torch.autograd.Function):
         weights = torch.softmax(scores, -1, out=scores)
         y = weights.to(value) @ value
         ctx.save_for_backward(
-            value, share, u, v, e, r, directions, rows, columns, rho, fade, along, against, weights, y
+            value,
+            share,
+            u,
+            v,
+            e,
+            r,
+            directions,
+            rows,
+            columns,
+            rho,
+            fade,
+            along,
+            against,
+            weights,
+            y,
         )
         ctx.mark_non_differentiable(weights)
         ctx.set_materialize_grads(False)
@@ -168,15 +211,40 @@ class _Mixed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, of_y: Float[Tensor, "b h t k"], _: None) -> tuple[Tensor | None, ...]:
-        value, share, u, v, e, r, directions, rows, columns, rho, fade, along, against, weights, y = ctx.saved_tensors
+        (
+            value,
+            share,
+            u,
+            v,
+            e,
+            r,
+            directions,
+            rows,
+            columns,
+            rho,
+            fade,
+            along,
+            against,
+            weights,
+            y,
+        ) = ctx.saved_tensors
         of_value = weights.to(of_y).mT @ of_y
-        grad = (of_y @ value.mT).to(weights).sub_((of_y.to(weights) * y).sum(-1, keepdim=True)).mul_(weights)
+        grad = (
+            (of_y @ value.mT)
+            .to(weights)
+            .sub_((of_y.to(weights) * y).sum(-1, keepdim=True))
+            .mul_(weights)
+        )
         buffer = grad * fade
         of_along, of_against = buffer.sum(-1), buffer.sum(-2)
         of_fade = torch.sub(along, against.mT, out=buffer).mul_(grad).sum(1, keepdim=True)
         near = of_fade.mul_(fade).mul_((1 + 1 / rho).div_(rho))[:, 0]  # of -|e_i - r_j|^2 / 2
-        of_e = torch.baddbmm(of_along.mT @ directions, near, r).addcmul_(near.sum(-1)[..., None], e, value=-1)
-        of_r = torch.baddbmm(of_against.mT @ -directions, near.mT, e).addcmul_(near.sum(-2)[..., None], r, value=-1)
+        of_e = torch.baddbmm(of_along.mT @ directions, near, r).addcmul_(
+            near.sum(-1)[..., None], e, value=-1
+        )
+        of_r = torch.baddbmm(of_against.mT @ -directions, near.mT, e).addcmul_(
+            near.sum(-2)[..., None], r, value=-1
+        )
         of_directions = (of_along @ e - of_against @ r).sum(0)
         of_product = (None, None) if rows is None else (grad @ columns, grad.mT @ rows)
         total = torch.add(u, v.mT, out=buffer)
@@ -219,7 +287,9 @@ def _smooth_paths(
     order = torch.arange(TERMS, device=edge_from.device, dtype=edge_from.dtype)
     angles = (order + 0.5) * (math.pi / TERMS)
     # within 1e-6 of the ends the angle's slope would be infinite
-    rows = (((edge_from / REACH).tanh() / math.tanh(1)).clamp(-1 + 1e-6, 1 - 1e-6).acos() * order).cos()
+    rows = (
+        ((edge_from / REACH).tanh() / math.tanh(1)).clamp(-1 + 1e-6, 1 - 1e-6).acos() * order
+    ).cos()
     transform = (angles[:, None] * order).cos() * torch.where(order == 0, 1.0, 2.0) / TERMS
     columns = (edge_to + REACH * (angles.cos() * math.tanh(1)).atanh()).sigmoid() @ transform
     if seen is not None:
@@ -229,7 +299,9 @@ def _smooth_paths(
 
 
 def _horner(
-    shares: Float[Tensor, "levels h 1 1"], rows: Float[Tensor, "b h t r"], steps: Float[Tensor, "b h r r"]
+    shares: Float[Tensor, "levels h 1 1"],
+    rows: Float[Tensor, "b h t r"],
+    steps: Float[Tensor, "b h r r"],
 ) -> Float[Tensor, "b h t r"]:
     """`rows (shares_1 + shares_2 steps + shares_3 steps^2 ...)`."""
     *shorter, total = (share * rows for share in shares)
@@ -244,4 +316,6 @@ def _count(seen: Bool[Tensor, "#b #h #t s"] | None, keys: int) -> Float[Tensor, 
 
 def _by_head(x: Float[Tensor, "b s h"]) -> Float[Tensor, "b h s 1"]:
     # contiguous, for every tensor of (b h t s) takes its memory order from such vectors
-    return rearrange(x.to(torch.promote_types(x.dtype, torch.float32)), "b s h -> b h s 1").contiguous()
+    return rearrange(
+        x.to(torch.promote_types(x.dtype, torch.float32)), "b s h -> b h s 1"
+    ).contiguous()

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from famx.attention.band import banded
+from famx.attention._banded import banded
 from famx.attention.base import Attention, attend, distances
 from famx.registry import register
 
@@ -30,7 +30,9 @@ class SlidingWindowAttention(Attention):
     ):
         super().__init__(d_model, n_heads, rotary, causal)
         if not windows or n_heads % len(windows) or min(windows) < 1:
-            raise ValueError(f"windows={windows} must be at least 1 and share n_heads={n_heads} in equal groups")
+            raise ValueError(
+                f"windows={windows} must be at least 1 and share n_heads={n_heads} in equal groups"
+            )
         self.windows = tuple(windows)
 
     def mix(

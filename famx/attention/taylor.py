@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from famx.attention.base import Attention, visible
+from famx.attention.base import Attention
+from famx.nn.masks import visible
 from famx.registry import register
 
 
@@ -29,7 +30,9 @@ class TaylorAttention(Attention):
     ):
         super().__init__(d_model, n_heads, rotary, causal)
         if order < 2 or order % 2:
-            raise ValueError(f"order={order} must be even and at least 2, else some weights are negative")
+            raise ValueError(
+                f"order={order} must be even and at least 2, else some weights are negative"
+            )
         self.order = order
 
     def mix(

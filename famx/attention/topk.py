@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from famx.attention.base import Attention, attend, visible
+from famx.attention.base import Attention, attend
+from famx.nn.masks import visible
 from famx.registry import register
 
 
@@ -46,6 +47,8 @@ class TopKAttention(Attention):
                 scores = q @ k.mT
                 if seen is not None:
                     scores = scores.masked_fill(~seen, -torch.inf)
-                chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, scores.topk(self.keys).indices, True)
+                chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(
+                    -1, scores.topk(self.keys).indices, True
+                )
                 seen = chosen if seen is None else chosen & seen
         return attend(q, k, v, seen, causal=False)

@@ -31,7 +31,7 @@ class WormAttention(Block):
         expansion: width of the axon's MLP, in units of d_model.
     """
 
-    connected: ClassVar[bool] = True
+    connects_layers: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -67,7 +67,9 @@ class WormAttention(Block):
         z = x + self.read(self.working(x, memory, mask, state))
         if memory is not None:
             return self.axon(z, memory, mask, state)
-        return self.merge(torch.cat((self.near(z, None, mask, state), self.axon(z, None, mask, state)), dim=-1))
+        return self.merge(
+            torch.cat((self.near(z, None, mask, state), self.axon(z, None, mask, state)), dim=-1)
+        )
 
     def working(
         self,

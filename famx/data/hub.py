@@ -9,7 +9,7 @@ from urllib.request import getproxies
 
 from famx.data.base import Recordings, choose_split
 from famx.notation import Seconds, UserError
-from famx.registry import nearest, register
+from famx.registry import register, suggest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,19 +53,29 @@ class Hub(Recordings):
         if not path:
             raise UserError("data=hub needs a data set, data.path=OWNER/NAME or a folder")
         if len(splits) != len(self.splits):
-            raise UserError(f"data.splits={list(splits)} has to name three splits, for train, dev and test")
+            raise UserError(
+                f"data.splits={list(splits)} has to name three splits, for train, dev and test"
+            )
         theirs = splits[self.splits.index(split)]
         table = _load(path, subset, theirs)
         for option, column in (("audio", audio), ("text", text), ("speaker", speaker)):
             if column and column not in table.column_names:
-                raise UserError(f"{path} has no column data.{option}={column}{nearest(column, table.column_names)}")
+                raise UserError(
+                    f"{path} has no column data.{option}={column}{suggest(column, table.column_names)}"
+                )
         recordings = table.select_columns([audio]).rename_columns({audio: "audio"})
         recordings = recordings.cast_column("audio", Audio(decode=False))
         paths = recordings.flatten().select_columns(["audio.path"])["audio.path"]
         ids = [file or f"{theirs}[{index}]" for index, file in enumerate(paths)]
         texts = [said or "" for said in table.select_columns([text])[text]]
-        speakers = [str(who) for who in table.select_columns([speaker])[speaker]] if speaker else [""] * len(table)
-        super().__init__(recordings, ids, texts, speakers, skip_bad=skip_bad, max_seconds=max_seconds)
+        speakers = (
+            [str(who) for who in table.select_columns([speaker])[speaker]]
+            if speaker
+            else [""] * len(table)
+        )
+        super().__init__(
+            recordings, ids, texts, speakers, skip_bad=skip_bad, max_seconds=max_seconds
+        )
 
 
 def _load(path: str, subset: str, split: str) -> "Dataset":
@@ -83,7 +93,9 @@ def _load(path: str, subset: str, split: str) -> "Dataset":
     except (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError) as error:
         told = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
         if config.HF_HUB_OFFLINE:
-            told = f"it is neither a folder nor in the cache, and {constants.ENDPOINT} is out of reach"
+            told = (
+                f"it is neither a folder nor in the cache, and {constants.ENDPOINT} is out of reach"
+            )
         raise UserError(f"data.path={path}: {' '.join(told.split())}") from error
     return table.select(range(part.from_, part.to))
 
@@ -95,10 +107,16 @@ def _load_whole(path: str, subset: str, split: str) -> "Dataset":
     if (folder / "dataset_dict.json").is_file():
         saved = load_from_disk(str(folder))
         if split not in saved:
-            raise UserError(f"{path} has no split {split!r}{nearest(split, saved)}")
+            raise UserError(f"{path} has no split {split!r}{suggest(split, saved)}")
         return saved[split]
     if (folder / f"{split}.tsv").is_file():
-        return _beside(folder / f"{split}.tsv", "path", folder / "clips", delimiter="\t", quoting=csv.QUOTE_NONE)
+        return _beside(
+            folder / f"{split}.tsv",
+            "path",
+            folder / "clips",
+            delimiter="\t",
+            quoting=csv.QUOTE_NONE,
+        )
     if metadata := list((folder / split).glob("metadata.*")):
         # datasets' own audiofolder asks for torchcodec, although nothing is to be decoded
         return _beside(metadata[0], "file_name", folder / split)
@@ -131,6 +149,6 @@ def _beside(table: Path, column: str, folder: Path, **options: Any) -> "Dataset"
 
     readers = {".csv": Dataset.from_csv, ".tsv": Dataset.from_csv, ".jsonl": Dataset.from_json}
     if table.suffix not in readers:
-        raise UserError(f"{table} is a {table.suffix} file{nearest(table.suffix, readers)}")
+        raise UserError(f"{table} is a {table.suffix} file{suggest(table.suffix, readers)}")
     files = readers[table.suffix](str(table), **options)
     return files.map(lambda row: {"audio": {"path": str(folder / row[column]), "bytes": None}})

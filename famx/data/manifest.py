@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int16
 
-from famx.data.base import SAMPLE_RATE, Recordings, Speech, choose_split, draws
-from famx.notation import Seconds, UserError
+from famx.data.base import Recordings, Speech, choose_split
+from famx.notation import SAMPLE_RATE, Seconds, UserError
 from famx.registry import register
+from famx.seeding import numpy_rng
 
 # from one joined recording to the next, drawn evenly; below zero they overlap
 GAP: tuple[Seconds, Seconds] = (-0.03, 0.2)
@@ -47,7 +48,9 @@ class Manifest(Speech):
         if not root:
             raise UserError("data=manifest needs the folder of the manifests, data.root=DIR")
         if join and (len(join) != 2 or not 1 <= join[0] <= join[1]):
-            raise UserError(f"data.join={list(join)} is not [fewest, most] with 1 <= fewest <= most")
+            raise UserError(
+                f"data.join={list(join)} is not [fewest, most] with 1 <= fewest <= most"
+            )
         folder = Path(root).expanduser()
         if dev == "dev.tsv" and not (folder / dev).exists():
             dev = None
@@ -55,12 +58,19 @@ class Manifest(Speech):
         if not dev and split != "test":
             rows = [row for index, row in enumerate(rows) if (index % 10 == 9) == (split == "dev")]
             if not rows:
-                raise UserError(f"{folder / train} has too few lines to spare a tenth of them for dev; name a data.dev")
+                raise UserError(
+                    f"{folder / train} has too few lines to spare a tenth of them for dev; name a data.dev"
+                )
         if join and not all(row["speaker"] for row in rows):
             raise UserError(
                 f"data.join={list(join)} needs a speaker, the third column, in every line of {folder}'s manifests"
             )
-        self.skip_bad, self._join, self._seed, self._anew = skip_bad, tuple(join), seed, bool(join) and split == "train"
+        self.skip_bad, self._join, self._seed, self._anew = (
+            skip_bad,
+            tuple(join),
+            seed,
+            bool(join) and split == "train",
+        )
         audio = Dataset.from_dict({"audio": [{"path": row["file"], "bytes": None} for row in rows]})
         columns = ([row[name] for row in rows] for name in ("path", "text", "speaker"))
         self._recordings = Recordings(audio, *columns, skip_bad=skip_bad, max_seconds=max_seconds)
@@ -89,15 +99,21 @@ class Manifest(Speech):
     def _deal(self, epoch: int) -> None:
         """Makes this the data set of an epoch: which recordings are joined, and how far apart they are (in samples)."""
         single = self._recordings
-        rng = draws(self._seed, "join", epoch)
-        self._groups = _groups(single.speakers, *self._join, rng) if self._join else [[i] for i in range(len(single))]
+        rng = numpy_rng(self._seed, "join", epoch)
+        self._groups = (
+            _groups(single.speakers, *self._join, rng)
+            if self._join
+            else [[i] for i in range(len(single))]
+        )
         self._gaps = [rng.uniform(*GAP, len(group) - 1) * SAMPLE_RATE for group in self._groups]
         first = [group[0] for group in self._groups]
         joined = [f"+{len(group) - 1}" if len(group) > 1 else "" for group in self._groups]
         super().__init__(
             {
                 "id": [single.ids[index] + more for index, more in zip(first, joined, strict=True)],
-                "text": [" ".join(single.texts[index] for index in group) for group in self._groups],
+                "text": [
+                    " ".join(single.texts[index] for index in group) for group in self._groups
+                ],
                 "speaker": [single.speakers[index] for index in first],
                 "seconds": [
                     sum(single.lengths[index] for index in group) + gaps.sum() / SAMPLE_RATE
@@ -107,11 +123,15 @@ class Manifest(Speech):
         )
 
 
-def _groups(speakers: list[str], fewest: int, most: int, rng: np.random.Generator) -> list[list[int]]:
+def _groups(
+    speakers: list[str], fewest: int, most: int, rng: np.random.Generator
+) -> list[list[int]]:
     """Every recording in one group, shuffled; a group is smaller than `fewest` only where nothing else is left."""
     groups = []
     for speaker in sorted(set(speakers)):
-        left = rng.permutation([index for index, name in enumerate(speakers) if name == speaker]).tolist()
+        left = rng.permutation(
+            [index for index, name in enumerate(speakers) if name == speaker]
+        ).tolist()
         while left:
             largest = max(fewest, min(most, len(left) - fewest))
             size = len(left) if len(left) <= most else int(rng.integers(fewest, largest + 1))

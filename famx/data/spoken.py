@@ -16,10 +16,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Int16, Int32
 
-from famx.data import speak
-from famx.data.base import SAMPLE_RATE, Speech, choose_split
-from famx.data.grammar import sentences
-from famx.notation import UserError
+from famx.data import _tts as speak
+from famx.data._grammar import sentences
+from famx.data.base import Speech, choose_split
+from famx.notation import SAMPLE_RATE, UserError
 from famx.registry import register
 
 VOICES = ("en-US", "de-DE", "es-ES", "fr-FR", "it-IT")
@@ -61,7 +61,9 @@ def recipe(sizes: dict[str, int]) -> list[Utterance]:
         turns = TRAIN_TURNS if split == "train" else TURNS
         for index, text in enumerate(islice(stream, size)):
             voice = UNHEARD if split == "unheard" else VOICES[turns[index % len(turns)]]
-            said.append(Utterance(split, text, voice, *CELLS[split][spoken[voice] % len(CELLS[split])]))
+            said.append(
+                Utterance(split, text, voice, *CELLS[split][spoken[voice] % len(CELLS[split])])
+            )
             spoken[voice] += 1
     return said
 
@@ -78,7 +80,9 @@ def render(said: list[Utterance]) -> Path:
     The folder's name is the digest of everything that decides the samples; it gets that name when it is whole.
     """
     source = Path(speak.__file__).read_text()
-    digest = hashlib.sha256(json.dumps([said, source, version("py-nanotts")]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([said, source, version("py-nanotts")]).encode()).hexdigest()[
+        :16
+    ]
     folder = cache_folder() / f"spoken-{digest}"
     if folder.is_dir():
         return folder
@@ -95,7 +99,9 @@ def render(said: list[Utterance]) -> Path:
                 if not folder.is_dir():
                     raise
     except OSError as error:
-        raise UserError(f"the embedded speech cannot be written to {folder.parent} (FAMX_CACHE): {error}") from error
+        raise UserError(
+            f"the embedded speech cannot be written to {folder.parent} (FAMX_CACHE): {error}"
+        ) from error
     return folder
 
 
@@ -107,7 +113,13 @@ def _speak(said: list[Utterance], folder: Path) -> None:
             for number, shard in enumerate(shards):
                 list_file = Path(lists) / f"{number}.json"
                 list_file.write_text(json.dumps([utterance[1:] for utterance in shard]))
-                command = [sys.executable, "-P", speak.__file__, str(list_file), str(folder / str(number))]
+                command = [
+                    sys.executable,
+                    "-P",
+                    speak.__file__,
+                    str(list_file),
+                    str(folder / str(number)),
+                ]
                 processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
             _watch(processes, folder, len(said))
         finally:
@@ -130,7 +142,9 @@ def _watch(processes: list[subprocess.Popen], folder: Path, total: int) -> None:
             running = any(process.poll() is None for process in processes)
             failed = next((process for process in processes if process.poll()), None)
             if failed:
-                raise UserError(f"py-nanotts failed: {failed.communicate()[1].strip().splitlines()[-1]}")
+                raise UserError(
+                    f"py-nanotts failed: {failed.communicate()[1].strip().splitlines()[-1]}"
+                )
             done = sum(len(_lengths(folder, shard)) for shard in (0, 1))
             progress.update(task, completed=done)
             if not console.is_terminal and 4 * done // total > told:
@@ -168,9 +182,12 @@ class Spoken(Speech):
         mine = [
             index
             for index, utterance in enumerate(said)
-            if utterance.split == split and lengths[index] >= len(utterance.text) * SHORTEST * SAMPLE_RATE
+            if utterance.split == split
+            and lengths[index] >= len(utterance.text) * SHORTEST * SAMPLE_RATE
         ]
-        self._places = [(index % 2, starts[index], starts[index] + lengths[index]) for index in mine]
+        self._places = [
+            (index % 2, starts[index], starts[index] + lengths[index]) for index in mine
+        ]
         super().__init__(
             {
                 "id": [f"{split}-{number:04d}" for number in range(len(mine))],
@@ -179,7 +196,9 @@ class Spoken(Speech):
                 "seconds": (lengths[mine] / SAMPLE_RATE).tolist(),
             }
         )
-        self._shards = [np.memmap(self._folder / f"{shard}.int16", np.int16, mode="r") for shard in (0, 1)]
+        self._shards = [
+            np.memmap(self._folder / f"{shard}.int16", np.int16, mode="r") for shard in (0, 1)
+        ]
 
     def samples(self, index: int) -> Int16[np.ndarray, " n"]:
         shard, start, stop = self._places[index]

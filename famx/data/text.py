@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from famx.data.base import Example, byte_tokenizer, choose_split, draws, train_tokenizer
+from famx.data._tokenizers import byte_tokenizer, train_tokenizer
+from famx.data.base import choose_split
+from famx.nn.batch import Example
 from famx.notation import UserError
 from famx.registry import register
+from famx.seeding import numpy_rng
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -34,7 +37,13 @@ class Text:
     normaliser = "none"
 
     def __init__(
-        self, split: str, seed: int, *, path: str = "", unit: Literal["chars", "bytes"] = "chars", block: int = 128
+        self,
+        split: str,
+        seed: int,
+        *,
+        path: str = "",
+        unit: Literal["chars", "bytes"] = "chars",
+        block: int = 128,
     ) -> None:
         choose_split(split, self.splits)
         if block < 1:
@@ -45,7 +54,9 @@ class Text:
         self._tokens = tokens[start:stop]
         self._split, self._seed, self._block, self._anew = split, seed, block, split == "train"
         if len(self._tokens) <= block:
-            raise UserError(f"data.block={block} is more than the {len(self._tokens)} tokens of {split} can fill")
+            raise UserError(
+                f"data.block={block} is more than the {len(self._tokens)} tokens of {split} can fill"
+            )
         self._deal(0)
 
     def at(self, epoch: int) -> "Text":
@@ -60,7 +71,9 @@ class Text:
         places = len(self._tokens) - self._block
         self._starts = np.arange(0, places, self._block)
         if self._anew:
-            self._starts = draws(self._seed, "blocks", epoch).integers(0, places, len(self._starts))
+            self._starts = numpy_rng(self._seed, "blocks", epoch).integers(
+                0, places, len(self._starts)
+            )
         self.ids = [f"{self._split}-{start}" for start in self._starts]
         self.texts = [""] * len(self._starts)
         self.lengths = [float(self._block)] * len(self._starts)
@@ -75,7 +88,11 @@ class Text:
 
     def build_tokenizer(self) -> "Tokenizer":
         """Characters of the whole file, or the 256 bytes."""
-        return byte_tokenizer() if self._characters is None else train_tokenizer([self._characters], special=())
+        return (
+            byte_tokenizer()
+            if self._characters is None
+            else train_tokenizer([self._characters], special=())
+        )
 
 
 def _tokens(path: str, unit: str) -> tuple[np.ndarray, str | None]:

@@ -36,4 +36,6 @@ class GeluFeedforward(nn.Sequential):
             raise ValueError(f"activation={activation} is not one of {', '.join(ACTIVATIONS)}")
         if (width := round(expansion * d_model)) < 1:
             raise ValueError(f"expansion={expansion} leaves no channel of d_model={d_model}")
-        super().__init__(nn.Linear(d_model, width), ACTIVATIONS[activation](), nn.Linear(width, d_model))
+        super().__init__(
+            nn.Linear(d_model, width), ACTIVATIONS[activation](), nn.Linear(width, d_model)
+        )

@@ -57,7 +57,9 @@ class LogMel(nn.Module):
         if n_mels < 4 or channels < 2:
             raise ValueError(f"n_mels={n_mels} must be at least 4, channels={channels} at least 2")
         if context < 1 or context % 2 == 0:
-            raise ValueError(f"context={context} must be odd, a frame and as many before it as after")
+            raise ValueError(
+                f"context={context} must be odd, a frame and as many before it as after"
+            )
         self.n_mels, self.normalize = n_mels, normalize
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.register_buffer("filters", _mel_filters(n_mels), persistent=False)
@@ -70,7 +72,11 @@ class LogMel(nn.Module):
             for inner, outer in ((1, channels // 2), (channels // 2, channels))
         )
         self.out = nn.Linear(channels * -(-n_mels // 4), d_model)
-        for linear, gain in ((self.convolutions[0], "relu"), (self.convolutions[1], "relu"), (self.out, "linear")):
+        for linear, gain in (
+            (self.convolutions[0], "relu"),
+            (self.convolutions[1], "relu"),
+            (self.out, "linear"),
+        ):
             nn.init.kaiming_normal_(linear.weight, nonlinearity=gain)
             nn.init.zeros_(linear.bias)
         groups = gcd(d_model, GROUPS)
@@ -124,7 +130,9 @@ class LogMel(nn.Module):
         # silence is as loud as it is
         return (energy / mean.clamp(min=SILENCE) + FLOOR).log(), lengths
 
-    def normalized(self, x: Float[Tensor, "b t f"], valid: Bool[Tensor, "b t 1"]) -> Float[Tensor, "b t f"]:
+    def normalized(
+        self, x: Float[Tensor, "b t f"], valid: Bool[Tensor, "b t 1"]
+    ) -> Float[Tensor, "b t f"]:
         """Each mel bin with zero mean and unit variance."""
         x = x * valid
         if self.normalize == "utterance":

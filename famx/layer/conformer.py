@@ -49,11 +49,15 @@ class Convolution(nn.Module):
             y = self.pairwise(pad(x.mT, margins), pad(seen, margins))
         return self.out(silu(self.norm(y)))
 
-    def pairwise(self, x: Float[Tensor, "b d s"], seen: Bool[Tensor, "#b t s"]) -> Float[Tensor, "b t d"]:
+    def pairwise(
+        self, x: Float[Tensor, "b d s"], seen: Bool[Tensor, "#b t s"]
+    ) -> Float[Tensor, "b t d"]:
         """The convolution where each position sees others (packed sequences), `kernel_size` times the memory."""
         (size,) = self.channelwise.kernel_size
         taps = seen.unfold(-1, size, 1).diagonal(dim1=1, dim2=2).mT[:, None]
-        return ((x.unfold(-1, size, 1) * taps) * self.channelwise.weight).sum(-1).mT + self.channelwise.bias
+        return ((x.unfold(-1, size, 1) * taps) * self.channelwise.weight).sum(
+            -1
+        ).mT + self.channelwise.bias
 
 
 @register
@@ -84,10 +88,15 @@ class ConformerLayer(nn.Module):
     ):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} must be odd, a position and as many before it as after")
+            raise ValueError(
+                f"kernel_size={kernel_size} must be odd, a position and as many before it as after"
+            )
         self.first_norm, self.first = norm(), feedforward()
         self.attention_norm, self.attention = norm(), attention()
-        self.convolution_norm, self.convolution = norm(), Convolution(d_model, norm, causal, kernel_size)
+        self.convolution_norm, self.convolution = (
+            norm(),
+            Convolution(d_model, norm, causal, kernel_size),
+        )
         self.second_norm, self.second = norm(), feedforward()
         self.last_norm, self.dropout = norm(), Dropout(dropout)
 

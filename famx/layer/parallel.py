@@ -39,4 +39,6 @@ class ParallelLayer(nn.Module):
     ) -> Float[Tensor, "b t d"]:
         """See `PreNormLayer.forward`."""
         normed = self.norm(x)
-        return x + self.dropout(self.attention(normed, memory, mask, state) + self.feedforward(normed))
+        return x + self.dropout(
+            self.attention(normed, memory, mask, state) + self.feedforward(normed)
+        )

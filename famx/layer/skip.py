@@ -7,14 +7,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from famx.layer.prenorm import PreNormLayer
-from famx.observe import Costly
+from famx.nn.hooks import ComputeCost
 from famx.registry import register
 
 HIDDEN = 128  # channels of the gate
 
 
 @register
-class SkipLayer(Costly, PreNormLayer):
+class SkipLayer(ComputeCost, PreNormLayer):
     """`x <- x + 1[p > 1/2] (prenorm(x) - x)`, `p = sigmoid(MLP(pool(x)))`.
 
     Causal, `pool` is a running mean and every position decides for itself; else a mean over the sample, which decides
@@ -72,7 +72,9 @@ class SkipLayer(Costly, PreNormLayer):
         if state is not None and "whole" not in state:
             x = state[self] = torch.cat((state[self], x), 1) if self in state else x
         if self.causal:
-            past = torch.ones(1, new, x.shape[1], dtype=torch.bool, device=x.device).tril(x.shape[1] - new)
+            past = torch.ones(1, new, x.shape[1], dtype=torch.bool, device=x.device).tril(
+                x.shape[1] - new
+            )
             seen = past if seen is None else past & seen
         if seen is None:
             return x.mean(1, keepdim=True)
@@ -80,12 +82,23 @@ class SkipLayer(Costly, PreNormLayer):
         return (shares / shares.sum(-1, keepdim=True).clamp(min=1)) @ x
 
     def account(
-        self, visit: Float[Tensor, "b t 1"], p: Float[Tensor, "b _ 1"], seen: Bool[Tensor, "#b #t s"] | None
+        self,
+        visit: Float[Tensor, "b t 1"],
+        p: Float[Tensor, "b _ 1"],
+        seen: Bool[Tensor, "#b #t s"] | None,
     ) -> None:
         """Notes which share of the real positions the layer was computed for."""
-        real = torch.ones_like(visit) if seen is None else seen.any(1)[:, -visit.shape[1] :, None].to(visit)
+        real = (
+            torch.ones_like(visit)
+            if seen is None
+            else seen.any(1)[:, -visit.shape[1] :, None].to(visit)
+        )
         compute = (visit * real).sum() / real.expand_as(visit).sum().clamp(min=1)
-        self.spent = compute if self.training else None
+        self.last_compute = compute if self.training else None
         if self.observed:
             visits = visit[-1].detach().T
-            self.metrics = {"compute": compute.detach(), "probability": p.detach().mean(), "over_time/visit": visits}
+            self.metrics = {
+                "compute": compute.detach(),
+                "probability": p.detach().mean(),
+                "over_time/visit": visits,
+            }

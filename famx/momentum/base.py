@@ -32,14 +32,18 @@ class Momentum(nn.Module):
         super().__init__()
         for info in tensors:
             if not 0 <= info.base < 1:
-                raise ValueError(f"base={info.base} of a tensor of shape {info.shape} is not in [0, 1)")
+                raise ValueError(
+                    f"base={info.base} of a tensor of shape {info.shape} is not in [0, 1)"
+                )
         self.tensors = list(tensors)
         self.rows = list(range(len(tensors)))
         self.metrics: dict[str, Tensor] = {}
-        self.register_buffer("base", torch.tensor([info.base for info in tensors]), persistent=False)
+        self.register_buffer(
+            "base", torch.tensor([info.base for info in tensors]), persistent=False
+        )
 
 
-class Smoothed(Momentum):
+class HistoryRule(Momentum):
     """Chooses by h <- beta·h + (1 - beta)·statistics per step, the first ones copied, as `choose(history)` says.
 
     Args:
@@ -49,7 +53,9 @@ class Smoothed(Momentum):
         min_size: entries a tensor must have more of to be followed; the base momentum stays for the others.
     """
 
-    def __init__(self, tensors: Sequence[TensorInfo], *, beta: float, start_step: int, min_size: int):
+    def __init__(
+        self, tensors: Sequence[TensorInfo], *, beta: float, start_step: int, min_size: int
+    ):
         super().__init__(tensors)
         if not 0 <= beta < 1:
             raise ValueError(f"beta={beta} is not in [0, 1)")
@@ -59,9 +65,13 @@ class Smoothed(Momentum):
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
         self.register_buffer("coefficients", self.base.clone())
 
-    def take(self, due: bool | Bool[Tensor, ""], statistics: Float[Tensor, "..."], every: int) -> None:
+    def take(
+        self, due: bool | Bool[Tensor, ""], statistics: Float[Tensor, "..."], every: int
+    ) -> None:
         """Moves the history by the statistics of `every` steps, and chooses anew; nothing where it is not `due`."""
-        smoothed = torch.where(self.begun, self.history.lerp(statistics, 1 - self.beta**every), statistics)
+        smoothed = torch.where(
+            self.begun, self.history.lerp(statistics, 1 - self.beta**every), statistics
+        )
         chosen = self.base.index_copy(0, self.index, self.choose(smoothed))
         if isinstance(due, Tensor):
             smoothed = torch.where(due, smoothed, self.history)
@@ -83,7 +93,7 @@ REGIONS: dict[Kind, list[tuple[int, int, float, float, float]]] = {
 }
 
 
-class Handlers(Smoothed):
+class FamRules(HistoryRule):
     """FAM's four handlers: h_b <- beta·h_b + (1 - beta)·p_b, then a rule for the kind of the tensor, on h.
 
     conv, embedding, others: the first of `REGIONS` with power enough gives `raised(a, rise, cap)`.
@@ -124,7 +134,9 @@ class Handlers(Smoothed):
             "regions": regions,
             "thresholds": thresholds,
             "risen": risen,
-            "by_largest": torch.tensor([info.kind == "attention" for info in measured], dtype=torch.bool),
+            "by_largest": torch.tensor(
+                [info.kind == "attention" for info in measured], dtype=torch.bool
+            ),
             "first_quarter": n_bands // 4,
             "third_quarter": 3 * n_bands // 4,
             "low": torch.tensor([self.lowered(info.base) for info in measured]),
@@ -157,7 +169,9 @@ class Handlers(Smoothed):
         """Whether the regions' power, zero elsewhere, is enough."""
         raise NotImplementedError
 
-    def largest(self, history: Float[Tensor, "measured bands"]) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
+    def largest(
+        self, history: Float[Tensor, "measured bands"]
+    ) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
         """The largest band of each tensor, and whether there is one."""
         raise NotImplementedError
 
@@ -172,7 +186,9 @@ class Handlers(Smoothed):
     def seen(self) -> dict[str, Tensor]:
         """The bands of all tensors in units of white noise, their means per kind, the share of tensors that moved."""
         relative = self.spectrum.relative(self.history)
-        bands = relative.new_zeros(len(self.tensors), relative.shape[1]).index_copy(0, self.index, relative)
+        bands = relative.new_zeros(len(self.tensors), relative.shape[1]).index_copy(
+            0, self.index, relative
+        )
         moved = (self.coefficients != self.base)[self.index].float().mean()
         kinds: dict[Kind, list[int]] = {}
         for i in self.rows:
@@ -181,7 +197,7 @@ class Handlers(Smoothed):
         return {"bands": bands, "fired": moved, **means}
 
 
-class Followed(Smoothed):
+class TemporalRule(HistoryRule):
     """Chooses by statistics of the last gradients in time, of the coordinates that spectrum `temporal` follows.
 
     h <- beta·h + (1 - beta)·statistics per step, the first ones copied; a subclass says what they are and what they
@@ -196,10 +212,18 @@ class Followed(Smoothed):
     """
 
     def __init__(
-        self, tensors: Sequence[TensorInfo], *, n_statistics: int, beta: float, start_step: int, min_size: int
+        self,
+        tensors: Sequence[TensorInfo],
+        *,
+        n_statistics: int,
+        beta: float,
+        start_step: int,
+        min_size: int,
     ):
         super().__init__(tensors, beta=beta, start_step=start_step, min_size=min_size)
-        self.followed = registry.build("spectrum", {"name": "temporal"}, tensors=[tensors[i] for i in self.rows])
+        self.followed = registry.build(
+            "spectrum", {"name": "temporal"}, tensors=[tensors[i] for i in self.rows]
+        )
         self.register_buffer("history", torch.zeros(n_statistics, len(self.rows)))
 
     def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
@@ -209,12 +233,16 @@ class Followed(Smoothed):
         if (due := self.followed.fresh & (step > self.start_step)) is not False:
             series = self.followed.ring.float()
             # each coordinate counts alike, however large its gradient
-            statistics = self.measure(series / series.abs().amax(0).clamp_min(torch.finfo(torch.float32).tiny))
+            statistics = self.measure(
+                series / series.abs().amax(0).clamp_min(torch.finfo(torch.float32).tiny)
+            )
             self.take(due, statistics, self.followed.every)
         if self.observed:
             self.metrics = {"moved": (self.coefficients != self.base)[self.index].float().mean()}
         return self.coefficients
 
-    def measure(self, series: Float[Tensor, "window followed coordinates"]) -> Float[Tensor, "statistics followed"]:
+    def measure(
+        self, series: Float[Tensor, "window followed coordinates"]
+    ) -> Float[Tensor, "statistics followed"]:
         """The statistics of the window."""
         raise NotImplementedError

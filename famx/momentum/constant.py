@@ -19,7 +19,9 @@ class Constant(Momentum):
     """
 
     def __init__(self, tensors: Sequence[TensorInfo], *, beta: float | None = None):
-        super().__init__(tensors if beta is None else [info._replace(base=beta) for info in tensors])
+        super().__init__(
+            tensors if beta is None else [info._replace(base=beta) for info in tensors]
+        )
 
     def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
         return self.base

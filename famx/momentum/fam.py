@@ -8,13 +8,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from famx import registry
-from famx.momentum.base import Handlers
+from famx.momentum.base import FamRules
 from famx.notation import TensorInfo
 from famx.registry import register
 
 
 @register
-class Fam(Handlers):
+class Fam(FamRules):
     """The four handlers of FAM; bands of white share w fire when their share exceeds w·(1 + max(margin, sigmas·s)).
 
     s = sqrt((1 - w) / (w·freedom)) is the relative deviation that white noise has in one measurement, of entries that
@@ -46,7 +46,9 @@ class Fam(Handlers):
         layer_boost: bool = True,
     ):
         usual = partial(registry.build, "spectrum", {"name": "temporal"})
-        super().__init__(tensors, spectrum or usual, beta=beta, start_step=start_step, min_size=min_size)
+        super().__init__(
+            tensors, spectrum or usual, beta=beta, start_step=start_step, min_size=min_size
+        )
         self.layer_boost, self.margin, self.sigmas = layer_boost, margin, sigmas
         n_bands = torch.tensor([self.tensors[i].n_bands for i in self.rows], dtype=torch.long)
         tables = {
@@ -57,7 +59,9 @@ class Fam(Handlers):
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 
-    def limit(self, width: Float[Tensor, "..."], freedom: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def limit(
+        self, width: Float[Tensor, "..."], freedom: Float[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
         """The share from which on bands of that share of white noise are louder than chance; none where that is 0."""
         chance = self.sigmas * torch.sqrt((1 - width).clamp_min(0) / (width * freedom.clamp_min(1)))
         return torch.where(width > 0, width * (1 + chance.clamp_min(self.margin)), torch.inf)
@@ -65,9 +69,13 @@ class Fam(Handlers):
     def over(self, power: Float[Tensor, "2 measured bands"]) -> Bool[Tensor, "2 measured"]:
         return power.sum(-1) > self.limit(self.widths, self.spectrum.freedom)
 
-    def largest(self, history: Float[Tensor, "measured bands"]) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
+    def largest(
+        self, history: Float[Tensor, "measured bands"]
+    ) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
         white = self.spectrum.white
-        loud = torch.where(history > self.limit(white, self.spectrum.freedom[:, None]), history / white, 0.0)
+        loud = torch.where(
+            history > self.limit(white, self.spectrum.freedom[:, None]), history / white, 0.0
+        )
         loudest, band = loud.max(1)
         return band, loudest > 0
 

@@ -8,13 +8,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from famx import registry
-from famx.momentum.base import Handlers
+from famx.momentum.base import FamRules
 from famx.notation import TensorInfo
 from famx.registry import register
 
 
 @register
-class FamPublished(Handlers):
+class FamPublished(FamRules):
     """The four handlers of FAM; a region fires when its share of the history exceeds .2 to .4, whatever its width.
 
     Args:
@@ -34,10 +34,14 @@ class FamPublished(Handlers):
         min_size: int = 256,
     ):
         usual = partial(registry.build, "spectrum", {"name": "shuffled"})
-        super().__init__(tensors, spectrum or usual, beta=beta, start_step=start_step, min_size=min_size)
+        super().__init__(
+            tensors, spectrum or usual, beta=beta, start_step=start_step, min_size=min_size
+        )
 
     def over(self, power: Float[Tensor, "2 measured bands"]) -> Bool[Tensor, "2 measured"]:
         return power.sum(-1) > self.thresholds
 
-    def largest(self, history: Float[Tensor, "measured bands"]) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
+    def largest(
+        self, history: Float[Tensor, "measured bands"]
+    ) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
         return history.argmax(1), torch.ones_like(self.by_largest)

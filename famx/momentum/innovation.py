@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from famx.momentum.base import Followed
+from famx.momentum.base import TemporalRule
 from famx.notation import TensorInfo
 from famx.registry import register
 
@@ -15,7 +15,7 @@ FIRST = 8  # an average of fewer gradients says little
 
 
 @register
-class Innovation(Followed):
+class Innovation(TemporalRule):
     """a of .6 to .98, for which |c(a)| is least, c(a) the lag-1 correlation of the innovations e_t = g_t - m_{t-1}
     beyond what white gradients give; m is the average of the window so far at momentum a, over the sum of its weights.
 
@@ -38,13 +38,24 @@ class Innovation(Followed):
         min_size: int = 256,
         sigmas: float = 4.0,
     ):
-        super().__init__(tensors, n_statistics=len(CANDIDATES), beta=beta, start_step=start_step, min_size=min_size)
+        super().__init__(
+            tensors,
+            n_statistics=len(CANDIDATES),
+            beta=beta,
+            start_step=start_step,
+            min_size=min_size,
+        )
         window = self.followed.window
         if window < 2 * FIRST:
-            raise ValueError(f"window={window} of the gradients followed must be at least {2 * FIRST}")
+            raise ValueError(
+                f"window={window} of the gradients followed must be at least {2 * FIRST}"
+            )
         filters = torch.stack([_innovations(a, window) for a in CANDIDATES])
         covariance = filters @ filters.mT
-        lagged, own = covariance.diagonal(1, 1, 2).sum(1), covariance.diagonal(0, 1, 2)[:, 1:].sum(1)
+        lagged, own = (
+            covariance.diagonal(1, 1, 2).sum(1),
+            covariance.diagonal(0, 1, 2)[:, 1:].sum(1),
+        )
         self.sigmas = sigmas
         candidates, base = torch.tensor(CANDIDATES), self.base[self.rows]
         tables = {
@@ -58,7 +69,9 @@ class Innovation(Followed):
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 
-    def measure(self, series: Float[Tensor, "window followed coordinates"]) -> Float[Tensor, "statistics followed"]:
+    def measure(
+        self, series: Float[Tensor, "window followed coordinates"]
+    ) -> Float[Tensor, "statistics followed"]:
         e = torch.einsum("ctw,wmk->ctmk", self.filters, series)
         lagged, own = (e[:, 1:] * e[:, :-1]).sum((1, 3)), e[:, 1:].square().sum((1, 3))
         return lagged / own.clamp_min(torch.finfo(torch.float32).tiny) - self.white[:, None]

@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from famx.momentum.base import Followed
+from famx.momentum.base import TemporalRule
 from famx.notation import TensorInfo
 from famx.registry import register
 
 
 @register
-class Kalman(Followed):
+class Kalman(TemporalRule):
     """a = 1 - K, K = (sqrt(q² + 4q) - q) / 2, q = (Var d + 2·Cov) / (-Cov), within low and high.
 
     d_t = g_t - g_{t-1}, Cov = Cov(d_t, d_{t-1}) = -(variance of the noise): q is that of the drift in units of it.
@@ -40,9 +40,13 @@ class Kalman(Followed):
         if not 0 <= low <= high < 1:
             raise ValueError(f"low={low} and high={high} must rise within [0, 1)")
         self.low, self.high = low, high
-        super().__init__(tensors, n_statistics=2, beta=beta, start_step=start_step, min_size=min_size)
+        super().__init__(
+            tensors, n_statistics=2, beta=beta, start_step=start_step, min_size=min_size
+        )
 
-    def measure(self, series: Float[Tensor, "window followed coordinates"]) -> Float[Tensor, "statistics followed"]:
+    def measure(
+        self, series: Float[Tensor, "window followed coordinates"]
+    ) -> Float[Tensor, "statistics followed"]:
         d = series.diff(dim=0)
         return torch.stack([d.square().mean((0, 2)), (d[1:] * d[:-1]).mean((0, 2))])
 
@@ -50,5 +54,7 @@ class Kalman(Followed):
         variance, covariance = history
         noise = (-covariance).clamp_min(1e-12)
         q = ((variance - 2 * noise) / noise).clamp_min(0.0)
-        gain = 2 / (1 + (1 + 4 / q).sqrt())  # the same as above, without the difference of two large numbers
+        gain = 2 / (
+            1 + (1 + 4 / q).sqrt()
+        )  # the same as above, without the difference of two large numbers
         return (1 - gain).clamp(self.low, self.high)

@@ -25,11 +25,19 @@ class Random(Momentum):
     capturable = False
 
     def __init__(
-        self, tensors: Sequence[TensorInfo], *, low: float = 0.85, high: float = 0.98, every: int = 8, seed: int = 0
+        self,
+        tensors: Sequence[TensorInfo],
+        *,
+        low: float = 0.85,
+        high: float = 0.98,
+        every: int = 8,
+        seed: int = 0,
     ):
         super().__init__(tensors)
         if not 0 <= low <= high < 1 or every < 1:
-            raise ValueError(f"low={low} and high={high} must rise within [0, 1), and every={every} be at least 1")
+            raise ValueError(
+                f"low={low} and high={high} must rise within [0, 1), and every={every} be at least 1"
+            )
         self.low, self.high, self.every, self.seed = low, high, every, seed
 
     def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:

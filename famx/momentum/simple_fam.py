@@ -22,7 +22,12 @@ class SimpleFam(Momentum):
     """
 
     def __init__(
-        self, tensors: Sequence[TensorInfo], *, gain: float = 0.05, start_step: int = 100, min_size: int = 1000
+        self,
+        tensors: Sequence[TensorInfo],
+        *,
+        gain: float = 0.05,
+        start_step: int = 100,
+        min_size: int = 1000,
     ):
         super().__init__(tensors)
         self.gain, self.start_step, self.min_size = gain, start_step, min_size
@@ -37,6 +42,9 @@ class SimpleFam(Momentum):
         upper = magnitude[:, magnitude.shape[1] // 2 :].sum(1) / (magnitude.sum(1) + 1e-8)
         chosen = (self.base[self.index] + self.gain * upper).clamp_max(0.98)
         if self.observed:
-            self.metrics = {"upper": upper, "fired": (chosen != self.base[self.index]).float().mean()}
+            self.metrics = {
+                "upper": upper,
+                "fired": (chosen != self.base[self.index]).float().mean(),
+            }
         moved = self.base.index_copy(0, self.index, chosen)
         return torch.where(due, moved, self.base) if isinstance(due, Tensor) else moved

@@ -1,3 +1,4 @@
+from famx.optim._param_groups import parameter_groups
 from famx.optim.adafactor import Adafactor
 from famx.optim.adamw import AdamW
 from famx.optim.agc import AGC
@@ -8,7 +9,6 @@ from famx.optim.fam_adamw import FAMAdamW
 from famx.optim.fam_bandwise import FAMBandwise
 from famx.optim.fam_maxfactor import FAMMaxFactor
 from famx.optim.fam_published import FAMPublished
-from famx.optim.groups import parameter_groups
 from famx.optim.lookahead import Lookahead
 from famx.optim.maxfactor import MaxFactor
 from famx.optim.muon import Muon

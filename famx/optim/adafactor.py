@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from famx.optim.wrapped import Wrapped
+from famx.optim._torch import TorchOptimizer
 from famx.registry import register
 
 
 @register
-class Adafactor(Wrapped, torch.optim.Adafactor):
+class Adafactor(TorchOptimizer, torch.optim.Adafactor):
     """θ <- θ - max(eps₂, RMS θ)·min(lr, 1/sqrt t)·U / max(1, RMS(U)/d), U = g / sqrt(V), V = R·C / mean(R).
 
     Args:

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from famx.optim._torch import TorchOptimizer
 from famx.optim.fam_adamw import FAMAdamW
-from famx.optim.wrapped import Wrapped
 from famx.registry import register
 
 
 @register
-class AdamW(Wrapped, torch.optim.AdamW):
+class AdamW(TorchOptimizer, torch.optim.AdamW):
     """m, v <- averages of g and g²; θ <- θ - lr·(m̂ / (sqrt(v̂) + eps) + weight_decay·θ).
 
     With `momentum` it is a `FAMAdamW` that wears that rule.
@@ -36,7 +36,11 @@ class AdamW(Wrapped, torch.optim.AdamW):
         spectrum: Callable[..., nn.Module] | None = None,
         **options: Any,
     ):
-        return super().__new__(cls) if momentum is None else FAMAdamW(params, momentum, spectrum, **options)
+        return (
+            super().__new__(cls)
+            if momentum is None
+            else FAMAdamW(params, momentum, spectrum, **options)
+        )
 
     def __init__(
         self,
@@ -49,4 +53,6 @@ class AdamW(Wrapped, torch.optim.AdamW):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
     ):
-        super().__init__(params, momentum, spectrum, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(
+            params, momentum, spectrum, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay
+        )

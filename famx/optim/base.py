@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from famx import registry
+from famx.nn.hooks import set_observed
 from famx.notation import Kind, Layout, TensorInfo, UserError
-from famx.observe import watch
-from famx.optim.common import captured, dense, keep_dtypes, refuse_complex, whole
-from famx.settings import hold
+from famx.optim._common import captured, dense, keep_dtypes, refuse_complex, whole
+from famx.validate import check_number
 
 LAYOUTS: dict[Kind, Layout] = {"conv": "log", "attention": "split"}
 
 
-class Row(NamedTuple):
+class Update(NamedTuple):
     """One parameter in one step. The last three are floats where the device is the host, else 0-d tensors on it.
 
     Args:
@@ -71,7 +71,9 @@ class Optimizer(torch.optim.Optimizer):
     ):
         for room, factory in (("momentum", momentum), ("spectrum", spectrum)):
             if factory is not None and not callable(factory):
-                raise UserError(f"{room}={factory!r} is no factory: give a class of famx.{room}, or a partial of one")
+                raise UserError(
+                    f"{room}={factory!r} is no factory: give a class of famx.{room}, or a partial of one"
+                )
         super().__init__(params, {"kind": "other", **defaults})
         self.observed = self.capturable = False
         self.found_inf: Tensor | None = None
@@ -80,14 +82,18 @@ class Optimizer(torch.optim.Optimizer):
         self.tensors = [_info(p, group) for p, group in self._owned()]
         if momentum is not None:
             known = registry.hyperparameters(registry.get("momentum", usual["name"]))
-            for key in [key for key in known if usual.get(key, known[key].default) != known[key].default]:
+            for key in [
+                key for key in known if usual.get(key, known[key].default) != known[key].default
+            ]:
                 raise UserError(
                     f"{key}={usual[key]} is for momentum {usual['name']}, but another one is given: set it there"
                 )
         build = momentum or partial(registry.build, "momentum", usual)
         self.rule = build(tensors=self.tensors, **({"spectrum": spectrum} if spectrum else {}))
         if spectrum and not hasattr(self.rule, "spectrum"):
-            raise UserError(f"momentum {type(self.rule).__name__} measures no spectrum, so spectrum= has no use here")
+            raise UserError(
+                f"momentum {type(self.rule).__name__} measures no spectrum, so spectrum= has no use here"
+            )
         self.skipped = torch.zeros((), dtype=torch.long)
         self.product, self.steps = torch.ones(len(self.tensors)), torch.zeros(len(self.tensors))
 
@@ -95,7 +101,7 @@ class Optimizer(torch.optim.Optimizer):
         """The state of a parameter, as named tensors."""
         raise NotImplementedError
 
-    def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
+    def update(self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor) -> None:
         """Takes the step of a group.
 
         Args:
@@ -136,7 +142,11 @@ class Optimizer(torch.optim.Optimizer):
         numbers = zip(gradients, chosen, scalars(self.product), scalars(self.steps), strict=True)
         for group in self.param_groups:
             own = zip(group["params"], islice(numbers, len(group["params"])), strict=True)
-            rows = [Row(p, g, self._state(p), a, product, t) for p, (g, a, product, t) in own if g is not None]
+            rows = [
+                Update(p, g, self._state(p), a, product, t)
+                for p, (g, a, product, t) in own
+                if g is not None
+            ]
             if rows:
                 self.update(group, rows, cancel)
         self.skipped += cancel.long()
@@ -145,17 +155,25 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _choose(
-        self, owned: list[tuple[Tensor, dict[str, Any]]], gradients: list[Tensor | None], cancel: Float[Tensor, ""]
+        self,
+        owned: list[tuple[Tensor, dict[str, Any]]],
+        gradients: list[Tensor | None],
+        cancel: Float[Tensor, ""],
     ) -> Float[Tensor, " tensors"]:
         """The rule's coefficients; what the rule keeps stays as it was where a gradient is not finite."""
         if getattr(self.rule, "observed", False) is not self.observed:
-            watch(self.rule, self.observed)
+            set_observed(self.rule, self.observed)
         whole = [
-            p.new_zeros(()).expand(p.shape) if g is None else g for (p, _), g in zip(owned, gradients, strict=True)
+            p.new_zeros(()).expand(p.shape) if g is None else g
+            for (p, _), g in zip(owned, gradients, strict=True)
         ]
         if cancel.device.type == "cpu" and not self.capturable and scalars(cancel[None]) == [0.0]:
             return self.rule(whole, self.calls)
-        kept = [(module, *item) for module in self.rule.modules() for item in module.named_buffers(recurse=False)]
+        kept = [
+            (module, *item)
+            for module in self.rule.modules()
+            for item in module.named_buffers(recurse=False)
+        ]
         coefficients = self.rule(whole, self.calls)
         for module, name, old in kept:
             if (new := getattr(module, name)) is not old:
@@ -195,7 +213,12 @@ class Optimizer(torch.optim.Optimizer):
         for i, info in enumerate(self.tensors):
             kinds.setdefault(info.kind, []).append(i)
         means = {f"momentum/{kind}": coefficients[rows].mean() for kind, rows in kinds.items()}
-        self.metrics = {"momentum": coefficients, "skipped": self.skipped, **means, **self.rule.metrics}
+        self.metrics = {
+            "momentum": coefficients,
+            "skipped": self.skipped,
+            **means,
+            **self.rule.metrics,
+        }
 
     def _owned(self) -> list[tuple[Tensor, dict[str, Any]]]:
         return [(p, group) for group in self.param_groups for p in group["params"]]
@@ -203,7 +226,9 @@ class Optimizer(torch.optim.Optimizer):
     def _move(self, device: torch.device) -> None:
         if self.skipped.device != device:
             self.rule.to(device)
-            self.skipped, self.product, self.steps = (x.to(device) for x in (self.skipped, self.product, self.steps))
+            self.skipped, self.product, self.steps = (
+                x.to(device) for x in (self.skipped, self.product, self.steps)
+            )
         for part in (self, *self.rule.modules()) if self.capturable else ():
             if not getattr(part, "capturable", True):
                 raise UserError(
@@ -214,7 +239,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """torch's, and under "famx" what belongs to no single parameter: numbers and tensors of their own dtype."""
-        shared = {"calls": int(self.calls), "skipped": self.skipped, "product": self.product, "steps": self.steps}
+        shared = {
+            "calls": int(self.calls),
+            "skipped": self.skipped,
+            "product": self.product,
+            "steps": self.steps,
+        }
         rule = {f"rule.{name}": value for name, value in self.rule.state_dict().items()}
         return {**super().state_dict(), "famx": {**shared, **rule}}
 
@@ -225,11 +255,19 @@ class Optimizer(torch.optim.Optimizer):
             UserError: it is of another optimizer, or of one with another momentum rule or spectrum.
         """
         shared = dict(state_dict.get("famx", {}))
-        rule = {name.removeprefix("rule."): value for name, value in shared.items() if name.startswith("rule.")}
-        expected = {name: getattr(value, "shape", None) for name, value in self.rule.state_dict().items()}
+        rule = {
+            name.removeprefix("rule."): value
+            for name, value in shared.items()
+            if name.startswith("rule.")
+        }
+        expected = {
+            name: getattr(value, "shape", None) for name, value in self.rule.state_dict().items()
+        }
         found = {name: getattr(value, "shape", None) for name, value in rule.items()}
         if "calls" not in shared or found != expected:
-            raise UserError(f"the state is not of this {type(self).__name__}: it keeps {found}, this one {expected}")
+            raise UserError(
+                f"the state is not of this {type(self).__name__}: it keeps {found}, this one {expected}"
+            )
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "famx"})
         keep_dtypes(self, state_dict, self.init)
         self.rule.load_state_dict(rule)
@@ -239,22 +277,28 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if hasattr(self, "rule"):
-            raise UserError(f"{type(self).__name__} follows the tensors it began with: give all groups at the start")
+            raise UserError(
+                f"{type(self).__name__} follows the tensors it began with: give all groups at the start"
+            )
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         if group["kind"] not in get_args(Kind):
-            raise UserError(f"kind={group['kind']} is none{registry.nearest(str(group['kind']), get_args(Kind))}")
+            raise UserError(
+                f"kind={group['kind']} is none{registry.suggest(str(group['kind']), get_args(Kind))}"
+            )
         if not 0 <= group["alpha"] < 1:
             raise ValueError(f"alpha={group['alpha']} is not in [0, 1)")
         if not isinstance(group["n_bands"], int) or group["n_bands"] < 1:
             raise ValueError(f"n_bands={group['n_bands']} must be a whole number of at least 1")
         for name in ("lr", "weight_decay"):
             value = group[name]
-            if not isinstance(value, Tensor) and not (isinstance(value, int | float) and 0 <= value < torch.inf):
+            if not isinstance(value, Tensor) and not (
+                isinstance(value, int | float) and 0 <= value < torch.inf
+            ):
                 raise ValueError(f"{name}={value!r} must be a number, at least 0 and finite")
         for name, value in group.items():
             if name != "params":
-                hold(name, value)
+                check_number(name, value)
         refuse_complex(group["params"], type(self).__name__)
 
     __getstate__ = whole
@@ -262,7 +306,9 @@ class Optimizer(torch.optim.Optimizer):
 
 def _info(param: Tensor, group: Mapping[str, Any]) -> TensorInfo:
     kind = group["kind"]
-    return TensorInfo(tuple(param.shape), kind, group["alpha"], group["n_bands"], LAYOUTS.get(kind, "equal"))
+    return TensorInfo(
+        tuple(param.shape), kind, group["alpha"], group["n_bands"], LAYOUTS.get(kind, "equal")
+    )
 
 
 @lru_cache(maxsize=8)
@@ -283,7 +329,9 @@ def at_least(value: float | Tensor, floor: float) -> float | Tensor:
 def _cancel(gradients: list[Tensor]) -> Float[Tensor, ""]:
     """1 where an entry, or the sum of a tensor's, is not finite, else 0."""
     # a sum is the fastest way to read all entries, and one that is not finite makes the sum so
-    sums = torch.stack([g.sum(dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients])
+    sums = torch.stack(
+        [g.sum(dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
+    )
     return (sums * 0).sum().ne(0).float()
 
 

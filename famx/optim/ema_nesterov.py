@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from famx.optim.around import Around
+from famx.optim._wrapper import Wrapper
 from famx.registry import register
 
 
 @register
-class EMANesterov(Around):
+class EMANesterov(Wrapper):
     """θ <- A(y), y = θ + beta·m; m <- gamma·m + (1 - gamma)·(change of θ); A is the step of the base.
 
     Between steps the parameters are at y, for the gradient is taken there: at θ itself up to `start_step` and from
@@ -54,7 +54,9 @@ class EMANesterov(Around):
         self.starts = [p.detach().clone() for p in params]
 
     def after(self, params: list[Tensor], moved: float | Tensor) -> None:
-        ahead = self.start_step < self.calls and (self.stop_step is None or self.calls < self.stop_step)
+        ahead = self.start_step < self.calls and (
+            self.stop_step is None or self.calls < self.stop_step
+        )
         for p, start in zip(params, self.starts, strict=True):
             if p not in self.kept:
                 self.kept[p] = {"ema": torch.zeros_like(p), "beta": p.new_zeros(())}

@@ -1,17 +1,14 @@
 """Descent along an average of gradients, whose momentum a rule chooses tensor by tensor (seed.md: the step of FAM)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from famx.optim.base import Optimizer, Row, at_least
+from famx.optim._kernels import EPS, PLAIN, average, contiguous, descend
+from famx.optim.base import Optimizer, Update, at_least
 from famx.registry import register
-
-EPS = torch.finfo(torch.float32).eps
-PLAIN = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "is_first_step": False}
 
 
 @register
@@ -45,24 +42,33 @@ class EmaSGD(Optimizer):
         decoupled: bool = True,
         debias: bool = False,
     ):
-        defaults = {"lr": lr, "alpha": alpha, "weight_decay": weight_decay, "n_bands": n_bands, "decoupled": decoupled}
+        defaults = {
+            "lr": lr,
+            "alpha": alpha,
+            "weight_decay": weight_decay,
+            "n_bands": n_bands,
+            "decoupled": decoupled,
+        }
         self.debias = debias
         super().__init__(params, momentum, spectrum, usual=self.usual, **defaults)
 
     def init(self, param: Tensor) -> dict[str, Tensor]:
         return {"exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format)}
 
-    def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
+    def update(self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor) -> None:
         averages = [row.state["exp_avg"] for row in rows]
         # m / (1 - product) itself is the average m <- m + w·(g - m); a cancelled first step has no product yet
-        weights = [(1 - row.a) / at_least(1 - row.product, EPS) if self.debias else 1 - row.a for row in rows]
+        weights = [
+            (1 - row.a) / at_least(1 - row.product, EPS) if self.debias else 1 - row.a
+            for row in rows
+        ]
         weight_decay = group["weight_decay"] * group["decoupled"]
         step = self.at_once if cancel.device.type == "cpu" else self.in_turn
         step(rows, averages, weights, group["lr"], weight_decay, cancel)
 
     def at_once(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[Update],
         averages: Sequence[Tensor],
         weights: Sequence[float],
         lr: float | Tensor,
@@ -85,12 +91,19 @@ class EmaSGD(Optimizer):
                     torch._foreach_mul_(dense, 1 - lr * weight_decay * (1 - cancel))
                 options = PLAIN | {"momentum": 1 - w, "dampening": 1 - w}
                 torch._fused_sgd_(
-                    dense, gradients, ms, lr=lr, weight_decay=0.0, maximize=False, found_inf=cancel, **options
+                    dense,
+                    gradients,
+                    ms,
+                    lr=lr,
+                    weight_decay=0.0,
+                    maximize=False,
+                    found_inf=cancel,
+                    **options,
                 )
 
     def in_turn(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[Update],
         averages: Sequence[Tensor],
         weights: Sequence[float | Tensor],
         lr: float | Tensor,
@@ -100,46 +113,3 @@ class EmaSGD(Optimizer):
         """The same where coefficients are on the device: the kernel of both takes but numbers."""
         average(averages, [row.gradient for row in rows], weights, cancel)
         descend([row.param for row in rows], averages, lr, weight_decay, cancel)
-
-
-def average(
-    averages: Sequence[Tensor], gradients: Sequence[Tensor], weights: Sequence[float | Tensor], cancel: Tensor
-) -> None:
-    """m <- m + w·(g - m), in place; nothing where cancel is 1. All contiguous, for the kernel does not see strides."""
-    if cancel.is_meta:  # torch's fused kernels have no meta form, and there is nothing to compute
-        return
-    alike: dict[Any, list[tuple[Tensor, Tensor]]] = {}
-    for m, g, w in zip(averages, gradients, weights, strict=True):
-        alike.setdefault((w, m.dtype), []).append((m, g))
-    # a descent from m against -g + 1·m: only the fused kernel reads w and cancel where they are, on the device
-    for (w, _), pairs in alike.items():
-        options = {"lr": w, "weight_decay": 1.0, "maximize": True, "found_inf": cancel, **PLAIN}
-        torch._fused_sgd_(*map(list, zip(*pairs, strict=True)), [], **options)
-
-
-def descend(
-    params: Sequence[Tensor], directions: Sequence[Tensor], lr: float | Tensor, weight_decay: float, cancel: Tensor
-) -> None:
-    """θ <- θ - lr·(direction + weight_decay·θ), in place; nothing where cancel is 1."""
-    if cancel.is_meta:
-        return
-    if isinstance(lr, Tensor):
-        lr = lr.to(cancel.device, torch.float32, non_blocking=True)
-    alike: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
-    for p, direction in zip(params, directions, strict=True):
-        alike.setdefault(p.dtype, []).append((p, direction))
-    options = {"lr": lr, "weight_decay": weight_decay, "maximize": False, "found_inf": cancel, **PLAIN}
-    for pairs in alike.values():
-        own, steps = zip(*pairs, strict=True)
-        with contiguous(own) as dense:
-            torch._fused_sgd_(dense, steps, [], **options)
-
-
-@contextmanager
-def contiguous(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The parameters as the fused kernels need them, which do not see strides; what they write goes back."""
-    dense = [p.contiguous() for p in params]
-    yield dense
-    for p, done in zip(params, dense, strict=True):
-        if done is not p:
-            p.copy_(done)

@@ -53,5 +53,11 @@ class FAM(EmaSGD):
             "min_size": min_size,
             "layer_boost": layer_boost,
         }
-        step = {"lr": lr, "alpha": alpha, "weight_decay": weight_decay, "n_bands": n_bands, "debias": debias}
+        step = {
+            "lr": lr,
+            "alpha": alpha,
+            "weight_decay": weight_decay,
+            "n_bands": n_bands,
+            "debias": debias,
+        }
         super().__init__(params, momentum, spectrum, **step)

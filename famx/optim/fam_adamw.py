@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from famx.optim.base import Optimizer, Row
-from famx.optim.ema_sgd import average, contiguous, descend
+from famx.optim._kernels import average, contiguous, descend
+from famx.optim.base import Optimizer, Update
 from famx.registry import register
-from famx.settings import FROM_ZERO, hold
+from famx.validate import NON_NEGATIVE, check_number
 
 
 @register
@@ -45,25 +45,32 @@ class FAMAdamW(Optimizer):
         n_bands: int = 8,
     ):
         alpha, beta2 = betas
-        hold("eps", eps, FROM_ZERO)
+        check_number("eps", eps, NON_NEGATIVE)
         if not 0 <= beta2 < 1:
             raise ValueError(f"the second of betas={betas} is not in [0, 1)")
         defaults = {"lr": lr, "alpha": alpha, "beta2": beta2, "eps": eps}
         super().__init__(
-            params, momentum, spectrum, usual=self.usual, **defaults, weight_decay=weight_decay, n_bands=n_bands
+            params,
+            momentum,
+            spectrum,
+            usual=self.usual,
+            **defaults,
+            weight_decay=weight_decay,
+            n_bands=n_bands,
         )
 
     def init(self, param: Tensor) -> dict[str, Tensor]:
         return {
-            name: torch.zeros_like(param, memory_format=torch.contiguous_format) for name in ("exp_avg", "exp_avg_sq")
+            name: torch.zeros_like(param, memory_format=torch.contiguous_format)
+            for name in ("exp_avg", "exp_avg_sq")
         }
 
-    def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
+    def update(self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor) -> None:
         (self.in_one_kernel if cancel.device.type == "cpu" else self.in_turn)(group, rows, cancel)
 
-    def in_one_kernel(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
+    def in_one_kernel(self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor) -> None:
         """By torch's fused kernel, a call for all tensors whose coefficients and products agree."""
-        alike: dict[Any, list[Row]] = {}
+        alike: dict[Any, list[Update]] = {}
         for row in rows:
             # the kernel divides by 1 - aᵗ; a cancelled first step has no product yet
             longer = (1 - row.a**row.steps) / (1 - row.product) if row.steps else 1.0
@@ -88,7 +95,7 @@ class FAMAdamW(Optimizer):
                     found_inf=cancel,
                 )
 
-    def in_turn(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
+    def in_turn(self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor) -> None:
         """Average by average, where coefficients are on the device: the fused kernel takes but numbers."""
         beta2, params = group["beta2"], [row.param for row in rows]
         gradients = [row.gradient for row in rows]

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from famx.optim.base import Optimizer, Row
-from famx.optim.ema_sgd import descend
+from famx.optim._kernels import descend
+from famx.optim.base import Optimizer, Update
 from famx.registry import register
-from famx.settings import hold
+from famx.validate import check_number
 
 
 @register
@@ -44,7 +44,7 @@ class FAMBandwise(Optimizer):
         weight_decay: float = 0.0,
         n_bands: int = 8,
     ):
-        hold("spread", spread)
+        check_number("spread", spread)
         self.spread = spread
         options = {"lr": lr, "alpha": alpha, "weight_decay": weight_decay, "n_bands": n_bands}
         super().__init__(params, momentum, spectrum, usual=self.usual, **options)
@@ -52,7 +52,7 @@ class FAMBandwise(Optimizer):
     def init(self, param: Tensor) -> dict[str, Tensor]:
         return {"exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format)}
 
-    def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
+    def update(self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor) -> None:
         averages = [row.state["exp_avg"] for row in rows]
         for row, m in zip(rows, averages, strict=True):
             # the transform is linear, so that m itself can be kept: m + irfft((1 - a)·rfft(g - m))
@@ -67,5 +67,7 @@ class FAMBandwise(Optimizer):
         """a(f) of each bin."""
         if n_bins < n_bands or n_bands == 1:
             return like.new_ones(n_bins) * a
-        band = (torch.arange(n_bins, device=like.device) // (n_bins // n_bands)).clamp_max(n_bands - 1)
+        band = (torch.arange(n_bins, device=like.device) // (n_bins // n_bands)).clamp_max(
+            n_bands - 1
+        )
         return (a + self.spread * (2 * band / (n_bands - 1) - 1)).clamp(0.0, 0.999).to(like.dtype)

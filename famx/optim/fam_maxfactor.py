@@ -38,4 +38,12 @@ class FAMMaxFactor(MaxFactor):
         min_lr: float = 1e-7,
     ):
         step = {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "clip_threshold": clip_threshold}
-        super().__init__(params, momentum, spectrum, **step, weight_decay=weight_decay, gamma=gamma, min_lr=min_lr)
+        super().__init__(
+            params,
+            momentum,
+            spectrum,
+            **step,
+            weight_decay=weight_decay,
+            gamma=gamma,
+            min_lr=min_lr,
+        )

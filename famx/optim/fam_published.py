@@ -40,6 +40,17 @@ class FAMPublished(EmaSGD):
         fam_start_step: int = 100,
         min_size: int = 256,
     ):
-        self.usual = {"name": "fam_published", "beta": beta, "start_step": fam_start_step, "min_size": min_size}
-        step = {"lr": lr, "alpha": alpha, "weight_decay": weight_decay, "n_bands": n_bands, "decoupled": False}
+        self.usual = {
+            "name": "fam_published",
+            "beta": beta,
+            "start_step": fam_start_step,
+            "min_size": min_size,
+        }
+        step = {
+            "lr": lr,
+            "alpha": alpha,
+            "weight_decay": weight_decay,
+            "n_bands": n_bands,
+            "decoupled": False,
+        }
         super().__init__(params, momentum, spectrum, **step)

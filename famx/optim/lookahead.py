@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from famx.optim.around import Around
+from famx.optim._wrapper import Wrapper
 from famx.registry import register
 
 
 @register
-class Lookahead(Around):
+class Lookahead(Wrapper):
     """After every k steps of the base: slow <- slow + share·(θ - slow); θ <- slow.
 
     A parameter that has no gradient in a k-th step waits for the next. A step that the base cancels counts among the k.

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from famx.optim.base import Optimizer, Row, at_least, scalars
-from famx.optim.ema_sgd import average, descend
+from famx.optim._kernels import average, descend
+from famx.optim.base import Optimizer, Update, at_least, scalars
 from famx.registry import register
 
 TINY = torch.finfo(torch.float32).tiny
@@ -63,20 +63,34 @@ class MaxFactor(Optimizer):
         magnitude: Magnitude = "row",
     ):
         if not 0 <= gamma < 1 or beta2_decay >= 0 or min(eps) <= 0:
-            raise ValueError(f"gamma={gamma} must be in [0, 1), beta2_decay={beta2_decay} below 0, eps={eps} above 0")
+            raise ValueError(
+                f"gamma={gamma} must be in [0, 1), beta2_decay={beta2_decay} below 0, eps={eps} above 0"
+            )
         if magnitude not in ("row", "max", "median"):
             raise ValueError(f"magnitude={magnitude} is none of row, max, median")
         if clip_threshold <= 0 or (clip is not None and clip <= 0):
             raise ValueError(f"clip_threshold={clip_threshold} and clip={clip} must be above 0")
         self.room: Tensor | None = None
         self.full_matrix, self.magnitude = full_matrix, magnitude
-        options = {"beta2_decay": beta2_decay, "eps": eps, "clip_threshold": clip_threshold, "gamma": gamma}
+        options = {
+            "beta2_decay": beta2_decay,
+            "eps": eps,
+            "clip_threshold": clip_threshold,
+            "gamma": gamma,
+        }
         super().__init__(
             params,
             momentum,
             spectrum,
             usual=self.usual or {"name": "constant"},
-            **{"lr": lr, "alpha": 0.9, "n_bands": 8, "weight_decay": weight_decay, "min_lr": min_lr, "clip": clip},
+            **{
+                "lr": lr,
+                "alpha": 0.9,
+                "n_bands": 8,
+                "weight_decay": weight_decay,
+                "min_lr": min_lr,
+                "clip": clip,
+            },
             **options,
         )
         worn = momentum is not None or self.usual is not None
@@ -85,22 +99,35 @@ class MaxFactor(Optimizer):
     def init(self, param: Tensor) -> dict[str, Tensor]:
         # sums of squares need more digits than half precision has
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.promote_types(param.dtype, torch.float32), device=param.device)
+            return torch.zeros(
+                shape, dtype=torch.promote_types(param.dtype, torch.float32), device=param.device
+            )
 
         averaged = param in self.followed
-        state = {"exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format)} if averaged else {}
+        state = (
+            {"exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format)}
+            if averaged
+            else {}
+        )
         if param.ndim < 2 or self.full_matrix:
             return state | {"exp_avg_sq": zeros(*param.shape)}
-        return state | {"exp_avg_sq_row": zeros(len(param)), "exp_avg_sq_col": zeros(prod(param.shape[1:]))}
+        return state | {
+            "exp_avg_sq_row": zeros(len(param)),
+            "exp_avg_sq_col": zeros(prod(param.shape[1:])),
+        }
 
     def _show(self, coefficients: Tensor) -> None:
-        averaged = torch.tensor([float(p in self.followed) for p, _ in self._owned()]).to(coefficients.device)
+        averaged = torch.tensor([float(p in self.followed) for p, _ in self._owned()]).to(
+            coefficients.device
+        )
         super()._show(averaged * coefficients)  # what is not averaged has no momentum
 
-    def update(self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor) -> None:
+    def update(self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor) -> None:
         followed = [row for row in rows if row.param in self.followed]
         averages = [row.state["exp_avg"] for row in followed]
-        average(averages, [row.gradient for row in followed], [1 - row.a for row in followed], cancel)
+        average(
+            averages, [row.gradient for row in followed], [1 - row.a for row in followed], cancel
+        )
         taken = [row.state.get("exp_avg", row.gradient) for row in rows]
         gradients = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in taken]
         sizes = [
@@ -108,7 +135,10 @@ class MaxFactor(Optimizer):
             for row, length in zip(rows, _lengths([row.param for row in rows]), strict=True)
         ]
         if group["clip"] is not None:
-            longest = [group["clip"] * size * row.param.numel() ** 0.5 for row, size in zip(rows, sizes, strict=True)]
+            longest = [
+                group["clip"] * size * row.param.numel() ** 0.5
+                for row, size in zip(rows, sizes, strict=True)
+            ]
             lengths = zip(longest, _lengths(gradients), strict=True)
             limits = [1 / at_least(length / at_least(most, TINY), 1.0) for most, length in lengths]
             gradients = [g * share for g, share in zip(gradients, limits, strict=True)]
@@ -121,42 +151,67 @@ class MaxFactor(Optimizer):
                 self.move_matrix(group, *each, cancel)
 
     def rates(
-        self, group: dict[str, Any], rows: Sequence[Row], cancel: Tensor
+        self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor
     ) -> tuple[Sequence[float | Tensor], Sequence[float | Tensor]]:
         """Of each tensor b, and max(min_lr, min(lr, 1/sqrt t)) in units of lr, for the descent multiplies by that."""
         t = torch.stack([torch.as_tensor(row.steps) for row in rows]).clamp_min(1.0)
         lr = group["lr"]
-        lr = lr.to(t.device, t.dtype, non_blocking=True) if isinstance(lr, Tensor) else torch.full_like(cancel, lr)
+        lr = (
+            lr.to(t.device, t.dtype, non_blocking=True)
+            if isinstance(lr, Tensor)
+            else torch.full_like(cancel, lr)
+        )
         rate = torch.minimum(t.rsqrt(), lr).clamp_min(group["min_lr"])
-        return scalars(t.pow(group["beta2_decay"]).clamp(1e-3, 0.999)), scalars(torch.where(lr > 0, rate / lr, 0.0))
+        return scalars(t.pow(group["beta2_decay"]).clamp(1e-3, 0.999)), scalars(
+            torch.where(lr > 0, rate / lr, 0.0)
+        )
 
-    def scale(self, group: dict[str, Any], a: float | Tensor, top: float | Tensor, rms: float | Tensor) -> Any:
+    def scale(
+        self, group: dict[str, Any], a: float | Tensor, top: float | Tensor, rms: float | Tensor
+    ) -> Any:
         """a / (D·max|u|), from the largest and the root mean square of u."""
         return a / at_least(top * at_least(rms / group["clip_threshold"], 1.0), TINY)
 
-    def move_vectors(self, group: dict[str, Any], whole: Sequence[Sequence[Any]], cancel: Tensor) -> None:
+    def move_vectors(
+        self, group: dict[str, Any], whole: Sequence[Sequence[Any]], cancel: Tensor
+    ) -> None:
         """θ <- θ - lr·weight_decay·θ - a·U for vectors and scalars."""
         rows, gradients, _, strides = zip(*whole, strict=True)
         v = [row.state["exp_avg_sq"] for row in rows]
-        squares = torch._foreach_minimum(torch._foreach_mul(gradients, gradients), torch.finfo(torch.float32).max)
+        squares = torch._foreach_minimum(
+            torch._foreach_mul(gradients, gradients), torch.finfo(torch.float32).max
+        )
         average(v, squares, [1 - group["gamma"]] * len(v), cancel)
         roots = torch._foreach_sqrt(torch._foreach_maximum(v, group["eps"][0] ** 2))
         u = torch._foreach_div(gradients, roots)
-        tops, norms = (scalars(torch.stack([x.float() for x in torch._foreach_norm(u, p)])) for p in (torch.inf, 2))
+        tops, norms = (
+            scalars(torch.stack([x.float() for x in torch._foreach_norm(u, p)]))
+            for p in (torch.inf, 2)
+        )
         rms = [norm * max(1, x.numel()) ** -0.5 for norm, x in zip(norms, u, strict=True)]
         scales = [self.scale(group, *each) for each in zip(strides, tops, rms, strict=True)]
-        steps = [(x * scale).to(row.param.dtype) for row, x, scale in zip(rows, u, scales, strict=True)]
+        steps = [
+            (x * scale).to(row.param.dtype) for row, x, scale in zip(rows, u, scales, strict=True)
+        ]
         descend([row.param for row in rows], steps, group["lr"], group["weight_decay"], cancel)
 
     def move_matrix(
-        self, group: dict[str, Any], row: Row, g: Tensor, weight: float | Tensor, a: float | Tensor, cancel: Tensor
+        self,
+        group: dict[str, Any],
+        row: Update,
+        g: Tensor,
+        weight: float | Tensor,
+        a: float | Tensor,
+        cancel: Tensor,
     ) -> None:
         """θ <- θ - lr·weight_decay·θ - a·sign(U)·magnitude."""
         g = g.reshape(len(g), -1)
         u2, spare = self.scratch(g)
         torch.mul(g, g, out=u2)
         means = u2.mean(1)
-        cancel = torch.maximum(cancel, (means.sum() * 0).ne(0).to(cancel))  # g² has left the range of numbers
+        cancel = torch.maximum(
+            cancel, (means.sum() * 0).ne(0).to(cancel)
+        )  # g² has left the range of numbers
         relative = self.divide(u2, means, row.state, weight, group["eps"][0] ** 2, spare, cancel)
         largest, mean = u2.amax(1, keepdim=True) * relative, u2.mean(1, keepdim=True) * relative
         top, rms = scalars(torch.stack([largest.max(), mean.mean()]).sqrt())
@@ -198,7 +253,12 @@ class MaxFactor(Optimizer):
     def scratch(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Two tensors of that shape to write into, the same memory for all: new memory costs more than the sums."""
         room, n = self.room, like.numel()
-        if room is None or room.shape[1] < n or room.dtype != like.dtype or room.device != like.device:
+        if (
+            room is None
+            or room.shape[1] < n
+            or room.dtype != like.dtype
+            or room.device != like.device
+        ):
             room = self.room = like.new_empty(2, n)
         return room[0, :n].view(like.shape), room[1, :n].view(like.shape)
 

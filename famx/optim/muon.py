@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from famx.notation import UserError
+from famx.optim._common import dense, refuse_complex, whole
+from famx.optim._torch import TorchOptimizer
 from famx.optim.adamw import AdamW
-from famx.optim.common import dense, refuse_complex, whole
-from famx.optim.wrapped import Wrapped
 from famx.registry import register
 
 
@@ -28,7 +28,7 @@ class Muon(torch.optim.Optimizer):
         betas, eps: of AdamW.
     """
 
-    exempt: ClassVar[dict[str, str]] = Wrapped.exempt
+    exempt: ClassVar[dict[str, str]] = TorchOptimizer.exempt
     observed = False
 
     def __init__(
@@ -51,11 +51,18 @@ class Muon(torch.optim.Optimizer):
             refuse_complex(group["params"], "Muon")
             flat = [p.ndim == 2 and group.get("kind") != "embedding" for p in group["params"]]
             for some, chosen in ((matrices, True), (rest, False)):
-                own = [p for p, is_flat in zip(group["params"], flat, strict=True) if is_flat is chosen]
+                own = [
+                    p for p, is_flat in zip(group["params"], flat, strict=True) if is_flat is chosen
+                ]
                 some.append({**group, "params": own, "orthogonal": chosen})
         options = {"lr": lr, "weight_decay": weight_decay}
         self.muon = torch.optim.Muon(
-            matrices, **options, momentum=alpha, nesterov=nesterov, ns_steps=ns_steps, adjust_lr_fn="match_rms_adamw"
+            matrices,
+            **options,
+            momentum=alpha,
+            nesterov=nesterov,
+            ns_steps=ns_steps,
+            adjust_lr_fn="match_rms_adamw",
         )
         self.adamw = AdamW(rest, **options, betas=betas, eps=eps)
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], options)

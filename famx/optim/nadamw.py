@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from famx.optim.wrapped import Wrapped
+from famx.optim._torch import TorchOptimizer
 from famx.registry import register
 
 
 @register
-class NAdamW(Wrapped, torch.optim.NAdam):
+class NAdamW(TorchOptimizer, torch.optim.NAdam):
     """As AdamW, but the step is along μ'·m / (1 - product of μ and μ') + (1 - μ)·g / (1 - product of μ).
 
     μ grows from β₁ / 2 to β₁: at step t it is β₁·(1 - .96^(t·momentum_decay) / 2).
@@ -39,5 +39,10 @@ class NAdamW(Wrapped, torch.optim.NAdam):
     ):
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(
-            params, momentum, spectrum, **options, momentum_decay=momentum_decay, decoupled_weight_decay=True
+            params,
+            momentum,
+            spectrum,
+            **options,
+            momentum_decay=momentum_decay,
+            decoupled_weight_decay=True,
         )

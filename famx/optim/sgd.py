@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from famx.optim.wrapped import Wrapped
+from famx.optim._torch import TorchOptimizer
 from famx.registry import register
 
 
 @register
-class SGD(Wrapped, torch.optim.SGD):
+class SGD(TorchOptimizer, torch.optim.SGD):
     """g' = g + weight_decay·θ; m <- alpha·m + g'; θ <- θ - lr·m, or with Nesterov's look ahead θ - lr·(g' + alpha·m).
 
     Args:
@@ -36,5 +36,11 @@ class SGD(Wrapped, torch.optim.SGD):
         if not 0 <= alpha < 1:
             raise ValueError(f"alpha={alpha} is not in [0, 1)")
         # torch's fused kernel fails where one parameter gets its first gradient after another
-        options = {"lr": lr, "momentum": alpha, "nesterov": nesterov, "weight_decay": weight_decay, "foreach": True}
+        options = {
+            "lr": lr,
+            "momentum": alpha,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "foreach": True,
+        }
         super().__init__(params, momentum, spectrum, **options)

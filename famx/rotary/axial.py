@@ -21,13 +21,18 @@ class AxialRotary(nn.Module):
         theta: how many times slower the pair after the last of a half would turn.
     """
 
-    exempt: ClassVar[dict[str, str]] = {"distance_law": "scores depend on the distances in rows and in columns"}
+    exempt: ClassVar[dict[str, str]] = {
+        "distance_law": "scores depend on the distances in rows and in columns"
+    }
 
     def __init__(self, head_dim: int, *, width: int = 16, theta: float = 100.0):
         super().__init__()
         pairs = pairs_of(head_dim, least=4, theta=theta, width=width)
         self.width = width
-        self.by_row, self.by_column = geometric(pairs // 2, theta), geometric(pairs - pairs // 2, theta)
+        self.by_row, self.by_column = (
+            geometric(pairs // 2, theta),
+            geometric(pairs - pairs // 2, theta),
+        )
 
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
         """Rotates position `offset + t`."""
@@ -36,8 +41,14 @@ class AxialRotary(nn.Module):
 
 
 def _grid(
-    by_row: tuple[float, ...], by_column: tuple[float, ...], width: int, size: int, device: torch.device
+    by_row: tuple[float, ...],
+    by_column: tuple[float, ...],
+    width: int,
+    size: int,
+    device: torch.device,
 ) -> Complex[Tensor, "{size} pairs"]:
     position = torch.arange(size, device=device)
-    row, column = (torch.tensor(speeds, dtype=torch.float64, device=device) for speeds in (by_row, by_column))
+    row, column = (
+        torch.tensor(speeds, dtype=torch.float64, device=device) for speeds in (by_row, by_column)
+    )
     return torch.cat((phasors(position // width, row), phasors(position % width, column)), dim=-1)

@@ -76,7 +76,11 @@ def as_complex(x: Float[Tensor, "*b k"], pairs: int) -> Complex[Tensor, "*b {pai
 def replaced(x: Float[Tensor, "*b k"], z: Complex[Tensor, "*b pairs"]) -> Float[Tensor, "*b k"]:
     """x with the complex numbers in place of its first pairs of channels."""
     turned = torch.view_as_real(z).flatten(-2).type_as(x)
-    return turned if turned.shape[-1] == x.shape[-1] else torch.cat((turned, x[..., turned.shape[-1] :]), dim=-1)
+    return (
+        turned
+        if turned.shape[-1] == x.shape[-1]
+        else torch.cat((turned, x[..., turned.shape[-1] :]), dim=-1)
+    )
 
 
 def turn_within(
@@ -102,7 +106,9 @@ def orthogonal_planes(axis: Float[Tensor, "blocks 3"]) -> Float[Tensor, "blocks 
     return torch.stack((first, torch.stack((b, sign + y * y * a, -y), -1)), -2)
 
 
-def block_diagonal(blocks: Float[Tensor, "n rows columns"], width: int) -> Float[Tensor, "all_rows {width}"]:
+def block_diagonal(
+    blocks: Float[Tensor, "n rows columns"], width: int
+) -> Float[Tensor, "all_rows {width}"]:
     """The blocks along a diagonal, and columns of zeros up to `width`."""
     n, rows, columns = blocks.shape
     spread = torch.eye(n).to(blocks)[:, None, :, None] * blocks[:, :, None]
@@ -122,12 +128,18 @@ def turns(
         return first(first_turns, (frequency,), offset, seq_len, device, dtype)
     frequency = exact(frequency)
     if torch.compiler.is_compiling():
-        position = torch.arange(offset, offset + seq_len, dtype=torch.float64, device=frequency.device)
+        position = torch.arange(
+            offset, offset + seq_len, dtype=torch.float64, device=frequency.device
+        )
         return phasors(position, frequency).to(device, dtype)
     # turns of turns: few angles are computed, each as exactly as if it were the only one
     fine = torch.arange(STRIDE, dtype=torch.float64, device=frequency.device)
-    coarse = torch.arange(offset, offset + seq_len, STRIDE, dtype=torch.float64, device=frequency.device)
-    fine, coarse = phasors(torch.cat((fine, coarse)), frequency).to(device, dtype).tensor_split((STRIDE,))
+    coarse = torch.arange(
+        offset, offset + seq_len, STRIDE, dtype=torch.float64, device=frequency.device
+    )
+    fine, coarse = (
+        phasors(torch.cat((fine, coarse)), frequency).to(device, dtype).tensor_split((STRIDE,))
+    )
     return (coarse[:, None] * fine).flatten(0, 1)[:seq_len]
 
 
@@ -142,16 +154,25 @@ def precise(device: torch.device) -> torch.device:
 
 
 def first(
-    make: Callable[..., Tensor], arguments: tuple, offset: int, seq_len: int, device: torch.device, dtype: torch.dtype
+    make: Callable[..., Tensor],
+    arguments: tuple,
+    offset: int,
+    seq_len: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Float[Tensor, "*n t k"] | Complex[Tensor, "*n t k"]:
     """Positions from `offset` on of the constant `make(*arguments, positions, device)`."""
     size = offset + seq_len
-    if not torch.compiler.is_compiling():  # lengths in powers of two: few tables, shared by all layers
+    if (
+        not torch.compiler.is_compiling()
+    ):  # lengths in powers of two: few tables, shared by all layers
         size = 1 << (size - 1).bit_length()
     return constant(make, (*arguments, size), device, dtype)[..., offset : offset + seq_len, :]
 
 
-def constant(make: Callable[..., Tensor], arguments: tuple, device: torch.device, dtype: torch.dtype) -> Tensor:
+def constant(
+    make: Callable[..., Tensor], arguments: tuple, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     """What `make(*arguments, device)` gives, made once for each device and type; in a compiled graph, by the graph."""
     if torch.compiler.is_compiling():
         return make(*arguments, precise(device)).to(device, dtype)
@@ -166,12 +187,16 @@ def constant(make: Callable[..., Tensor], arguments: tuple, device: torch.device
     return _CONSTANTS[key]
 
 
-def first_turns(frequencies: tuple[float, ...], size: int, device: torch.device) -> Complex[Tensor, "{size} pairs"]:
+def first_turns(
+    frequencies: tuple[float, ...], size: int, device: torch.device
+) -> Complex[Tensor, "{size} pairs"]:
     position = torch.arange(size, dtype=torch.float64, device=device)
     return phasors(position, torch.tensor(frequencies, dtype=torch.float64, device=device))
 
 
-def phasors(position: Shaped[Tensor, "t"], frequency: Float[Tensor, "pairs"]) -> Complex[Tensor, "t pairs"]:
+def phasors(
+    position: Shaped[Tensor, "t"], frequency: Float[Tensor, "pairs"]
+) -> Complex[Tensor, "t pairs"]:
     """`exp(i position frequency)`, in 64 bits: at position 100,000 an angle in 32 bits is wrong by 0.004 radians."""
     angle = torch.outer(position, frequency)
     return torch.complex(angle.cos(), angle.sin())

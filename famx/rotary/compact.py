@@ -31,7 +31,9 @@ class CompactRotary(PairRotary):
         pairs = pairs_of(head_dim, scale=scale, theta=theta)
         rot_count = (pairs + 1) // 2 if rot_count is None else rot_count
         if not 1 <= rot_count <= pairs:
-            raise ValueError(f"rot_count={rot_count} must be from 1 to {pairs}, the pairs of head_dim={head_dim}")
+            raise ValueError(
+                f"rot_count={rot_count} must be from 1 to {pairs}, the pairs of head_dim={head_dim}"
+            )
         super().__init__(tuple(scale * f for f in geometric(rot_count, theta)), learned_freq)
         self.still = pairs - rot_count
 

@@ -25,11 +25,19 @@ class LearnedRotations(nn.Module):
 
     exempt: ClassVar[dict[str, str]] = {"distance_law": "what a position holds moves it"}
 
-    def __init__(self, head_dim: int, *, freq_ranges: tuple[float, ...] = (1.0, 0.1, 0.01, 0.001), reach: float = 1.0):
+    def __init__(
+        self,
+        head_dim: int,
+        *,
+        freq_ranges: tuple[float, ...] = (1.0, 0.1, 0.01, 0.001),
+        reach: float = 1.0,
+    ):
         super().__init__()
         self.pairs = pairs_of(head_dim)
         if not freq_ranges or min(freq_ranges) <= 0 or reach < 0:
-            raise ValueError(f"freq_ranges={freq_ranges} must be some numbers above 0, and {reach=} at least 0")
+            raise ValueError(
+                f"freq_ranges={freq_ranges} must be some numbers above 0, and {reach=} at least 0"
+            )
         self.freq_ranges, self.reach = tuple(freq_ranges), reach
         rotations = -(-self.pairs // len(freq_ranges))
         self.speed = nn.Parameter(torch.arange(rotations, 0, -1) / rotations)
@@ -38,8 +46,12 @@ class LearnedRotations(nn.Module):
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
         """Rotates position `offset + t`."""
         speed = exact(self.speed)
-        spread = constant(_spread, (self.freq_ranges, len(speed), self.pairs), speed.device, speed.dtype)
-        position = torch.arange(offset, offset + x.shape[-2], device=speed.device, dtype=speed.dtype)
+        spread = constant(
+            _spread, (self.freq_ranges, len(speed), self.pairs), speed.device, speed.dtype
+        )
+        position = torch.arange(
+            offset, offset + x.shape[-2], device=speed.device, dtype=speed.dtype
+        )
         angle = torch.outer(position, speed @ spread)
         wide = x.to(widened(x.dtype))
         # what is left of whole turns fits in 32 bits

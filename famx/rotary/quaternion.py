@@ -8,7 +8,16 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
 from famx.registry import register
-from famx.rotary.base import as_complex, first, first_turns, geometric, pairs_of, replaced, turns, widened
+from famx.rotary.base import (
+    as_complex,
+    first,
+    first_turns,
+    geometric,
+    pairs_of,
+    replaced,
+    turns,
+    widened,
+)
 
 
 @register
@@ -26,7 +35,9 @@ class QuaternionRotary(nn.Module):
         learned: the axes are parameters; else they are spread evenly over the sphere.
     """
 
-    def __init__(self, head_dim: int, *, channels: int = 4, theta: float = 10000.0, learned: bool = False):
+    def __init__(
+        self, head_dim: int, *, channels: int = 4, theta: float = 10000.0, learned: bool = False
+    ):
         super().__init__()
         if channels not in (3, 4):
             raise ValueError(f"channels={channels} must be 3 or 4")
@@ -43,24 +54,34 @@ class QuaternionRotary(nn.Module):
         factors = self.factors(offset, x)
         return self.of_three(x, factors) if self.channels == 3 else self.of_four(x, factors)
 
-    def factors(self, offset: int, x: Float[Tensor, "b h t k"]) -> Float[Tensor, "3 t k"] | Complex[Tensor, "2 t n2"]:
+    def factors(
+        self, offset: int, x: Float[Tensor, "b h t k"]
+    ) -> Float[Tensor, "3 t k"] | Complex[Tensor, "2 t n2"]:
         """What to multiply the blocks' channels by: themselves, the next ones of the block and so on around it."""
         dtype, seen = widened(x.dtype), (offset, x.shape[-2], x.device)
         if self.axis is not None:
             return _factors(
-                normalize(self.axis.to(dtype), dim=-1), turns(self.frequencies, *seen, dtype), self.channels
+                normalize(self.axis.to(dtype), dim=-1),
+                turns(self.frequencies, *seen, dtype),
+                self.channels,
             )
         kind = dtype if self.channels == 3 else torch.promote_types(dtype, torch.complex64)
         return first(_fixed, (self.frequencies, self.n, self.channels), *seen, kind)
 
-    def of_three(self, x: Float[Tensor, "b h t k"], factors: Float[Tensor, "3 t k"]) -> Float[Tensor, "b h t k"]:
+    def of_three(
+        self, x: Float[Tensor, "b h t k"], factors: Float[Tensor, "3 t k"]
+    ) -> Float[Tensor, "b h t k"]:
         wide, n, k = x.to(factors.dtype), self.n, x.shape[-1]
         # a channel left over gets some other, times 0: two pieces are faster to join than three
-        following = torch.cat((wide[..., n : 3 * n], wide[..., : k - 2 * n]), dim=-1).mul_(factors[1])
+        following = torch.cat((wide[..., n : 3 * n], wide[..., : k - 2 * n]), dim=-1).mul_(
+            factors[1]
+        )
         last = torch.cat((wide[..., 2 * n : 3 * n], wide[..., : k - n]), dim=-1)
         return following.addcmul_(last, factors[2]).addcmul_(wide, factors[0]).type_as(x)
 
-    def of_four(self, x: Float[Tensor, "b h t k"], factors: Complex[Tensor, "2 t n2"]) -> Float[Tensor, "b h t k"]:
+    def of_four(
+        self, x: Float[Tensor, "b h t k"], factors: Complex[Tensor, "2 t n2"]
+    ) -> Float[Tensor, "b h t k"]:
         z = as_complex(x, 2 * self.n)
         return replaced(x, z.roll(self.n, -1).mul_(factors[1]).addcmul_(z, factors[0]))
 
@@ -79,7 +100,9 @@ def _factors(
     around = torch.stack([axis.roll(-s, 1).T for s in range(3)]).flatten(1)
     u, following, last = pad(around, (0, table.shape[-1] - 3 * len(axis)))
     along = (1 - cos) * u
-    return torch.stack((cos + along * u, along * following - sin * last, along * last + sin * following))
+    return torch.stack(
+        (cos + along * u, along * following - sin * last, along * last + sin * following)
+    )
 
 
 def _fixed(

@@ -16,7 +16,9 @@ class Rope(PairRotary):
         learned: the frequencies are parameters, in radians per position.
     """
 
-    def __init__(self, head_dim: int, *, theta: float = 10000.0, rescale: float = 1.0, learned: bool = False):
+    def __init__(
+        self, head_dim: int, *, theta: float = 10000.0, rescale: float = 1.0, learned: bool = False
+    ):
         pairs = pairs_of(head_dim, theta=theta, rescale=rescale)
         if pairs > 1:
             theta *= rescale ** (pairs / (pairs - 1))

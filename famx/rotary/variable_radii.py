@@ -22,7 +22,9 @@ class VariableRadii(PairRotary):
         theta: the slowest pair turns once in about `2 pi theta` positions.
     """
 
-    exempt: ClassVar[dict[str, str]] = {"norm_kept": "the radii weigh the pairs, which is what the part is for"}
+    exempt: ClassVar[dict[str, str]] = {
+        "norm_kept": "the radii weigh the pairs, which is what the part is for"
+    }
 
     def __init__(self, head_dim: int, *, theta: float = 10000.0):
         pairs = pairs_of(head_dim, theta=theta)

@@ -23,15 +23,23 @@ class Warmup:
     def __post_init__(self):
         for name in ("total_steps", "warmup_steps", "decay_start"):
             if not (getattr(self, name, None) or 0) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0, steps are counted from there")
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be at least 0, steps are counted from there"
+                )
         for name in ("start", "end"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is outside 0 to 1, it is a multiple of the peak")
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is outside 0 to 1, it is a multiple of the peak"
+                )
 
     @property
     def peak(self) -> int:
         """w"""
-        return self.total_steps // 10 if self.warmup_steps is None else min(self.warmup_steps, self.total_steps)
+        return (
+            self.total_steps // 10
+            if self.warmup_steps is None
+            else min(self.warmup_steps, self.total_steps)
+        )
 
     @property
     def decay(self) -> int:

@@ -31,7 +31,9 @@ def edges(layout: Layout, n_bins: int, n_bands: int) -> list[tuple[int, int]]:
     return list(zip(cuts, [*cuts[1:], n_bins], strict=True))
 
 
-def membership(bands: Sequence[tuple[int, int]], n_bins: int, most_bands: int) -> Float[Tensor, "bins bands"]:
+def membership(
+    bands: Sequence[tuple[int, int]], n_bins: int, most_bands: int
+) -> Float[Tensor, "bins bands"]:
     """One where the bin belongs to the band."""
     member = torch.zeros(n_bins, most_bands)
     for band, (start, stop) in enumerate(bands):
@@ -79,14 +81,18 @@ class Sampled(Spectrum):
         super().__init__(tensors)
         self.alike: dict[tuple[Layout, int, int], list[int]] = {}
         for i, info in enumerate(tensors):
-            self.alike.setdefault((info.layout, self.length(info) // 2 + 1, info.n_bands), []).append(i)
+            self.alike.setdefault(
+                (info.layout, self.length(info) // 2 + 1, info.n_bands), []
+            ).append(i)
         white = torch.zeros(len(tensors), self.most_bands)
         for group, ((layout, n_bins, n_bands), rows) in enumerate(self.alike.items()):
             member = membership(self.bands(layout, n_bins, n_bands), n_bins, self.most_bands)
             white[rows] = member.sum(0) / member.sum().clamp_min(1.0)
             self.register_buffer(f"member{group}", member, persistent=False)
         order = [i for rows in self.alike.values() for i in rows]
-        self.register_buffer("order", torch.tensor(order, dtype=torch.long).argsort(), persistent=False)
+        self.register_buffer(
+            "order", torch.tensor(order, dtype=torch.long).argsort(), persistent=False
+        )
         self.register_buffer("white", white, persistent=False)
         freedom = torch.tensor([(self.length(info) // 2 + 1) / 2 for info in tensors])
         self.register_buffer("freedom", freedom, persistent=False)
@@ -94,7 +100,8 @@ class Sampled(Spectrum):
     def forward(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors bands"]:
         samples = self.samples(gradients)
         shares = [
-            self.power(torch.stack([samples[i] for i in rows]).float()) @ getattr(self, f"member{group}")
+            self.power(torch.stack([samples[i] for i in rows]).float())
+            @ getattr(self, f"member{group}")
             for group, rows in enumerate(self.alike.values())
         ]
         return torch.cat(shares)[self.order]

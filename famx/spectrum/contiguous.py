@@ -31,7 +31,8 @@ class Contiguous(Sampled):
 
     def samples(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         return [
-            gradient.reshape(-1)[: self.length(info)] for gradient, info in zip(gradients, self.tensors, strict=True)
+            gradient.reshape(-1)[: self.length(info)]
+            for gradient, info in zip(gradients, self.tensors, strict=True)
         ]
 
     def power(self, series: Float[Tensor, "alike samples"]) -> Float[Tensor, "alike bins"]:

@@ -41,17 +41,25 @@ class Shuffled(Sampled):
             return info.numel
         if len(info.shape) == 1:
             return 1000
-        return min(64, info.shape[0]) * min(64, info.shape[1]) * (info.numel // (info.shape[0] * info.shape[1]))
+        return (
+            min(64, info.shape[0])
+            * min(64, info.shape[1])
+            * (info.numel // (info.shape[0] * info.shape[1]))
+        )
 
     def bands(self, layout: Layout, n_bins: int, n_bands: int) -> list[tuple[int, int]]:
         if layout == "log":
             cuts = [int(n_bins ** (i / n_bands) - 1) for i in range(n_bands + 1)]
             return list(pairwise(cuts))
         if layout == "equal":
-            return [(i * (n_bins // n_bands), (i + 1) * (n_bins // n_bands)) for i in range(n_bands)]
+            return [
+                (i * (n_bins // n_bands), (i + 1) * (n_bins // n_bands)) for i in range(n_bands)
+            ]
         half = n_bins // 2
         upper = self.bands("equal", n_bins - half, n_bands - n_bands // 2)
-        return self.bands("equal", half, n_bands // 2) + [(start + half, stop + half) for start, stop in upper]
+        return self.bands("equal", half, n_bands // 2) + [
+            (start + half, stop + half) for start, stop in upper
+        ]
 
     def draws(self, call: int) -> list[list[Tensor]]:
         """The indices drawn along each tensor's leading axes at a call, counted from 1; none where all is read."""

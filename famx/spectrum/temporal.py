@@ -26,13 +26,25 @@ class Temporal(Spectrum):
         every: steps between two measurements.
     """
 
-    def __init__(self, tensors: Sequence[TensorInfo], *, coordinates: int = 64, window: int = 32, every: int = 8):
+    def __init__(
+        self,
+        tensors: Sequence[TensorInfo],
+        *,
+        coordinates: int = 64,
+        window: int = 32,
+        every: int = 8,
+    ):
         super().__init__(tensors)
         if min(coordinates, every) < 1:
             raise ValueError(f"coordinates={coordinates} and every={every} must be at least 1")
         self.coordinates, self.window, self.every = coordinates, window, every
-        self.places = [((min(coordinates, info.numel),), (_stride(info.shape, coordinates),)) for info in tensors]
-        self.missing = [(i, coordinates - n) for i, ((n,), _) in enumerate(self.places) if n < coordinates]
+        self.places = [
+            ((min(coordinates, info.numel),), (_stride(info.shape, coordinates),))
+            for info in tensors
+        ]
+        self.missing = [
+            (i, coordinates - n) for i, ((n,), _) in enumerate(self.places) if n < coordinates
+        ]
         self.calls, self.fresh = 0, False
         n_bins = window // 2 + 1
         member = torch.zeros(len(tensors), n_bins, self.most_bands)
@@ -42,7 +54,9 @@ class Temporal(Spectrum):
         self.register_buffer("member", member, persistent=False)
         self.register_buffer("white", member.sum(1) / n_bins, persistent=False)
         # half the memory; its rounding is some 50 dB below the signal
-        self.register_buffer("ring", torch.zeros(window, len(tensors), coordinates, dtype=torch.bfloat16))
+        self.register_buffer(
+            "ring", torch.zeros(window, len(tensors), coordinates, dtype=torch.bfloat16)
+        )
         self.register_buffer("shares", torch.zeros(len(tensors), self.most_bands))
 
     def forward(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors bands"]:
@@ -51,12 +65,19 @@ class Temporal(Spectrum):
         self.fresh = (self.calls >= self.window) & ((self.calls - self.window) % self.every == 0)
         if self.fresh is not False:
             shares = self.measure()
-            self.shares = torch.where(self.fresh, shares, self.shares) if isinstance(self.fresh, Tensor) else shares
+            self.shares = (
+                torch.where(self.fresh, shares, self.shares)
+                if isinstance(self.fresh, Tensor)
+                else shares
+            )
         return self.shares
 
     def sketch(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors coordinates"]:
         """The followed entries of each gradient, zeros after the last where there are fewer."""
-        rows = [g.contiguous().as_strided(*place) for g, place in zip(gradients, self.places, strict=True)]
+        rows = [
+            g.contiguous().as_strided(*place)
+            for g, place in zip(gradients, self.places, strict=True)
+        ]
         for i, missing in self.missing:
             rows[i] = pad(rows[i], (0, missing))
         return torch.stack(rows)
@@ -71,7 +92,11 @@ class Temporal(Spectrum):
         series = self.ring.float()
         largest = series.abs().amax(0)
         # scaled first: squares of small gradients leave the range of fp32
-        power = torch.fft.rfft(series / largest.clamp_min(torch.finfo(torch.float32).tiny), dim=0).abs().square()
+        power = (
+            torch.fft.rfft(series / largest.clamp_min(torch.finfo(torch.float32).tiny), dim=0)
+            .abs()
+            .square()
+        )
         power = power / power.sum(0).clamp_min(1.0)
         mean = power.sum(-1) / (largest > 0).sum(-1).clamp_min(1)
         return torch.einsum("fm,mfb->mb", mean, self.member)

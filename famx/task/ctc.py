@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import ctc_loss
 
 from famx.registry import register
-from famx.task.base import errors
+from famx.task._wer import errors
 
 
 @register
@@ -53,16 +53,30 @@ class CTC:
 
     def score(self, references: list[str], hypotheses: list[str]) -> dict:
         """Word and character error rates by name, each an `Errors`."""
-        return {"wer": errors(references, hypotheses, "word"), "cer": errors(references, hypotheses, "char")}
+        return {
+            "wer": errors(references, hypotheses, "word"),
+            "cer": errors(references, hypotheses, "char"),
+        }
 
-    def _loss(self, scores: Float[Tensor, "b t c"], lengths: Int[Tensor, " b"], batch) -> Float[Tensor, ""]:
+    def _loss(
+        self, scores: Float[Tensor, "b t c"], lengths: Int[Tensor, " b"], batch
+    ) -> Float[Tensor, ""]:
         log_probs = scores.float().log_softmax(-1).transpose(0, 1)
-        total = ctc_loss(log_probs, batch.targets, lengths, batch.target_lengths, reduction="sum", zero_infinity=True)
+        total = ctc_loss(
+            log_probs,
+            batch.targets,
+            lengths,
+            batch.target_lengths,
+            reduction="sum",
+            zero_infinity=True,
+        )
         return total / self.count(batch)
 
     def _texts(self, scores: Float[Tensor, "b t c"], lengths: Int[Tensor, " b"]) -> list[str]:
         best = scores.argmax(-1)
-        best = best.masked_fill(torch.arange(best.shape[1], device=best.device) >= lengths[:, None], 0)
+        best = best.masked_fill(
+            torch.arange(best.shape[1], device=best.device) >= lengths[:, None], 0
+        )
         fresh = torch.ones_like(best, dtype=torch.bool)
         fresh[:, 1:] = best[:, 1:] != best[:, :-1]
         rows = best.masked_fill(~fresh, 0).tolist()

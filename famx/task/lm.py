@@ -31,7 +31,9 @@ class LanguageModel:
         scores, lengths = model(batch.inputs[:, :-1], lengths)
         targets = batch.inputs[:, 1:]
         real = torch.arange(targets.shape[1], device=targets.device) < lengths[:, None]
-        return cross_entropy(scores.float().flatten(0, 1), targets.masked_fill(~real, -100).flatten())
+        return cross_entropy(
+            scores.float().flatten(0, 1), targets.masked_fill(~real, -100).flatten()
+        )
 
     def judge(self, model, batch) -> tuple[Float[Tensor, ""], list[str]]:
         """The loss, and no text, for none is compared."""

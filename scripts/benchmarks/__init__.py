@@ -6,9 +6,9 @@ from statistics import median
 
 import torch
 
-from famx.measure import Spent, interleaved
+from famx.analysis.cost import Spent, interleaved
 from famx.notation import UserError
-from famx.registry import nearest
+from famx.registry import suggest
 
 __all__ = ["Spent", "asked", "copy_rate", "interleaved", "matrix_rate", "told"]
 
@@ -22,7 +22,7 @@ def asked(words: list[str], known: Iterable[str]) -> list[str]:
     known = list(known)
     for word in words:
         if word not in known:
-            raise UserError(f"{word}: no such row{nearest(word, known)}")
+            raise UserError(f"{word}: no such row{suggest(word, known)}")
     return [name for name in known if not words or name in words]
 
 

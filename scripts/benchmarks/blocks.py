@@ -6,9 +6,16 @@ from statistics import median
 
 from benchmarks import interleaved
 from benchmarks.loop import NEVER, Prepared, famx_loop
-from famx import measure
+from famx.analysis import cost
 
-BLOCKS = ("adaptive_span", "content_update", "gated_pass", "integrated", "myelinated", "relative_force")
+BLOCKS = (
+    "adaptive_span",
+    "content_update",
+    "gated_pass",
+    "integrated",
+    "myelinated",
+    "relative_force",
+)
 BLOCKS += ("sliding_window", "worm")
 
 
@@ -27,12 +34,13 @@ def main(words: list[str], steps: int = 4, rounds: int = 6) -> None:
         prepared = Prepared(f"model={name}")
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
             loops = [
-                famx_loop(each.trainer(folder, NEVER), batches) for each, folder in ((prepared, one), (usual, other))
+                famx_loop(each.trainer(folder, NEVER), batches)
+                for each, folder in ((prepared, one), (usual, other))
             ]
             for loop in loops:
                 loop(0)
             spent = interleaved(*loops, rounds)
-        held = [measure.peak(partial(learn, each, batches[0][-1])) for each in (prepared, usual)]
+        held = [cost.peak(partial(learn, each, batches[0][-1])) for each in (prepared, usual)]
         numel = sum(p.numel() for p in prepared.model.parameters())
         ratio = median(a / b for a, b in zip(*spent, strict=True))
         print(

@@ -4,7 +4,7 @@ import tempfile
 
 from benchmarks import interleaved, told
 from benchmarks.loop import NEVER, Prepared
-from famx import experiment
+from famx.experiment import run as experiment
 
 
 def main(words: list[str]) -> None:
@@ -20,7 +20,12 @@ def main(words: list[str]) -> None:
         )
     told("famx / bare loop", spent, "1.05")
     held_out = experiment.data(prepared.config, "test")  # what nanoGPT validates on
-    for name, model, seconds in (("famx", trainer.model, sum(spent[0])), ("bare", bare, sum(spent[1]))):
+    for name, model, seconds in (
+        ("famx", trainer.model, sum(spent[0])),
+        ("bare", bare, sum(spent[1])),
+    ):
         loader = experiment.batches(prepared.config, held_out, prepared.tokenizer)
         found = experiment.evaluate(model, prepared.task, loader.plain(), prepared.device)
-        print(f"{name}: {seconds:.1f} s, validation loss {found.loss:.3f} over {len(held_out)} blocks (gate 1.90)")
+        print(
+            f"{name}: {seconds:.1f} s, validation loss {found.loss:.3f} over {len(held_out)} blocks (gate 1.90)"
+        )

@@ -11,15 +11,17 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from benchmarks import interleaved, told
-from famx import experiment, machine
-from famx.config import CONF, plain, publish, retell
-from famx.journal import Journal
-from famx.microscope import Microscope
-from famx.optim.groups import group_settings
-from famx.record import Record
+from famx.config.errors import explain_hydra_error
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.experiment import run as experiment
+from famx.monitoring.optimizer_probe import OptimizerProbe
+from famx.monitoring.spectrum_log import SpectrumLog
+from famx.monitoring.tensorboard import RunLog
+from famx.optim._param_groups import group_settings
 from famx.registry import build
-from famx.settings import LoaderConfig, TrainerConfig
-from famx.trainer import Trainer
+from famx.training import device
+from famx.training.loader import LoaderConfig
+from famx.training.trainer import Trainer, TrainerConfig
 
 NEVER = 10**9
 
@@ -30,23 +32,25 @@ class Prepared:
     def __init__(self, *words: str):
         self.config = experiment.settle(self.composed(*words))
         self.settings = TrainerConfig(**self.config["trainer"])
-        self.device = machine.device_of(self.settings)
+        self.device = device.select_device(self.settings.device, self.settings.threads)
         self.data = experiment.data(self.config, "train")
         units = {key: value for key, value in self.config["task"].items() if key == "units"}
         self.tokenizer = self.data.build_tokenizer(**units)
         self.task = build("task", self.config["task"], tokenizer=self.tokenizer)
         torch.manual_seed(0)
-        self.model = experiment.build_model(self.config, self.tokenizer.get_vocab_size()).to(self.device)
+        self.model = experiment.build_model(self.config, self.tokenizer.get_vocab_size()).to(
+            self.device
+        )
 
     @staticmethod
     def composed(*words: str) -> dict:
         """The config of the words, before it is settled."""
-        publish(trainer=TrainerConfig, loader=LoaderConfig)
+        register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             try:
-                return plain(compose("train", list(words)))
+                return to_plain(compose("train", list(words)))
             except (HydraException, OmegaConfBaseException) as error:
-                raise retell(error, plain(compose("train"))) from error
+                raise explain_hydra_error(error, to_plain(compose("train"))) from error
 
     def stream(self):
         return experiment.batches(self.config, self.data, self.tokenizer).train()
@@ -56,7 +60,11 @@ class Prepared:
         model = copy.deepcopy(self.model)
         optim = self.config["optim"]
         groups = experiment.parameter_groups(model, **group_settings(optim))
-        settings = vars(self.settings) | {"log_every": log_every, "eval_every": NEVER, "save_every": NEVER}
+        settings = vars(self.settings) | {
+            "log_every": log_every,
+            "eval_every": NEVER,
+            "save_every": NEVER,
+        }
         optimizer = experiment.build_optimizer(optim, groups)
         trainer = Trainer(
             model,
@@ -69,19 +77,21 @@ class Prepared:
             Path(folder),
             TrainerConfig(**settings),
             self.device,
-            None if watch == "off" else Microscope(model, optimizer, watch, log_every),
+            None if watch == "off" else OptimizerProbe(model, optimizer, watch, log_every),
         )
         trainer.screen.console.quiet = True
         seen = trainer.microscope
-        trainer.journal = Journal(Path(folder))
-        trainer.record = seen and Record(Path(folder), seen.names, seen.kinds, 0)
+        trainer.journal = RunLog(Path(folder))
+        trainer.record = seen and SpectrumLog(Path(folder), seen.names, seen.kinds, 0)
         return trainer
 
     def bare(self):
         """The shortest loop that trains a copy of the model: forward, backward, clip, step, schedule."""
         model, config = copy.deepcopy(self.model), self.config
         rate, weight_decay = config["optim"]["lr"], config["optim"]["weight_decay"]
-        optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=rate, weight_decay=weight_decay, fused=True
+        )
         schedule = build("schedule", config["schedule"], total_steps=config["trainer"]["max_steps"])
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
 
@@ -110,7 +120,9 @@ def main(words: list[str], rounds: int = 12, steps: int = 25) -> None:
                 loops.append(famx_loop(prepared.trainer(folder, NEVER), batches))
             else:
                 _, step = prepared.bare()
-                loops.append(lambda _, step=step, batches=batches: [step(batch) for _, _, batch in batches])
+                loops.append(
+                    lambda _, step=step, batches=batches: [step(batch) for _, _, batch in batches]
+                )
             for loop in loops:
                 loop(0)
             told(name, interleaved(*loops, rounds), gate)

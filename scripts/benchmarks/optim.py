@@ -140,6 +140,10 @@ def main(words: list[str], rounds: int = 100) -> None:
     numel = sum(p.numel() for p in model().parameters())
     rate = copy_rate()
     for name, passes in (("SGD with momentum", 5), ("AdamW", 7)):
-        print(f"floor of {name}: {passes} passes over {numel:,} parameters, {1e3 * passes * 4 * numel / rate:.2f} ms")
+        print(
+            f"floor of {name}: {passes} passes over {numel:,} parameters, {1e3 * passes * 4 * numel / rate:.2f} ms"
+        )
     sketch = FAM(parameter_groups(model())).rule.spectrum.ring
-    print(f"temporal sketch: {sketch.nbytes / (4 * numel):.3f} of the parameters' bytes (gate 0.04, reach 0.02)")
+    print(
+        f"temporal sketch: {sketch.nbytes / (4 * numel):.3f} of the parameters' bytes (gate 0.04, reach 0.02)"
+    )

@@ -18,7 +18,9 @@ def main(words: list[str], steps: int = 200) -> None:
     """
     astray = []
     for name in asked(words, names("optim")):
-        prepared = Prepared(f"optim={name}", *SMALL, f"trainer.max_steps={steps + 1}")  # the last step would evaluate
+        prepared = Prepared(
+            f"optim={name}", *SMALL, f"trainer.max_steps={steps + 1}"
+        )  # the last step would evaluate
         with tempfile.TemporaryDirectory() as folder:
             trainer, stream, losses = prepared.trainer(folder, NEVER), prepared.stream(), []
             for _ in range(steps):

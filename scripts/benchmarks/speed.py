@@ -17,4 +17,6 @@ def main(words: list[str], seconds: float = 60) -> None:
         step(batch)
         audio += batch.seconds
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{audio / (time.perf_counter() - started):.0f} s of audio a second, {parameters:,} parameters (gate 150)")
+    print(
+        f"{audio / (time.perf_counter() - started):.0f} s of audio a second, {parameters:,} parameters (gate 150)"
+    )

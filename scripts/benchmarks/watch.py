@@ -17,9 +17,18 @@ def main(words: list[str], rounds: int = 12) -> None:
     batches = [next(stream) for _ in range(every)]
     for watch, gate in (("light", "1.01"), ("full", "")):
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-            trainers = [prepared.trainer(folder, every, setting) for folder, setting in ((one, watch), (other, "off"))]
-            steps = [lambda i, t=trainer: t.advance(iter([batches[i % every]])) for trainer in trainers]
+            trainers = [
+                prepared.trainer(folder, every, setting)
+                for folder, setting in ((one, watch), (other, "off"))
+            ]
+            steps = [
+                lambda i, t=trainer: t.advance(iter([batches[i % every]])) for trainer in trainers
+            ]
             interleaved(*steps, every)  # until the first report
             spent = interleaved(*steps, rounds * every)
             starts = range(0, rounds * every, every)
-            told(f"watch={watch} / off", tuple([sum(x[i : i + every]) for i in starts] for x in spent), gate)
+            told(
+                f"watch={watch} / off",
+                tuple([sum(x[i : i + every]) for i in starts] for x in spent),
+                gate,
+            )

@@ -5,7 +5,13 @@ import torch
 
 class PlainBandwise:
     def __init__(self, params, lr, alpha=0.9, spread=0.05, n_bands=8):
-        self.params, self.lr, self.alpha, self.spread, self.n_bands = params, lr, alpha, spread, n_bands
+        self.params, self.lr, self.alpha, self.spread, self.n_bands = (
+            params,
+            lr,
+            alpha,
+            spread,
+            n_bands,
+        )
         self.bins = [torch.fft.rfft(torch.zeros_like(p).flatten()) for p in params]
 
     def step(self, gradients):

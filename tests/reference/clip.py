@@ -7,7 +7,9 @@ def plain_clip(params, share, eps=1e-3):
     for p in params:
         gradient = None if p.grad is None else p.grad.double()
         norms.append(0.0 if gradient is None else gradient.norm().item())
-        clipped.append(gradient if gradient is None else clipped_tensor(p.double(), gradient, share, eps))
+        clipped.append(
+            gradient if gradient is None else clipped_tensor(p.double(), gradient, share, eps)
+        )
     return clipped, norms
 
 

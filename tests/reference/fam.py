@@ -16,7 +16,9 @@ def even(n_bins, n):
 def edges(kind, n):
     if kind != "attention":
         return even(BINS, n)
-    return even(BINS // 2, n // 2) + [(a + BINS // 2, b + BINS // 2) for a, b in even(BINS - BINS // 2, n - n // 2)]
+    return even(BINS // 2, n // 2) + [
+        (a + BINS // 2, b + BINS // 2) for a, b in even(BINS - BINS // 2, n - n // 2)
+    ]
 
 
 def coordinates(shape):
@@ -32,7 +34,8 @@ def shares(series, kind, n):
     mean = [0.0] * BINS
     for column in zip(*series, strict=True):
         power = [
-            abs(sum(x * cmath.exp(-2j * pi * f * t / WINDOW) for t, x in enumerate(column))) ** 2 for f in range(BINS)
+            abs(sum(x * cmath.exp(-2j * pi * f * t / WINDOW) for t, x in enumerate(column))) ** 2
+            for f in range(BINS)
         ]
         for f in range(BINS):
             mean[f] += power[f] / sum(power) / COORDINATES
@@ -100,7 +103,9 @@ class PlainFAM:
                     bands, old = shares(self.series[i][-WINDOW:], kind, n), self.history[i]
                     keep = self.beta**EVERY
                     self.history[i] = (
-                        bands if old is None else [keep * h + (1 - keep) * b for h, b in zip(old, bands, strict=True)]
+                        bands
+                        if old is None
+                        else [keep * h + (1 - keep) * b for h, b in zip(old, bands, strict=True)]
                     )
                     self.used[i] = momentum(kind, self.history[i], base)
             a = self.used[i]

@@ -16,7 +16,9 @@ class PlainRuledAdamW:
 
     def step(self, gradients):
         self.t += 1
-        for i, (p, gradient, a) in enumerate(zip(self.params, gradients, self.chosen(), strict=True)):
+        for i, (p, gradient, a) in enumerate(
+            zip(self.params, gradients, self.chosen(), strict=True)
+        ):
             self.products[i] *= a
             self.m[i] = a * self.m[i] + (1 - a) * gradient
             self.v[i] = self.beta2 * self.v[i] + (1 - self.beta2) * gradient.square()

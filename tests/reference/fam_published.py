@@ -38,7 +38,16 @@ class PlainFAM:
     """`draw(step)` gives, for each tensor, the indices along its leading axes; none where the whole tensor is read."""
 
     def __init__(
-        self, params, settings, draw, lr=1e-3, beta=0.99, weight_decay=0.0, fam_start_step=100, min_size=256, eps=1e-8
+        self,
+        params,
+        settings,
+        draw,
+        lr=1e-3,
+        beta=0.99,
+        weight_decay=0.0,
+        fam_start_step=100,
+        min_size=256,
+        eps=1e-8,
     ):
         self.params, self.settings, self.draw = params, settings, draw
         self.lr, self.beta, self.weight_decay, self.eps = lr, beta, weight_decay, eps
@@ -67,7 +76,9 @@ class PlainFAM:
             bands = {"conv": bands_log, "attention": bands_split}.get(kind, bands_equal)(power, n)
             old = self.history[i]
             new = (
-                bands if old is None else [self.beta * h + (1 - self.beta) * b for h, b in zip(old, bands, strict=True)]
+                bands
+                if old is None
+                else [self.beta * h + (1 - self.beta) * b for h, b in zip(old, bands, strict=True)]
             )
             self.history[i] = new
             a = momentum(kind, new, a)

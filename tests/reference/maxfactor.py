@@ -13,7 +13,12 @@ class PlainMaxFactor:
         min_lr=1e-7, full_matrix=False, clip=None, magnitude="row", averages=None,
     ):  # fmt: skip
         self.params, self.lr, self.beta2_decay, self.eps = params, lr, beta2_decay, eps
-        self.clip_threshold, self.weight_decay, self.gamma, self.min_lr = clip_threshold, weight_decay, gamma, min_lr
+        self.clip_threshold, self.weight_decay, self.gamma, self.min_lr = (
+            clip_threshold,
+            weight_decay,
+            gamma,
+            min_lr,
+        )
         self.full_matrix, self.clip, self.magnitude = full_matrix, clip, magnitude
         self.averages = averages or [None] * len(params)
         self.state = [{} for _ in params]
@@ -24,7 +29,9 @@ class PlainMaxFactor:
         for i, gradient in enumerate(gradients):
             if self.averages[i] is not None:
                 m = self.state[i].get("m", torch.zeros_like(gradient))
-                gradient = self.state[i]["m"] = self.averages[i]() * m + (1 - self.averages[i]()) * gradient
+                gradient = self.state[i]["m"] = (
+                    self.averages[i]() * m + (1 - self.averages[i]()) * gradient
+                )
             self.one(self.params[i], gradient, self.state[i])
 
     def one(self, p, gradient, state):
@@ -38,13 +45,18 @@ class PlainMaxFactor:
         matrix = p.ndim > 1
         g = gradient.reshape(p.shape[0], -1) if matrix else gradient
         if matrix and not self.full_matrix:
-            rows, columns = state.get("R", torch.zeros(g.shape[0])), state.get("C", torch.zeros(g.shape[1]))
+            rows, columns = (
+                state.get("R", torch.zeros(g.shape[0])),
+                state.get("C", torch.zeros(g.shape[1])),
+            )
             rows = state["R"] = (1 - b) * rows + b * g.square().mean(1)
             columns = state["C"] = (1 - b) * columns + b * g.square().mean(0)
             v = rows[:, None] * columns[None, :] / rows.max()
         else:
             weight = b if matrix else 1 - self.gamma
-            v = state["V"] = (1 - weight) * state.get("V", torch.zeros_like(g)) + weight * g.square()
+            v = state["V"] = (1 - weight) * state.get(
+                "V", torch.zeros_like(g)
+            ) + weight * g.square()
         u = g / torch.maximum(v, torch.tensor(self.eps[0] ** 2)).sqrt()
         u = u / (max(1.0, u.square().mean().sqrt().item() / self.clip_threshold) * u.abs().max())
         if matrix:

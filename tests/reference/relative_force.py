@@ -9,7 +9,11 @@ def paired(block, x, memory=None, mask=None):
     """What the block gives for whole sequences. `mask` is (batch, 1 or heads, 1 or time, keys)."""
     keys_from, d_model, n_heads = x if memory is None else memory, x.shape[-1], block.n_heads
     t, s, width = x.shape[1], keys_from.shape[1], d_model // n_heads
-    seen = torch.ones(x.shape[0], n_heads, t, s, dtype=torch.bool) if mask is None else mask.expand(-1, n_heads, t, -1)
+    seen = (
+        torch.ones(x.shape[0], n_heads, t, s, dtype=torch.bool)
+        if mask is None
+        else mask.expand(-1, n_heads, t, -1)
+    )
     if block.causal and memory is None:
         seen = seen & (torch.arange(t)[:, None] >= torch.arange(s))
 
@@ -23,9 +27,15 @@ def paired(block, x, memory=None, mask=None):
     directed = torch.einsum("btsd,hd->bhts", differences / distances, block.directions)
     force = directed * (-distances[..., 0] / math.sqrt(d_model)).exp()[:, None]
 
-    pairs = torch.cat((x[:, :, None].expand(-1, -1, s, -1), keys_from[:, None].expand(-1, t, -1, -1)), -1)
+    pairs = torch.cat(
+        (x[:, :, None].expand(-1, -1, s, -1), keys_from[:, None].expand(-1, t, -1, -1)), -1
+    )
     leaving, arriving = pairs.split(d_model, dim=-1)
-    edges = (block.edge_from(leaving).clamp(-8, 8) + block.edge_to(arriving)).sigmoid().permute(0, 3, 1, 2)
+    edges = (
+        (block.edge_from(leaving).clamp(-8, 8) + block.edge_to(arriving))
+        .sigmoid()
+        .permute(0, 3, 1, 2)
+    )
     edges = edges * seen
     seen_keys = seen.sum(-1, keepdim=True).clamp(min=1)
     steps = edges / seen_keys

@@ -49,7 +49,10 @@ def product(p, q):
 
 def times(axis, angle):
     """What multiplies a quaternion from the right by cos(angle) + axis sin(angle)."""
-    angle, axis = torch.tensor(float(angle), dtype=torch.float64), axis.double() / axis.double().norm()
+    angle, axis = (
+        torch.tensor(float(angle), dtype=torch.float64),
+        axis.double() / axis.double().norm(),
+    )
     q = torch.cat((angle.cos()[None], angle.sin() * axis))
     return torch.stack([product(unit, q) for unit in torch.eye(4, dtype=torch.float64)], dim=1)
 

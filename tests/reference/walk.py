@@ -2,7 +2,13 @@
 
 import torch
 
-KINDS = [("conv", 0.9, 10), ("attention", 0.92, 12), ("embedding", 0.95, 8), ("norm", 0.9, 4), ("other", 0.9, 8)]
+KINDS = [
+    ("conv", 0.9, 10),
+    ("attention", 0.92, 12),
+    ("embedding", 0.95, 8),
+    ("norm", 0.9, 4),
+    ("other", 0.9, 8),
+]
 SHAPES = [(20, 16, 3, 3), (64, 48), (40, 301), (12_000,), (30, 30)]
 
 
@@ -23,7 +29,8 @@ def gradients(steps):
 
 def groups(params):
     return [
-        {"params": [p], "kind": kind, "alpha": a, "n_bands": n} for p, (kind, a, n) in zip(params, KINDS, strict=True)
+        {"params": [p], "kind": kind, "alpha": a, "n_bands": n}
+        for p, (kind, a, n) in zip(params, KINDS, strict=True)
     ]
 
 
@@ -38,4 +45,7 @@ def walk(optimizer, params, reference, steps):
 
 
 def close(params, others):
-    return all(torch.allclose(p, other, rtol=1e-5, atol=1e-5) for p, other in zip(params, others, strict=True))
+    return all(
+        torch.allclose(p, other, rtol=1e-5, atol=1e-5)
+        for p, other in zip(params, others, strict=True)
+    )

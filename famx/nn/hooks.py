@@ -1,0 +1,92 @@
+"""Abilities that a part may have, as protocols that the trainer and the monitoring look for."""
+
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Observed(Protocol):
+    """A part that reports metrics while it is observed.
+
+    While `observed` is True, a call fills `metrics` with detached tensors on the part's own device:
+    0-d for a curve, 1-d for a histogram or one column of a heat map, 2-d for a heat map. A metric
+    named `over_time/...` is an image of (rows, time) of the last sample of the batch. Parts never
+    log, print or read a tensor on the host.
+    """
+
+    observed: bool
+    metrics: dict[str, Tensor]
+
+
+@runtime_checkable
+class HasPenalty(Protocol):
+    """A module whose computation costs something, to be added to the loss of each training call."""
+
+    def penalty(self) -> Float[Tensor, ""] | None:
+        """Returns the penalty of the last training call in units of the loss, None without one."""
+        ...
+
+
+@runtime_checkable
+class LearnsFromLoss(Protocol):
+    """A module with state of its own (thresholds, Q-tables) that is updated after each step."""
+
+    def after_step(self, loss: Float[Tensor, ""]) -> None:
+        """Updates the state from the mean loss of the optimizer step that was just taken."""
+        ...
+
+
+@runtime_checkable
+class ConnectsLayers(Protocol):
+    """A block that exchanges messages with the blocks of other layers through the decode state."""
+
+    connects_layers: bool
+
+
+@runtime_checkable
+class SkipsNonFinite(Protocol):
+    """An optimizer that skips a step whose gradients are not all finite, without a device sync.
+
+    A caller that has checked the gradients sets `found_inf` (0-d, 1 = not finite) before `step`.
+    """
+
+    found_inf: Tensor | None
+    skipped: Tensor
+
+
+@runtime_checkable
+class UsesMomentumRule(Protocol):
+    """An optimizer whose momentum is set by a rule for each tensor."""
+
+    rule: nn.Module
+
+
+class ComputeCost:
+    """Mixin of a module that is charged for the share of its computation that it performs.
+
+    A training call stores the share in `last_compute`; `penalty` returns `cost` times that share.
+    It is neither copied nor saved with the module, since it belongs to the graph of one call.
+    """
+
+    cost: float  # of a share of 1, in units of the loss
+    last_compute: Tensor | None = None
+
+    def penalty(self) -> Float[Tensor, ""] | None:
+        """Returns `cost` times the share of the last training call, and forgets it."""
+        compute = self.last_compute
+        self.last_compute = None
+        if compute is None or not self.cost:
+            return None
+        return self.cost * compute
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "last_compute": None}
+
+
+def set_observed(module: nn.Module, observed: bool) -> None:
+    """Turns the collection of metrics on or off for every part inside `module`."""
+    for part in module.modules():
+        if isinstance(part, Observed):
+            part.observed = observed
