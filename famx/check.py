@@ -14,6 +14,7 @@ from rich.console import Console
 from famx import contracts
 from famx.config.command import Parser, parse_yaml, run_command
 from famx.config.schema import complete_choice
+from famx.contracts import ContractError
 from famx.notation import UserError
 from famx.registry import ROOMS, describe_exception, get, load, load_file, names, suggest
 
@@ -105,7 +106,7 @@ def _judged(console: Console, room: str, name: str, part: type) -> Iterator[tupl
             with console.status(f"{room}={name}: {law}"):
                 holds(part)
         except Exception as error:
-            told = isinstance(error, AssertionError | UserError) and str(error)
+            told = isinstance(error, ContractError | UserError) and str(error)
             yield law, "broken", told or describe_exception(error, inspect.getfile(part))
         else:
             yield law, "kept", ""

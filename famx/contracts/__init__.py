@@ -1,8 +1,11 @@
-"""The contracts: what every part of a room promises, one function a law. Tests run them over the registry."""
+"""Contracts: what every part of a room guarantees. pytest and `famx.check` run them.
+
+A room's module holds `CONTRACT`, a tuple of functions. Each takes the class of a part, builds it and
+raises `ContractError` where the part breaks the guarantee that the function is named after.
+"""
 
 import importlib
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -12,37 +15,44 @@ from famx.registry import select_context
 Contract = Callable[[type], None]
 
 
-def contracts(room: str) -> dict[str, Contract]:
-    """The named laws of a room: the public functions of `famx/contracts/<room>.py`, in the order they stand there."""
-    module = importlib.import_module(f"famx.contracts.{room}")
-    return {
-        name: function
-        for name, function in vars(module).items()
-        if inspect.isfunction(function)
-        and function.__module__ == module.__name__
-        and not name.startswith("_")
-    }
+class ContractError(Exception):
+    """A part breaks a guarantee of its room; the message says where, with the numbers."""
 
 
-def applicable(room: str, part: type) -> dict[str, Contract]:
-    """The laws that a part is held to: all of its room's, but those its `exempt` gives a reason against."""
-    return {
-        name: law
-        for name, law in contracts(room).items()
-        if name not in getattr(part, "exempt", {})
-    }
-
-
-def build_for_test(part: Callable[..., Any], **context: Any) -> Any:
-    """The part, given what of the context it asks for, as training builds it."""
-    return part(**select_context(part, context))
+def require(condition: object, message: str) -> None:
+    """Raises `ContractError` with the message unless the condition holds (also under `python -O`)."""
+    if not condition:
+        raise ContractError(message)
 
 
 def require_finite(*outputs: Tensor) -> tuple[Tensor, ...]:
-    """The outputs, to compare them.
+    """Returns the outputs unchanged, to be compared.
 
     Raises:
-        AssertionError: one is not finite, for which no other law is to be blamed.
+        ContractError: an output is not finite, which no other guarantee is to be blamed for.
     """
-    assert all(y.isfinite().all() for y in outputs), "an output is not finite"
+    for output in outputs:
+        require(output.isfinite().all(), "an output is not finite")
     return outputs
+
+
+def contracts(room: str) -> dict[str, Contract]:
+    """Returns the contracts of a room by name, in the order of its `CONTRACT`."""
+    module = importlib.import_module(f"famx.contracts.{room}")
+    return {contract.__name__: contract for contract in module.CONTRACT}
+
+
+def exemptions(part: type) -> Mapping[str, str]:
+    """Returns the guarantees that a part does not give: contract -> reason."""
+    return getattr(part, "exempt", {})
+
+
+def applicable(room: str, part: type) -> dict[str, Contract]:
+    """Returns the contracts of a room without those that the part is exempt from."""
+    exempt = exemptions(part)
+    return {name: contract for name, contract in contracts(room).items() if name not in exempt}
+
+
+def build_for_test(part: Callable[..., Any], **context: Any) -> Any:
+    """Builds a part with the context that its signature names, as training does."""
+    return part(**select_context(part, context))

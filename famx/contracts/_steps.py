@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from famx.contracts import ContractError, require
 from famx.registry import select_context
 
 SHAPES = ((), (7,), (300,), (20, 30), (4, 3, 3, 3), (40, 301))
@@ -56,9 +57,7 @@ def descends(
         if reached[lr] <= share:
             return
     found = ", ".join(f"{left:.3g} with lr={lr}" for lr, left in reached.items())
-    raise AssertionError(
-        f"does not descend to {share} of the loss in {steps} steps, but to {found}"
-    )
+    raise ContractError(f"does not descend to {share} of the loss in {steps} steps, but to {found}")
 
 
 def parameters() -> list[nn.Parameter]:
@@ -90,8 +89,9 @@ def take(
 
 def finite(params: list[nn.Parameter]) -> None:
     for p in params:
-        assert p.is_meta or p.isfinite().all(), (
-            f"steps make a parameter of shape {tuple(p.shape)} not finite"
+        require(
+            p.is_meta or p.isfinite().all(),
+            f"steps make a parameter of shape {tuple(p.shape)} not finite",
         )
 
 

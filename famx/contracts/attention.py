@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from famx.attention import as_torch_mha
-from famx.contracts import build_for_test, require_finite
+from famx.contracts import Contract, ContractError, build_for_test, require, require_finite
 from famx.registry import build
 
 Part = Callable[..., nn.Module]
@@ -21,25 +21,25 @@ LONG = 131  # positions, more than a block of what works in blocks
 def shape(part: Part) -> None:
     block, x = _block(part), torch.randn(B, T, D)
     y = block(x)
-    assert y.shape == x.shape, f"turns {tuple(x.shape)} into {tuple(y.shape)}"
-    assert y.dtype == x.dtype, f"turns {x.dtype} into {y.dtype}"
+    require(y.shape == x.shape, f"turns {tuple(x.shape)} into {tuple(y.shape)}")
+    require(y.dtype == x.dtype, f"turns {x.dtype} into {y.dtype}")
     _finite(y)
 
 
 def one_position(part: Part) -> None:
     for causal in (False, True):
         y = _block(part, causal)(torch.randn(B, 1, D))
-        assert y.shape == (B, 1, D), f"turns {(B, 1, D)} into {tuple(y.shape)}"
+        require(y.shape == (B, 1, D), f"turns {(B, 1, D)} into {tuple(y.shape)}")
         _finite(y)
 
 
 def other_length(part: Part) -> None:
     block, x, memory = _block(part), torch.randn(B, T, D), torch.randn(B, S, D)
     y = block(x, memory)
-    assert y.shape == x.shape, (
-        f"{T} positions that attend to a memory of {S} become {tuple(y.shape)}"
+    require(
+        y.shape == x.shape, f"{T} positions that attend to a memory of {S} become {tuple(y.shape)}"
     )
-    assert not _near(y, block(x, memory.flip(0))), "another memory changes nothing"
+    require(not _near(y, block(x, memory.flip(0))), "another memory changes nothing")
 
 
 def mask_obeyed(part: Part) -> None:
@@ -48,18 +48,20 @@ def mask_obeyed(part: Part) -> None:
     hidden[..., 2] = False
     seen = [t for t in range(T) if t != 2]
     apart = block(_changed(x, 2), mask=hidden)[:, seen]
-    assert _near(block(x, mask=hidden)[:, seen], apart), (
-        "other outputs change with x at t=2, which the mask hides"
+    require(
+        _near(block(x, mask=hidden)[:, seen], apart),
+        "other outputs change with x at t=2, which the mask hides",
     )
     whole, other = block(x, memory, hidden[..., :S]), block(x, _changed(memory, 2), hidden[..., :S])
-    assert _near(whole, other), "the output changes with the memory at s=2, which the mask hides"
+    require(_near(whole, other), "the output changes with the memory at s=2, which the mask hides")
     pair = torch.ones(3, 3, dtype=torch.bool), torch.ones(T - 3, T - 3, dtype=torch.bool)
     packed = torch.block_diag(*pair).bool()[None, None]
     whole, other = block(x, mask=packed), block(_changed(x, 4), mask=packed)
-    assert _near(whole[:, :3], other[:, :3]), (
-        "of two packed sequences, the first changes with x at t=4 of the second"
+    require(
+        _near(whole[:, :3], other[:, :3]),
+        "of two packed sequences, the first changes with x at t=4 of the second",
     )
-    assert not _near(block(x), block(x, mask=hidden)), "a mask changes nothing"
+    require(not _near(block(x), block(x, mask=hidden)), "a mask changes nothing")
 
 
 def fully_masked(part: Part) -> None:
@@ -68,11 +70,12 @@ def fully_masked(part: Part) -> None:
         mask = torch.ones(B, 1, 1, T, dtype=torch.bool)
         mask[0] = False
         y = block(torch.randn(B, T, D), mask=mask)
-        assert y.isfinite().all(), "a sample whose mask hides everything is not finite"
+        require(y.isfinite().all(), "a sample whose mask hides everything is not finite")
         y.square().mean().backward()
         for name, p in block.named_parameters():
-            assert p.grad is None or p.grad.isfinite().all(), (
-                f"a sample hidden whole makes the gradient of {name} nan"
+            require(
+                p.grad is None or p.grad.isfinite().all(),
+                f"a sample hidden whole makes the gradient of {name} nan",
             )
 
 
@@ -102,8 +105,9 @@ def padding_independent(part: Part) -> None:
                 < torch.tensor([whole, real])[:, None, None, None]
             )
             padded, alone = block(x, mask=mask)[1:, :real], block(x[1:, :real])
-            assert _near(padded, alone), (
-                f"a sample of {real} positions changes when it is padded to {whole}"
+            require(
+                _near(padded, alone),
+                f"a sample of {real} positions changes when it is padded to {whole}",
             )
 
 
@@ -117,15 +121,17 @@ def batch_independent(part: Part) -> None:
                     block(x[i : i + 1]),
                     f" where it has {length} positions" * (length > T),
                 )
-                assert _near(together[i : i + 1], alone), (
-                    f"sample {i} depends on its batch-mates{long}"
+                require(
+                    _near(together[i : i + 1], alone),
+                    f"sample {i} depends on its batch-mates{long}",
                 )
 
 
 def deterministic(part: Part) -> None:
     block, x = _block(part), torch.randn(B, T, D)
-    assert torch.equal(*require_finite(block(x), block(x))), (
-        "in evaluation, two calls on the same x differ"
+    require(
+        torch.equal(*require_finite(block(x), block(x))),
+        "in evaluation, two calls on the same x differ",
     )
 
 
@@ -135,15 +141,17 @@ def watching_changes_nothing(part: Part) -> None:
     for module in block.modules():
         if hasattr(module, "observed"):
             module.observed = True
-    assert torch.equal(*require_finite(before, block(x))), "the output changes while it is observed"
+    require(
+        torch.equal(*require_finite(before, block(x))), "the output changes while it is observed"
+    )
     for module in block.modules():
         for name, value in getattr(module, "metrics", {}).items():
-            assert not value.requires_grad, f"metric {name} keeps the graph alive"
-            assert value.isfinite().all(), f"metric {name} is {value}"
+            require(not value.requires_grad, f"metric {name} keeps the graph alive")
+            require(value.isfinite().all(), f"metric {name} is {value}")
             pictured = not name.startswith("over_time/") or (
                 value.ndim == 2 and value.shape[1] == T
             )
-            assert pictured, f"metric {name} is {tuple(value.shape)}, not rows of {T} positions"
+            require(pictured, f"metric {name} is {tuple(value.shape)}, not rows of {T} positions")
 
 
 def every_gradient(part: Part) -> None:
@@ -158,17 +166,18 @@ def every_gradient(part: Part) -> None:
             if len(dead) > 1
             else f"parameter {''.join(dead)} gets"
         )
-        assert not dead, f"{who} no gradient"
+        require(not dead, f"{who} no gradient")
         for name, p in block.named_parameters():
-            assert p.grad.isfinite().all(), f"the gradient of parameter {name} is not finite"
+            require(p.grad.isfinite().all(), f"the gradient of parameter {name} is not finite")
 
 
 def its_copy_is_alike(part: Part) -> None:
     block, x = _block(part), torch.randn(B, T, D)
     block.train()(x)
     twin = copy.deepcopy(block)
-    assert _near(twin.eval()(x), block.eval()(x)), (
-        "a copy of it, made after a training call, gives something else"
+    require(
+        _near(twin.eval()(x), block.eval()(x)),
+        "a copy of it, made after a training call, gives something else",
     )
 
 
@@ -179,7 +188,7 @@ def half_precision(part: Part) -> None:
         y = block(x)
     _a_tenth(_off(y.float(), exact), "under autocast to bfloat16")
     y = block.bfloat16()(x.bfloat16())
-    assert y.dtype == torch.bfloat16, f"turns torch.bfloat16 into {y.dtype}"
+    require(y.dtype == torch.bfloat16, f"turns torch.bfloat16 into {y.dtype}")
     _a_tenth(_off(y.float(), exact), "in bfloat16")
 
 
@@ -194,26 +203,27 @@ def compiles(part: Part) -> None:
         expected = block(x, mask=mask)
         y = torch.compile(block, backend="aot_eager", fullgraph=True)(x, mask=mask)
         y.sum().backward()
-        assert _near(y, expected), "compiled, the output is another one"
+        require(_near(y, expected), "compiled, the output is another one")
 
 
 def large_inputs(part: Part) -> None:
     block, x = _block(part, noise=0.0), (1000 * torch.randn(B, T, D)).requires_grad_()
     y = block(x)
-    assert y.isfinite().all(), "inputs times 1000 give an output that is not finite"
+    require(y.isfinite().all(), "inputs times 1000 give an output that is not finite")
     y.mean().backward()
-    assert x.grad.isfinite().all(), "inputs times 1000 give a gradient that is not finite"
+    require(x.grad.isfinite().all(), "inputs times 1000 give a gradient that is not finite")
 
 
 def bad_sizes(part: Part) -> None:
     try:
         build_for_test(part, d_model=15, n_heads=4, rotary=nn.Identity(), causal=False)
     except ValueError as error:
-        assert "15" in str(error) and "4" in str(error), (
-            f"refuses d_model=15 n_heads=4 without naming both: {error}"
+        require(
+            "15" in str(error) and "4" in str(error),
+            f"refuses d_model=15 n_heads=4 without naming both: {error}",
         )
     else:
-        raise AssertionError("accepts d_model=15, which n_heads=4 does not divide")
+        raise ContractError("accepts d_model=15, which n_heads=4 does not divide")
 
 
 def in_place_of_torch(part: Part) -> None:
@@ -226,8 +236,8 @@ def in_place_of_torch(part: Part) -> None:
         expected = layer.norm2(normed + layer.linear2(layer.linear1(normed).relu()))
         y = layer(x if batch_first else x.transpose(0, 1), src_key_padding_mask=padding)
         y = y if batch_first else y.transpose(0, 1)
-        assert _near(y, expected), (
-            "inside torch's encoder layer, it does not give what it gives alone"
+        require(
+            _near(y, expected), "inside torch's encoder layer, it does not give what it gives alone"
         )
 
 
@@ -239,10 +249,13 @@ def _keeps_the_future_out(
     for s in changes:
         other = _drawn(block, _changed(x, s), mask=mask)
         for t in range(s):
-            assert _near(whole[:, t], other[:, t]), (
-                f"leaks the future{' in training' * block.training}: output at t={t} changes when x at t={s} does"
+            require(
+                _near(whole[:, t], other[:, t]),
+                f"leaks the future{' in training' * block.training}: output at t={t} changes when x at t={s} does",
             )
-        assert not _near(whole[:, s], other[:, s]), f"output at t={s} does not depend on x at t={s}"
+        require(
+            not _near(whole[:, s], other[:, s]), f"output at t={s} does not depend on x at t={s}"
+        )
 
 
 def _decodes(
@@ -255,16 +268,18 @@ def _decodes(
     ]
     whole, decoded = block(x, memory, mask), torch.cat(steps, 1)
     for t in range(T):
-        assert _near(decoded[:, t], whole[:, t]), (
+        require(
+            _near(decoded[:, t], whole[:, t]),
             f"decoding {chunk} at a time with a state{', padded' * (mask is not None)}"
             f"{', with a memory' * (memory is not None)} differs from the whole pass, "
-            f"first at t={t}, by {_off(decoded[:, t], whole[:, t]):.2g} of the largest entry there"
+            f"first at t={t}, by {_off(decoded[:, t], whole[:, t]):.2g} of the largest entry there",
         )
 
 
 def _a_tenth(error: float, where: str) -> None:
-    assert error <= 0.1, (
-        f"{where} the output is off by {error:.0%} of its largest entry, more than a tenth"
+    require(
+        error <= 0.1,
+        f"{where} the output is off by {error:.0%} of its largest entry, more than a tenth",
     )
 
 
@@ -298,7 +313,7 @@ def _finite(y: Tensor) -> None:
         if 0 < len(places) < y.numel()
         else ""
     )
-    assert not places, f"an output is not finite{which}"
+    require(not places, f"an output is not finite{which}")
 
 
 def _off(a: Tensor, b: Tensor) -> float:
@@ -320,3 +335,24 @@ def _no_shape_hook() -> Iterator[None]:
         yield
     finally:
         jaxtyping.config.update("jaxtyping_disable", before)
+
+
+CONTRACT: tuple[Contract, ...] = (
+    shape,
+    one_position,
+    other_length,
+    mask_obeyed,
+    fully_masked,
+    causal,
+    padding_independent,
+    batch_independent,
+    deterministic,
+    watching_changes_nothing,
+    every_gradient,
+    its_copy_is_alike,
+    half_precision,
+    compiles,
+    large_inputs,
+    bad_sizes,
+    in_place_of_torch,
+)

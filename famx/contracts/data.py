@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from famx.contracts import build_for_test
+from famx.contracts import Contract, ContractError, build_for_test, require
 from famx.nn.batch import Batch, Example
 from famx.notation import SAMPLE_RATE
 from famx.training.loader import Loader, LoaderConfig
@@ -17,25 +17,30 @@ Part = Callable[..., Any]
 def items(part: Part) -> None:
     for split in _build(part).splits:
         dataset = _build(part, split)
-        assert len(dataset) == len(dataset.ids) == len(dataset.texts) == len(dataset.lengths) > 0, (
+        require(
+            len(dataset) == len(dataset.ids) == len(dataset.texts) == len(dataset.lengths) > 0,
             f"{split} has {len(dataset)} items, {len(dataset.ids)} ids, {len(dataset.texts)} texts, "
-            f"{len(dataset.lengths)} lengths"
+            f"{len(dataset.lengths)} lengths",
         )
         for index in range(len(dataset)):
             example = dataset[index]
-            assert isinstance(example, Example), (
-                f"item {index} of {split} is a {type(example).__name__}"
+            require(
+                isinstance(example, Example),
+                f"item {index} of {split} is a {type(example).__name__}",
             )
             signal, told = example.signal, (dataset.ids[index], dataset.texts[index])
-            assert (example.id, example.text) == told, (
-                f"item {index} of {split} is {example}, the data set says {told}"
+            require(
+                (example.id, example.text) == told,
+                f"item {index} of {split} is {example}, the data set says {told}",
             )
             kind = torch.float32 if dataset.unit == "seconds" else torch.int64
-            assert signal.ndim == 1 and signal.dtype == kind, (
-                f"{example.id} is {signal.dtype} of {tuple(signal.shape)}"
+            require(
+                signal.ndim == 1 and signal.dtype == kind,
+                f"{example.id} is {signal.dtype} of {tuple(signal.shape)}",
             )
-            assert signal.abs().max() <= 1 or kind == torch.int64, (
-                f"{example.id} reaches {signal.abs().max()}"
+            require(
+                signal.abs().max() <= 1 or kind == torch.int64,
+                f"{example.id} reaches {signal.abs().max()}",
             )
 
 
@@ -45,8 +50,9 @@ def lengths_told(part: Part) -> None:
         for index, told in enumerate(dataset.lengths):
             n = len(dataset[index].signal)
             found = n / SAMPLE_RATE if dataset.unit == "seconds" else n - 1
-            assert abs(found - told) <= 0.02, (
-                f"item {index} of {split} is {found} {dataset.unit} long, not {told}"
+            require(
+                abs(found - told) <= 0.02,
+                f"item {index} of {split} is {found} {dataset.unit} long, not {told}",
             )
 
 
@@ -54,8 +60,8 @@ def splits_apart(part: Part) -> None:
     seen: dict[str, str] = {}
     for split in _build(part).splits:
         for name in _build(part, split).ids:
-            assert seen.setdefault(name, split) == split, (
-                f"{name} is in {seen[name]} and in {split}"
+            require(
+                seen.setdefault(name, split) == split, f"{name} is in {seen[name]} and in {split}"
             )
 
 
@@ -63,9 +69,11 @@ def unknown_split(part: Part) -> None:
     try:
         _build(part, "tomorrow")
     except ValueError as error:
-        assert "tomorrow" in str(error), f"refuses the split 'tomorrow' without naming it: {error}"
+        require(
+            "tomorrow" in str(error), f"refuses the split 'tomorrow' without naming it: {error}"
+        )
     else:
-        raise AssertionError("takes 'tomorrow' for a split")
+        raise ContractError("takes 'tomorrow' for a split")
 
 
 def items_of_an_epoch(part: Part) -> None:
@@ -74,8 +82,9 @@ def items_of_an_epoch(part: Part) -> None:
         order = list(range(len(one.at(epoch))))
         backwards = {index: other.at(epoch)[index] for index in reversed(order)}
         for index in order:
-            assert _same(one.at(epoch)[index], backwards[index]), (
-                f"item {index} of epoch {epoch} depends on what was read before it"
+            require(
+                _same(one.at(epoch)[index], backwards[index]),
+                f"item {index} of epoch {epoch} depends on what was read before it",
             )
 
 
@@ -83,14 +92,16 @@ def order_of_an_epoch(part: Part) -> None:
     loader = _loader(part)
     for epoch in (1, 0):
         plan = loader.plan(epoch)
-        assert plan == _loader(part).plan(epoch), (
-            f"the order of epoch {epoch} depends on more than seed and epoch"
+        require(
+            plan == _loader(part).plan(epoch),
+            f"the order of epoch {epoch} depends on more than seed and epoch",
         )
         found = sorted(index for batch in plan for _, index in batch)
-        assert found == list(range(len(loader.dataset.at(epoch)))), (
-            f"epoch {epoch} does not hold every item once"
+        require(
+            found == list(range(len(loader.dataset.at(epoch)))),
+            f"epoch {epoch} does not hold every item once",
         )
-    assert loader.plan(0) != _loader(part, seed=1).plan(0), "another seed gives the same order"
+    require(loader.plan(0) != _loader(part, seed=1).plan(0), "another seed gives the same order")
 
 
 def resumed(part: Part) -> None:
@@ -115,10 +126,13 @@ def workers(part: Part) -> None:
 def plain_once(part: Part) -> None:
     loader = _loader(part)
     found = [name for batch in loader.plain() for name in batch.ids]
-    assert sorted(found) == sorted(loader.dataset.ids), (
-        "the plain order leaves items out or repeats them"
+    require(
+        sorted(found) == sorted(loader.dataset.ids),
+        "the plain order leaves items out or repeats them",
     )
-    assert all(batch.spans is None for batch in loader.plain()), "the plain order blanks something"
+    require(
+        all(batch.spans is None for batch in loader.plain()), "the plain order blanks something"
+    )
 
 
 def _build(part: Part, split: str = "train", seed: int = 0) -> Any:
@@ -141,11 +155,26 @@ def _assert_equal(
 ) -> None:
     for (epoch, position, batch), (at, place, again) in zip(one, other, strict=True):
         told = f"{where}, the batch at epoch {epoch}, position {position}"
-        assert (epoch, position, batch.ids) == (at, place, again.ids), (
-            f"{told} is another: {again.ids}"
+        require(
+            (epoch, position, batch.ids) == (at, place, again.ids),
+            f"{told} is another: {again.ids}",
         )
         for name in ("inputs", "lengths", "targets", "spans"):
             mine, theirs = getattr(batch, name), getattr(again, name)
-            assert (mine is None and theirs is None) or torch.equal(mine, theirs), (
-                f"{told} has other {name}"
+            require(
+                (mine is None and theirs is None) or torch.equal(mine, theirs),
+                f"{told} has other {name}",
             )
+
+
+CONTRACT: tuple[Contract, ...] = (
+    items,
+    lengths_told,
+    splits_apart,
+    unknown_split,
+    items_of_an_epoch,
+    order_of_an_epoch,
+    resumed,
+    workers,
+    plain_once,
+)

@@ -5,7 +5,7 @@ import inspect
 import torch
 from torch import Tensor, nn
 
-from famx.contracts import build_for_test, require_finite
+from famx.contracts import Contract, build_for_test, require, require_finite
 
 D, VOCAB = 24, 11
 
@@ -16,15 +16,17 @@ def lengths_right(part: type) -> None:
     _, together = frontend(_signal(part, len(sizes), max(sizes)), torch.tensor(sizes))
     for size, length in zip(sizes, together.tolist(), strict=True):
         y, alone = frontend(_signal(part, 1, size), torch.tensor([size]))
-        assert y.shape[-1] == D and y.ndim == 3, f"gives {tuple(y.shape)}, not (b t {D})"
-        assert alone.item() == y.shape[1], (
-            f"says {alone.item()} frames of a signal of {size}, but gives {y.shape[1]}"
+        require(y.shape[-1] == D and y.ndim == 3, f"gives {tuple(y.shape)}, not (b t {D})")
+        require(
+            alone.item() == y.shape[1],
+            f"says {alone.item()} frames of a signal of {size}, but gives {y.shape[1]}",
         )
-        assert length == alone.item(), (
-            f"says {length} frames of a signal of {size} in a batch, {alone.item()} alone"
+        require(
+            length == alone.item(),
+            f"says {length} frames of a signal of {size} in a batch, {alone.item()} alone",
         )
-        assert length >= 1, f"a signal of {size} gives no frame"
-        assert y.isfinite().all(), f"a signal of {size} gives an output that is not finite"
+        require(length >= 1, f"a signal of {size} gives no frame")
+        require(y.isfinite().all(), f"a signal of {size} gives an output that is not finite")
 
 
 def padding_changes_nothing(part: type) -> None:
@@ -36,8 +38,9 @@ def padding_changes_nothing(part: type) -> None:
         alone, _ = frontend(signal[i : i + 1, :size], sizes[i : i + 1])
         padded, plain = require_finite(together[i, : lengths[i]], alone[0])
         error = (padded - plain).abs().max().item()
-        assert error < 1e-4, (
-            f"a signal of {size} changes by {error:.1e} when it is padded to 4000 with noise"
+        require(
+            error < 1e-4,
+            f"a signal of {size} changes by {error:.1e} when it is padded to 4000 with noise",
         )
 
 
@@ -45,14 +48,14 @@ def deterministic(part: type) -> None:
     frontend, signal = _frontend(part), _signal(part, 2, 1000)
     lengths = torch.tensor([1000, 800])
     outputs = require_finite(*(frontend(signal, lengths)[0] for _ in range(2)))
-    assert torch.equal(*outputs), "in evaluation, two calls differ"
+    require(torch.equal(*outputs), "in evaluation, two calls differ")
 
 
 def finite(part: type) -> None:
     frontend, signal = _frontend(part), _signal(part, 2, 1000)
     for scale in (0, 1000) if signal.is_floating_point() else (0, 1):
         y, _ = frontend(scale * signal, torch.tensor([1000, 800]))
-        assert y.isfinite().all(), f"a signal times {scale} gives an output that is not finite"
+        require(y.isfinite().all(), f"a signal times {scale} gives an output that is not finite")
 
 
 def half_precision(part: type) -> None:
@@ -62,7 +65,7 @@ def half_precision(part: type) -> None:
         y, _ = frontend(signal, lengths)
     y, exact = require_finite(y.float(), exact)
     error = ((y - exact).norm() / exact.norm()).item()
-    assert error < 0.05, f"under autocast to bfloat16 it is off by {error:.0%}, not less than 5%"
+    require(error < 0.05, f"under autocast to bfloat16 it is off by {error:.0%}, not less than 5%")
 
 
 def every_gradient(part: type) -> None:
@@ -70,7 +73,7 @@ def every_gradient(part: type) -> None:
     y, _ = frontend(_signal(part, 2, 1000), torch.tensor([1000, 800]))
     (y * torch.randn_like(y)).sum().backward()
     for name, p in frontend.named_parameters():
-        assert p.grad is not None and p.grad.any(), f"parameter {name} gets no gradient"
+        require(p.grad is not None and p.grad.any(), f"parameter {name} gets no gradient")
 
 
 def _frontend(part: type) -> nn.Module:
@@ -85,3 +88,13 @@ def _signal(part: type, batch: int, size: int) -> Tensor:
 
 def _reads_ids(part: type) -> bool:
     return "vocab_size" in inspect.signature(part).parameters
+
+
+CONTRACT: tuple[Contract, ...] = (
+    lengths_right,
+    padding_changes_nothing,
+    deterministic,
+    finite,
+    half_precision,
+    every_gradient,
+)

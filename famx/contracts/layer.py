@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from famx.contracts import Contract, build_for_test, require, require_finite
 from famx.contracts import attention as block
-from famx.contracts import build_for_test, require_finite
 from famx.registry import build
 
 D, H = block.D, block.H
@@ -79,8 +79,9 @@ def stack_shares_a_state(part: block.Part) -> None:
 
     state: dict = {}
     steps = torch.cat([stack(x[:, t : t + 1], state) for t in range(block.T)], 1)
-    assert torch.allclose(*require_finite(steps, stack(x)), atol=1e-4), (
-        "two layers decoding under one state disturb each other"
+    require(
+        torch.allclose(*require_finite(steps, stack(x)), atol=1e-4),
+        "two layers decoding under one state disturb each other",
     )
 
 
@@ -109,8 +110,9 @@ def learns_to_copy(part: block.Part) -> None:
             loss.backward()
             optimizer.step()
     loss = loss_of(torch.randint(tokens, (64, 12)))
-    assert loss < 0.7, (
-        f"two layers do not learn to copy: cross-entropy {loss:.2f} after 150 steps, 2.08 by guessing"
+    require(
+        loss < 0.7,
+        f"two layers do not learn to copy: cross-entropy {loss:.2f} after 150 steps, 2.08 by guessing",
     )
 
 
@@ -135,3 +137,23 @@ def _wired(part: block.Part) -> block.Part:
         return build_for_test(part, **context)
 
     return wired
+
+
+CONTRACT: tuple[Contract, ...] = (
+    shape,
+    one_position,
+    other_length,
+    mask_obeyed,
+    fully_masked,
+    causal,
+    padding_independent,
+    batch_independent,
+    deterministic,
+    watching_changes_nothing,
+    every_gradient,
+    half_precision,
+    compiles,
+    large_inputs,
+    stack_shares_a_state,
+    learns_to_copy,
+)

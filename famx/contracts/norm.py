@@ -2,7 +2,7 @@
 
 import torch
 
-from famx.contracts import build_for_test, feedforward, require_finite
+from famx.contracts import Contract, build_for_test, feedforward, require, require_finite
 from famx.contracts.feedforward import D
 
 
@@ -29,6 +29,16 @@ def every_gradient(part: type) -> None:
 def size_forgotten(part: type) -> None:
     norm, x = build_for_test(part, d_model=D), torch.randn(2, 5, D)
     small, large = require_finite(norm(x), norm(1000 * x))
-    assert torch.allclose(small, large, atol=1e-3), (
-        "an input 1000 times as large gives another output"
+    require(
+        torch.allclose(small, large, atol=1e-3), "an input 1000 times as large gives another output"
     )
+
+
+CONTRACT: tuple[Contract, ...] = (
+    shape,
+    dtype_kept,
+    finite,
+    positions_apart,
+    every_gradient,
+    size_forgotten,
+)

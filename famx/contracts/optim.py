@@ -6,6 +6,7 @@ import io
 import torch
 from torch import Tensor, nn
 
+from famx.contracts import Contract, ContractError, require
 from famx.contracts import _steps as steps
 from famx.registry import hyperparameters
 
@@ -52,8 +53,9 @@ def takes_tensors_of_any_shape(part: type) -> None:
     params, before = steps.parameters(), steps.parameters()
     steps.take(steps.over(part, params, lr=0.1), params)
     for p, was in zip(params, before, strict=True):
-        assert not torch.equal(p, was), (
-            f"a parameter of shape {tuple(p.shape)} has not moved in {steps.STEPS} steps"
+        require(
+            not torch.equal(p, was),
+            f"a parameter of shape {tuple(p.shape)} has not moved in {steps.STEPS} steps",
         )
 
 
@@ -66,8 +68,9 @@ def takes_gradients_in_any_memory_order(part: type) -> None:
     steps.take(steps.over(part, params, lr=0.1), params, rows)
     steps.take(steps.over(part, others, lr=0.1), others, turned)
     for p, o in zip(params, others, strict=True):
-        assert torch.allclose(p, o, atol=1e-5), (
-            f"the memory order of a gradient of shape {tuple(p.shape)} changes the step"
+        require(
+            torch.allclose(p, o, atol=1e-5),
+            f"the memory order of a gradient of shape {tuple(p.shape)} changes the step",
         )
 
 
@@ -85,8 +88,9 @@ def takes_parameters_in_any_memory_order(part: type) -> None:
             p.square().sum().backward()
             taker.step()
     steps.finite([*params, *others])
-    assert torch.allclose(params[0], others[0], atol=1e-6), (
-        "a parameter that is a slice of a larger tensor moves differently"
+    require(
+        torch.allclose(params[0], others[0], atol=1e-6),
+        "a parameter that is a slice of a larger tensor moves differently",
     )
 
 
@@ -96,9 +100,9 @@ def takes_half_precision(part: type) -> None:
     groups = [{"params": params[:3]}, {"params": [*params[3:], nn.Parameter(torch.ones(5))]}]
     steps.take(steps.over(part, groups, lr=0.1), params)
     for p, was in zip(params, before, strict=True):
-        assert p.dtype is torch.bfloat16, f"turns a parameter of torch.bfloat16 into {p.dtype}"
-        assert not torch.equal(p, was), (
-            f"a bfloat16 parameter of shape {tuple(p.shape)} has not moved"
+        require(p.dtype is torch.bfloat16, f"turns a parameter of torch.bfloat16 into {p.dtype}")
+        require(
+            not torch.equal(p, was), f"a bfloat16 parameter of shape {tuple(p.shape)} has not moved"
         )
 
 
@@ -113,8 +117,9 @@ def leaves_parameters_without_gradient_alone(part: type) -> None:
         before = [p.detach().clone() for p in absent]
         optimizer.step()
         steps.finite(params)
-        assert all(map(torch.equal, before, absent)), (
-            f"moves a parameter that has no gradient at step {step}"
+        require(
+            all(map(torch.equal, before, absent)),
+            f"moves a parameter that has no gradient at step {step}",
         )
     for p in params:
         p.grad = None
@@ -130,13 +135,13 @@ def leaves_gradients_alone(part: type) -> None:
         optimizer.step()
         for p, (grad, whole, version) in zip(params, kept, strict=True):
             same = p.grad is grad and torch.equal(grad, whole) and grad._version == version
-            assert same, f"writes into the gradient of a parameter of shape {tuple(p.shape)}"
+            require(same, f"writes into the gradient of a parameter of shape {tuple(p.shape)}")
 
 
 def leaves_the_global_generator_alone(part: type) -> None:
     params, before = steps.parameters(), torch.get_rng_state()
     steps.take(steps.over(part, params, lr=0.1), params)
-    assert torch.equal(before, torch.get_rng_state()), "draws from the global generator"
+    require(torch.equal(before, torch.get_rng_state()), "draws from the global generator")
 
 
 def state_round_trip(part: type) -> None:
@@ -153,15 +158,16 @@ def state_round_trip(part: type) -> None:
         for (path, kept), (_, loaded) in zip(
             steps.tensors(optimizer), steps.tensors(other), strict=True
         ):
-            assert kept.dtype is loaded.dtype, (
-                f"loads {path} as {loaded.dtype}, it was {kept.dtype}"
+            require(
+                kept.dtype is loaded.dtype, f"loads {path} as {loaded.dtype}, it was {kept.dtype}"
             )
-            assert torch.equal(kept, loaded), f"loads another {path} than it saved"
+            require(torch.equal(kept, loaded), f"loads another {path} than it saved")
         steps.take(optimizer, params, gradients[-13:])
         steps.take(other, copies, gradients[-13:])
         for p, other in zip(params, copies, strict=True):
-            assert torch.equal(p, other), (
-                f"goes on differently with its state: {dtype}, shape {tuple(p.shape)}"
+            require(
+                torch.equal(p, other),
+                f"goes on differently with its state: {dtype}, shape {tuple(p.shape)}",
             )
 
 
@@ -172,7 +178,7 @@ def its_copy_goes_on_alike(part: type) -> None:
     other, copies = copy.deepcopy((optimizer, params))
     steps.take(optimizer, params, gradients[6:])
     steps.take(other, copies, gradients[6:])
-    assert all(map(torch.equal, params, copies)), "a copy of it goes on differently"
+    require(all(map(torch.equal, params, copies)), "a copy of it goes on differently")
 
 
 def keeps_plain_state(part: type) -> None:
@@ -181,8 +187,8 @@ def keeps_plain_state(part: type) -> None:
     steps.take(optimizer, params, list(steps.noise(3)))
     for path, value in steps.leaves(optimizer.state_dict(), "state_dict"):
         plain = value is None or isinstance(value, Tensor | bool | int | float | str)
-        assert plain, (
-            f"{path} is a {type(value).__name__}: neither a tensor nor a number nor a word"
+        require(
+            plain, f"{path} is a {type(value).__name__}: neither a tensor nor a number nor a word"
         )
 
 
@@ -191,8 +197,9 @@ def obeys_parameter_groups(part: type) -> None:
     groups = [{"params": params[:3], "lr": 0.0}, {"params": params[3:]}]
     steps.take(steps.over(part, groups, lr=0.1), params, list(steps.noise(9)))
     moved = [not torch.equal(p, was) for p, was in zip(params, before, strict=True)]
-    assert moved == [False] * 3 + [True] * 3, (
-        f"lr=0 for the first three of six parameters, but these move: {moved}"
+    require(
+        moved == [False] * 3 + [True] * 3,
+        f"lr=0 for the first three of six parameters, but these move: {moved}",
     )
 
 
@@ -210,10 +217,11 @@ def decays_the_weights(part: type) -> None:
         return params
 
     plain, decayed, mixed = moved(0.0), moved(0.1), moved(0.1, weight_decay=0.0)
-    assert not all(map(torch.equal, plain, decayed)), "weight_decay=0.1 changes nothing"
+    require(not all(map(torch.equal, plain, decayed)), "weight_decay=0.1 changes nothing")
     for p, wanted in zip(mixed, [*plain[:3], *decayed[3:]], strict=True):
-        assert torch.allclose(p, wanted, atol=1e-6), (
-            "weight_decay=0.1 goes before the weight_decay=0 of a group"
+        require(
+            torch.allclose(p, wanted, atol=1e-6),
+            "weight_decay=0.1 goes before the weight_decay=0 of a group",
         )
 
 
@@ -228,8 +236,9 @@ def takes_the_learning_rate_as_a_tensor(part: type) -> None:
         list(steps.noise(9)),
     )
     for p, other in zip(params, others, strict=True):
-        assert torch.allclose(p, other, atol=1e-6), (
-            f"lr as a tensor takes another step, shape {tuple(p.shape)}"
+        require(
+            torch.allclose(p, other, atol=1e-6),
+            f"lr as a tensor takes another step, shape {tuple(p.shape)}",
         )
 
 
@@ -243,7 +252,7 @@ def follows_a_schedule(part: type) -> None:
         steps.take(optimizer, params, [gradients])
         schedule.step()
         moves = not all(map(torch.equal, before, params))
-        assert moves == (lr > 0), f"{'moves' if moves else 'stays'} at a learning rate of {lr}"
+        require(moves == (lr > 0), f"{'moves' if moves else 'stays'} at a learning rate of {lr}")
 
 
 def returns_the_loss_of_a_closure(part: type) -> None:
@@ -257,9 +266,12 @@ def returns_the_loss_of_a_closure(part: type) -> None:
         return loss
 
     losses = [optimizer.step(closure) for _ in range(3)]
-    assert isinstance(losses[0], Tensor | float), f"step(closure) returns {losses[0]}, not the loss"
-    assert losses[0] == 3 and losses[-1] < 3, (
-        f"step(closure) returned the losses {[float(loss) for loss in losses]}"
+    require(
+        isinstance(losses[0], Tensor | float), f"step(closure) returns {losses[0]}, not the loss"
+    )
+    require(
+        losses[0] == 3 and losses[-1] < 3,
+        f"step(closure) returned the losses {[float(loss) for loss in losses]}",
     )
 
 
@@ -269,11 +281,11 @@ def watching_changes_nothing(part: type) -> None:
     observed.observed = True
     steps.take(optimizer, params)
     steps.take(observed, watched)
-    assert all(map(torch.equal, params, watched)), "takes other steps when it is watched"
+    require(all(map(torch.equal, params, watched)), "takes other steps when it is watched")
     for name, value in getattr(observed, "metrics", {}).items():
-        assert isinstance(value, Tensor) and value.isfinite().all(), f"shows {value} as {name}"
+        require(isinstance(value, Tensor) and value.isfinite().all(), f"shows {value} as {name}")
     unseen = sorted(getattr(optimizer, "metrics", {}))
-    assert not unseen, f"fills {unseen} though nobody watches"
+    require(not unseen, f"fills {unseen} though nobody watches")
 
 
 def refuses_sparse_gradients(part: type) -> None:
@@ -284,7 +296,7 @@ def refuses_sparse_gradients(part: type) -> None:
         optimizer.step()
     except (RuntimeError, ValueError):
         return
-    raise AssertionError("takes a sparse gradient without a word")
+    raise ContractError("takes a sparse gradient without a word")
 
 
 def non_finite(part: type) -> None:
@@ -299,14 +311,16 @@ def non_finite(part: type) -> None:
                 kept, skipped = dict(steps.copies(optimizer)), int(getattr(optimizer, "skipped", 0))
                 steps.give(params, spoilt)
                 optimizer.step()
-                assert all(map(torch.equal, before, params)), f"steps on a gradient that is {bad}"
+                require(all(map(torch.equal, before, params)), f"steps on a gradient that is {bad}")
                 for path, now in steps.copies(optimizer):
                     same = path.endswith("skipped") or torch.equal(
                         kept.get(path, torch.zeros_like(now)), now
                     )
-                    assert same, f"{path} changes at step {step}, which a gradient of {bad} cancels"
+                    require(
+                        same, f"{path} changes at step {step}, which a gradient of {bad} cancels"
+                    )
                 counted = int(getattr(optimizer, "skipped", 0)) - skipped
-                assert counted == 1, f"counts {counted or 'no'} cancelled step in `skipped`"
+                require(counted == 1, f"counts {counted or 'no'} cancelled step in `skipped`")
         steps.take(optimizer, params, [gradients])
 
 
@@ -324,4 +338,32 @@ def no_host_read(part: type) -> None:
         steps.give(params, gradients)
         with steps.Reads() as reads:
             optimizer.step()
-        assert not reads.found, f"waits for the device in step(): {reads.found[0]}"
+        require(not reads.found, f"waits for the device in step(): {reads.found[0]}")
+
+
+CONTRACT: tuple[Contract, ...] = (
+    descends_on_a_quadratic,
+    descends_in_a_narrow_valley,
+    descends_on_a_logistic_regression,
+    descends_on_a_network,
+    takes_tensors_of_any_shape,
+    takes_gradients_in_any_memory_order,
+    takes_parameters_in_any_memory_order,
+    takes_half_precision,
+    leaves_parameters_without_gradient_alone,
+    leaves_gradients_alone,
+    leaves_the_global_generator_alone,
+    state_round_trip,
+    its_copy_goes_on_alike,
+    keeps_plain_state,
+    obeys_parameter_groups,
+    decays_the_weights,
+    takes_the_learning_rate_as_a_tensor,
+    follows_a_schedule,
+    returns_the_loss_of_a_closure,
+    watching_changes_nothing,
+    refuses_sparse_gradients,
+    non_finite,
+    meta,
+    no_host_read,
+)

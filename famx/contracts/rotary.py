@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from famx.contracts import Contract, build_for_test, require, require_finite
 from famx.contracts import attention as block
-from famx.contracts import build_for_test, require_finite
 
 HEAD_DIM, FAR = 12, 100_000
 
@@ -14,7 +14,7 @@ def norm_kept(part: type) -> None:
     for offset in (0, FAR):
         (y,) = require_finite(rotary(x, offset))
         change = (y.norm(dim=-1) / x.norm(dim=-1) - 1).abs().max()
-        assert change < 1e-6, f"changes norms by up to {change:.1e} from position {offset} on"
+        require(change < 1e-6, f"changes norms by up to {change:.1e} from position {offset} on")
 
 
 def starts_at_identity(part: type) -> None:
@@ -25,16 +25,17 @@ def starts_at_identity(part: type) -> None:
         else _rotary(part)
     )
     x = torch.randn(2, 3, 1, HEAD_DIM)
-    assert torch.allclose(*require_finite(rotary(x), x), atol=1e-6), (
-        "turns position 0, where R(0) = I"
+    require(
+        torch.allclose(*require_finite(rotary(x), x), atol=1e-6), "turns position 0, where R(0) = I"
     )
 
 
 def offset_continues(part: type) -> None:
     rotary, x = _rotary(part), torch.randn(2, 3, 9, HEAD_DIM)
-    assert torch.allclose(
-        *require_finite(rotary(x)[..., 4:, :], rotary(x[..., 4:, :], 4)), atol=1e-6
-    ), "positions from offset=4 on are turned otherwise than the same positions of a whole sequence"
+    require(
+        torch.allclose(*require_finite(rotary(x)[..., 4:, :], rotary(x[..., 4:, :], 4)), atol=1e-6),
+        "positions from offset=4 on are turned otherwise than the same positions of a whole sequence",
+    )
 
 
 def distance_law(part: type) -> None:
@@ -44,18 +45,20 @@ def distance_law(part: type) -> None:
         near = _score(rotary, q, k, 0, distance)
         for start in (1, 1000, FAR - distance):
             error = (_score(rotary, q, k, start, start + distance) - near).abs().item()
-            assert error < 1e-5, (
+            require(
+                error < 1e-5,
                 f"the score of positions {start} and {start + distance} differs by {error:.1e} from that of 0 "
-                f"and {distance}, so it does not depend on the distance alone"
+                f"and {distance}, so it does not depend on the distance alone",
             )
 
 
 def leftover_channels(part: type) -> None:
     x = torch.randn(2, 3, 9, 7)
     y = _rotary(part, 7)(x)
-    assert y.shape == x.shape, f"turns {tuple(x.shape)} into {tuple(y.shape)}"
-    assert torch.equal(*require_finite(y[..., 6], x[..., 6])), (
-        "changes the last of 7 channels, which is left over"
+    require(y.shape == x.shape, f"turns {tuple(x.shape)} into {tuple(y.shape)}")
+    require(
+        torch.equal(*require_finite(y[..., 6], x[..., 6])),
+        "changes the last of 7 channels, which is left over",
     )
 
 
@@ -65,12 +68,13 @@ def refuses_or_turns(part: type) -> None:
         try:
             y = _rotary(part, head_dim)(x, 5)
         except ValueError as error:
-            assert f"head_dim={head_dim}" in str(error), (
-                f"refuses head_dim={head_dim} without saying so: {error}"
+            require(
+                f"head_dim={head_dim}" in str(error),
+                f"refuses head_dim={head_dim} without saying so: {error}",
             )
         else:
             require_finite(y)
-            assert y.shape == x.shape, f"turns {head_dim} channels into {tuple(y.shape)}"
+            require(y.shape == x.shape, f"turns {head_dim} channels into {tuple(y.shape)}")
 
 
 def views(part: type) -> None:
@@ -79,8 +83,8 @@ def views(part: type) -> None:
         torch.randn(2, 9, 3 * HEAD_DIM + 1)[..., 1:].unflatten(-1, (3, -1)).transpose(1, 2),
     )
     y, z = require_finite(rotary(x), rotary(x.contiguous()))
-    assert torch.allclose(y, z, atol=1e-6), (
-        "turns a view of heads otherwise than a tensor of its own"
+    require(
+        torch.allclose(y, z, atol=1e-6), "turns a view of heads otherwise than a tensor of its own"
     )
 
 
@@ -88,35 +92,37 @@ def input_kept(part: type) -> None:
     rotary, x = _rotary(part), torch.randn(2, 3, 9, HEAD_DIM)
     before = x.clone()
     rotary(x, 3)
-    assert torch.equal(x, before), "changes its input in place"
+    require(torch.equal(x, before), "changes its input in place")
 
 
 def half_precision(part: type) -> None:
     rotary, x = _rotary(part), torch.randn(2, 3, 9, HEAD_DIM)
     for dtype, tolerance in ((torch.bfloat16, 1e-2), (torch.float16, 2e-3), (torch.float64, 1e-6)):
         y = rotary(x.to(dtype), FAR)
-        assert y.dtype == dtype, f"turns {dtype} into {y.dtype}"
+        require(y.dtype == dtype, f"turns {dtype} into {y.dtype}")
         y, exact = require_finite(y.float(), rotary(x, FAR))
         error = ((y - exact).norm() / x.norm()).item()
-        assert error < tolerance, f"in {dtype} it is off by {error:.1e}, more than {tolerance:.0e}"
+        require(
+            error < tolerance, f"in {dtype} it is off by {error:.1e}, more than {tolerance:.0e}"
+        )
 
 
 def every_gradient(part: type) -> None:
     rotary, x = _rotary(part), torch.randn(2, 3, 9, HEAD_DIM, requires_grad=True)
     (rotary(x) * torch.randn(2, 3, 9, HEAD_DIM)).sum().backward()
-    assert x.grad.isfinite().all() and x.grad.any(), "x gets no finite gradient"
+    require(x.grad.isfinite().all() and x.grad.any(), "x gets no finite gradient")
     for name, p in rotary.named_parameters():
-        assert p.grad is not None and p.grad.any(), f"parameter {name} gets no gradient"
+        require(p.grad is not None and p.grad.any(), f"parameter {name} gets no gradient")
 
 
 def autocast(part: type) -> None:
     rotary, x = _rotary(part), torch.randn(2, 3, 9, HEAD_DIM)
     with torch.autocast("cpu", torch.bfloat16):
         y = rotary(x, FAR)
-    assert y.dtype == x.dtype, f"under autocast to bfloat16 it turns {x.dtype} into {y.dtype}"
+    require(y.dtype == x.dtype, f"under autocast to bfloat16 it turns {x.dtype} into {y.dtype}")
     y, exact = require_finite(y, rotary(x, FAR))
     error = ((y - exact).norm() / x.norm()).item()
-    assert error < 1e-5, f"under autocast to bfloat16 it is off by {error:.1e}, more than 1e-05"
+    require(error < 1e-5, f"under autocast to bfloat16 it is off by {error:.1e}, more than 1e-05")
 
 
 def compiles(part: type) -> None:
@@ -131,8 +137,9 @@ def compiles(part: type) -> None:
         y, z = compiled(x, wide)
         y.square().sum().backward()
         for found, expected in ((y, rotary(x, 5)), (z, other(wide, 5))):
-            assert torch.allclose(*require_finite(found, expected), atol=1e-6), (
-                "compiled, the output is another one"
+            require(
+                torch.allclose(*require_finite(found, expected), atol=1e-6),
+                "compiled, the output is another one",
             )
 
 
@@ -147,3 +154,19 @@ def _rotary(part: type, head_dim: int = HEAD_DIM) -> nn.Module:
 def _score(rotary: nn.Module, q: Tensor, k: Tensor, t: int, s: int) -> Tensor:
     (score,) = require_finite((rotary(q, t) * rotary(k, s)).sum())
     return score
+
+
+CONTRACT: tuple[Contract, ...] = (
+    norm_kept,
+    starts_at_identity,
+    offset_continues,
+    distance_law,
+    leftover_channels,
+    refuses_or_turns,
+    views,
+    input_kept,
+    half_precision,
+    every_gradient,
+    autocast,
+    compiles,
+)

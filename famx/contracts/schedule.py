@@ -3,17 +3,21 @@
 from itertools import pairwise
 from typing import Any
 
+from famx.contracts import Contract, require
 from famx.registry import hyperparameters, select_context
 
 
 def stays_between_nothing_and_the_peak(part: type) -> None:
     for step, multiple in enumerate(_curve(part)):
-        assert 0 <= multiple <= 1, f"leaves the range from 0 to 1: {multiple} at step {step} of 100"
+        require(
+            0 <= multiple <= 1, f"leaves the range from 0 to 1: {multiple} at step {step} of 100"
+        )
 
 
 def reaches_the_peak(part: type) -> None:
-    assert max(_curve(part)) == 1, (
-        f"never reaches the peak: the largest multiple of 100 steps is {max(_curve(part))}"
+    require(
+        max(_curve(part)) == 1,
+        f"never reaches the peak: the largest multiple of 100 steps is {max(_curve(part))}",
     )
 
 
@@ -24,23 +28,25 @@ def starts_and_ends_where_it_says(part: type) -> None:
     curve = _curve(part, **named)
     for name, step in (("start", 0), ("end", 100)):
         wanted = named.get(name, curve[step])
-        assert abs(curve[step] - wanted) < 1e-12, (
-            f"{name}={wanted}, but the multiple at step {step} is {curve[step]}"
+        require(
+            abs(curve[step] - wanted) < 1e-12,
+            f"{name}={wanted}, but the multiple at step {step} is {curve[step]}",
         )
 
 
 def is_constant_after_the_end(part: type) -> None:
     schedule = _schedule(part)
     for step in (101, 150, 1000, 10**7):
-        assert schedule(step) == schedule(100), (
-            f"goes on after its end: {schedule(step)} at {step}, {schedule(100)} at 100"
+        require(
+            schedule(step) == schedule(100),
+            f"goes on after its end: {schedule(step)} at {step}, {schedule(100)} at 100",
         )
 
 
 def has_no_jumps(part: type) -> None:
     curve = _curve(part)
     for step, (here, there) in enumerate(pairwise(curve)):
-        assert abs(there - here) <= 0.2, f"jumps from {here} to {there} after step {step} of 100"
+        require(abs(there - here) <= 0.2, f"jumps from {here} to {there} after step {step} of 100")
 
 
 def accepts_equal_bounds(part: type) -> None:
@@ -50,14 +56,14 @@ def accepts_equal_bounds(part: type) -> None:
             bounds += [{"total_steps": 10, name: steps} for steps in (0, 10, 20)]
     for bound in bounds:
         multiples = [_schedule(part, **bound)(step) for step in range(30)]
-        assert all(0 <= multiple <= 1 for multiple in multiples), f"{bound} gives {multiples}"
+        require(all(0 <= multiple <= 1 for multiple in multiples), f"{bound} gives {multiples}")
 
 
 def depends_on_the_step_alone(part: type) -> None:
     schedule, steps = _schedule(part), list(range(120))
     forward = [schedule(step) for step in steps]
     backward = [schedule(step) for step in reversed(steps)][::-1]
-    assert forward == backward, "depends on the order in which steps are asked for"
+    require(forward == backward, "depends on the order in which steps are asked for")
 
 
 def _schedule(part: type, total_steps: int = 100, **hyper: Any) -> Any:
@@ -71,3 +77,14 @@ def _curve(part: type, **hyper: Any) -> list[float]:
 
 def _names(part: type) -> set[str]:
     return set(hyperparameters(part))
+
+
+CONTRACT: tuple[Contract, ...] = (
+    stays_between_nothing_and_the_peak,
+    reaches_the_peak,
+    starts_and_ends_where_it_says,
+    is_constant_after_the_end,
+    has_no_jumps,
+    accepts_equal_bounds,
+    depends_on_the_step_alone,
+)

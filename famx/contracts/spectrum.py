@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from famx.contracts import build_for_test
+from famx.contracts import Contract, build_for_test, require
 from famx.notation import TensorInfo
 
 TENSORS = [
@@ -20,16 +20,17 @@ CALLS = 48
 def gives_one_row_a_tensor_padded_with_zeros(part: type) -> None:
     shares = _run(build_for_test(part, tensors=TENSORS), _noise())[-1]
     for row, info in zip(shares, TENSORS, strict=True):
-        assert (row >= 0).all(), f"a share of {_name(info)} is negative: {row.min():.3g}"
-        assert not row[info.n_bands :].any(), (
-            f"bands past n_bands={info.n_bands} hold power: {row.tolist()}"
+        require((row >= 0).all(), f"a share of {_name(info)} is negative: {row.min():.3g}")
+        require(
+            not row[info.n_bands :].any(),
+            f"bands past n_bands={info.n_bands} hold power: {row.tolist()}",
         )
 
 
 def sums_to_one(part: type) -> None:
     for shares in _run(build_for_test(part, tensors=TENSORS), _noise()):
         for total, info in zip(shares.sum(1).tolist(), TENSORS, strict=True):
-            assert abs(total - 1) < 1e-4, f"the shares of {_name(info)} sum to {total}"
+            require(abs(total - 1) < 1e-4, f"the shares of {_name(info)} sum to {total}")
 
 
 def flat_on_white(part: type) -> None:
@@ -38,8 +39,9 @@ def flat_on_white(part: type) -> None:
     relative = measure.relative(measured.mean(0))
     for row, info in zip(relative, TENSORS, strict=True):
         off = (row[: info.n_bands] - 1).abs().max().item()
-        assert off < 0.25, (
-            f"white noise is not white: a band of {_name(info)} is {off:.0%} off its share, not less than 25%"
+        require(
+            off < 0.25,
+            f"white noise is not white: a band of {_name(info)} is {off:.0%} off its share, not less than 25%",
         )
 
 
@@ -58,7 +60,7 @@ def separates_slow_and_fast(part: type) -> None:
             ("fast", "upper", high[half:].sum()),
         ):
             told = f"a {signal} signal gives the {side} half of the bands of {_name(info)} {share:.2f} of its power"
-            assert share > 0.8, f"{told}, not more than 0.8"
+            require(share > 0.8, f"{told}, not more than 0.8")
 
 
 def takes_zeros_and_tiny_values(part: type) -> None:
@@ -68,7 +70,7 @@ def takes_zeros_and_tiny_values(part: type) -> None:
 
 def is_deterministic(part: type) -> None:
     first, second = (_run(build_for_test(part, tensors=TENSORS), _noise())[-1] for _ in range(2))
-    assert torch.equal(first, second), "measures the same gradients differently the second time"
+    require(torch.equal(first, second), "measures the same gradients differently the second time")
 
 
 def leaves_gradients_and_the_global_generator_alone(part: type) -> None:
@@ -79,9 +81,10 @@ def leaves_gradients_and_the_global_generator_alone(part: type) -> None:
     before, kept = torch.get_rng_state(), [g.clone() for row in gradients for g in row]
     for row in gradients:
         _measure(measure, row)
-    assert torch.equal(before, torch.get_rng_state()), "draws from the global generator"
-    assert all(map(torch.equal, kept, [g for row in gradients for g in row])), (
-        "changes the gradients it measures"
+    require(torch.equal(before, torch.get_rng_state()), "draws from the global generator")
+    require(
+        all(map(torch.equal, kept, [g for row in gradients for g in row])),
+        "changes the gradients it measures",
     )
 
 
@@ -96,8 +99,8 @@ def state_round_trip(part: type) -> None:
     rest = [next(source) for _ in range(20)]
     for row in rest:
         same = torch.equal(_measure(measure, row), _measure(other, row))
-        assert same, "goes on differently with the state that it gave"
-        assert measure.fresh == other.fresh, "measures at other calls with the state that it gave"
+        require(same, "goes on differently with the state that it gave")
+        require(measure.fresh == other.fresh, "measures at other calls with the state that it gave")
 
 
 def replaces_its_state(part: type) -> None:
@@ -108,7 +111,7 @@ def meta(part: type) -> None:
     measure = build_for_test(part, tensors=TENSORS).to("meta")
     for _ in range(CALLS):
         shares = _measure(measure, [torch.empty(info.shape, device="meta") for info in TENSORS])
-    assert shares.is_meta, "computes on another device than that of the gradients"
+    require(shares.is_meta, "computes on another device than that of the gradients")
 
 
 def _name(info: TensorInfo) -> str:
@@ -118,12 +121,14 @@ def _name(info: TensorInfo) -> str:
 def _measure(measure: nn.Module, gradients: list[Tensor]) -> Tensor:
     """What is measured, if these are shares."""
     shares, wanted = measure(gradients), (len(TENSORS), max(info.n_bands for info in TENSORS))
-    assert isinstance(shares, Tensor), (
-        f"gives a {type(shares).__name__}, not a tensor of shape {wanted}"
+    require(
+        isinstance(shares, Tensor),
+        f"gives a {type(shares).__name__}, not a tensor of shape {wanted}",
     )
-    assert shares.shape == wanted, f"gives a tensor of shape {tuple(shares.shape)}, not {wanted}"
-    assert shares.is_meta or shares.isfinite().all(), (
-        f"gradients up to {max(g.abs().max() for g in gradients):.2g} give shares that are not finite"
+    require(shares.shape == wanted, f"gives a tensor of shape {tuple(shares.shape)}, not {wanted}")
+    require(
+        shares.is_meta or shares.isfinite().all(),
+        f"gradients up to {max(g.abs().max() for g in gradients):.2g} give shares that are not finite",
     )
     return shares
 
@@ -133,8 +138,9 @@ def _replaces(measure: nn.Module, source: Iterator[list[Tensor]]) -> None:
         kept = [(name, buffer, buffer.clone()) for name, buffer in measure.named_buffers()]
         _measure(measure, next(source))
         for name, buffer, copy in kept:
-            assert torch.equal(buffer, copy), (
-                f"writes into its buffer {name}, which nobody can then put back"
+            require(
+                torch.equal(buffer, copy),
+                f"writes into its buffer {name}, which nobody can then put back",
             )
 
 
@@ -145,7 +151,7 @@ def _run(measure: nn.Module, source: Iterator[list[Tensor]], calls: int = CALLS)
         shares = _measure(measure, next(source))
         if measure.fresh:
             found.append(shares)
-    assert found, f"has measured nothing after {calls} calls"
+    require(found, f"has measured nothing after {calls} calls")
     return found
 
 
@@ -159,3 +165,17 @@ def _signal(value: Callable[[int, Tensor, int], Tensor]) -> Iterator[list[Tensor
     """Gradients of entries value(t, i, number of entries) under a little noise."""
     for t, noise in enumerate(_noise(scale=0.05)):
         yield [n + value(t, torch.arange(n.numel()), n.numel()).view(n.shape) for n in noise]
+
+
+CONTRACT: tuple[Contract, ...] = (
+    gives_one_row_a_tensor_padded_with_zeros,
+    sums_to_one,
+    flat_on_white,
+    separates_slow_and_fast,
+    takes_zeros_and_tiny_values,
+    is_deterministic,
+    leaves_gradients_and_the_global_generator_alone,
+    state_round_trip,
+    replaces_its_state,
+    meta,
+)

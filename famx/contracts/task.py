@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from famx.contracts import build_for_test
+from famx.contracts import Contract, build_for_test, require
 from famx.data._tokenizers import train_tokenizer
 from famx.nn.batch import Batch
 
@@ -19,26 +19,28 @@ def one_batch_overfits(part: type) -> None:
     first = task.loss(model, batch).item()
     _fit(task, model, batch)
     last = task.loss(model, batch).item()
-    assert last < 0.05 * first, (
-        f"one batch is not learned: its loss falls from {first:.3f} to {last:.3f} only"
+    require(
+        last < 0.05 * first,
+        f"one batch is not learned: its loss falls from {first:.3f} to {last:.3f} only",
     )
     if batch.texts:
         found = task.decode(model, batch)
-        assert found == batch.texts, f"decodes {found} from scores that fit {batch.texts}"
+        require(found == batch.texts, f"decodes {found} from scores that fit {batch.texts}")
         rates = {name: errors.rate for name, errors in task.score(batch.texts, found).items()}
-        assert rates and not any(rates.values()), f"counts errors where there are none: {rates}"
+        require(rates and not any(rates.values()), f"counts errors where there are none: {rates}")
 
 
 def judges_as_it_trains_and_decodes(part: type) -> None:
     task, batch, model = _example(part)
     loss, found = task.judge(model, batch)
     expected = task.loss(model, batch)
-    assert torch.allclose(loss, expected), (
-        f"judges a loss of {loss.item()} where it trains on {expected.item()}"
+    require(
+        torch.allclose(loss, expected),
+        f"judges a loss of {loss.item()} where it trains on {expected.item()}",
     )
     if task.metric != "loss":
         decoded = task.decode(model, batch)
-        assert found == decoded, f"judges by {found} where it decodes {decoded}"
+        require(found == decoded, f"judges by {found} where it decodes {decoded}")
 
 
 def padding_counts_nothing(part: type) -> None:
@@ -48,11 +50,13 @@ def padding_counts_nothing(part: type) -> None:
     with torch.no_grad():
         model.beyond += 9 * torch.randn_like(model.beyond)
     changed = task.loss(model, batch).item()
-    assert abs(changed - loss) <= 1e-5 * loss, (
-        f"the loss goes from {loss} to {changed} with the scores of padding"
+    require(
+        abs(changed - loss) <= 1e-5 * loss,
+        f"the loss goes from {loss} to {changed} with the scores of padding",
     )
-    assert not batch.texts or task.decode(model, batch) == found, (
-        "what is decoded changes with the scores of padding"
+    require(
+        not batch.texts or task.decode(model, batch) == found,
+        "what is decoded changes with the scores of padding",
     )
 
 
@@ -61,14 +65,15 @@ def loss_is_a_mean_over_units(part: type) -> None:
     task, batch, model = _example(part)
     shards = [batch.shard(rank, 2) for rank in range(2)]
     counts = [task.count(shard) for shard in shards]
-    assert sum(counts) == task.count(batch), (
-        f"counts {task.count(batch)} units, and {counts} in its shards"
+    require(
+        sum(counts) == task.count(batch),
+        f"counts {task.count(batch)} units, and {counts} in its shards",
     )
     mean = sum(
         task.loss(model, shard) * count for shard, count in zip(shards, counts, strict=True)
     ) / sum(counts)
     loss = task.loss(model, batch)
-    assert torch.allclose(mean, loss, rtol=1e-5), f"the loss is {loss}, and {mean} by its shards"
+    require(torch.allclose(mean, loss, rtol=1e-5), f"the loss is {loss}, and {mean} by its shards")
 
 
 class _Scores(nn.Module):
@@ -126,3 +131,11 @@ def _fit(task: Any, model: _Scores, batch: Batch, steps: int = 150) -> None:
         optimizer.zero_grad()
         task.loss(model, batch).backward()
         optimizer.step()
+
+
+CONTRACT: tuple[Contract, ...] = (
+    one_batch_overfits,
+    judges_as_it_trains_and_decodes,
+    padding_counts_nothing,
+    loss_is_a_mean_over_units,
+)
