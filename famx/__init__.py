@@ -1,13 +1,32 @@
-"""famx: a bench on which ideas for speech recognition and language are tried and judged."""
+"""famx: tests new ideas in speech recognition and language modelling against baselines."""
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from famx.inference import Recognizer
+
+try:
+    __version__ = version("famx")
+except PackageNotFoundError:
+    # run from a checkout that is not installed
+    __version__ = "unknown"
 
 
-def load(run, checkpoint: str = "best"):
-    """A trained run, ready to transcribe: `famx.load("outputs/RUN").transcribe(["a.wav"])`.
+def load(run: str | Path, checkpoint: str = "best", overrides: Sequence[str] = ()) -> "Recognizer":
+    """Loads a trained run: `famx.load("outputs/RUN").transcribe(["a.wav"])`.
 
     Args:
         run: the run's folder.
         checkpoint: `best` on dev, or `last`.
+        overrides: words such as `decode=ctc_greedy` or `trainer.device=cpu`.
+
+    Raises:
+        UserError: there is no such run or checkpoint, or a word sets something else.
     """
+    # the parts of famx are imported only where a model is used
     from famx.inference import Recognizer
 
-    return Recognizer(run, checkpoint)
+    return Recognizer(run, checkpoint, overrides)

@@ -1,4 +1,4 @@
-"""Says which laws of its room a part breaks, and where: python -m famx.check my_block.py, or attention=multihead"""
+"""Tells which contracts a part breaks, and where: python -m famx.check my_block.py"""
 
 import functools
 import inspect
@@ -6,124 +6,184 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 
-from famx import contracts
 from famx.config.command import Parser, parse_yaml, run_command
 from famx.config.schema import complete_choice
-from famx.contracts import ContractError
+from famx.contracts import ContractError, contracts, exemptions
 from famx.notation import UserError
 from famx.registry import ROOMS, describe_exception, get, load, load_file, names, suggest
 
 STYLES = {"kept": "green", "exempt": "yellow", "broken": "red"}
 
+Hyperparameters = dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """The outcome of one contract.
+
+    Args:
+        contract: name of the contract.
+        state: kept, exempt or broken.
+        message: where the part breaks it, or why it is exempt.
+    """
+
+    contract: str
+    state: str
+    message: str = ""
+
 
 def main(words: list[str]) -> int:
-    """Prints a line a law and a sentence a part; returns 0, or 2 where a law is broken."""
+    """Prints a line a contract and a sentence a part; returns 0, or 2 if a contract is broken."""
     parser = Parser(
-        prog="python -m famx.check", description="Says which laws a part breaks, and where."
+        prog="python -m famx.check", description="Tells which contracts a part breaks, and where."
     )
-    told = "a file of your own, or room=name; room.key=value sets a hyperparameter"
-    parser.add_argument("words", metavar="PART", nargs="+", help=told)
+    parser.add_argument(
+        "words",
+        metavar="PART",
+        nargs="+",
+        help="a file of your own, or room=name; room.key=value sets a hyperparameter",
+    )
+    arguments = parser.parse_args(words)
     torch.set_num_threads(1)  # many small tensors: a second thread costs more than it saves
     load("famx")
-    parts, settings = _read(parser.parse_args(words).words)
-    console, sentences = Console(highlight=False, soft_wrap=True), {}
-    for (room, name), part in [
-        (chosen, _part(*chosen, settings.get(chosen[0], {}))) for chosen in parts
-    ]:
-        console.print(f"{room}={name}: {len(contracts.contracts(room))} laws", style="bold")
-        found: dict[str, dict[str, str]] = {state: {} for state in STYLES}
-        for law, state, told in _judged(console, room, name, part):
-            told = " ".join(told.split())
-            shown = next(
-                (f"as {other}" for other, earlier in found["broken"].items() if earlier == told),
-                told,
-            )
-            found[state][law] = told
-            console.print(f"  [{STYLES[state]}]{state:8}[/]", end="")
-            console.print(f"{law}: {shown}" if told else law, markup=False)
-        sentences[room, name] = _sentence(found)
-    for (room, name), sentence in sentences.items():
-        console.print(f"{room}={name} {sentence}")
-    return 2 if any(sentence.startswith("breaks") for sentence in sentences.values()) else 0
+
+    # all parts are built before any is checked, so that a typo is reported at once
+    choices, settings = _parse(arguments.words)
+    parts = {}
+    for room, name in choices:
+        parts[room, name] = _configured_part(room, name, settings.get(room, {}))
+
+    console = Console(highlight=False, soft_wrap=True)
+    outcomes = {}
+    for (room, name), part in parts.items():
+        console.print(f"{room}={name}: {len(contracts(room))} contracts", style="bold")
+        outcomes[room, name] = _check_part(console, room, name, part)
+    for (room, name), part_outcomes in outcomes.items():
+        console.print(f"{room}={name} {_summary(part_outcomes)}")
+    is_broken = any(
+        outcome.state == "broken"
+        for part_outcomes in outcomes.values()
+        for outcome in part_outcomes
+    )
+    return 2 if is_broken else 0
 
 
-def _read(words: list[str]) -> tuple[list[tuple[str, str]], dict[str, dict[str, Any]]]:
-    """Room and name of each part that the words choose, and what they set of each room's hyperparameters."""
-    parts: list[tuple[str, str]] = []
-    settings: dict[str, dict[str, Any]] = {}
+def _parse(words: list[str]) -> tuple[list[tuple[str, str]], dict[str, Hyperparameters]]:
+    """Returns room and name of each part that the words name, and the settings of each room.
+
+    Raises:
+        UserError: a word is neither a part, nor a file of parts, nor a setting of such a part.
+    """
+    choices: list[tuple[str, str]] = []
+    settings: dict[str, Hyperparameters] = {}
     for word in words:
         key, _, value = word.partition("=")
-        room, _, name = key.partition(".")
-        if room not in ROOMS and value and not Path(word).is_file():
-            raise UserError(f"{word}: no such room{suggest(room, ROOMS)}")
-        if key in ROOMS and not value and not Path(word).is_file():
+        room, _, hyperparameter = key.partition(".")
+        if room in ROOMS and value and hyperparameter:
+            settings.setdefault(room, {})[hyperparameter] = parse_yaml(key, value)
+        elif room in ROOMS and value:
+            choices.append((room, value))
+        elif Path(word).is_file() or not (value or key in ROOMS):
+            choices += load_file(word)
+        elif key in ROOMS:
             raise UserError(f"{key} is a room: give {key}=NAME{suggest('', names(key))}")
-        if room not in ROOMS or not value:
-            parts += load_file(word)
-        elif name:
-            settings.setdefault(room, {})[name] = parse_yaml(key, value)
         else:
-            parts.append((room, value))
-    for room, hyper in settings.items():
-        if room not in dict(parts):
+            raise UserError(f"{word}: no such room{suggest(room, ROOMS)}")
+    for room, hyperparameters in settings.items():
+        if room not in dict(choices):
             raise UserError(
-                f"{room}.{next(iter(hyper))} is set, but no part of the room {room} is checked"
+                f"{room}.{next(iter(hyperparameters))} is set, "
+                f"but no part of the room {room} is checked"
             )
-    return parts, settings
+    return choices, settings
 
 
-def _part(room: str, name: str, settings: dict[str, Any]) -> type:
-    """The part, of hyperparameters that are set."""
-    cls = get(room, name)
-    hyper = complete_choice(room, {"name": name} | settings)
-    chosen = {
-        key: tuple(hyper[key]) if isinstance(hyper[key], list) else hyper[key] for key in settings
-    }
-    init = functools.partialmethod(cls.__init__, **chosen)
-    held = contracts.contracts(room)
-    for law in getattr(cls, "exempt", {}):
-        if law not in held:
+def _configured_part(room: str, name: str, settings: Hyperparameters) -> type:
+    """Returns the class of a part, with the settings as its defaults.
+
+    Raises:
+        UserError: there is no such part or hyperparameter, or the part is exempt from what is not a
+            contract of its room.
+    """
+    part = get(room, name)
+    known = contracts(room)
+    for contract in exemptions(part):
+        if contract not in known:
             raise UserError(
-                f"{room}={name} is exempt from {law}, which is no law of its room{suggest(law, held)}"
+                f"{room}={name} is exempt from {contract}, which is not a contract of its room"
+                f"{suggest(contract, known)}"
             )
-    return type(name, (cls,), {"__init__": init, "__module__": cls.__module__}) if chosen else cls
+    if not settings:
+        return part
+    checked = complete_choice(room, {"name": name} | settings)
+    overrides = {}
+    for key in settings:
+        value = checked[key]
+        overrides[key] = tuple(value) if isinstance(value, list) else value  # configs have no tuple
+    init = functools.partialmethod(part.__init__, **overrides)
+    return type(name, (part,), {"__init__": init, "__module__": part.__module__})
 
 
-def _judged(console: Console, room: str, name: str, part: type) -> Iterator[tuple[str, str, str]]:
-    """Each law's name, whether the part keeps it, and why not."""
-    exempt = getattr(part, "exempt", {})
-    for law, holds in contracts.contracts(room).items():
-        if reason := exempt.get(law):
-            yield law, "exempt", reason
+def _check_part(console: Console, room: str, name: str, part: type) -> list[Outcome]:
+    """Runs the contracts of a part and prints a line for each."""
+    outcomes: list[Outcome] = []
+    for outcome in _run_contracts(console, room, name, part):
+        message = outcome.message
+        # one fault often breaks many contracts: its message is printed once
+        for earlier in outcomes:
+            if earlier.state == "broken" and earlier.message == message:
+                message = f"as {earlier.contract}"
+                break
+        outcomes.append(outcome)
+        line = f"{outcome.contract}: {message}" if message else outcome.contract
+        console.print(f"  [{STYLES[outcome.state]}]{outcome.state:8}[/]", end="")
+        console.print(line, markup=False)
+    return outcomes
+
+
+def _run_contracts(console: Console, room: str, name: str, part: type) -> Iterator[Outcome]:
+    """Runs each contract of a room that the part is not exempt from."""
+    exempt = exemptions(part)
+    for contract_name, contract in contracts(room).items():
+        reason = exempt.get(contract_name)
+        if reason:
+            yield Outcome(contract_name, "exempt", _one_line(reason))
             continue
         torch.manual_seed(0)
         try:
-            with console.status(f"{room}={name}: {law}"):
-                holds(part)
+            with console.status(f"{room}={name}: {contract_name}"):
+                contract(part)
         except Exception as error:
-            told = isinstance(error, ContractError | UserError) and str(error)
-            yield law, "broken", told or describe_exception(error, inspect.getfile(part))
+            message = describe_exception(error, inspect.getfile(part))
+            if isinstance(error, ContractError | UserError) and str(error):
+                message = str(error)
+            yield Outcome(contract_name, "broken", _one_line(message))
         else:
-            yield law, "kept", ""
+            yield Outcome(contract_name, "kept")
 
 
-def _sentence(found: dict[str, dict[str, str]]) -> str:
-    total = sum(map(len, found.values()))
-    if broken := found["broken"]:
-        told = f"breaks {len(broken)} of its {total} laws"
-        ((text, n),) = Counter(broken.values()).most_common(1)
-        if n > 2:
-            return f"{told}, {'all' if n == len(broken) else n} of them by one fault: {text}"
-        return f"{told}: {', '.join(broken)}"
-    exempt = (
-        f", but {', '.join(found['exempt'])}, from which it is exempt" if found["exempt"] else ""
-    )
-    return f"keeps all of its {total} laws{exempt}"
+def _summary(outcomes: list[Outcome]) -> str:
+    """Returns the outcomes of a part as the end of a sentence."""
+    n_contracts = len(outcomes)
+    broken = [outcome for outcome in outcomes if outcome.state == "broken"]
+    exempt = [outcome.contract for outcome in outcomes if outcome.state == "exempt"]
+    if not broken:
+        exception = f", except {', '.join(exempt)}, from which it is exempt" if exempt else ""
+        return f"keeps all of its {n_contracts} contracts{exception}"
+    summary = f"breaks {len(broken)} of its {n_contracts} contracts"
+    ((message, count),) = Counter(outcome.message for outcome in broken).most_common(1)
+    if count > 2:
+        number = "all" if count == len(broken) else count
+        return f"{summary}, {number} of them by one fault: {message}"
+    return f"{summary}: {', '.join(outcome.contract for outcome in broken)}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""Scores a run: python -m famx.evaluate RUN [--split test] [--checkpoint best|last] [famx_parts=[file.py]]"""
+"""Scores a run: python -m famx.evaluate RUN [--split test] [--checkpoint best|last] [decode=...]"""
 
 from rich.console import Console
 
 from famx.config.command import Parser, import_user_parts, run_command
-from famx.notation import UserError
-from famx.training.run_dir import load_config
+from famx.training.run_dir import RunDir
 
 
 def main() -> int:
-    """Decodes a split, prints its error rates, writes hypotheses and scores; returns the exit status."""
+    """Decodes a split, prints its error rates, writes hypotheses and scores.
+
+    Returns:
+        The exit status.
+    """
     parser = Parser(
         prog="python -m famx.evaluate", description="Decodes and scores a split of a run."
     )
@@ -20,24 +23,31 @@ def main() -> int:
         "--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest"
     )
     parser.add_argument(
-        "famx_parts",
+        "overrides",
+        metavar="KEY=VALUE",
         nargs="*",
         default=[],
-        help="famx_parts=[file.py] where the run was trained with own parts",
+        help="another decoding (decode=NAME decode.KEY=VALUE), trainer.device=NAME, "
+        "and famx_parts=[file.py] where the run was trained with parts of your own",
     )
-    arguments = parser.parse_args()
-    for word in arguments.famx_parts:
-        if not word.startswith("famx_parts="):
-            raise UserError(f"{word}: nothing but famx_parts=[...] may follow the run")
-    import_user_parts(arguments.famx_parts, arguments.run, load_config(arguments.run)["famx_parts"])
+    arguments = parser.parse_intermixed_args()
+    is_part = [word.startswith("famx_parts=") for word in arguments.overrides]
+    overrides = [word for word, part in zip(arguments.overrides, is_part, strict=True) if not part]
+    run_dir = RunDir(arguments.run)
+    required = run_dir.load_config()["famx_parts"]
+    import_user_parts(arguments.overrides, arguments.run, required)
     from famx.inference import Recognizer
 
-    recognizer = Recognizer(arguments.run, arguments.checkpoint)
-    found, title = recognizer.evaluate(arguments.split), recognizer.title(arguments.split)
+    recognizer = Recognizer(arguments.run, arguments.checkpoint, overrides)
+    evaluation = recognizer.evaluate(arguments.split)
     console = Console(highlight=False)
-    console.print(found.table(arguments.split))
-    spoken = f"{len(found.ids)} utterances; hypotheses.{title}.tsv and " if found.ids else ""
-    console.print(f"{spoken}scores.{title}.json in {arguments.run}", soft_wrap=True)
+    console.print(evaluation.table(arguments.split))
+    title = f"{arguments.split}{recognizer.suffix}"
+    written = [run_dir.scores_file(title).name]
+    if evaluation.ids:
+        written.insert(0, run_dir.hypotheses_file(title).name)
+    count = f"{len(evaluation.ids)} utterances; " if evaluation.ids else ""
+    console.print(f"{count}{' and '.join(written)} in {arguments.run}", soft_wrap=True)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Files that a crash or a full disk cannot spoil, and what a disk refuses, in one sentence."""
+"""Files that a crash or a full disk cannot damage, and the errors of a disk in one sentence."""
 
 import contextlib
 import errno
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from famx.notation import UserError
 
-# what is not a fault of famx: full, read-only, forbidden, too long a name, or of another kind than is needed
+# errors that are no fault of famx: disk full or over quota, read-only, no permission, a file in
+# place of a folder or the other way round, a name that is too long
 REFUSALS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -23,10 +24,10 @@ REFUSALS = (
 
 @contextlib.contextmanager
 def report_os_errors(path: str | Path = "the disk") -> Iterator[None]:
-    """Turns a refusal of the disk into a sentence that names the path.
+    """Turns the errors of `REFUSALS` into a sentence that names the path.
 
     Raises:
-        UserError: the disk is full, read-only, or something else stands where a file or folder is to be.
+        UserError: the disk is full or read-only, or the path cannot be created.
     """
     try:
         yield
@@ -38,22 +39,26 @@ def report_os_errors(path: str | Path = "the disk") -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_writer_threads() -> Iterator[None]:
-    """Lets no thread print what the disk refuses it: who writes through it has that raised at the next write."""
-    before = threading.excepthook
+    """Silences threads that fail with one of `REFUSALS`: the main thread reports it.
 
-    def quiet(ended: threading.ExceptHookArgs) -> None:
-        if not (isinstance(ended.exc_value, OSError) and ended.exc_value.errno in REFUSALS):
-            before(ended)
+    TensorBoard's writer thread stops with the error, which its next write raises again.
+    """
+    default_hook = threading.excepthook
 
-    threading.excepthook = quiet
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        error = failure.exc_value
+        if not (isinstance(error, OSError) and error.errno in REFUSALS):
+            default_hook(failure)
+
+    threading.excepthook = hook
     try:
         yield
     finally:
-        threading.excepthook = before
+        threading.excepthook = default_hook
 
 
 def check_png_path(file: Path) -> Path:
-    """The file, if a picture can be put there.
+    """Returns the file of `--png`, if an image can be written there.
 
     Raises:
         UserError: its name does not end in .png, or its folder does not exist.
@@ -66,12 +71,16 @@ def check_png_path(file: Path) -> Path:
 
 
 def write_atomic(file: Path, text: str) -> None:
-    """Writes a file whole, or leaves it as it was."""
-    aside = file.with_name(f".{file.name}.tmp")
+    """Writes a file completely, or leaves it unchanged.
+
+    Raises:
+        UserError: the disk is full or read-only, or the file cannot be created.
+    """
+    temp_path = file.with_name(f".{file.name}.tmp")
     with report_os_errors(file):
         try:
-            aside.write_text(text)
-            aside.replace(file)
+            temp_path.write_text(text)
+            temp_path.replace(file)
         except OSError:
-            aside.unlink(missing_ok=True)
+            temp_path.unlink(missing_ok=True)
             raise

@@ -1,94 +1,101 @@
-"""A trained run, loaded to be used: scored on a split, or set to transcribe recordings of any length."""
+"""A trained run, loaded to be scored on a split or to transcribe recordings of any length."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from famx.data._audio import read_audio
-from famx.experiment.build import build_dataset, build_loader
+from famx.experiment.build import build_experiment
+from famx.experiment.resolve import check_parts_fit, override_decoding
 from famx.experiment.run import score
-from famx.model import build_model
 from famx.nn.batch import Batch
-from famx.notation import SAMPLE_RATE as RATE
-from famx.notation import UserError
-from famx.registry import build
+from famx.notation import SAMPLE_RATE, Modality, UserError
+from famx.training import checkpoint
 from famx.training.checkpoint import load_weights
+from famx.training.device import select_device
 from famx.training.evaluate import Evaluation
-from famx.training.run_dir import checkpoint_dir, load_config, load_tokenizer
+from famx.training.run_dir import RunDir
 
-LONGEST = (
-    20  # seconds that are recognised at once; longer recordings are cut where they are quietest
-)
-SEARCHED = 5  # seconds before that in which the quietest place is looked for
+MAX_SECONDS = 20  # recognised at once; a longer recording is cut where it is quietest
+SEARCH_SECONDS = 5  # before that limit, in which the quietest position is searched
 
 
 class Recognizer:
-    """
+    """A trained run.
+
     Args:
-        run: a run's folder.
-        checkpoint: `best` on dev, or `last`.
+        run: the run's folder.
+        checkpoint_name: `best` on dev, or `last`.
+        overrides: words such as `decode=ctc_greedy` or `trainer.device=cpu`, which replace what
+            the run was trained with.
 
     Raises:
         UserError: there is no such run, or its checkpoint is of another model.
     """
 
-    def __init__(self, run: str | Path, checkpoint: str = "best"):
-        self.folder, self.checkpoint = Path(run), checkpoint
-        saved = checkpoint.load(checkpoint_dir(self.folder), checkpoint)
-        self.config = load_config(self.folder)
-        self.tokenizer = load_tokenizer(self.folder)
-        self.task = build("task", self.config["task"], tokenizer=self.tokenizer)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = build_model(self.config, self.tokenizer.get_vocab_size())
-        load_weights(self.model, saved, self.folder)
-        self.model.to(self.device).eval()
+    def __init__(
+        self, run: str | Path, checkpoint_name: str = "best", overrides: Sequence[str] = ()
+    ):
+        self.run_dir = RunDir(run)
+        saved = checkpoint.load(self.run_dir.require_checkpoints(), checkpoint_name)
+        config, label = override_decoding(self.run_dir.load_config(), overrides)
+        check_parts_fit(config)
+        # evaluations of another checkpoint or decoding get files of their own
+        labels = [checkpoint_name] if checkpoint_name != "best" else []
+        labels += [label] if label else []
+        self.suffix = "".join(f".{text}" for text in labels)
+        device = select_device(config["trainer"]["device"], config["trainer"]["threads"])
+        self.experiment = build_experiment(config, device, self.run_dir.load_tokenizer())
+        load_weights(self.experiment.model, saved, self.run_dir)
+        self.experiment.model.eval()
 
     def evaluate(self, split: str = "test") -> Evaluation:
-        """Decodes a split of the run's own data; leaves hypotheses and scores in its folder, see `title`."""
-        loader, title = (
-            build_loader(self.config, build_dataset(self.config, split), self.tokenizer),
-            self.title(split),
-        )
-        return score({title: loader}, self.model, self.task, self.device, self.folder)[title]
-
-    def title(self, split: str) -> str:
-        """What its files are called: the split, and of the newest checkpoint that it is of that."""
-        return split if self.checkpoint == "best" else f"{split}.{self.checkpoint}"
+        """Scores a split of the run's data; writes hypotheses and scores into its folder."""
+        return score(self.experiment, self.run_dir, [split], self.suffix)[split]
 
     def transcribe(self, recordings: str | Path | Iterable[str | Path]) -> list[str]:
-        """The words of audio files (or of one) of any length, rate, and number of channels.
+        """Transcribes audio files (or one) of any length, rate and number of channels.
 
         Raises:
             UserError: a file is missing or holds no audio, or the run is not one of speech.
         """
-        if self.task.causal:
-            raise UserError(f"{self.folder} is a model of text, it cannot transcribe audio")
-        recordings = [recordings] if isinstance(recordings, str | Path) else recordings
-        return [
-            " ".join(filter(None, map(self._words, _pieces(read_audio(path)))))
-            for path in recordings
-        ]
+        if self.experiment.task.modality is not Modality.SPEECH:
+            raise UserError(f"{self.run_dir} is a model of text, it cannot transcribe audio")
+        if isinstance(recordings, str | Path):
+            recordings = [recordings]
+        return [self._transcribe_file(path) for path in recordings]
 
-    def _words(self, signal: Float[Tensor, " n"]) -> str:
-        lengths = torch.tensor([len(signal)])
-        nothing = torch.zeros(1, 0, dtype=torch.long)
-        batch: Any = Batch(
-            [""], [""], signal[None], lengths, nothing, lengths * 0, None, len(signal) / RATE, 0.0
+    def _transcribe_file(self, path: str | Path) -> str:
+        texts = [self._transcribe_piece(piece) for piece in split_at_pauses(read_audio(path))]
+        return " ".join(text for text in texts if text)
+
+    def _transcribe_piece(self, signal: Float[Tensor, " n"]) -> str:
+        batch = Batch(
+            ids=[""],
+            texts=[""],
+            inputs=signal[None],
+            lengths=torch.tensor([len(signal)]),
+            targets=torch.zeros(1, 0, dtype=torch.long),
+            target_lengths=torch.zeros(1, dtype=torch.long),
+            spans=None,
+            modality=Modality.SPEECH,
         )
-        return self.task.decode(self.model, batch.to(self.device))[0]
+        batch = batch.to(self.experiment.device)
+        return self.experiment.task.decode(self.experiment.model, batch)[0]
 
 
-def _pieces(signal: Float[Tensor, " n"]) -> Iterator[Float[Tensor, " n"]]:
-    """The recording in pieces of at most `LONGEST` seconds, cut in the quietest fifth of a second."""
-    width = RATE // 5
-    while len(signal) > LONGEST * RATE:
-        tail = signal[(LONGEST - SEARCHED) * RATE : LONGEST * RATE]
-        quietest = tail.unfold(0, width, width // 4).square().sum(-1).argmin()
-        cut = (LONGEST - SEARCHED) * RATE + int(quietest) * (width // 4) + width // 2
+def split_at_pauses(signal: Float[Tensor, " n"]) -> Iterator[Float[Tensor, " n"]]:
+    """Cuts a recording into pieces of at most 20 s, in the middle of the quietest 0.2 s."""
+    window = SAMPLE_RATE // 5
+    hop = window // 4
+    search_start = (MAX_SECONDS - SEARCH_SECONDS) * SAMPLE_RATE
+    limit = MAX_SECONDS * SAMPLE_RATE
+    while len(signal) > limit:
+        energies = signal[search_start:limit].unfold(0, window, hop).square().sum(-1)
+        cut = search_start + int(energies.argmin()) * hop + window // 2
         yield signal[:cut]
         signal = signal[cut:]
     yield signal

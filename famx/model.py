@@ -1,25 +1,32 @@
-"""Parts in, model out: the one place that knows how the rooms of a model fit together."""
+"""The model: a frontend, layers and scores; the one module that connects the rooms of a layer."""
 
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from famx.config.schema import complete_choice
+from famx.config.schema import DEFAULT, complete_choice
+from famx.nn.hooks import ConnectsLayers
+from famx.nn.masks import length_mask
+from famx.nn.state import DecodeState
 from famx.notation import UserError
 from famx.registry import LAYER_ROOMS, build, get, suggest
 
+LAYER_KEYS = ("n_heads", *LAYER_ROOMS)  # of an entry of `model.layers`
+
 
 class Model(nn.Module):
-    """Reads a signal, passes it through layers, scores the vocabulary at every frame.
+    """Turns a signal into frames, passes them through layers, and scores the vocabulary.
 
     Args:
-        frontend: the signal to frames of `d_model` channels.
+        frontend: from the signal to frames of `d_model` channels.
         layers: each from frames to frames.
         norm: before the scores.
+        d_model: channels of a frame.
+        vocab_size: scores of a frame.
     """
 
     def __init__(
@@ -31,87 +38,96 @@ class Model(nn.Module):
         vocab_size: int,
     ):
         super().__init__()
-        self.frontend, self.layers, self.norm = frontend, nn.ModuleList(layers), norm
+        self.frontend = frontend
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
         self.score = nn.Linear(d_model, vocab_size)
         self.connects_layers = any(
-            getattr(module, "connects_layers", False) for module in self.layers.modules()
+            isinstance(module, ConnectsLayers) and module.connects_layers
+            for module in self.layers.modules()
         )
 
     def forward(
         self,
-        inputs: Tensor,
+        inputs: Shaped[Tensor, "b n"],
         lengths: Int[Tensor, " b"] | None = None,
         spans: Float[Tensor, "b m 4"] | None = None,
-        state: dict | None = None,
+        state: DecodeState | None = None,
     ) -> tuple[Float[Tensor, "b t v"], Int[Tensor, " b"]]:
-        """
-        Args:
-            inputs: raw samples or token ids, (b n).
-            lengths: of the inputs; None where no row is padded.
-            spans: rectangles to hide in the spectrogram (SpecAugment), as fractions.
-            state: what the parts keep between the steps of a decoding.
+        """Returns the scores, and the number of real frames of each row.
 
-        Returns:
-            Scores, and how many frames of each row are real.
+        Args:
+            inputs: samples of audio or token ids.
+            lengths: of the inputs; None where no row is padded.
+            spans: rectangles to blank in the spectrogram (SpecAugment), as fractions.
+            state: state of the sequences, whose next chunks the inputs are.
         """
-        full = lengths is None
-        if full:
+        # frames, and which of them are real
+        is_padded = lengths is not None
+        if lengths is None:
             lengths = torch.full((inputs.shape[0],), inputs.shape[1], device=inputs.device)
         x, lengths = self.frontend(inputs, lengths, spans)
-        mask = (
-            None
-            if full
-            else (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[:, None, None]
-        )
+        mask = length_mask(lengths, x.shape[1])[:, None, None] if is_padded else None
+
+        # layers that exchange messages need a state in a full pass too
         if state is None and self.connects_layers:
-            state = {"whole": True}
+            state = DecodeState(incremental=False)
         for layer in self.layers:
             x = layer(x, mask=mask, state=state)
         return self.score(self.norm(x)), lengths
 
 
 def layer_choices(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The choice of each layer: as `model.layers` lists them, `model.n_layers` alike where it is None."""
+    """Returns the complete choice of each layer.
+
+    The layers are those of `model.layers`; where that is None, `model.n_layers` equal ones.
+
+    Raises:
+        UserError: `model.layers` is no list of layers, or is still to be sampled.
+    """
     model = config["model"]
-    given = model.get("layers")
-    if given is None:
+    entries = model.get("layers")
+    if entries is None:
         if model.get("draw"):
             raise UserError(
-                f"model={model['name']} has no layers before they are drawn: see famx.experiment.settle"
+                f"model={model['name']} has no layers before they are sampled: "
+                "resolve the config first, by famx.experiment.resolve"
             )
-        given = [{}] * model["n_layers"]
-    if not isinstance(given, list) or not given:
-        raise UserError(f"model.layers={given} must be a list of one layer or more")
-    for own in given:
-        if not isinstance(own, Mapping):
+        entries = [{}] * model["n_layers"]
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"model.layers={entries} must be a list of at least one layer")
+    for entry in entries:
+        if not isinstance(entry, Mapping):
             raise UserError(
-                f"model.layers: {own!r} is not a layer, such as {{attention: multihead, n_heads: 4}}"
+                "model.layers: entries must be mappings like {attention: multihead, n_heads: 4}, "
+                f"got {entry!r}"
             )
-    return [layer_choice(config, own) for own in given]
+    return [layer_choice(config, entry) for entry in entries]
 
 
-def layer_choice(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All that one layer is made of: its number of heads, and of each room of a layer a part and its hyperparameters.
+def layer_choice(config: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the complete choice of one layer: number of heads, and one part of each room.
 
     Args:
-        given: what this layer has of its own, `n_heads` or a room's part, by name or as a mapping. What a mapping
-            leaves out is as in `config` where that names the same part, else the part's default.
+        entry: what differs from `config`: `n_heads`, or a part of a room, by name or as a mapping
+            with hyperparameters. A hyperparameter that the entry does not set has the value of
+            `config` if that names the same part, else the part's default.
 
     Raises:
         UserError: a layer has no such room, a room no such part, a part no such hyperparameter.
     """
-    for key in given:
-        if key not in ("n_heads", *LAYER_ROOMS):
-            raise UserError(
-                f"model.layers: a layer has no {key}{suggest(str(key), ('n_heads', *LAYER_ROOMS))}"
-            )
-    choice: dict[str, Any] = {"n_heads": given.get("n_heads", config["model"]["n_heads"])}
+    for key in entry:
+        if key not in LAYER_KEYS:
+            raise UserError(f"model.layers: a layer has no {key}{suggest(str(key), LAYER_KEYS)}")
+    choice: dict[str, Any] = {"n_heads": entry.get("n_heads", config["model"]["n_heads"])}
     for room in LAYER_ROOMS:
-        own = given.get(room, {})
-        own = dict(own) if isinstance(own, Mapping) else {"name": own}
-        usual = config[room]
-        same = own.setdefault("name", usual["name"]) == usual["name"]
-        choice[room] = complete_choice(room, usual | own if same else own)
+        default = config[room]
+        override = entry.get(room, {})
+        part = dict(override) if isinstance(override, Mapping) else {"name": override}
+        part.setdefault("name", default["name"])
+        if part["name"] == default["name"]:
+            part = default | part
+        choice[room] = complete_choice(room, part)
     return choice
 
 
@@ -125,35 +141,40 @@ def build_layer(choice: Mapping[str, Any], d_model: int, causal: bool) -> nn.Mod
     if not isinstance(n_heads, int) or n_heads < 1 or d_model % n_heads:
         raise UserError(f"model: d_model={d_model} is not a multiple of n_heads={n_heads}")
 
-    def attention() -> nn.Module:
+    def build_attention() -> nn.Module:
         rotary = build("rotary", choice["rotary"], head_dim=d_model // n_heads)
-        context = {"d_model": d_model, "n_heads": n_heads, "rotary": rotary, "causal": causal}
-        return build("attention", choice["attention"], **context)
+        return build(
+            "attention",
+            choice["attention"],
+            d_model=d_model,
+            n_heads=n_heads,
+            rotary=rotary,
+            causal=causal,
+        )
 
-    factories = {
-        room: partial(build, room, choice[room], d_model=d_model)
-        for room in ("feedforward", "norm")
-    }
     return build(
-        "layer", choice["layer"], d_model=d_model, causal=causal, attention=attention, **factories
+        "layer",
+        choice["layer"],
+        d_model=d_model,
+        causal=causal,
+        attention=build_attention,
+        feedforward=partial(build, "feedforward", choice["feedforward"], d_model=d_model),
+        norm=partial(build, "norm", choice["norm"], d_model=d_model),
     )
 
 
 def build_model(config: Mapping[str, Any], vocab_size: int) -> Model:
-    """Builds the model that a composed config describes; `frontend` and `task` name what it reads and learns.
+    """Builds the model of a composed config; its `task` decides causality and the default frontend.
 
     Raises:
         UserError: a part refuses its sizes.
     """
     task = get("task", config["task"]["name"])
     d_model = config["model"]["d_model"]
-    worn = (
-        config["frontend"]
-        if config["frontend"]["name"] != "usual"
-        else {"name": task.usual["frontend"]}
-    )
-    frontend = build("frontend", worn, d_model=d_model, vocab_size=vocab_size)
+    frontend_config = config["frontend"]
+    if frontend_config["name"] == DEFAULT:
+        frontend_config = {"name": task.default_parts["frontend"]}
+    frontend = build("frontend", frontend_config, d_model=d_model, vocab_size=vocab_size)
     layers = [build_layer(choice, d_model, task.causal) for choice in layer_choices(config)]
-    return Model(
-        frontend, layers, build("norm", config["norm"], d_model=d_model), d_model, vocab_size
-    )
+    norm = build("norm", config["norm"], d_model=d_model)
+    return Model(frontend, layers, norm, d_model, vocab_size)

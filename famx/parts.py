@@ -1,126 +1,196 @@
-"""Lists every part and preset, and what parts cost: python -m famx.parts [room...] [--markdown | --measure]"""
+"""Lists parts and presets, and what parts cost: python -m famx.parts [room...] [--measure]"""
 
-import itertools
 import os
 import sys
 import textwrap
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
+from famx import files
 from famx.config.command import Parser, import_user_parts, run_command
 from famx.config.schema import CONF
 from famx.notation import UserError
 from famx.registry import PARTS, ROOMS, hyperparameters, names, suggest
 
-PRESETS = ("model", "experiment")  # chosen as rooms' parts are, from the files of conf/
-COLUMNS = ("parameters", "kFLOP/position", "forward ms", "training ms", "peak MB", "growth")
+if TYPE_CHECKING:
+    from famx.analysis.cost import Profile
+
+PRESETS = ("model", "experiment")  # groups of conf/ that are chosen on the command line like rooms
+DOCS = CONF.parent / "docs"
+PAGE = DOCS / "parts.md"
+HEADING = """\
+# Parts
+
+Every part of every room: its source and its hyperparameters with their defaults. This page is
+written by `python -m famx.parts --markdown --write`, and a test compares the two.
+"""
+
+# columns of --measure: heading, factor from SI units, digits
+COLUMNS = (
+    ("parameters", 1.0, 0),
+    ("kFLOP/position", 1e-3, 0),
+    ("forward ms", 1e3, 2),
+    ("training ms", 1e3, 2),
+    ("peak MB", 1e-6, 2),
+)
+SIZES = {"d_model": 256, "n_heads": 8, "t": 256}
+NAME_WIDTH = 25  # of the catalogue, in characters
+LINE_WIDTH = 120
+
+
+class Entry(NamedTuple):
+    """A line of the catalogue: the name of a part or preset, what it is, and its settings."""
+
+    name: str
+    description: str
+    settings: str = ""
 
 
 def show(words: list[str]) -> int:
-    """Prints the catalogue or the costs of the rooms that the words name; returns the exit status."""
-    parser = Parser(
-        prog="python -m famx.parts", description="Lists parts, presets, and what parts cost."
-    )
-    told = "or model, experiment; all where none is named; famx_parts=[file.py] adds"
-    parser.add_argument("rooms", metavar="ROOM", nargs="*", help=told)
-    parser.add_argument("--markdown", action="store_true", help="the table that the README shows")
-    parser.add_argument(
-        "--measure", action="store_true", help="costs, in units of the room's usual part"
-    )
-    for size, default in (("d_model", 256), ("n_heads", 8), ("t", 256)):
-        parser.add_argument(
-            f"--{size}", type=int, default=default, help=f"of what is measured ({default})"
-        )
-    parser.add_argument(
-        "--causal", action="store_true", help="measure parts that see no later position"
-    )
-    given = parser.parse_args(words)
-    import_user_parts(given.rooms)
-    rooms = [word for word in given.rooms if not word.startswith("famx_parts=")]
-    if given.measure:
-        _print_costs(rooms or ["attention"], (given.d_model, given.n_heads, given.t, given.causal))
-    elif given.markdown:
-        _print_markdown(rooms or ROOMS)
+    """Prints the catalogue or the costs of the rooms that the words name; returns the exit status.
+
+    Raises:
+        UserError: there is no such room, or its parts cannot be measured.
+    """
+    options = _parser().parse_args(words)
+    import_user_parts(options.rooms)
+    rooms = [word for word in options.rooms if not word.startswith("famx_parts=")]
+    if options.measure:
+        _print_costs(rooms or ["attention"], options)
+    elif options.write:
+        _write_page(options.rooms)
+    elif options.markdown:
+        print(markdown(rooms or ROOMS), end="")
     else:
         _print_catalogue(rooms or (*ROOMS, *PRESETS))
     return 0
 
 
-def _print_markdown(rooms: Sequence[str]) -> None:
-    print("| part | what it is | hyperparameters |\n|---|---|---|")
+def markdown(rooms: Sequence[str]) -> str:
+    """Returns the page of documentation of the rooms: a heading, and a table for each room."""
+    lines = [HEADING]
     for room in rooms:
-        for name, told, settings in _parts(room):
-            print(f"| `{room}={name}` | {told} | {settings and f'`{settings}`'} |")
+        lines += [f"## {room}", "", "| part | what it is | hyperparameters |", "|---|---|---|"]
+        for entry in _parts(room):
+            description = entry.description.replace("|", r"\|")
+            settings = f"`{entry.settings}`" if entry.settings else ""
+            lines.append(f"| `{room}={entry.name}` | {description} | {settings} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
-def _print_catalogue(rooms: Sequence[str]) -> None:
-    for room in rooms:
-        if room not in (*ROOMS, *PRESETS):
-            raise UserError(f"{room}: no such room{suggest(room, (*ROOMS, *PRESETS))}")
-    for room in rooms:
-        print(room)
-        for name, told, settings in (*(_parts(room) if room in ROOMS else ()), *_presets(room)):
-            for start, text in ((f"  {name:25}", told), (" " * 27, settings)):
-                if text:
-                    print(
-                        textwrap.fill(text, 120, initial_indent=start, subsequent_indent=" " * 27)
-                    )
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m famx.parts", description="Lists parts, presets, and what parts cost."
+    )
+    parser.add_argument(
+        "rooms",
+        metavar="ROOM",
+        nargs="*",
+        help="a room, model or experiment (default: all); famx_parts=[file.py] adds parts",
+    )
+    parser.add_argument("--markdown", action="store_true", help="print the page docs/parts.md")
+    parser.add_argument("--write", action="store_true", help="write the page docs/parts.md")
+    parser.add_argument(
+        "--measure", action="store_true", help="costs, in units of the baseline of each room"
+    )
+    for name, default in SIZES.items():
+        help_text = f"of the parts that are measured (default: {default})"
+        parser.add_argument(f"--{name}", type=int, default=default, help=help_text)
+    parser.add_argument(
+        "--causal", action="store_true", help="measure parts that see no later position"
+    )
+    return parser
 
 
-def _parts(room: str) -> Iterator[tuple[str, str, str]]:
-    """Of each part its name, the first line of its module's docstring, and its hyperparameters with their defaults."""
+def _write_page(words: Sequence[str]) -> None:
+    """Writes docs/parts.md, which has all rooms and famx's own parts."""
+    if words:
+        raise UserError(f"--write: {PAGE.name} lists all parts of famx; omit {' '.join(words)}")
+    if not DOCS.is_dir():
+        raise UserError(f"--write: there is no folder {DOCS}; only a checkout of famx has one")
+    files.write_atomic(PAGE, markdown(ROOMS))
+
+
+def _print_catalogue(groups: Sequence[str]) -> None:
+    """Prints the parts of rooms and the presets of groups of conf/."""
+    for group in groups:
+        if group not in (*ROOMS, *PRESETS):
+            raise UserError(f"{group}: no such room{suggest(group, (*ROOMS, *PRESETS))}")
+    indent = " " * (NAME_WIDTH + 2)
+    for group in groups:
+        print(group)
+        parts = list(_parts(group)) if group in ROOMS else []
+        for entry in [*parts, *_presets(group)]:
+            _print_wrapped(entry.description, f"  {entry.name:{NAME_WIDTH}}", indent)
+            _print_wrapped(entry.settings, indent, indent)
+
+
+def _print_wrapped(text: str, first_indent: str, indent: str) -> None:
+    if text:
+        print(
+            textwrap.fill(text, LINE_WIDTH, initial_indent=first_indent, subsequent_indent=indent)
+        )
+
+
+def _parts(room: str) -> Iterator[Entry]:
+    """Yields each part with the first line of its module's docstring and its hyperparameters."""
     for name in names(room):
         part = PARTS[room][name]
-        line = (sys.modules[part.__module__].__doc__ or "").strip().partition("\n")[0]
-        yield (
-            name,
-            line,
-            ", ".join(f"{key}={p.default}" for key, p in hyperparameters(part).items()),
-        )
+        docstring = sys.modules[part.__module__].__doc__ or ""
+        description = docstring.strip().partition("\n")[0]
+        defaults = [f"{key}={p.default}" for key, p in hyperparameters(part).items()]
+        yield Entry(name, description, ", ".join(defaults))
 
 
-def _presets(group: str) -> Iterator[tuple[str, str, str]]:
-    """Of each file of a group of conf/ its name and the comment it begins with."""
+def _presets(group: str) -> Iterator[Entry]:
+    """Yields each file of a group of conf/ with the comment that it begins with."""
     for file in sorted((CONF / group).glob("*.yaml")):
-        comment = itertools.takewhile(
-            lambda line: line.startswith("#"), file.read_text().splitlines()
-        )
-        yield (
-            file.stem,
-            " ".join(line[1:].strip() for line in comment if "@package" not in line),
-            "",
-        )
+        comment = []
+        for line in file.read_text().splitlines():
+            if not line.startswith("#"):
+                break
+            if "@package" not in line:  # an instruction to Hydra
+                comment.append(line[1:].strip())
+        yield Entry(file.stem, " ".join(comment))
 
 
-def _print_costs(rooms: Sequence[str], sizes: tuple[int, int, int, bool]) -> None:
-    """A line a part as soon as it is measured: each cost, and how many times that of the room's usual part it is."""
-    # else torch tells stderr, amid the table, that memory from before its profiler is freed
+def _print_costs(rooms: Sequence[str], options: Namespace) -> None:
+    """Prints a line a part as soon as it is measured: its costs, and their ratios to the baseline.
+
+    Args:
+        options: `d_model`, `n_heads`, `t` and `causal` of what is measured.
+    """
+    # torch would report on stderr, within the table, that memory from before its profiler is freed
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from famx.analysis.cost import BASELINE, ROUNDS, Sizes, profile_room
+    from famx.analysis.cost import BASELINE, ROUNDS, Profile, Sizes, profile_room
 
-    measured = Sizes(*sizes)
-    told = ", ".join(f"{key}={value}" for key, value in measured._asdict().items())
+    sizes = Sizes(options.d_model, options.n_heads, options.t, options.causal)
+    settings = ", ".join(f"{key}={value}" for key, value in sizes._asdict().items())
     for room in rooms:
-        found = profile_room(room, measured)
-        for i, (name, cost) in enumerate(found):
-            if not i:
+        for i, (name, profile) in enumerate(profile_room(room, sizes)):
+            # a room that cannot be measured is refused before its heading
+            if i == 0:
                 print(
-                    f"{room}, in units of {BASELINE[room]}: {told}; times: least of {ROUNDS}, in turns with that"
+                    f"{room}, in units of {BASELINE[room]}: {settings}; "
+                    f"times: fastest of {ROUNDS}, interleaved"
                 )
-                print(f"  {'':20}" + "".join(f"{column:>16}" for column in COLUMNS))
-            if isinstance(cost, str):
-                print(f"  {name:20}{cost}")
-                continue
-            own, usual, growth = cost
-            cells = [
-                f"{value * scale:,.{digits}f} {f'{value / unit:5.2f}x' if unit else '     -'}"
-                for value, unit, scale, digits in zip(
-                    own, usual, (1, 1e-3, 1e3, 1e3, 1e-6), (0, 0, 2, 2, 2), strict=True
-                )
-            ]
-            print(
-                f"  {name:20}" + "".join(f"{cell:>16}" for cell in cells) + f"{'t^' + growth:>16}",
-                flush=True,
-            )
+                headings = [*(heading for heading, _, _ in COLUMNS), "growth"]
+                print(f"  {'':20}" + "".join(f"{heading:>16}" for heading in headings))
+            line = _format_costs(profile) if isinstance(profile, Profile) else str(profile)
+            print(f"  {name:20}{line}", flush=True)
+
+
+def _format_costs(profile: "Profile") -> str:
+    cells = []
+    for cost, baseline, (_, factor, digits) in zip(
+        profile.cost, profile.baseline, COLUMNS, strict=True
+    ):
+        ratio = f"{cost / baseline:5.2f}x" if baseline else "     -"
+        cells.append(f"{cost * factor:,.{digits}f} {ratio}")
+    cells.append(f"t^{profile.growth}")
+    return "".join(f"{cell:>16}" for cell in cells)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""One table of named parts. A part's path is its name: famx/attention/myelinated.py is `attention=myelinated`."""
+"""The table of parts: the path of a part is its name, its signature its schema.
+
+`famx/attention/myelinated.py` with one class under `@register` is `attention=myelinated`.
+"""
 
 import difflib
 import functools
@@ -10,142 +13,193 @@ import pkgutil
 import re
 import sys
 import traceback
+import typing
 from collections.abc import Callable, Iterable, Mapping
+from inspect import Parameter
 from pathlib import Path
-from typing import Any, get_args
+from types import ModuleType
+from typing import Any, TypeVar, overload
 
 from famx.notation import UserError
 from famx.validate import check_number
 
-LAYER_ROOMS = (
-    "attention",
-    "rotary",
-    "norm",
-    "feedforward",
-    "layer",
-)  # the rooms that a layer is made of
-
-
-PARTS: dict[str, dict[str, type]] = {}
 ROOMS = (
-    *("data", "task", "frontend", "attention", "rotary", "norm", "feedforward", "layer"),
+    *("data", "task", "decode", "frontend"),
+    *("attention", "rotary", "norm", "feedforward", "layer"),
     *("schedule", "spectrum", "momentum", "optim"),
 )
-# what a builder decides even where the part has a default for use without one
+LAYER_ROOMS = ("attention", "rotary", "norm", "feedforward", "layer")
+"""The rooms that a layer is built of."""
 CONTEXT = frozenset({*ROOMS, "causal"})
+"""Parameters that the builder passes even where the part has a default for use without one."""
+PARTS: dict[str, dict[str, type[Any]]] = {}
+"""Room -> name -> class."""
+
+# of parameters like *args and **kwargs
+VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+# YAML reads these as numbers, booleans or null
+NOT_A_NAME = re.compile(r"nan|inf|null|true|false|yes|no|on|off|[\d.][\d.e]*")
+
+Part = TypeVar("Part", bound=type)
 
 
-def register(part: type | str) -> Any:
-    """Adds the decorated class to the table, under its module's path: `famx.<room>.<name>`.
+@overload
+def register(part: Part) -> Part: ...
+@overload
+def register(part: str) -> Callable[[Part], Part]: ...
+def register(part: Any) -> Any:
+    """Registers the decorated class under the path of its module, `famx.<room>.<name>`.
 
-    Outside the package the room is named, `@register("attention")`, and the file's stem is the part's name.
-    The signature is the only schema: a parameter with a default is a hyperparameter, set from config;
-    one without (or named after a room) is context, passed by whoever builds it.
+    Outside the package the room is an argument, `@register("attention")`, and the name of the
+    file is the name of the part. The signature is the only schema: a parameter with a default is a
+    hyperparameter, set from config; one without a default, or named after a room, is context that
+    the builder passes.
+
+    Raises:
+        UserError: the room or the name cannot be used, or `part` is no class.
     """
     if isinstance(part, str):
-        return lambda cls: _add(part, Path(inspect.getfile(cls)).stem, cls)
-    package, *place = part.__module__.split(".")
+        return functools.partial(_register_outside, part)
+    package, *path = part.__module__.split(".")
     if package != "famx":
         raise UserError(
-            f'outside the package a part names its room, @register("attention"): {inspect.getfile(part)}'
+            "outside the package a part names its room, as in "
+            f'@register("attention"): {inspect.getfile(part)}'
         )
-    return _add(*place, part)
+    room, name = path
+    return _add(room, name, part)
 
 
-def _add(room: str, name: str, part: Any) -> type:
+def _register_outside(room: str, part: Any) -> Any:
+    return _add(room, Path(inspect.getfile(part)).stem, part)
+
+
+def _add(room: str, name: str, part: Any) -> Any:
+    # `part` is Any because users may decorate anything
+    file = inspect.getfile(part)
     if room not in ROOMS:
         raise UserError(f"{part.__name__} registers in the room {room!r}{suggest(room, ROOMS)}")
     if not inspect.isclass(part):
         raise UserError(f"@register takes a class, but {part.__name__} is a {type(part).__name__}")
-    if re.fullmatch(r"nan|inf|null|true|false|[\d.][\d.e]*", name.lower()):
+    if NOT_A_NAME.fullmatch(name.lower()):
         raise UserError(
-            f"{room}={name} would be read as a value, not as a name: rename {inspect.getfile(part)}"
+            f"a part cannot be named {name}, which YAML reads as a value; rename {file}"
         )
-    other = PARTS.setdefault(room, {}).get(name)
-    if other is not None and (inspect.getfile(other), other.__name__) != (
-        inspect.getfile(part),
-        part.__name__,
-    ):
+    if name == "default":
         raise UserError(
-            f"{room}={name} is {other.__module__}.{other.__name__} already, rename {inspect.getfile(part)}"
+            f"a part cannot be named {name}, which stands for the choice of the task or the "
+            f"optimizer; rename {file}"
         )
+    registered = PARTS.setdefault(room, {}).get(name)
+    # the same class again is a file that is loaded again
+    if registered is not None and _origin(registered) != _origin(part):
+        existing = f"{registered.__module__}.{registered.__name__}"
+        raise UserError(f"{room}={name} is already {existing}; rename {file}")
     PARTS[room][name] = part
     return part
 
 
+def _origin(part: type) -> tuple[str, str]:
+    return inspect.getfile(part), part.__name__
+
+
 def build(room: str, config: Mapping[str, Any], **context: Any) -> Any:
-    """Builds the part that `config["name"]` names, from its hyperparameters and what of the context it asks for.
+    """Builds the part that `config["name"]` names.
+
+    Args:
+        room: room of the part, whose base class says what is returned.
+        config: `name`, and those hyperparameters that differ from their defaults.
+        context: arguments that the part may name in its signature.
 
     Raises:
-        UserError: no such part or hyperparameter, or the part refuses a value.
+        UserError: there is no such part or hyperparameter, or the part refuses a value.
     """
     part = resolve(room, config)
     known = hyperparameters(part)
-    hyper = {key: value for key, value in config.items() if key != "name"}
-    for key, value in hyper.items():
+    arguments = _settings(config)
+    for key, value in arguments.items():
         check_number(f"{room}.{key}", value)
-        if isinstance(known[key].default, tuple) and isinstance(value, list):
-            hyper[key] = tuple(value)  # configs have no tuples
+        # YAML has no tuples
+        if isinstance(value, list) and isinstance(known[key].default, tuple):
+            arguments[key] = tuple(value)
     try:
-        return part(**select_context(part, context), **hyper)
+        return part(**select_context(part, context), **arguments)
     except ValueError as error:
         raise UserError(f"{room}={config['name']}: {error}") from error
 
 
-def resolve(room: str, config: Mapping[str, Any]) -> type:
-    """The class that `config["name"]` names, whose other keys must be its hyperparameters."""
-    part = get(room, config["name"])
+def resolve(room: str, config: Mapping[str, Any]) -> type[Any]:
+    """Returns the class that `config["name"]` names, after a check of the other keys.
+
+    Raises:
+        UserError: there is no such part or hyperparameter, or a tuple has another size.
+    """
+    name = config["name"]
+    part = get(room, name)
     known = hyperparameters(part)
-    for key in config:
-        if key != "name" and key not in known:
-            raise UserError(f"{room}={config['name']} has no {room}.{key}{suggest(key, known)}")
-        items = (
-            get_args(known[key].annotation)
-            if key != "name" and isinstance(config[key], list | tuple)
-            else ()
-        )
-        if (
-            items
-            and ... not in items
-            and isinstance(known[key].default, tuple)
-            and len(items) != len(config[key])
-        ):
+    for key, value in _settings(config).items():
+        if key not in known:
+            raise UserError(f"{room}={name} has no {room}.{key}{suggest(key, known)}")
+        size = _tuple_size(known[key])
+        if size is not None and isinstance(value, list | tuple) and len(value) != size:
             raise UserError(
-                f"{room}.{key}={config[key]} must hold {len(items)} values, as {known[key].default} does"
+                f"{room}.{key}={value} must have {size} values, like its default "
+                f"{known[key].default}"
             )
     return part
 
 
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the hyperparameters in the config of a part."""
+    return {key: value for key, value in config.items() if key != "name"}
+
+
+def _tuple_size(parameter: Parameter) -> int | None:
+    """Returns the size of a tuple such as `tuple[float, float]`; None where any size will do."""
+    items = typing.get_args(parameter.annotation)
+    if not isinstance(parameter.default, tuple) or not items or ... in items:
+        return None
+    return len(items)
+
+
 def select_context(part: Callable[..., Any], context: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the context a part's signature names; all of it where the part passes it on by `**`.
+    """Returns the items of the context that a part's signature names, or all for a `**` parameter.
 
     Raises:
-        UserError: it names what is no context, and gives no default for it.
+        UserError: a parameter has no default and is not in the context.
     """
     parameters = inspect.signature(part).parameters
-    for p in parameters.values():
-        if (
-            p.name not in context
-            and p.default is p.empty
-            and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        ):
-            given = ", ".join(context) or "nothing"
+    for parameter in parameters.values():
+        required = parameter.default is Parameter.empty and parameter.kind not in VARIADIC
+        if required and parameter.name not in context:
+            available = ", ".join(context) or "nothing"
             raise UserError(
-                f"{part.__name__} asks for {p.name}, but is given {given}; a hyperparameter needs a default"
+                f"{part.__name__}.__init__ has a required argument {parameter.name}, which no "
+                f"builder passes (available: {available}); give it a default to make it a "
+                "hyperparameter"
             )
-    passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    return {key: value for key, value in context.items() if passes_on or key in parameters}
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return dict(context)
+    return {key: value for key, value in context.items() if key in parameters}
 
 
-def get(room: str, name: str) -> type:
-    """The class registered as `name` in `room`."""
+def get(room: str, name: str) -> type[Any]:
+    """Returns the class registered as `name` in `room`.
+
+    Raises:
+        UserError: there is no such room or part.
+    """
     if name not in names(room):
         raise UserError(f"{room}={name}: no such part{suggest(name, names(room))}")
     return PARTS[room][name]
 
 
 def names(room: str) -> list[str]:
-    """Sorted names of the parts of a room."""
+    """Returns the sorted names of the parts of a room.
+
+    Raises:
+        UserError: there is no such room.
+    """
     if room not in ROOMS:
         raise UserError(f"{room}: no such room{suggest(room, ROOMS)}")
     load(f"famx.{room}")
@@ -153,39 +207,59 @@ def names(room: str) -> list[str]:
 
 
 def room_of(cls: type) -> str | None:
-    """The room that a class is registered in, or else the one of the package's rooms whose module it is of."""
+    """Returns the room of a registered class, or that of the module which defines it, if any."""
+    for room, parts in PARTS.items():
+        if cls in parts.values():
+            return room
     package, room, *_ = [*cls.__module__.split("."), ""]
-    own = room if package == "famx" and room in ROOMS else None
-    return next((room for room, parts in PARTS.items() if cls in parts.values()), own)
+    return room if package == "famx" and room in ROOMS else None
 
 
-def hyperparameters(part: type) -> dict[str, inspect.Parameter]:
-    """The parameters that a config may set, of the class's own signature and those it passes on to by `**`."""
-    found: dict[str, inspect.Parameter] = {}
+def hyperparameters(part: type) -> dict[str, Parameter]:
+    """Returns the parameters that a config may set, see `constructor_parameters`."""
+    return {name: p for name, p in constructor_parameters(part).items() if _is_hyperparameter(p)}
+
+
+def constructor_parameters(part: type) -> dict[str, Parameter]:
+    """Returns all parameters with which a part can be built.
+
+    They are those of the constructor of the class, and of its base classes as long as each
+    constructor passes on what it does not name itself (`**context`).
+    """
+    parameters: dict[str, Parameter] = {}
     for cls in inspect.getmro(part):
         if "__init__" not in vars(cls):
             continue
-        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
-        found = {
-            p.name: p for p in own if p.default is not p.empty and p.name not in CONTEXT
-        } | found
-        if not any(p.kind is p.VAR_KEYWORD for p in own):
+        # "unsound" for instances, but this is the class of the `__init__` itself
+        _, *signature = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+        # the parameters of a base class come first, those of the class replace them
+        parameters = {p.name: p for p in signature} | parameters
+        if not any(p.kind is Parameter.VAR_KEYWORD for p in signature):
             break
-    return found
+    return parameters
+
+
+def _is_hyperparameter(parameter: Parameter) -> bool:
+    return parameter.default is not Parameter.empty and parameter.name not in CONTEXT
 
 
 @functools.cache
 def load(package: str) -> None:
-    """Imports every module under `package` (`famx`: under all its rooms) and installed ones, so that parts register."""
-    for name in [f"famx.{room}" for room in ROOMS] if package == "famx" else [package]:
-        for module in pkgutil.iter_modules(importlib.import_module(name).__path__, f"{name}."):
+    """Imports the modules of a room (`famx.attention`) or of all rooms (`famx`), to register parts.
+
+    Parts of installed packages are imported too.
+    """
+    rooms = [f"famx.{room}" for room in ROOMS] if package == "famx" else [package]
+    for room in rooms:
+        folder = importlib.import_module(room).__path__
+        for module in pkgutil.iter_modules(folder, f"{room}."):
             importlib.import_module(module.name)
     load_entry_points()
 
 
 @functools.cache
 def load_entry_points() -> None:
-    """Imports the modules that installed packages declare as entry points of the group `famx.parts`.
+    """Imports the modules that installed packages name as entry points of the group `famx.parts`.
 
     Raises:
         UserError: one cannot be imported.
@@ -194,65 +268,75 @@ def load_entry_points() -> None:
         try:
             point.load()
         except Exception as error:
-            told = error if isinstance(error, UserError) else describe_exception(error, "")
-            where = f"the entry point famx.parts {point.name} = {point.value}"
-            raise UserError(f"{where} cannot be loaded: {told}") from error
+            reason = error if isinstance(error, UserError) else describe_exception(error, "")
+            raise UserError(
+                f"the entry point famx.parts {point.name} = {point.value} cannot be loaded: "
+                f"{reason}"
+            ) from error
 
 
 def load_file(path: str | Path) -> list[tuple[str, str]]:
-    """Runs a file of the user's own, whose parts register under the file's stem.
+    """Runs a user's file, whose parts are registered under the file's name.
 
     Returns:
-        Room and name of each.
+        Room and name of each part.
 
     Raises:
         UserError: there is no such file, it cannot be run, or it registers no part.
     """
     path = Path(path).resolve()
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, give one file")
     if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    module = _run_file(path)
+    registered = [
+        (room, name)
+        for room, parts in PARTS.items()
+        for name, part in parts.items()
+        if part.__module__ == module.__name__
+    ]
+    if not registered:
         raise UserError(
-            f"{path} is a folder, give one file" if path.is_dir() else f"there is no file {path}"
+            f"{path} registers no part: decorate its class with "
+            '@register("attention") or another room'
         )
+    return registered
+
+
+def _run_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"famx_parts.{path.stem}", path)
-    if spec is None:
-        raise UserError(f"{path} is no Python file")
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # while it runs, for its classes to know their file
+    # `inspect.getfile` looks up the file of a class by its module
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"{path} cannot be run: {describe_exception(error, path)}") from error
-    own = [
-        (room, name)
-        for room in PARTS
-        for name, part in PARTS[room].items()
-        if part.__module__ == spec.name
-    ]
-    if not own:
-        raise UserError(
-            f'{path} registers no part: decorate its class with @register("attention") or another room'
-        )
-    return own
+    return module
 
 
 def describe_exception(error: Exception, file: str | Path) -> str:
-    """An exception in one line: its type, the first line of its message, and the last line of `file` that led there."""
-    told = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == str(file)
-    ]
-    return f"{told} ({Path(file).name}, line {lines[-1]})" if lines else told
+    """Describes an exception in one line, with the last line of `file` in its traceback."""
+    first_line = str(error).strip().partition("\n")[0]
+    name = type(error).__name__
+    message = f"{name}: {first_line}" if first_line else name
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename == str(file):
+            return f"{message} ({Path(file).name}, line {frame.lineno})"
+    return message
 
 
 def suggest(word: object, choices: Iterable[str]) -> str:
-    """The end of a sentence that refuses `word`: what may be chosen, the likeliest first."""
-    choices = sorted(choices)
-    close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
-    listed = ", ".join(choices)
+    """Ends a sentence that refuses `word`: all that can be chosen, and the closest if any."""
+    ordered = sorted(choices)
+    if not ordered:
+        return ", it has none at all"
+    close = difflib.get_close_matches(str(word), ordered, n=1, cutoff=0.5)
     if close:
-        return f"; did you mean {close[0]}? (choices: {listed})"
-    return f"; choose from {listed}" if choices else ", it has none at all"
+        return f"; did you mean {close[0]}? (choices: {', '.join(ordered)})"
+    return f"; choose from {', '.join(ordered)}"

@@ -3,20 +3,22 @@
 import hashlib
 import json
 import zlib
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
+import torch
 
 
-def seed_for(seed: int, purpose: str, *numbers: int) -> int:
-    """The seed of one random draw, a function of the run's seed, its purpose and its place alone."""
-    words = json.dumps([seed, purpose, *numbers]).encode()
-    return int.from_bytes(hashlib.sha256(words).digest()[:8], "little") >> 1
+def seed_for(seed: int, purpose: str, *index: int) -> int:
+    """Returns the seed of one random draw, a function of the run's seed, a purpose and an index."""
+    key = json.dumps([seed, purpose, *index]).encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
 
 
 def numpy_rng(seed: int, purpose: str, epoch: int, index: int = 0) -> np.random.Generator:
-    """A fresh generator for one purpose: equal arguments, equal draws, whatever was drawn before and by whom."""
+    """Returns a new generator for one purpose; equal arguments give equal draws."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), epoch, index])
+
+
+def torch_generator(seed: int, step: int) -> torch.Generator:
+    """Returns a new generator on the CPU for one step; the global generator is not read."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)

@@ -1,31 +1,45 @@
-"""Writes down what is said: python -m famx.transcribe RUN FILE... [--checkpoint best|last] [famx_parts=[file.py]]"""
+"""Transcribes recordings: python -m famx.transcribe RUN FILE... [--checkpoint last] [decode=...]"""
+
+from pathlib import Path
 
 from famx.config.command import Parser, import_user_parts, run_command
-from famx.training.run_dir import load_config
+from famx.training.run_dir import RunDir
+
+OVERRIDES = ("decode=", "decode.", "trainer.device=", "trainer.threads=")
 
 
 def main() -> int:
-    """Prints a line a file, `path<TAB>words`; returns the exit status."""
+    """Prints a line for each file, `path<TAB>text`; returns the exit status."""
     parser = Parser(prog="python -m famx.transcribe", description="Transcribes audio files.")
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument(
-        "files", metavar="FILE", nargs="+", help="audio of any length, rate, number of channels"
+        "words",
+        metavar="FILE",
+        nargs="+",
+        help="audio of any length, rate and number of channels; also decode=NAME, "
+        "decode.KEY=VALUE, trainer.device=NAME, famx_parts=[file.py]",
     )
     parser.add_argument(
         "--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest"
     )
-    arguments = parser.parse_args()
-    import_user_parts(
-        [word for word in arguments.files if word.startswith("famx_parts=")],
-        arguments.run,
-        load_config(arguments.run)["famx_parts"],
-    )
+    arguments = parser.parse_intermixed_args()
+    # a word is a file if there is one of that name
+    files = []
+    overrides = []
+    part_words = []
+    for word in arguments.words:
+        if word.startswith("famx_parts="):
+            part_words.append(word)
+        elif word.startswith(OVERRIDES) and not Path(word).exists():
+            overrides.append(word)
+        else:
+            files.append(word)
+    import_user_parts(part_words, arguments.run, RunDir(arguments.run).load_config()["famx_parts"])
     import famx
 
-    recognizer = famx.load(arguments.run, arguments.checkpoint)
-    for path in arguments.files:
-        if not path.startswith("famx_parts="):
-            print(f"{path}\t{recognizer.transcribe([path])[0]}", flush=True)
+    recognizer = famx.load(arguments.run, arguments.checkpoint, overrides)
+    for file in files:
+        print(f"{file}\t{recognizer.transcribe([file])[0]}", flush=True)
     return 0
 
 

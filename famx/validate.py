@@ -1,22 +1,23 @@
-"""The sections of a config that are no parts: how examples are loaded, how long is trained, and what numbers may be."""
+"""Rules for the numbers in a config, and the base class of sections that state them."""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple, get_origin, get_type_hints
 
 from famx.notation import UserError
 
 
 class Rule(NamedTuple):
-    """What a number has to be, and how that is said."""
+    """A condition on a number, and how a message states it: "must be `requirement`"."""
 
     holds: Callable[[float], bool]
-    told: str
+    requirement: str
 
 
-FINITE = Rule(math.isfinite, "finite")
+FINITE = Rule(lambda x: abs(x) < math.inf, "finite")
 POSITIVE = Rule(lambda x: x > 0, "above 0")
 COUNT = Rule(lambda x: x >= 1, "at least 1")
+SIZE = Rule(lambda x: 1 <= x < 2**63, "at least 1 and below 2**63")
 THREADS = Rule(lambda x: 1 <= x <= 1024, "between 1 and 1,024")
 NON_NEGATIVE = Rule(lambda x: x >= 0, "at least 0")
 FRACTION = Rule(lambda x: 0 <= x <= 1, "between 0 and 1")
@@ -24,26 +25,37 @@ DECAY = Rule(lambda x: 0 <= x < 1, "at least 0 and less than 1")
 FACTOR = Rule(lambda x: 0.2 <= x <= 5, "between 0.2 and 5")
 
 
-def check_number(key: str, value: Any, rule: Rule = FINITE) -> None:
-    """Holds a number, and every number inside of a list or mapping, to a rule; all have to be finite.
+def check_number(key: str, value: object, rule: Rule = FINITE) -> None:
+    """Checks a number, and every number inside a list or mapping; all have to be finite.
+
+    Args:
+        key: option that the value belongs to, for the message.
+        value: anything; what is no number is accepted.
+        rule: condition for each number.
 
     Raises:
-        UserError: one breaks it.
+        UserError: a number breaks the rule.
     """
-    if isinstance(value, dict):
-        for name, below in value.items():
-            check_number(f"{key}.{name}", below, rule)
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            check_number(f"{key}.{name}", inner, rule)
     for number in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(number, int | float) and not (math.isfinite(number) and rule.holds(number)):
-            raise UserError(
-                f"{key}={value} must be {rule.told if math.isfinite(number) else 'finite'}"
-            )
+        if not isinstance(number, int | float):
+            continue
+        for required in (FINITE, rule):
+            if not required.holds(number):
+                raise UserError(f"{key}={value} must be {required.requirement}")
 
 
 class ConfigSection:
-    """Holds the fields of a dataclass to the rules they are annotated with; those without one have to be finite."""
+    """Base of dataclasses whose fields state a rule for their numbers: `Annotated[int, COUNT]`.
+
+    A field without a rule has to be finite. A class `TrainerConfig` is the section `trainer`.
+    """
 
     def __post_init__(self) -> None:
         section = type(self).__name__.removesuffix("Config").lower()
-        for key, hint in get_type_hints(type(self), include_extras=True).items():
-            check_number(f"{section}.{key}", getattr(self, key), *getattr(hint, "__metadata__", ()))
+        hints: dict[str, Any] = get_type_hints(type(self), include_extras=True)
+        for key, hint in hints.items():
+            rule = hint.__metadata__[0] if get_origin(hint) is Annotated else FINITE
+            check_number(f"{section}.{key}", getattr(self, key), rule)

@@ -1,11 +1,20 @@
-"""What a part costs, in turns with the usual part of its room: parameters, FLOPs, time, memory, growth with length."""
+"""The cost of a part, measured interleaved with the baseline of its room.
+
+Parameters, FLOPs, time, memory, and how time grows with length. torch counts the matrix products of
+a pass, also those whose result a gate discards. A module with gates reports, while it is observed,
+what remains of them:
+
+- `metrics["flops"]` (0-d): the expected FLOPs per position of the module, in place of the count;
+- `metrics["compute"]` (0-d, 0 to 1): the share of its computation that is performed. The count is
+  multiplied by it, except for the child module called `gate`, which always runs.
+"""
 
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
-from famx.nn.hooks import set_observed
+from famx.nn.hooks import Observed, set_observed
 from famx.notation import UserError
 from famx.registry import build, names, suggest
 
@@ -24,15 +33,16 @@ BASELINE = {
     "feedforward": "gelu",
     "layer": "prenorm",
 }
-LENGTHS = (256, 1024, 2048, 4096)  # growth is measured from the first to the last
-MEMORY = 4e9  # bytes that a pass of that last length may take; where it takes more, a shorter one is the last
+LENGTHS = (256, 1024, 2048, 4096)  # time grows from the first to the last of them
+MAX_MEMORY = 4e9  # bytes of a pass of the last length; longer sequences are not measured
 ROUNDS = 15
 
-Spent = tuple[list[float], list[float]]
+# elapsed seconds of each call of two functions
+Timings = tuple[list[float], list[float]]
 
 
 class Sizes(NamedTuple):
-    """Of what is measured: one sequence of `t` positions."""
+    """The sizes that parts are measured with; the input is one sequence of `t` positions."""
 
     d_model: int
     n_heads: int
@@ -41,12 +51,14 @@ class Sizes(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """
+    """The cost of a part.
+
     Args:
-        flops: expected for a position in evaluation; elementwise operations count nothing.
+        parameters: number of parameters.
+        flops: expected per position in evaluation; elementwise operations are not counted.
         forward: seconds of a pass in evaluation.
         training: seconds of a pass forward and backward.
-        memory: the most bytes that such a pass allocates at once, gradients included.
+        memory: peak bytes that such a pass allocates, gradients included.
     """
 
     parameters: float
@@ -56,13 +68,22 @@ class Cost(NamedTuple):
     memory: float
 
 
-def profile_room(room: str, sizes: Sizes) -> Iterator[tuple[str, tuple[Cost, Cost, str] | str]]:
-    """Of each part of a room, the usual one first: its costs, the usual part's beside it, and how its time grows.
+class Profile(NamedTuple):
+    """The cost of a part, that of its room's baseline, and the growth of its time with length."""
 
-    In place of those, why a part cannot be measured.
+    cost: Cost
+    baseline: Cost
+    growth: str
+
+
+def profile_room(room: str, sizes: Sizes) -> Iterator[tuple[str, Profile | UserError]]:
+    """Yields the name and the profile of each part of a room, the baseline first.
+
+    In place of the profile comes the error of a part that does not support the sizes.
 
     Raises:
-        UserError: nothing in the room is measured, or its usual part refuses the sizes.
+        UserError: the parts of the room are not measured, or its baseline does not support the
+            sizes.
     """
     if room not in BASELINE:
         raise UserError(
@@ -70,99 +91,106 @@ def profile_room(room: str, sizes: Sizes) -> Iterator[tuple[str, tuple[Cost, Cos
         )
     if min(sizes.d_model, sizes.n_heads) < 1 or sizes.t < 2:
         raise UserError(
-            f"--measure: d_model, n_heads and t must be at least 1, 1 and 2, not {sizes[:3]}"
+            f"--measure: d_model, n_heads and t must be at least 1, 1 and 2, got {sizes[:3]}"
         )
-    usual = build_alone(room, BASELINE[room], sizes)
+    baseline = build_alone(room, BASELINE[room], sizes)
     for name in [BASELINE[room], *(name for name in names(room) if name != BASELINE[room])]:
         try:
             part = build_alone(room, name, sizes)
         except UserError as error:
-            yield name, str(error)
+            yield name, error
             continue
-        yield (
-            name,
-            (
-                *profile_pair(part, usual, example_input(room, sizes)),
-                growth(part, partial(example_input, room, sizes)),
-            ),
-        )
+        costs = profile_pair(part, baseline, example_input(room, sizes))
+        yield name, Profile(*costs, growth(part, partial(example_input, room, sizes)))
 
 
 def build_alone(room: str, name: str, sizes: Sizes) -> nn.Module:
-    """A part, in the company of usual ones."""
+    """Builds a part together with the baselines of the rooms that it needs."""
     torch.manual_seed(0)
-    given = {"norm": {"d_model": sizes.d_model}, "feedforward": {"d_model": sizes.d_model}}
-    given["rotary"] = {"head_dim": sizes.d_model // sizes.n_heads}
-    rotary = build("rotary", {"name": BASELINE["rotary"]}, **given["rotary"])
-    given["attention"] = {
-        **given["norm"],
-        "n_heads": sizes.n_heads,
-        "rotary": rotary,
-        "causal": sizes.causal,
+    head_dim = sizes.d_model // sizes.n_heads
+    rotary = build("rotary", {"name": BASELINE["rotary"]}, head_dim=head_dim)
+    context: dict[str, dict[str, Any]] = {
+        "rotary": {"head_dim": head_dim},
+        "norm": {"d_model": sizes.d_model},
+        "feedforward": {"d_model": sizes.d_model},
+        "attention": {
+            "d_model": sizes.d_model,
+            "n_heads": sizes.n_heads,
+            "rotary": rotary,
+            "causal": sizes.causal,
+        },
+        "layer": {"d_model": sizes.d_model, "causal": sizes.causal},
     }
-    inner = {
-        key: partial(build, key, {"name": BASELINE[key]}, **given[key])
-        for key in ("attention", "norm", "feedforward")
-    }
-    given["layer"] = {**given["norm"], "causal": sizes.causal, **inner}
-    return build(room, {"name": name}, **given[room])
+    # a layer receives factories
+    for inner in ("attention", "norm", "feedforward"):
+        factory = partial(build, inner, {"name": BASELINE[inner]}, **context[inner])
+        context["layer"][inner] = factory
+    return build(room, {"name": name}, **context[room])
 
 
 def example_input(room: str, sizes: Sizes, t: int | None = None) -> Tensor:
-    """What a part of the room is called with."""
-    t = t or sizes.t
+    """Returns a random input of a part of the room, of `t` positions (None: as in `sizes`)."""
+    if t is None:
+        t = sizes.t
     if room == "rotary":
-        return torch.randn(1, sizes.n_heads, t, sizes.d_model // sizes.n_heads, requires_grad=True)
+        head_dim = sizes.d_model // sizes.n_heads
+        return torch.randn(1, sizes.n_heads, t, head_dim, requires_grad=True)
     return torch.randn(1, t, sizes.d_model, requires_grad=True)
 
 
-def profile_pair(part: nn.Module, usual: nn.Module, x: Tensor) -> tuple[Cost, Cost]:
-    """The costs of both, their times measured in turns."""
-    both, seconds = (part, usual), []
-    for calls in (
-        [partial(forward, each.eval(), x) for each in both],
-        [partial(train, each, x) for each in both],
-    ):
-        for call in calls:
-            call()
-        spent = interleaved(*(lambda _, call=call: call() for call in calls), ROUNDS)
-        seconds.append([min(times) for times in spent])
-    one, other = (
-        Cost(
-            sum(p.numel() for p in each.parameters()),
-            flops(each.eval(), x),
-            *times,
-            memory(each, x),
-        )
-        for each, times in zip(both, zip(*seconds, strict=True), strict=True)
+def profile_pair(part: nn.Module, baseline: nn.Module, x: Tensor) -> tuple[Cost, Cost]:
+    """Measures the costs of two modules; their passes are timed interleaved."""
+    forward_seconds = _fastest(
+        partial(forward, part.eval(), x), partial(forward, baseline.eval(), x)
     )
-    return one, other
+    training_seconds = _fastest(partial(train, part, x), partial(train, baseline, x))
+    costs = []
+    for i, module in enumerate((part, baseline)):
+        cost = Cost(
+            parameters=sum(p.numel() for p in module.parameters()),
+            flops=flops(module.eval(), x),
+            forward=forward_seconds[i],
+            training=training_seconds[i],
+            memory=memory(module, x),
+        )
+        costs.append(cost)
+    return costs[0], costs[1]
 
 
-def growth(part: nn.Module, of_length: Callable[[int], Tensor]) -> str:
-    """The exponent p of forward time ~ t^p, up to the longest sequence that the memory allows."""
-    shortest, second, *longer = LENGTHS
+def growth(part: nn.Module, input_of_length: Callable[[int], Tensor]) -> str:
+    """Returns the exponent p of forward time ~ t^p, up to the longest that the memory allows."""
     part.eval()
-    taken = peak(partial(forward, part, of_length(second)))
-    longest = max([second, *(t for t in longer if taken * (t / second) ** 2 <= MEMORY)])
-    short, long = of_length(shortest), of_length(longest)
-    forward(part, short), forward(part, long)
-    spent = interleaved(lambda _: forward(part, short), lambda _: forward(part, long), 3)
-    exponent = math.log(min(spent[1]) / min(spent[0])) / math.log(longest / shortest)
-    return f"{exponent:.2f}" + f" (to {longest})" * (longest < LENGTHS[-1])
+    # memory grows at most with the square of the length
+    shortest, second, *longer = LENGTHS
+    needed = peak(partial(forward, part, input_of_length(second)))
+    affordable = [t for t in longer if needed * (t / second) ** 2 <= MAX_MEMORY]
+    longest = max([second, *affordable])
+
+    short_input = input_of_length(shortest)
+    long_input = input_of_length(longest)
+    forward(part, short_input)
+    forward(part, long_input)
+    short, long = interleaved(
+        lambda _: forward(part, short_input), lambda _: forward(part, long_input), 3
+    )
+    exponent = math.log(min(long) / min(short)) / math.log(longest / shortest)
+    limit = f" (to {longest})" if longest < LENGTHS[-1] else ""
+    return f"{exponent:.2f}{limit}"
 
 
 @torch.no_grad()
 def forward(part: nn.Module, x: Tensor) -> None:
+    """Runs a pass forward, without gradients."""
     part(x)
 
 
 def train(part: nn.Module, x: Tensor) -> None:
+    """Runs a pass forward and backward in training mode."""
     part.train()(x).sum().backward()
 
 
 def memory(part: nn.Module, x: Tensor) -> int:
-    """The most bytes that a pass forward and backward allocates at once, the gradients that it leaves among them."""
+    """Returns the peak bytes that a pass forward and backward allocates, gradients included."""
     part.zero_grad()
     x.grad = None
     return peak(partial(train, part, x))
@@ -170,55 +198,74 @@ def memory(part: nn.Module, x: Tensor) -> int:
 
 @torch.no_grad()
 def flops(part: nn.Module, x: Tensor) -> float:
-    """For a position, those that gates and jumps leave."""
+    """Returns the FLOPs per position of a pass, without those that gates and jumps skip."""
     set_observed(part, True)
     # fused attention is not counted on every device, its plain form is
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         part(x)
     set_observed(part, False)
-    counts = {
-        path: sum(kinds.values()) / x.shape[-2] for path, kinds in counter.get_flop_counts().items()
-    }
+    counts = {}
+    for path, flops_by_operator in counter.get_flop_counts().items():
+        counts[path] = sum(flops_by_operator.values()) / x.shape[-2]
     return gated_flops(part, type(part).__name__, counts)
 
 
 def gated_flops(part: nn.Module, path: str, counts: Mapping[str, float]) -> float:
-    """What is left of those counted in a module: as its `flops` tell, or the share `compute` of all but its gate's."""
-    shown = getattr(part, "metrics", {})
-    if "flops" in shown:
-        return shown["flops"].item()
-    inner = {
-        name: gated_flops(child, f"{path}.{name}", counts) for name, child in part.named_children()
-    }
-    total = counts.get(path, 0.0) + sum(
-        each - counts.get(f"{path}.{name}", 0.0) for name, each in inner.items()
-    )
-    if "compute" in shown:
-        return inner["gate"] + shown["compute"].item() * (total - inner["gate"])
+    """Returns the FLOPs that a module performs, as its metrics say (see the top of this file).
+
+    Args:
+        path: the name of the module in `counts`.
+        counts: FLOPs of each module by its path, as if nothing was skipped.
+    """
+    metrics = part.metrics if isinstance(part, Observed) else {}
+    if "flops" in metrics:
+        return metrics["flops"].item()
+    # the counts of the children are replaced by what they perform
+    performed = {}
+    change = 0.0
+    for name, child in part.named_children():
+        child_path = f"{path}.{name}"
+        performed[name] = gated_flops(child, child_path, counts)
+        change += performed[name] - counts.get(child_path, 0.0)
+    total = counts.get(path, 0.0) + change
+    if "compute" in metrics:
+        gate = performed["gate"]
+        return gate + metrics["compute"].item() * (total - gate)
     return total
 
 
 def peak(call: Callable[[], object]) -> int:
-    """The most bytes that are allocated at once during a call, on top of those that are before it."""
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "6"
-    )  # else the profiler tells stderr each time that it starts
+    """Returns the peak bytes that a call allocates at once, in addition to those before it."""
+    # the profiler would report each start on stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
-    held = highest = 0
+    allocated = 0
+    highest = 0
     for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
-            held += event.nbytes()
-            highest = max(highest, held)
+            allocated += event.nbytes()
+            highest = max(highest, allocated)
     return highest
 
 
-def interleaved(one: Callable[[int], object], other: Callable[[int], object], rounds: int) -> Spent:
-    """Seconds of each of two functions, called in turn, who goes first by turns too."""
-    spent: Spent = ([], [])
+def interleaved(
+    first: Callable[[int], object], second: Callable[[int], object], rounds: int
+) -> Timings:
+    """Times two functions of the round, called in turn; they also take turns to go first."""
+    timings: Timings = ([], [])
+    calls = [(timings[0], first), (timings[1], second)]
     for i in range(rounds):
-        for k, function in ((0, one), (1, other)) if i % 2 else ((1, other), (0, one)):
+        for seconds, function in calls if i % 2 else reversed(calls):
             started = time.perf_counter()
             function(i)
-            spent[k].append(time.perf_counter() - started)
-    return spent
+            seconds.append(time.perf_counter() - started)
+    return timings
+
+
+def _fastest(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+    """Returns the least seconds of two functions, timed interleaved after a first call of each."""
+    first()
+    second()
+    timings = interleaved(lambda _: first(), lambda _: second(), ROUNDS)
+    return min(timings[0]), min(timings[1])

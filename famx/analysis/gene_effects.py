@@ -1,4 +1,4 @@
-"""What each gene of drawn layers does for the errors, by itself, and how far chance alone would take that."""
+"""The effect of each gene of sampled layers on the error rate, with confidence intervals."""
 
 import json
 from collections import Counter
@@ -8,16 +8,42 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from famx.analysis.runs import Setting, format_value
+from famx.analysis.runs import Run, Setting, format_value
 from famx.analysis.significance import CONFIDENCE, verdict_of
+
+MIN_FREEDOM = 2  # degrees of freedom of a fit
+
+
+class Gene(NamedTuple):
+    """One choice of a sampled layer.
+
+    Args:
+        locus: what is chosen: `n_heads`, a room, or `room=part key`.
+        value: the choice.
+    """
+
+    locus: str
+    value: str
+
+    @property
+    def part(self) -> "Gene | None":
+        """The gene of the part that a hyperparameter belongs to."""
+        room_and_part, _, key = self.locus.partition(" ")
+        if not key:
+            return None
+        room, _, part = room_and_part.partition("=")
+        return Gene(room, part)
 
 
 class Effect(NamedTuple):
-    """What a gene adds to the errors, for each layer that has it, and the interval of that.
+    """What a gene adds to the error rate for each layer that has it, with its interval.
 
     Args:
-        gene: a number of heads, a room's part, or a hyperparameter of one.
-        runs: in which some layer has it.
+        gene: a number of heads, a room's part, or a hyperparameter of one, as `locus=value`.
+        runs: number of models with such a layer.
+        mean: the estimate.
+        low: lower end of the interval.
+        high: upper end of the interval.
     """
 
     gene: str
@@ -28,83 +54,109 @@ class Effect(NamedTuple):
 
     @property
     def verdict(self) -> str:
+        """Returns whether the gene helps; `not shown` if the interval includes 0."""
         return verdict_of(self.low, self.high)
 
 
-def marginal_effects(arms: Sequence[Setting]) -> list[Effect]:
-    """The marginal effect of each gene of drawn layers, the best first; their intervals hold all at once (Bonferroni).
+class _Fit(NamedTuple):
+    """A least-squares slope, its standard error, and the degrees of freedom of that."""
 
-    The slope of an arm's mean rate over the number of layers that have the gene, by least squares, and Student's t.
-    Where layers are drawn, what else they are is chance. Arms that differ in more than their layers' genes have levels
-    of their own, a hyperparameter is held against others of its part, and what has diverged is left out.
+    slope: float
+    standard_error: float
+    freedom: int
+
+
+def marginal_effects(settings: Sequence[Setting]) -> list[Effect]:
+    """Estimates the marginal effect of each gene of sampled layers, the best first.
+
+    It is the slope of a setting's mean rate over the number of its layers that have the gene, by
+    least squares. Since layers are sampled, whatever else they have is chance, and Student's t
+    gives the interval. Settings that differ in more than the genes of their layers have levels of
+    their own, a hyperparameter is compared with other values for the same part, and settings that
+    have diverged are left out. The intervals hold all at once (Bonferroni).
     """
-    rates = np.array([np.mean([run.rate for run in arm.runs.values()]) for arm in arms])
-    kept = np.isfinite(rates)
-    drawn, rates = (
-        [next(iter(arm.runs.values())) for arm, keep in zip(arms, kept, strict=True) if keep],
-        rates[kept],
-    )
-    genes = [Counter(gene for layer in run.layers for gene in _genes(layer)) for run in drawn]
-    counts = {
-        gene: np.array([own[gene] for own in genes], dtype=float)
-        for gene in sorted(set().union(*genes))
-    }
-    choices = Counter(place for place, _ in counts)
-    others = [json.dumps([len(run.layers), *_others(run.settings)]) for run in drawn]
-    levels = np.array(
-        [[other == level for level in dict.fromkeys(others)] for other in others], dtype=float
-    )
-    found = []
+    # the settings whose loss is finite, and what they count as
+    rates = np.array([setting.mean_rate for setting in settings])
+    is_finite = np.isfinite(rates)
+    rates = rates[is_finite]
+    runs = []
+    for setting, finite in zip(settings, is_finite, strict=True):
+        if finite:
+            runs.append(next(iter(setting.runs.values())))
+    counts = _gene_counts(runs)
+    levels = _levels(runs)
+
+    # one fit for each gene that varies
+    n_values = Counter(gene.locus for gene in counts)
+    fits: dict[Gene, _Fit] = {}
     for gene, count in counts.items():
-        part = counts.get(tuple(gene[0].split(" ")[0].split("=")))
-        basis = levels if part is None else np.column_stack([levels, part])
-        freedom = len(rates) - int(np.linalg.matrix_rank(basis)) - 1
-        away, rest = _beside(basis, count), _beside(basis, rates)
-        if (
-            choices[gene[0]] < 2
-            or np.count_nonzero(count) < 2
-            or freedom < 2
-            or np.abs(away).max() < 1e-9
-        ):
+        if n_values[gene.locus] < 2 or np.count_nonzero(count) < 2:
             continue
-        slope = away @ rest / (away @ away)
-        error = (np.square(rest - slope * away).sum() / freedom / (away @ away)) ** 0.5
-        found.append(("=".join(gene), np.count_nonzero(count), slope, error, freedom))
-    tail = 1 - (1 - CONFIDENCE) / 2 / max(1, len(found))
-    reaches = [
-        (gene, runs, slope, error * stdtrit(freedom, tail))
-        for gene, runs, slope, error, freedom in found
-    ]
-    effects = [
-        Effect(gene, runs, slope, slope - reach, slope + reach)
-        for gene, runs, slope, reach in reaches
-    ]
+        part_count = counts.get(gene.part) if gene.part else None
+        basis = levels if part_count is None else np.column_stack([levels, part_count])
+        fit = _fit(basis, count, rates)
+        if fit is not None:
+            fits[gene] = fit
+
+    # intervals
+    tail = 1 - (1 - CONFIDENCE) / 2 / max(1, len(fits))
+    effects = []
+    for gene, fit in fits.items():
+        name = f"{gene.locus}={gene.value}"
+        reach = fit.standard_error * stdtrit(fit.freedom, tail)
+        n_runs = np.count_nonzero(counts[gene])
+        effects.append(Effect(name, n_runs, fit.slope, fit.slope - reach, fit.slope + reach))
     return sorted(effects, key=lambda effect: effect.mean)
 
 
-def _others(settings: Mapping[str, str]) -> list[str]:
-    """The settings that are none of those that say how layers are drawn."""
-    return [
-        value
-        for key, value in settings.items()
-        if key != "model.layers" and not key.startswith("model.drawn")
-    ]
+def _gene_counts(runs: Sequence[Run]) -> dict[Gene, np.ndarray]:
+    """Returns for each gene the number of layers that have it, of each run."""
+    genes_by_run = []
+    for run in runs:
+        genes_by_run.append(Counter(gene for layer in run.layers for gene in _genes(layer)))
+    counts = {}
+    for gene in sorted(set().union(*genes_by_run)):
+        counts[gene] = np.array([genes[gene] for genes in genes_by_run], dtype=float)
+    return counts
 
 
-def _beside(basis: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """What of the values the basis does not explain."""
+def _levels(runs: Sequence[Run]) -> np.ndarray:
+    """Returns (runs, levels): 1 where runs share depth and settings, whatever their layers are."""
+    descriptions = []
+    for run in runs:
+        values = []
+        for key, value in run.settings.items():
+            if key != "model.layers" and not key.startswith("model.drawn"):
+                values.append(value)
+        descriptions.append(json.dumps([len(run.layers), *values]))
+    levels = list(dict.fromkeys(descriptions))
+    return np.array([[each == level for level in levels] for each in descriptions], dtype=float)
+
+
+def _fit(basis: np.ndarray, count: np.ndarray, rates: np.ndarray) -> _Fit | None:
+    """Fits rates = basis · c + slope · count; None where the runs cannot tell the slope."""
+    freedom = len(rates) - int(np.linalg.matrix_rank(basis)) - 1
+    x = _residual(basis, count)
+    y = _residual(basis, rates)
+    if freedom < MIN_FREEDOM or np.abs(x).max() < 1e-9:
+        return None
+    slope = x @ y / (x @ x)
+    variance = np.square(y - slope * x).sum() / freedom / (x @ x)
+    return _Fit(slope, variance**0.5, freedom)
+
+
+def _residual(basis: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns the values without what the basis explains."""
     return values - basis @ np.linalg.lstsq(basis, values, rcond=None)[0]
 
 
-def _genes(layer: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The places where a layer could be another, and what it is there."""
+def _genes(layer: Mapping[str, Any]) -> Iterator[Gene]:
+    """Yields the genes of a layer: its numbers, its parts, and their hyperparameters."""
     for room, choice in layer.items():
-        if isinstance(choice, Mapping):
-            yield room, choice["name"]
-            yield from (
-                (f"{room}={choice['name']} {key}", format_value(choice[key]))
-                for key in choice
-                if key != "name"
-            )
-        else:
-            yield room, str(choice)
+        if not isinstance(choice, Mapping):
+            yield Gene(room, str(choice))
+            continue
+        yield Gene(room, choice["name"])
+        for key, value in choice.items():
+            if key != "name":
+                yield Gene(f"{room}={choice['name']} {key}", format_value(value))

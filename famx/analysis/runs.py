@@ -1,9 +1,9 @@
-"""Whether an idea helped: runs of the same test side by side, and how far chance alone would take them apart."""
+"""Reads scored runs, and groups them by test and by setting."""
 
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,24 +14,30 @@ from famx.config.schema import flatten
 from famx.notation import UserError
 from famx.registry import LAYER_ROOMS, PARTS, ROOMS, hyperparameters
 from famx.task._wer import edits
-from famx.training.run_dir import load_config
+from famx.training.run_dir import RunDir
 
 ERROR_UNITS = {"wer": "word", "cer": "char"}
+MAX_VALUE_LENGTH = 60  # characters; longer values are shown as a digest
 
 
 class UnscoredError(UserError):
-    """A run that was not scored as is asked for."""
+    """A run that has no score on the split and by the metric that are compared."""
 
 
 class Run(NamedTuple):
     """One scored run.
 
     Args:
-        settings: all that it was trained by, but for its seed.
-        steps: of training.
-        test: what it was scored on, and by; runs of one test can be compared.
-        errors, units: of each utterance, words or characters of the reference; a loss counts as so many errors in one.
-        layers: what each is made of, if they were listed or drawn.
+        folder: folder of the run.
+        settings: all of its config but the seed, as words of the command line: key -> value.
+        seed: its seed.
+        steps: steps of training.
+        parameters: number of parameters.
+        metric: wer, cer or loss.
+        test: what it was scored on and by which metric; runs of one test can be compared.
+        errors: (utterances,) errors of each; a loss is that many errors in one unit.
+        units: (utterances,) words or characters of the reference.
+        layers: the choices of each layer, where layers were listed or sampled.
     """
 
     folder: Path
@@ -47,174 +53,224 @@ class Run(NamedTuple):
 
     @property
     def rate(self) -> float:
+        """Errors per unit over all utterances, or the loss."""
         return float(self.errors.sum() / max(1, self.units.sum()))
 
 
 class Setting(NamedTuple):
-    """The runs of the same settings by their seeds, and the settings that tell them from the other arms."""
+    """The runs of one setting.
+
+    Args:
+        label: the settings that distinguish it from those that it is compared with, a line each.
+        runs: its runs by seed.
+    """
 
     label: str
     runs: dict[int, Run]
 
+    @property
+    def mean_rate(self) -> float:
+        return float(np.mean([run.rate for run in self.runs.values()]))
+
 
 def read_run(folder: Path, split: str, metric: str | None) -> Run:
-    """What a run is and what it scored.
+    """Reads a run and its score.
 
     Args:
         metric: wer, cer or loss; None: the word error rate, or the loss where there are no words.
 
     Raises:
-        UnscoredError: not on that split, or not by that metric.
-        UserError: it is no run, or damaged.
+        UnscoredError: it is not scored on that split, or not by that metric.
+        UserError: it is not a run, or it is damaged.
     """
-    config, file = load_config(folder), folder / f"scores.{split}.json"
-    if not file.is_file():
-        again = format_command("evaluate", str(folder), "--split", split)
+    run_dir = RunDir(folder)
+    config = run_dir.load_config()
+    if not run_dir.scores_file(split).is_file():
+        command = format_command("evaluate", str(folder), "--split", split)
         raise UnscoredError(
-            f"{folder} is not scored on {split}; once it is trained, {again} does that"
+            f"{folder} is not scored on {split}: score it with {command} once it is trained"
         )
     try:
-        scores, text = json.loads(file.read_text()), None
-        counts, units = np.array([[float(scores["loss"])]]), np.ones(1)
-        metric = metric or ("wer" if "wer" in scores else "loss")
-        if metric not in scores:
-            raise UnscoredError(
-                f"{folder} has a loss on {split} and no {metric}, for nothing is recognised there"
-            )
-        of = (
-            f"{scores['utterances']:,} utterances"
-            if "utterances" in scores
-            else f"{scores['tokens']:,} tokens"
-        )
-        if "utterances" in scores:
-            text = _recognised(folder / f"hypotheses.{split}.tsv", scores["utterances"])
-        if metric in ERROR_UNITS:
-            counts, units = edits(
-                [row[1] for row in text], [row[2] for row in text], ERROR_UNITS[metric]
-            )
-        steps = int(json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"])
-        with (folder / "groups.tsv").open() as lines:
-            parameters = sum(
-                int(group["parameters"]) for group in csv.DictReader(lines, delimiter="\t")
-            )
-        settings = dict(_settings(config))
+        return _read_scored(run_dir, config, split, metric)
     except UnscoredError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder}, scored on {split}, is damaged: {type(error).__name__} {error}"
         ) from error
-    # a loss is of the units that the text is cut into
-    alike = [
-        value
-        for key, value in settings.items()
-        if key.partition(".")[0] in ("data", "task") and metric == "loss"
-    ]
-    digest = hashlib.sha256(
-        json.dumps([alike, text and [row[:2] for row in text]]).encode()
-    ).hexdigest()[:8]
-    test = f"{split}: {metric if metric == 'loss' else metric.upper()} of {of}\n{digest}"
-    layers = config["model"].get("layers") or ()
-    return Run(
-        folder,
-        settings,
-        config["seed"],
-        steps,
-        parameters,
-        metric,
-        test,
-        counts.sum(1),
-        units,
-        layers,
-    )
-
-
-def _recognised(file: Path, utterances: int) -> list[list[str]]:
-    """Id, reference and hypothesis of each utterance."""
-    rows = [line.split("\t") for line in file.read_text().split("\n")[1:-1]]
-    if len(rows) != utterances:
-        raise ValueError(f"{file.name} has {len(rows)} utterances, and {utterances} were scored")
-    return rows
-
-
-def title(runs: Sequence[Run], among: Sequence[Run]) -> str:
-    """What the runs of one test were scored on, and the settings that they share and others do not."""
-    own, settings = runs[0].settings, [run.settings for run in among]
-    shared = [
-        key
-        for key in own
-        if len({run.settings.get(key) for run in runs}) == 1 and _tells(key, own, settings)
-    ]
-    apart = (
-        f" ({', '.join(f'{key}={own[key]}' for key in shared)})"
-        if len(runs) < len(among) and shared
-        else ""
-    )
-    return runs[0].test.partition("\n")[0] + apart
 
 
 def group_by_setting(runs: Sequence[Run]) -> list[Setting]:
-    """The runs of each settings, in the order of the runs.
+    """Groups runs of the same setting, in the order of the runs.
 
     Raises:
-        UserError: two runs have the same settings and seed.
+        UserError: two runs have the same setting and seed.
     """
-    alike: dict[str, dict[int, Run]] = {}
+    groups: dict[str, dict[int, Run]] = {}
     for run in runs:
-        arm = alike.setdefault(json.dumps(run.settings), {})
-        if run.seed in arm:
+        runs_by_seed = groups.setdefault(json.dumps(run.settings), {})
+        if run.seed in runs_by_seed:
+            duplicate = runs_by_seed[run.seed].folder
             raise UserError(
-                f"{arm[run.seed].folder} and {run.folder} have the same settings and seed: leave one out"
+                f"{duplicate} and {run.folder} have the same settings and seed={run.seed}: "
+                "leave one of them out"
             )
-        arm[run.seed] = run
-    settings = [next(iter(arm.values())).settings for arm in alike.values()]
-    labels = [
-        "\n".join(f"{key}={own[key]}" for key in own if _tells(key, own, settings))
-        for own in settings
-    ]
-    return [Setting(label or "all", arm) for label, arm in zip(labels, alike.values(), strict=True)]
+        runs_by_seed[run.seed] = run
+
+    first_runs = [next(iter(runs_by_seed.values())) for runs_by_seed in groups.values()]
+    all_settings = [run.settings for run in first_runs]
+    groups_with_labels = []
+    for settings, runs_by_seed in zip(all_settings, groups.values(), strict=True):
+        keys = [key for key in settings if _distinguishes(key, settings, all_settings)]
+        label = "\n".join(f"{key}={settings[key]}" for key in keys)
+        groups_with_labels.append(Setting(label or "all", runs_by_seed))
+    return groups_with_labels
 
 
-def _tells(key: str, own: Mapping[str, str], settings: Sequence[Mapping[str, str]]) -> bool:
-    """Whether a setting is worth telling: it differs among those who wear the same part, or is not the part's default
-    where others wear another.
+def title(runs: Sequence[Run], all_runs: Sequence[Run]) -> str:
+    """Returns what the runs of one test were scored on.
+
+    Where there are other tests, it adds the settings that these runs share and others do not.
     """
-    room = key.partition(".")[0]
-    peers = [
-        other
-        for other in settings
-        if key == room or room == "model" or other.get(room) == own.get(room)
-    ]
-    if len({other.get(key) for other in peers}) > 1:
-        return True
-    part = PARTS.get(room, {}).get(own.get(room, ""))
-    parameter = hyperparameters(part).get(key.removeprefix(f"{room}.")) if part else None
-    return (
-        len(peers) < len(settings)
-        and parameter is not None
-        and own[key] != format_value(parameter.default)
-    )
-
-
-def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Parts and numbers of a config, each with the words that set it."""
-    idle = (
-        set(LAYER_ROOMS) - {"norm"} if config["model"].get("layers") else set()
-    )  # the list has parts of its own
-    for section in ("model", *ROOMS, "kinds", "loader", "trainer"):
-        if section not in idle:
-            yield section, config[section].get("name", "")
-            yield from (
-                (key, format_value(value)) for key, value in flatten(config[section], section)
-            )
-    yield "init_from", format_value(config["init_from"])
-    yield (
-        "famx_parts",
-        " ".join(f"{part['file']}:{part['sha256'][:8]}" for part in config["famx_parts"]),
-    )
+    test = runs[0].test.partition("\n")[0]
+    settings = runs[0].settings
+    all_settings = [run.settings for run in all_runs]
+    shared = []
+    for key in settings:
+        values = {run.settings.get(key) for run in runs}
+        if len(values) == 1 and _distinguishes(key, settings, all_settings):
+            shared.append(f"{key}={settings[key]}")
+    if len(runs) < len(all_runs) and shared:
+        return f"{test} ({', '.join(shared)})"
+    return test
 
 
 def format_value(value: Any) -> str:
-    """A value as it is written; of a long one, such as a list of layers, eight digits that tell it from others."""
+    """Returns a value as text; of a long one, such as a list of layers, eight digits of a hash."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) < 60 else f"#{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return text if len(text) < MAX_VALUE_LENGTH else f"#{_digest(text)}"
+
+
+def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric: str | None) -> Run:
+    """Reads the files of a run that is scored on a split."""
+    # the metric
+    scores = json.loads(run_dir.scores_file(split).read_text())
+    loss = float(scores["loss"])
+    if metric is None:
+        metric = "wer" if "wer" in scores else "loss"
+    if metric not in scores:
+        raise UnscoredError(
+            f"{run_dir} has no {metric} on {split}, only a loss: its task recognises no text"
+        )
+
+    # what was scored
+    transcripts = None
+    if "utterances" in scores:
+        transcripts = _read_transcripts(run_dir.hypotheses_file(split), scores["utterances"])
+        amount = f"{scores['utterances']:,} utterances"
+    else:
+        amount = f"{scores['tokens']:,} tokens"
+
+    # the errors of each utterance
+    if metric in ERROR_UNITS:
+        if transcripts is None:
+            raise ValueError(f"{metric} without utterances")
+        references = [row[1] for row in transcripts]
+        hypotheses = [row[2] for row in transcripts]
+        counts, units = edits(references, hypotheses, ERROR_UNITS[metric])
+        errors = counts.sum(1)
+    else:
+        units = np.ones(1)
+        errors = np.array([loss])
+
+    # the run
+    last_report = json.loads(run_dir.metrics_file.read_text().splitlines()[-1])
+    with run_dir.param_groups_file.open() as lines:
+        rows = csv.DictReader(lines, delimiter="\t")
+        parameters = sum(int(group["parameters"]) for group in rows)
+    settings = _settings(config)
+    shown_metric = metric if metric == "loss" else metric.upper()
+    digest = _test_digest(settings, metric, transcripts)
+    return Run(
+        folder=run_dir.path,
+        settings=settings,
+        seed=config["seed"],
+        steps=int(last_report["step"]),
+        parameters=parameters,
+        metric=metric,
+        test=f"{split}: {shown_metric} of {amount}\n{digest}",
+        errors=errors,
+        units=units,
+        layers=config["model"].get("layers") or (),
+    )
+
+
+def _read_transcripts(file: Path, n_utterances: int) -> list[list[str]]:
+    """Reads id, reference and hypothesis of each utterance."""
+    rows = [line.split("\t") for line in file.read_text().split("\n")[1:-1]]
+    if len(rows) != n_utterances:
+        raise ValueError(f"{file.name} has {len(rows)} utterances, and {n_utterances} were scored")
+    return rows
+
+
+def _test_digest(
+    settings: Mapping[str, str], metric: str, transcripts: Sequence[Sequence[str]] | None
+) -> str:
+    """Returns a digest that is the same for runs that can be compared.
+
+    They share ids and references; for a loss also the data and the task, since a loss is a mean
+    over the units that these cut a text into.
+    """
+    text_settings = []
+    if metric == "loss":
+        for key, value in settings.items():
+            if key.partition(".")[0] in ("data", "task"):
+                text_settings.append(value)
+    references = transcripts and [row[:2] for row in transcripts]
+    return _digest(json.dumps([text_settings, references]))
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the parts and numbers of a config by the keys that set them, without the seed."""
+    unused = set()
+    if config["model"].get("layers"):
+        # the layers list parts of their own; the norm after the last layer is still the config's
+        unused = set(LAYER_ROOMS) - {"norm"}
+    settings = {}
+    for section in ("model", *ROOMS, "param_groups", "loader", "trainer"):
+        if section not in unused:
+            settings[section] = config[section].get("name", "")
+            for key, value in flatten(config[section], section):
+                settings[key] = format_value(value)
+    settings["init_from"] = format_value(config["init_from"])
+    user_parts = [f"{part['file']}:{part['sha256'][:8]}" for part in config["famx_parts"]]
+    settings["famx_parts"] = " ".join(user_parts)
+    return settings
+
+
+def _distinguishes(
+    key: str, settings: Mapping[str, str], all_settings: Sequence[Mapping[str, str]]
+) -> bool:
+    """Tells whether a setting is worth showing.
+
+    It is where it differs among those that use the same part, or where it is not the part's
+    default while others use another part.
+    """
+    room = key.partition(".")[0]
+    if key == room or room == "model":
+        peers = list(all_settings)
+    else:
+        peers = [each for each in all_settings if each.get(room) == settings.get(room)]
+    if len({each.get(key) for each in peers}) > 1:
+        return True
+    if len(peers) == len(all_settings):
+        return False
+    part = PARTS.get(room, {}).get(settings.get(room, ""))
+    if part is None:
+        return False
+    parameter = hyperparameters(part).get(key.removeprefix(f"{room}."))
+    return parameter is not None and settings[key] != format_value(parameter.default)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""Differences between settings and their confidence intervals."""
+"""Differences between settings, with confidence intervals."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,16 +9,19 @@ from scipy.special import stdtrit
 from famx.analysis.runs import Run, Setting
 
 CONFIDENCE = 0.95
-
-
 RESAMPLES = 10_000
+CHUNKS = 10  # that the resamples are computed in, since all at once need much memory
 
 
 class Difference(NamedTuple):
-    """How many more errors an arm makes than another, from pairs of runs under one seed, and the interval of that.
+    """The paired difference in error rate between two settings, with its confidence interval.
 
-    `low` and `high` are NaN where nothing tells how far chance reaches: for a loss from one seed alone, for no pair,
-    and where a run has diverged.
+    Args:
+        mean: error rate of the second setting minus that of the first, over the seeds of both.
+        low: lower end of the interval; NaN where nothing shows how much chance matters: for a loss
+            from one seed, without a pair of runs, and where a run has diverged.
+        high: upper end of the interval.
+        pairs: number of pairs of runs under one seed.
     """
 
     mean: float
@@ -28,55 +31,98 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Fewer errors are better; what the interval does not tell from no difference is not shown."""
+        """Returns whether the second setting is better; `not shown` if the interval includes 0."""
         if np.isnan(self.low):
             return "not known" if self.pairs else "no seed\nin common"
-        found = verdict_of(self.low, self.high)
-        return found if self.pairs > 1 or found == "not shown" else f"{found},\nthis seed"
+        verdict = verdict_of(self.low, self.high)
+        if self.pairs > 1 or verdict == "not shown":
+            return verdict
+        return f"{verdict},\nthis seed"
 
 
-def differences(arms: Sequence[Setting]) -> list[Difference]:
-    """Of all arms but the first from the first; their intervals hold all at once (Bonferroni)."""
-    base, *others = arms
+def differences(settings: Sequence[Setting]) -> list[Difference]:
+    """Compares all settings but the first with the first.
+
+    The intervals hold all at once (Bonferroni): each has the confidence 1 - 0.05 / n.
+    """
+    baseline, *others = settings
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(others))
-    return [difference(base.runs, other.runs, confidence) for other in others]
+    return [difference(baseline.runs, setting.runs, confidence) for setting in others]
 
 
 def difference(
-    base: Mapping[int, Run], other: Mapping[int, Run], confidence: float = CONFIDENCE
+    baseline: Mapping[int, Run], setting: Mapping[int, Run], confidence: float = CONFIDENCE
 ) -> Difference:
-    """Of the other arm's rate from the base's, over the seeds of both.
+    """Compares the error rates of two settings over the seeds of both.
 
-    Two chances are in it: which utterances are tested (bootstrap over them, Bisani & Ney 2004, each one counted as
-    independent) and, from the second seed on, how training falls out (Student's t over the seeds; together as Behrens
-    and Fisher have it). Of a loss it knows the second alone.
+    Two sources of chance are in the interval: which utterances are tested (bootstrap over them,
+    Bisani & Ney 2004, each counted as independent) and, from two seeds on, how training turns out
+    (Student's t over the seeds); their sum is that of Behrens and Fisher. For a loss only the
+    second is known.
 
     Args:
-        base, other: runs by their seeds.
+        baseline: runs by seed.
+        setting: runs by seed, on the same utterances.
+        confidence: of the interval, 0 to 1.
     """
-    seeds = sorted(base.keys() & other.keys())
-    more = np.array([other[seed].errors - base[seed].errors for seed in seeds])
-    if not np.isfinite(more).all() or not seeds:
+    seeds = sorted(baseline.keys() & setting.keys())
+    # (seeds, utterances) errors that the setting makes in addition
+    extra_errors = np.array([setting[seed].errors - baseline[seed].errors for seed in seeds])
+    if not seeds or not np.isfinite(extra_errors).all():
         return Difference(np.nan, np.nan, np.nan, len(seeds))
-    units, rng = base[seeds[0]].units, np.random.default_rng(0)
-    rates = more.sum(1) / max(1, units.sum())
-    drawn = (
-        rng.integers(len(units), size=(RESAMPLES // 10, len(units))) for _ in range(10)
-    )  # all at once are large
-    chances = np.concatenate(
-        [more.mean(0)[i].sum(1) / np.maximum(1, units[i].sum(1)) for i in drawn]
-    )
+    units = baseline[seeds[0]].units
+    rate_by_seed = extra_errors.sum(1) / max(1, units.sum())
+    mean = float(rate_by_seed.mean())
+    if len(seeds) == 1 and len(units) == 1:
+        return Difference(mean, np.nan, np.nan, len(seeds))
+
+    # 1. which utterances were tested
+    rng = np.random.default_rng(0)
+    samples = bootstrap_means(extra_errors.mean(0), units, rng)
+    # 2. how training turned out, as an independent error
     if len(seeds) > 1:
-        evenly = stdtrit(len(seeds) - 1, (np.arange(RESAMPLES) + 0.5) / RESAMPLES)
-        chances += rates.std(ddof=1) * len(seeds) ** -0.5 * rng.permutation(evenly)
-    known = len(seeds) > 1 or len(units) > 1
-    low, high = (
-        np.quantile(chances, [(1 - confidence) / 2, (1 + confidence) / 2])
-        if known
-        else (np.nan, np.nan)
-    )
-    return Difference(float(rates.mean()), float(low), float(high), len(seeds))
+        samples += seed_noise(rate_by_seed, rng)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(samples, [tail, (1 + confidence) / 2])
+    return Difference(mean, float(low), float(high), len(seeds))
+
+
+def bootstrap_means(errors: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns error rates on test sets of as many utterances, sampled with replacement.
+
+    Args:
+        errors: (utterances,) errors of each.
+        units: (utterances,) words or characters of each.
+
+    Returns:
+        (RESAMPLES,) error rates.
+    """
+    rates = []
+    for _ in range(CHUNKS):
+        sampled = rng.integers(len(units), size=(RESAMPLES // CHUNKS, len(units)))
+        rates.append(errors[sampled].sum(1) / np.maximum(1, units[sampled].sum(1)))
+    return np.concatenate(rates)
+
+
+def seed_noise(rate_by_seed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns errors of the mean over seeds: equally likely values of Student's t, shuffled.
+
+    Args:
+        rate_by_seed: (seeds,) rates of two seeds or more.
+
+    Returns:
+        (RESAMPLES,) errors.
+    """
+    n_seeds = len(rate_by_seed)
+    quantiles = stdtrit(n_seeds - 1, (np.arange(RESAMPLES) + 0.5) / RESAMPLES)
+    standard_error = rate_by_seed.std(ddof=1) * n_seeds**-0.5
+    return standard_error * rng.permutation(quantiles)
 
 
 def verdict_of(low: float, high: float) -> str:
-    return "better" if high < 0 else "worse" if low > 0 else "not shown"
+    """Returns what an interval says; fewer errors are better."""
+    if high < 0:
+        return "better"
+    if low > 0:
+        return "worse"
+    return "not shown"

@@ -1,11 +1,29 @@
-"""Attention to what is near, in blocks: time and memory grow with t * window, not with t * s (seed.md: slide_win)."""
+"""Attention within a window, in time and memory O(t * window) (seed.md: slide_win)."""
+
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-BLOCK = 64  # queries at a time, which share BLOCK + window - 1 keys
+BLOCK = 64  # queries of a block, which share BLOCK + window - 1 keys
+
+
+class _Blocks(NamedTuple):
+    """Geometry of the blocks.
+
+    Args:
+        size: queries of a block.
+        span: keys of a block.
+        missing: queries to add, so that all blocks are full.
+        margins: keys to add before and after. A negative margin crops keys that no query reaches.
+    """
+
+    size: int
+    span: int
+    missing: int
+    margins: tuple[int, int]
 
 
 def banded(
@@ -18,89 +36,114 @@ def banded(
     reach: Float[Tensor, "b h t"] | None = None,
     ramp: int = 1,
 ) -> Float[Tensor, "b h t v"]:
-    """`softmax(q k^T / sqrt(head_dim) + log m) v` over the keys less than `window` away, where `mask` is True.
+    """Returns `softmax(q k^T / sqrt(head_dim) + log m) v` over the keys less than `window` away.
 
-    The queries are the last ones of the keys' sequence. `m` is 1, or with a `reach` it falls softly with the
-    distance: `m = clamp((reach + ramp - distance) / ramp, 0, 1)`. A query that may attend nowhere gets zeros.
+    The queries are the last ones of the keys' sequence. `m` is 1, or with a `reach` it falls softly
+    with the distance: `m = clamp((reach + ramp - distance) / ramp, 0, 1)`. A query that may attend
+    to no key gets zeros.
 
     Args:
-        window: positions, at least 1; at 1 a query sees itself alone.
-        reach: positions, for each query: how far its keys keep their whole weight.
-        ramp: positions, over which the weight then falls to 0.
+        window: positions, at least 1; at 1 a query attends to itself alone.
+        mask: True where a query may attend.
+        reach: for each query, the distance in positions up to which keys have their full weight.
+        ramp: positions over which the weight then falls to 0.
     """
     batch, _, t, _ = q.shape
     if not batch or not t:
         return q @ k.mT @ v
     s = k.shape[-2]
-    window, size = min(window, s), min(BLOCK, t)
-    ahead, missing = 0 if causal else window - 1, -t % size
-    # keys that no query reaches are a padding of less than nothing
-    span, around = size + window - 1 + ahead, (window - 1 - (s - t), ahead + missing)
-    distance = (
-        torch.arange(size, device=q.device)[:, None]
-        + window
-        - 1
-        - torch.arange(span, device=q.device)
-    )
+    window = min(window, s)
+
+    # the keys of a block begin window - 1 before its first query
+    size = min(BLOCK, t)
+    ahead = 0 if causal else window - 1
+    missing = -t % size
+    margins = (window - 1 - (s - t), ahead + missing)
+    blocks = _Blocks(size, size + window - 1 + ahead, missing, margins)
+
+    # which keys of its block each query attends to
+    query_positions = torch.arange(size, device=q.device)[:, None] + window - 1
+    distance = query_positions - torch.arange(blocks.span, device=q.device)
     near = (distance < window) & (distance > (-1 if causal else -window))
-    seen = q.new_ones(1, 1, 1, s, dtype=torch.bool) if mask is None else mask
-    bias = near & _along(seen, around, size, span, missing)
+    if mask is None:
+        mask = q.new_ones(1, 1, 1, s, dtype=torch.bool)
+    bias = near & _diagonal_blocks(mask, blocks)
     if reach is not None:
-        m = _cut(reach[..., None].float() / ramp + 1, size, missing) - (
-            distance.abs() / ramp
-        ).where(bias, torch.inf)
-        # what is next to nothing counts as 1e-6: the logarithm's gradient there would overflow
-        nothing = m <= 0
-        bias = m.clamp_(1e-6, 1).log_().masked_fill_(nothing, -torch.inf).to(q)
-    k, v = (_Overlapping.apply(x, around, span, size) for x in (k, v))
-    # with the blocks among the batch, a mask is shared by the heads
-    folded = (
-        x.transpose(1, 2).expand(batch, *[-1] * 4).flatten(0, 1)
-        for x in (_cut(q, size, missing), k, v, bias)
-    )
-    y = (
-        scaled_dot_product_attention(*folded)
-        .unflatten(0, (batch, -1))
-        .transpose(1, 2)
-        .flatten(2, 3)
-    )
+        bias = _soft_bias(reach, ramp, distance, bias, blocks).to(q)
+
+    # attention of each block
+    q = _fold(_query_blocks(q, blocks), batch)
+    k = _fold(_Overlapping.apply(k, margins, blocks.span, size), batch)
+    v = _fold(_Overlapping.apply(v, margins, blocks.span, size), batch)
+    y = scaled_dot_product_attention(q, k, v, _fold(bias, batch))
+    y = y.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
     return y[:, :, :t] if missing else y
 
 
 class _Overlapping(torch.autograd.Function):
-    """Padded, in windows of `span` positions, one every `size`, as `unfold` gives them, whose gradient is slower."""
+    """Cuts padded positions into windows of `span`, one every `size`, as `unfold` does.
+
+    Its gradient is faster than that of `unfold`.
+    """
 
     @staticmethod
     def forward(
-        ctx, x: Float[Tensor, "b h s k"], around: tuple[int, int], span: int, size: int
+        ctx, x: Float[Tensor, "b h s k"], margins: tuple[int, int], span: int, size: int
     ) -> Float[Tensor, "b h blocks {span} k"]:
-        padded = pad(x, (0, 0, *around))
-        ctx.shape, ctx.around, ctx.size = padded.shape, around, size
+        padded = pad(x, (0, 0, *margins))
+        ctx.shape = padded.shape
+        ctx.margins = margins
+        ctx.size = size
         return padded.unfold(-2, span, size).mT
 
     @staticmethod
     def backward(
         ctx, grad: Float[Tensor, "b h blocks span k"]
     ) -> tuple[Float[Tensor, "b h s k"], None, None, None]:
-        total, others = grad.new_zeros(ctx.shape), (grad.shape[2] - 1) * ctx.size
+        total = grad.new_zeros(ctx.shape)
+        last_start = (grad.shape[2] - 1) * ctx.size
+        # windows overlap, but their i-th parts of `size` positions do not
         for i, part in enumerate(grad.split(ctx.size, dim=-2)):
-            start, width = i * ctx.size, part.shape[-2]
-            total[..., start : start + others + width, :].unfold(-2, width, ctx.size).mT.add_(part)
-        return pad(total, (0, 0, *(-places for places in ctx.around))), None, None, None
+            start = i * ctx.size
+            width = part.shape[-2]
+            target = total[..., start : start + last_start + width, :]
+            target.unfold(-2, width, ctx.size).mT.add_(part)
+        before, after = ctx.margins
+        return pad(total, (0, 0, -before, -after)), None, None, None
 
 
-def _cut(
-    x: Float[Tensor, "b h t k"], size: int, missing: int
-) -> Float[Tensor, "b h blocks {size} k"]:
-    whole = pad(x, (0, 0, 0, missing)) if missing else x  # else a copy
-    return whole.unflatten(-2, (-1, size))
+def _fold(x: Shaped[Tensor, "#b h blocks t k"], batch: int) -> Shaped[Tensor, "b_blocks h t k"]:
+    """Moves the blocks into the batch axis, so that heads may share a mask."""
+    return x.transpose(1, 2).expand(batch, *[-1] * 4).flatten(0, 1)
 
 
-def _along(
-    seen: Bool[Tensor, "#b #h #t s"], around: tuple[int, int], size: int, span: int, missing: int
-) -> Bool[Tensor, "#b #h blocks #size {span}"]:
-    """The blocks of a mask along its diagonal, in which what lies outside the sequence is hidden."""
-    if seen.shape[-2] == 1:
-        return pad(seen, around).unfold(-1, span, size).transpose(-2, -3)
-    strips = pad(seen, (*around, 0, missing)).unfold(-2, size, size)
-    return strips.unfold(-2, span, size).diagonal(dim1=2, dim2=3).movedim(-1, 2)
+def _query_blocks(x: Float[Tensor, "b h t k"], blocks: _Blocks) -> Float[Tensor, "b h blocks _ k"]:
+    # a pad by 0 would copy
+    padded = pad(x, (0, 0, 0, blocks.missing)) if blocks.missing else x
+    return padded.unflatten(-2, (-1, blocks.size))
+
+
+def _diagonal_blocks(
+    mask: Bool[Tensor, "#b #h #t s"], blocks: _Blocks
+) -> Bool[Tensor, "#b #h blocks #size span"]:
+    """Cuts the blocks along the diagonal out of a mask, False outside of the sequence."""
+    if mask.shape[-2] == 1:
+        return pad(mask, blocks.margins).unfold(-1, blocks.span, blocks.size).transpose(-2, -3)
+    padded = pad(mask, (*blocks.margins, 0, blocks.missing))
+    strips = padded.unfold(-2, blocks.size, blocks.size)
+    return strips.unfold(-2, blocks.span, blocks.size).diagonal(dim1=2, dim2=3).movedim(-1, 2)
+
+
+def _soft_bias(
+    reach: Float[Tensor, "b h t"],
+    ramp: int,
+    distance: Int[Tensor, "size span"],
+    near: Bool[Tensor, "#b #h blocks _ span"],
+    blocks: _Blocks,
+) -> Float[Tensor, "b h blocks size span"]:
+    """Returns `log m`, -inf where `near` is False."""
+    scaled_reach = _query_blocks(reach[..., None].float() / ramp + 1, blocks)
+    m = scaled_reach - (distance.abs() / ramp).where(near, torch.inf)
+    # a weight below 1e-6 counts as 1e-6: the gradient of its logarithm would overflow
+    negligible = m <= 0
+    return m.clamp_(1e-6, 1).log_().masked_fill_(negligible, -torch.inf)

@@ -1,25 +1,24 @@
-"""Any block in place of `torch.nn.MultiheadAttention`."""
+"""Attention blocks behind the interface of `torch.nn.MultiheadAttention`."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from famx.attention.base import Block
 
-class TorchMHA(nn.Module):
-    """A block behind the call of `nn.MultiheadAttention`, to which it adds nothing of its own.
 
-    Causality is the block's own, from its building; an `attn_mask` may hide more. A block's `penalty`, where it has
-    one, is for whoever trains it to add to the loss.
-    """
+class TorchMultiheadAttention(nn.Module):
+    """A block that is called like `nn.MultiheadAttention`, without parameters of its own."""
 
-    # by this, torch's layers know that they cannot run this module's weights in a kernel of their own
-    _qkv_same_embed_dim, in_proj_bias = False, None
+    # torch's layers read these, and then do not run the weights in a fused kernel of their own
+    _qkv_same_embed_dim = False
+    in_proj_bias = None
 
-    def __init__(self, block: nn.Module, batch_first: bool = True):
+    def __init__(self, block: Block, batch_first: bool):
         super().__init__()
-        if not hasattr(block, "n_heads"):
-            raise TypeError(f"a {type(block).__name__} without n_heads is no attention block")
-        self.block, self.num_heads, self.batch_first = block, block.n_heads, batch_first
+        self.block = block
+        self.num_heads = block.n_heads
+        self.batch_first = batch_first
 
     def forward(
         self,
@@ -32,62 +31,83 @@ class TorchMHA(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Float[Tensor, "*_ d"], None]:
-        """The block's output, and None for the weights, which blocks need not have.
+        """Returns the block's output, and None for the weights, which blocks may not have.
 
-        A query that is the key, the same object, is self-attention; else the key is a memory, which all may see. What
-        has two axes is one sequence, (time, width).
+        If the key is the same object as the query, this is self-attention; otherwise the key is a
+        memory. Inputs of two axes are one sequence, (time, width).
 
         Args:
-            key_padding_mask, attn_mask: True, or -inf in a mask of floats, where nothing may be attended to (the
-                opposite of famx's own masks); `attn_mask` is of (t, s) or (b * heads, t, s).
-            is_causal: tells that `attn_mask` is causal, which has to be given all the same.
+            key_padding_mask: (b, s), True where nothing may be attended to (the opposite of famx's
+                masks), or -inf in a float mask.
+            attn_mask: (t, s) or (b * heads, t, s), likewise.
+            is_causal: says that `attn_mask`, which must be passed too, is causal.
 
         Raises:
-            ValueError: the values are not the keys, a mask has another shape, or one of floats holds something else
-                than 0 and -inf.
+            ValueError: value is not key, a mask has another shape, or a float mask has entries
+                other than 0 and -inf.
         """
         if value is not key:
             raise ValueError(
-                "value is not key: a block makes its keys and values of one memory, pass it as both"
+                "value is not key: keys and values come from one tensor, pass it as both"
             )
         if is_causal and attn_mask is None:
             raise ValueError(
-                "is_causal=True needs attn_mask, which is None: build the block with causal=True instead"
+                "is_causal=True needs an attn_mask; or build the block with causal=True instead"
             )
-        alone, axis = query.ndim == 2, 0 if self.batch_first else 1
-        x, memory = (each[None] if alone else each.transpose(0, axis) for each in (query, key))
-        (batch, t, _), s = x.shape, memory.shape[1]
+
+        # inputs as (b t d)
+        unbatched = query.ndim == 2
+        batch_axis = 0 if self.batch_first else 1
+        x = query[None] if unbatched else query.transpose(0, batch_axis)
+        memory = key[None] if unbatched else key.transpose(0, batch_axis)
+        batch, t, _ = x.shape
+        s = memory.shape[1]
+
+        # masks as (b h t s), True where a query may attend
         mask = None
         if key_padding_mask is not None:
-            shape = (s,) if alone else (batch, s)
-            mask = _seen("key_padding_mask", key_padding_mask, [shape]).view(batch, 1, 1, s)
+            shape = (s,) if unbatched else (batch, s)
+            mask = _inverted("key_padding_mask", key_padding_mask, [shape]).view(batch, 1, 1, s)
         if attn_mask is not None:
-            seen = _seen("attn_mask", attn_mask, [(t, s), (batch * self.num_heads, t, s)])
-            seen = seen[None, None] if seen.ndim == 2 else seen.unflatten(0, (batch, -1))
-            mask = seen if mask is None else seen & mask
+            shapes = [(t, s), (batch * self.num_heads, t, s)]
+            pairs = _inverted("attn_mask", attn_mask, shapes)
+            pairs = pairs[None, None] if pairs.ndim == 2 else pairs.unflatten(0, (batch, -1))
+            mask = pairs if mask is None else pairs & mask
+
         y = self.block(x, None if query is key else memory, mask)
-        return y[0] if alone else y.transpose(0, axis), None
+        return y[0] if unbatched else y.transpose(0, batch_axis), None
 
 
-def as_torch_mha(block: nn.Module, batch_first: bool = True) -> TorchMHA:
-    """`block`, a part of this room, to be called as `nn.MultiheadAttention` is.
+def as_torch_mha(block: nn.Module, batch_first: bool = True) -> TorchMultiheadAttention:
+    """Wraps an attention block so that it can replace `nn.MultiheadAttention` in torch's layers.
+
+    Whether it is causal was decided when the block was built; an `attn_mask` may hide more. If the
+    block has a `penalty`, the training loop must add it to the loss.
 
     Args:
-        batch_first: whether inputs are (batch, time, width), as blocks take them, or (time, batch, width), which is the
-            usual way of torch and of its layers: both have to be told the same.
+        batch_first: whether inputs are (batch, time, width), or (time, batch, width), which is
+            torch's default. Must be the same as in the surrounding layer.
+
+    Raises:
+        TypeError: `block` is not an attention block.
     """
-    return TorchMHA(block, batch_first)
-
-
-def _seen(name: str, mask: Tensor, shapes: list[tuple[int, ...]]) -> Bool[Tensor, "..."]:
-    if tuple(mask.shape) not in shapes:
-        raise ValueError(
-            f"{name} is of {tuple(mask.shape)}, it has to be of {' or '.join(map(str, shapes))}"
+    if not isinstance(block, Block):
+        raise TypeError(
+            f"{type(block).__name__} is not an attention block: "
+            "it must be a subclass of famx.attention.base.Block"
         )
+    return TorchMultiheadAttention(block, batch_first)
+
+
+def _inverted(name: str, mask: Tensor, shapes: list[tuple[int, ...]]) -> Bool[Tensor, "..."]:
+    """Returns one of torch's masks in famx's convention: True where a query may attend."""
+    if tuple(mask.shape) not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise ValueError(f"{name} has shape {tuple(mask.shape)}, expected {expected}")
     if mask.dtype == torch.bool:
         return ~mask
     if not ((mask == 0) | mask.isneginf()).all():
         raise ValueError(
-            "a mask of floats holds something else than 0 and -inf: a block can hide, not weigh, places"
+            f"{name} has entries other than 0 and -inf: a block can hide positions, not weigh them"
         )
     return mask == 0

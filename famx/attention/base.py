@@ -1,5 +1,6 @@
-"""What every attention block shares: into heads, rotate, remember, mix, out of heads."""
+"""Base classes of attention blocks: heads, rotation, cache, mixing."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from famx.nn.masks import pool_weights, real_positions, visible
-from famx.nn.state import append_to_cache, pool_source
+from famx.nn.state import Cache, DecodeState, append_to_cache, pool_source
 from famx.notation import Kind
 
 
@@ -21,7 +22,10 @@ def attend(
     mask: Bool[Tensor, "#b #h #t s"] | None,
     causal: bool,
 ) -> Float[Tensor, "b h t k"]:
-    """`softmax(q k^T / sqrt(head_dim)) v` where queries may attend; one that may attend nowhere gets zeros."""
+    """Returns `softmax(q k^T / sqrt(head_dim)) v` over the keys that each query may attend to.
+
+    A query that may attend to no key gets zeros.
+    """
     t, s = q.shape[-2], k.shape[-2]
     if causal and mask is None and t == s:
         return scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -29,104 +33,125 @@ def attend(
 
 
 @torch.no_grad()
-def distances(
+def distance_metrics(
     mix: Callable[[Float[Tensor, "s 3"]], Float[Tensor, "h t 3"]],
     mask: Bool[Tensor, "#b #h #t s"] | None,
     queries: int,
     keys: int,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """How far each head looks, in positions: the root mean square, by its weights, of `i - j`; the metrics of it.
+    """Returns metrics of how far each head looks: `sqrt(sum_j w_ij (i - j)^2)`, in positions.
 
-    The queries are the last ones of the keys' sequence. Padding and a query that sees no key have no distance: they are
-    left out of the mean, and NaN in the picture.
+    The queries are the last ones of the keys' sequence. Padding, and a query without a visible key,
+    has no distance: it does not count in the mean and is NaN in the image.
 
     Args:
-        mix: of the last sample, values mixed by the weights; zeros for a query that sees no key.
+        mix: mixes values (s 3) by the attention weights of the last sample; a query without a
+            visible key gets zeros.
     """
-    places = torch.arange(keys, device=device, dtype=torch.float32) - keys / 2
-    with torch.autocast(
-        device.type, enabled=False
-    ):  # would round the squares, of which little is left
-        total, mean, square = mix(
-            torch.stack((torch.ones_like(places), places, places.square()), -1)
-        ).unbind(-1)
-    here, real = (
-        places[keys - queries :],
-        real_positions(mask if mask is None else mask[-1:], total.mT[None])[0, :, 0],
-    )
-    far, shown = (
-        (here.square() - 2 * here * mean + square).clamp(min=0).sqrt(),
-        (total > 0.5) & (real > 0),
-    )
-    average = (far * shown).sum(-1) / shown.sum(-1).clamp(min=1)
-    return {"distance": average, "over_time/distance": far.where(shown, torch.nan)}
+    positions = torch.arange(keys, device=device, dtype=torch.float32) - keys / 2
+    # autocast would round the squares, whose difference below is small
+    with torch.autocast(device.type, enabled=False):
+        moments = torch.stack((torch.ones_like(positions), positions, positions.square()), -1)
+        total, mean, mean_square = mix(moments).unbind(-1)
+    query_positions = positions[keys - queries :]
+    variance = query_positions.square() - 2 * query_positions * mean + mean_square
+    distance = variance.clamp(min=0).sqrt()
+
+    last_mask = None if mask is None else mask[-1:]
+    real = real_positions(last_mask, total.mT[None])[0, :, 0]
+    defined = (total > 0.5) & (real > 0)
+    average = (distance * defined).sum(-1) / defined.sum(-1).clamp(min=1)
+    return {"distance": average, "over_time/distance": distance.where(defined, torch.nan)}
 
 
-class Block(nn.Module):
-    """What every attention block is: the sizes, the heads, and what it shows. Calls are as in `Attention.forward`.
-
-    Nothing adds `x` itself: the result is what a layer adds to it.
+class Block(nn.Module, ABC):
+    """An attention block: it returns what a layer adds to `x`.
 
     Args:
         d_model: channels of `x` and of the memory.
         n_heads: heads, each of `d_model / n_heads` channels.
-        rotary: turns queries and keys by their positions.
-        causal: in self-attention, no position sees a later one. A memory of its own is seen whole in any case.
+        rotary: rotates queries and keys by their positions.
+        causal: in self-attention, no position attends to a later one. A memory is always visible as
+            a whole.
     """
 
     kind: ClassVar[Kind] = "attention"
-    connects_layers: ClassVar[bool] = (
-        False  # talks to the blocks of other layers, through the state
-    )
-    observed = False
+    # whether it exchanges messages with the blocks of other layers
+    connects_layers: ClassVar[bool] = False
+    observed: bool = False
 
     def __init__(self, d_model: int, n_heads: int, rotary: nn.Module, causal: bool = False):
         super().__init__()
         if d_model % n_heads:
             raise ValueError(f"d_model={d_model} is not a multiple of n_heads={n_heads}")
-        self.n_heads, self.rotary, self.causal = n_heads, rotary, causal
+        self.d_model = d_model
+        self.n_heads = n_heads
+        self.rotary = rotary
+        self.causal = causal
         self.metrics: dict[str, Tensor] = {}
 
-    def heads(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t k"]:
+    @abstractmethod
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        memory: Float[Tensor, "b s d"] | None = None,
+        mask: Bool[Tensor, "#b #h #t s"] | None = None,
+        state: DecodeState | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """Attends from `x` to `memory` where `mask` is True.
+
+        Args:
+            memory: positions to attend to; None for those of `x` itself.
+            mask: True where a query may attend; None for everywhere.
+            state: state of one sequence, passed to each call: `x` is then the next chunk of the
+                sequence, the keys of earlier chunks are cached, and `mask` covers those too. The
+                memory must stay the same.
+        """
+
+    def split_heads(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t k"]:
         return rearrange(x, "b t (h k) -> b h t k", h=self.n_heads)
 
-    def cache(self, state: dict | None, seq_len: int) -> tuple[dict, int]:
-        """This block's own entry of the state, and the position where the `seq_len` new ones begin.
+    def advance(self, state: DecodeState | None, seq_len: int) -> tuple[Cache, int]:
+        """Returns this block's cache, and the position at which the next `seq_len` ones begin."""
+        if state is None:
+            return {}, 0
+        return state.cache(self), state.advance(self, seq_len)
 
-        The state of one `whole` pass is there for connected blocks alone: nobody comes back to what a block would keep.
+    def message(
+        self, state: DecodeState | None, memory: Float[Tensor, "b s d"] | None, offset: int
+    ) -> Cache:
+        """Returns the message from the previous layer's block of the same class.
+
+        It is empty in the first layer. The block overwrites it for the next layer.
+
+        Args:
+            offset: position at which the chunk begins.
         """
-        cache = {} if state is None or "whole" in state else state.setdefault(self, {})
-        offset = cache.get("length", 0)
-        cache["length"] = offset + seq_len
-        return cache, offset
-
-    def shared(self, state: dict | None, memory: Float[Tensor, "b s d"] | None, place: int) -> dict:
-        """What the layer before left for blocks of this type at the same place, to be replaced for the next layer.
-
-        Attention to a memory has an entry of its own beside that of self-attention.
-        """
-        entry = {} if state is None else state.setdefault((type(self), memory is None), {})
-        if entry.get("place") != place:
-            entry.clear()
-            entry["place"] = place
-        return entry
+        if state is None:
+            return {}
+        return state.message(self, cross=memory is not None, offset=offset)
 
     def pool(
         self,
         x: Float[Tensor, "b t d"],
         memory: Float[Tensor, "b s d"] | None,
         mask: Bool[Tensor, "#b #h #t s"] | None,
-        cache: dict,
+        cache: Cache,
     ) -> Float[Tensor, "b _ d"]:
-        """Mean of all that a position may attend to: one for the sample where all see the same, else one for each."""
-        pooled = pool_source("pooled", x, memory, cache)
-        causal, keys = self.causal and memory is None, pooled.shape[1]
-        return pool_weights(visible(mask, x.shape[1], keys, causal, x.device), keys, x) @ pooled
+        """Returns the mean of all that a position may attend to.
+
+        It has one position for the sample where all positions attend to the same keys, else one for
+        each position.
+        """
+        source = pool_source("pooled", x, memory, cache)
+        keys = source.shape[1]
+        causal = self.causal and memory is None
+        return pool_weights(visible(mask, x.shape[1], keys, causal, x.device), keys, x) @ source
 
 
 class Attention(Block):
-    """`out(mix(R q, R k, v))` with `q = W_q x`, `k, v = W_kv memory`. A block of this kind is a `mix`."""
+    """`out(mix(R q, R k, v))` with `q = W_q x`, `k, v = W_kv memory`. A subclass defines `mix`."""
 
     def __init__(self, d_model: int, n_heads: int, rotary: nn.Module, causal: bool = False):
         super().__init__(d_model, n_heads, rotary, causal)
@@ -134,52 +159,51 @@ class Attention(Block):
         self.key_value = nn.Linear(d_model, 2 * d_model)
         self.out = nn.Linear(d_model, d_model)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        memory: Float[Tensor, "b s d"] | None = None,
-        mask: Bool[Tensor, "#b #h #t s"] | None = None,
-        state: dict | None = None,
-    ) -> Float[Tensor, "b t d"]:
-        """Attends from `x` to `memory` (to itself when None) where `mask` is True (everywhere when None).
-
-        Args:
-            state: of one sequence, kept between calls: then `x` is the next chunk of it, the keys of the chunks
-                before are remembered, and `mask` covers those too. The memory must stay the same.
-        """
+    def forward(self, x, memory=None, mask=None, state=None):
+        """See `Block.forward`."""
         q, k, v = self.project(x, memory, state)
         if memory is None:
             return self.merge(self.mix(q, k, v, mask, self.causal))
         return self.merge(self.mix_memory(q, k, v, mask))
 
     def project(
-        self, x: Float[Tensor, "b t d"], memory: Float[Tensor, "b s d"] | None, state: dict | None
+        self,
+        x: Float[Tensor, "b t d"],
+        memory: Float[Tensor, "b s d"] | None,
+        state: DecodeState | None,
     ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b g s2 k"], Float[Tensor, "b g s2 k"]]:
-        """Queries of `x`, and keys and values of all that they may attend to."""
-        cache, offset = self.cache(state, x.shape[1])
+        """Returns the queries of `x`, and the keys and values of all that they may attend to."""
+        cache, offset = self.advance(state, x.shape[1])
         if memory is None:
             append_to_cache(cache, **self.keys_values(x, offset))
         elif "key" not in cache:
-            cache |= self.keys_values(memory)
-        return self.rotary(self.heads(self.query(x)), offset), cache["key"], cache["value"]
+            cache.update(self.keys_values(memory))
+        q = self.rotary(self.split_heads(self.query(x)), offset)
+        return q, cache["key"], cache["value"]
 
     def merge(self, y: Float[Tensor, "b h t k"]) -> Float[Tensor, "b t d"]:
+        """Joins the heads and projects them to the output."""
         return self.out(rearrange(y, "b h t k -> b t (h k)"))
 
     def keys_values(self, x: Float[Tensor, "b s d"], offset: int = 0) -> dict[str, Tensor]:
+        """Returns the rotated `key` and the `value` of positions that begin at `offset`."""
         k, v = self.key_value(x).chunk(2, dim=-1)
-        return {"key": self.rotary(self.heads(k), offset), "value": self.heads(v)}
+        return {"key": self.rotary(self.split_heads(k), offset), "value": self.split_heads(v)}
 
     def mix(
         self,
         q: Float[Tensor, "b h t k"],
-        k: Float[Tensor, "b h s k"],
-        v: Float[Tensor, "b h s k"],
+        k: Float[Tensor, "b g s k"],
+        v: Float[Tensor, "b g s k"],
         mask: Bool[Tensor, "#b #h #t s"] | None,
         causal: bool,
     ) -> Float[Tensor, "b h t k"]:
-        """Values mixed by weights. While `causal`, the queries are the last `t` of the `s` positions."""
-        raise NotImplementedError
+        """Returns the values mixed by attention weights; the only method that most blocks define.
+
+        While `causal`, the queries are the last `t` of the `s` positions. Keys and values have `g`
+        heads, which is `h` but for `grouped_query`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines neither mix nor forward")
 
     def mix_memory(
         self,
@@ -188,5 +212,5 @@ class Attention(Block):
         v: Float[Tensor, "b g s k"],
         mask: Bool[Tensor, "#b #h #t s"] | None,
     ) -> Float[Tensor, "b h t k"]:
-        """As `mix`, for a memory: its positions have no distance from those of the queries."""
+        """Returns `mix` for a memory, whose positions have no distance from the queries."""
         return self.mix(q, k, v, mask, causal=False)

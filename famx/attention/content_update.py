@@ -1,95 +1,99 @@
-"""Content decides whether keys and values are new, or the layer before's (seed.md: should_update_key)."""
+"""Content decides whether keys and values are recomputed or reused (seed.md: should_update_key)."""
 
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from famx.attention.base import Attention, attend
 from famx.nn.gating import straight_through
 from famx.nn.masks import pool_weights
-from famx.nn.state import append_to_cache
+from famx.nn.state import Cache, append_to_cache
 from famx.registry import register
 
-PREDICTOR = 64  # hidden channels
+HIDDEN = 64  # channels of the predictor
 
 
 @register
 class ContentUpdateAttention(Attention):
-    """`attend(q, k, v)` with `k = u W_k x + (1 - u) k'` and k' the keys of the layer before; values in the same way.
+    """`attend(q, k, v)` with `k = u W_k x + (1 - u) k'`, k' the keys of the previous layer.
 
-    `u = 1[sigmoid(MLP(pool(x))) > update_threshold]`, one for keys and one for values, with the gradient of the sigmoid
-    (straight-through). Causal, `pool` is a running mean and every position updates for itself; else a mean over the
-    sample, which updates as one. The first layer has nothing before it, so there k' = 0.
+    Values likewise. `u = 1[sigmoid(MLP(pool(x))) > update_threshold]`, one for keys and one for
+    values, with the gradient of the sigmoid (straight-through). Causal, `pool` is a running mean
+    and every position updates for itself; else it is a mean over the sample, which updates as one.
+    In the first layer k' = 0.
 
     Args:
-        update_threshold: of the predicted need for an update, in [0, 1).
+        update_threshold: probability of the need for an update above which one is made, in [0, 1).
     """
 
     connects_layers: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        d_model: int,
-        n_heads: int,
-        rotary: nn.Module,
-        causal: bool = False,
-        *,
-        update_threshold: float = 0.5,
-    ):
-        super().__init__(d_model, n_heads, rotary, causal)
+    def __init__(self, *, update_threshold: float = 0.5, **context):
+        super().__init__(**context)
         if not 0 <= update_threshold < 1:
             raise ValueError(f"update_threshold={update_threshold} is not in [0, 1)")
         self.update_threshold = update_threshold
-        self.predictor = nn.Sequential(
-            nn.Linear(d_model, PREDICTOR), nn.GELU(), nn.Linear(PREDICTOR, 2)
-        )
+        hidden = nn.Linear(self.d_model, HIDDEN)
+        output = nn.Linear(HIDDEN, 2)
+        self.predictor = nn.Sequential(hidden, nn.GELU(), output)
         # at first nearly all is new, as in plain attention
-        nn.init.constant_(self.predictor[-1].bias, 2.0)
+        nn.init.constant_(output.bias, 2.0)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        memory: Float[Tensor, "b s d"] | None = None,
-        mask: Bool[Tensor, "#b #h #t s"] | None = None,
-        state: dict | None = None,
-    ) -> Float[Tensor, "b t d"]:
-        """See `Attention.forward`."""
-        cache, offset = self.cache(state, x.shape[1])
-        shared = self.shared(state, memory, offset)
+    def forward(self, x, memory=None, mask=None, state=None):
+        """See `Block.forward`."""
+        cache, offset = self.advance(state, x.shape[1])
+        message = self.message(state, memory, offset)
+
+        # keys and values of the chunk, or once of the memory
         if memory is None:
-            k, v = self.updated(x, self.pool(x, None, mask, cache), shared)
+            k, v = self.update(x, self.pool(x, None, mask, cache), message)
             append_to_cache(cache, key=self.rotary(k, offset), value=v)
         elif "key" not in cache:
-            reached = mask if mask is None else mask.any(-2, keepdim=True)
-            k, v = self.updated(memory, pool_weights(reached, memory.shape[1], x) @ memory, shared)
-            cache |= {"key": self.rotary(k), "value": v}
-        q = self.rotary(self.heads(self.query(x)), offset)
+            reachable = None if mask is None else mask.any(-2, keepdim=True)
+            pooled = pool_weights(reachable, memory.shape[1], x) @ memory
+            k, v = self.update(memory, pooled, message)
+            cache.update(key=self.rotary(k), value=v)
+
+        # attention
+        q = self.rotary(self.split_heads(self.query(x)), offset)
         y = attend(q, cache["key"], cache["value"], mask, self.causal and memory is None)
         if self.observed:
-            d_model, new = x.shape[-1], self.metrics["updated_k"] + self.metrics["updated_v"]
-            self.metrics["flops"] = 2 * d_model * (d_model * (2 + new) + 2 * cache["key"].shape[-2])
+            updated = self.metrics["updated_k"] + self.metrics["updated_v"]
+            self.metrics["flops"] = self.flops_per_position(updated, cache["key"].shape[-2])
         return self.merge(y)
 
-    def updated(
-        self, x: Float[Tensor, "b s d"], pooled: Float[Tensor, "b _ d"], shared: dict
+    def update(
+        self, x: Float[Tensor, "b s d"], pooled: Float[Tensor, "b _ d"], message: Cache
     ) -> tuple[Float[Tensor, "b h s k"], Float[Tensor, "b h s k"]]:
-        """Keys, before rotation, and values, which the next layer finds in `shared`."""
-        new = self.key_value(x).chunk(2, dim=-1)
-        update = straight_through(self.predictor(pooled).sigmoid(), self.update_threshold).split(
-            1, dim=-1
-        )
-        if "before" not in shared:
-            kept = [u * n for u, n in zip(update, new, strict=True)]
+        """Returns keys before rotation, and values; the message passes them to the next layer."""
+        new_keys, new_values = self.key_value(x).chunk(2, dim=-1)
+        need = self.predictor(pooled).sigmoid()
+        update_keys, update_values = straight_through(need, self.update_threshold).split(1, dim=-1)
+        if "keys" in message:
+            keys = message["keys"] + update_keys * (new_keys - message["keys"])
+            values = message["values"] + update_values * (new_values - message["values"])
         else:
-            kept = [b + u * (n - b) for u, n, b in zip(update, new, shared["before"], strict=True)]
-        shared["before"] = kept
+            keys = update_keys * new_keys
+            values = update_values * new_values
+        message.update(keys=keys, values=values)
         if self.observed:
+            last_updates = torch.cat((update_keys, update_values), dim=-1)[-1].detach()
             self.metrics = {
-                f"updated_{name}": u.detach().mean()
-                for name, u in zip(("k", "v"), update, strict=True)
+                "updated_k": update_keys.detach().mean(),
+                "updated_v": update_values.detach().mean(),
+                "over_time/updated": last_updates.T.expand(-1, x.shape[1]),
             }
-            both = torch.cat(update, dim=-1)[-1].detach()
-            self.metrics["over_time/updated"] = both.T.expand(-1, x.shape[1])
-        return self.heads(kept[0]), self.heads(kept[1])
+        return self.split_heads(keys), self.split_heads(values)
+
+    def flops_per_position(self, updated: Float[Tensor, ""], keys: int) -> Float[Tensor, ""]:
+        """Returns the FLOPs of one position, where reused keys and values are not computed.
+
+        Counted are the projections of queries and output, those of keys and values as often as they
+        are updated, scores and mixing; the predictor is not.
+
+        Args:
+            updated: mean number of updates of a position, of at most 2.
+        """
+        return 2 * self.d_model * (self.d_model * (2 + updated) + 2 * keys)

@@ -1,8 +1,8 @@
-"""Looks again, its query moved by what it found, until it finds the same as before (by the author of seed.md)."""
+"""Iterative attention: refines the query by its output until it converges (author of seed.md)."""
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from famx.attention.base import Attention, attend
 from famx.registry import register
@@ -10,53 +10,50 @@ from famx.registry import register
 
 @register
 class FocusAttention(Attention):
-    """`out(y_last)` with `y_0 = attend(q)`, then `q <- q + y_i`, `y_(i+1) = attend(q)`, keys and values the same.
+    """`out(y_last)` with `y_0 = attend(q)`, then `q <- q + y_i`, `y_(i+1) = attend(q)`.
 
-    A query whose `|y_(i+1) - y_i| <= threshold |y_i|` has converged: it and its y stay from there on.
+    Keys and values stay the same. A query with `|y_(i+1) - y_i| <= threshold |y_i|` has converged:
+    it and its y do not change any more.
 
     Args:
-        steps: times that a query looks again, at least 1.
-        threshold: relative change at which it has converged, at least 0.
+        steps: number of refinements, at least 1.
+        threshold: relative change at which a query has converged, at least 0.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        n_heads: int,
-        rotary: nn.Module,
-        causal: bool = False,
-        *,
-        steps: int = 2,
-        threshold: float = 0.01,
-    ):
-        super().__init__(d_model, n_heads, rotary, causal)
+    def __init__(self, *, steps: int = 2, threshold: float = 0.01, **context):
+        super().__init__(**context)
         if steps < 1 or threshold < 0:
             raise ValueError(f"steps={steps} must be at least 1, threshold={threshold} at least 0")
-        self.steps, self.threshold = steps, threshold
+        self.steps = steps
+        self.threshold = threshold
 
-    def mix(
-        self,
-        q: Float[Tensor, "b h t k"],
-        k: Float[Tensor, "b h s k"],
-        v: Float[Tensor, "b h s k"],
-        mask: Bool[Tensor, "#b #h #t s"] | None,
-        causal: bool,
-    ) -> Float[Tensor, "b h t k"]:
-        y, moved = attend(q, k, v, mask, causal), []
+    def mix(self, q, k, v, mask, causal):
+        y = attend(q, k, v, mask, causal)
         moving = torch.ones_like(y[..., :1], dtype=torch.bool)
+        moving_by_step = []
         for _ in range(self.steps):
+            # refine the queries that still move
             q = torch.where(moving, q + y, q)
-            found = attend(q, k, v, mask, causal)
-            changed = (found - y).norm(dim=-1, keepdim=True) > self.threshold * y.norm(
-                dim=-1, keepdim=True
-            )
-            y, moving = torch.where(moving, found, y), moving & changed
-            moved.append(moving)
+            refined = attend(q, k, v, mask, causal)
+            change = (refined - y).norm(dim=-1, keepdim=True)
+            changed = change > self.threshold * y.norm(dim=-1, keepdim=True)
+            y = torch.where(moving, refined, y)
+            moving = moving & changed
+            moving_by_step.append(moving)
         if self.observed:
-            moving, d_model = torch.cat(moved, dim=-1).float().mean((0, 1, 2)), self.out.in_features
-            looks = 2 + moving[:-1].sum()
-            self.metrics = {
-                "moving": moving,
-                "flops": 4 * d_model * (2 * d_model + looks * k.shape[-2]),
-            }
+            share = torch.cat(moving_by_step, dim=-1).float().mean((0, 1, 2))
+            flops = self.flops_per_position(share, k.shape[-2])
+            self.metrics = {"moving": share, "flops": flops}
         return y
+
+    def flops_per_position(self, moving: Float[Tensor, " steps"], keys: int) -> Float[Tensor, ""]:
+        """Returns the FLOPs of one position, where a converged query is not computed again.
+
+        Counted are four projections, and scores and mixing of each time that a query attends:
+        first, in the first step, and in each later step for the share of queries that still move.
+
+        Args:
+            moving: share of the queries that still move after each step.
+        """
+        times = 2 + moving[:-1].sum()
+        return 4 * self.d_model * (2 * self.d_model + times * keys)

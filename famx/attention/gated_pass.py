@@ -1,4 +1,4 @@
-"""Heads that may decline to pass anything on, which makes later passes easier or harder (seed.md)."""
+"""Heads pass their output on or not; thresholds adapt to the loss (seed.md)."""
 
 from typing import ClassVar
 
@@ -10,129 +10,136 @@ from torch import Tensor, nn
 from famx.attention.base import Attention, attend
 from famx.nn.gating import straight_through
 from famx.nn.masks import real_positions
+from famx.nn.state import Cache
 from famx.registry import register
 
-SLOPE = 4.0  # of the sigmoid whose gradient stands for the step's
-MEMORY = 0.99  # of the running means that feedback compares with
+SLOPE = 4.0  # of the sigmoid whose gradient the step function gets
+DECAY = 0.99  # of the running means that `after_step` compares with
 
 
 @register
 class GatedPassAttention(Attention):
-    """`sum_h pass_h (W_h attend_h(q, k, v) + bias / n_heads)`, passes where a potential is above a threshold.
+    """`sum_h pass_h (W_h attend_h(q, k, v) + bias / n_heads)`, `pass_h` 0 or 1.
 
-    Each head's potential goes from layer to layer: `p <- leak p + gain tanh(W pool(x))`, from 0 in the first, and from
-    the heads' mean where the layer before has another number of them.
-    `pass = 1[p > threshold]`, with the gradient of `sigmoid(4 (p - threshold))`. Causal, `pool` is a running mean and
-    every position has a potential; else a mean over the sample, which has one.
+    A head passes where its potential exceeds a threshold. The potential of each head goes from
+    layer to layer: `p <- leak p + gain tanh(W pool(x))`, from 0 in the first layer, and from the
+    mean over heads where the previous layer has another number of them. `pass = 1[p > threshold]`,
+    with the gradient of `sigmoid(4 (p - threshold))`. Causal, `pool` is a running mean and every
+    position has a potential; else it is a mean over the sample, which has one.
 
-    After each training step, `threshold -= rate * sign(usual loss - loss) * (passed - usually passed)`: a head that
-    passed more often than usual passes more easily if the loss was lower than usual, and less easily if it was higher.
-    `passed` is the mean over all positions of the step but padding; with a memory, nothing tells of padding.
+    After each training step, `threshold -= rate * sign(mean loss - loss) * (passed - mean passed)`,
+    with running means: a head that passed more often than on average passes more easily if the loss
+    was lower than average, and less easily if it was higher. `passed` is the mean over all
+    positions of the step but padding. With a memory, the mask does not tell which positions are
+    padding.
 
     Args:
-        leak: what remains of the potential of the layer before, in [0, 1].
+        leak: fraction of the previous layer's potential that remains, in [0, 1].
         rate: how far a threshold moves, at least 0.
     """
 
     connects_layers: ClassVar[bool] = True
+    threshold: Float[Tensor, " h"]
+    mean_loss: Float[Tensor, ""]
+    mean_passed: Float[Tensor, " h"]
 
-    def __init__(
-        self,
-        d_model: int,
-        n_heads: int,
-        rotary: nn.Module,
-        causal: bool = False,
-        *,
-        leak: float = 0.5,
-        rate: float = 0.01,
-    ):
-        super().__init__(d_model, n_heads, rotary, causal)
+    def __init__(self, *, leak: float = 0.5, rate: float = 0.01, **context):
+        super().__init__(**context)
         if not 0 <= leak <= 1 or rate < 0:
             raise ValueError(f"leak={leak} must be in [0, 1], rate={rate} at least 0")
-        self.leak, self.rate = leak, rate
-        self.evidence, self.gain = nn.Linear(d_model, n_heads), nn.Parameter(torch.ones(n_heads))
-        # below 0, where potentials begin: a head that never passes would learn from its gate alone
-        self.register_buffer("threshold", torch.full((n_heads,), -0.5))
-        self.register_buffer("usual_loss", torch.tensor(torch.nan))
-        self.register_buffer("usual_passed", torch.full((n_heads,), torch.nan))
-        self.passed: tuple[Tensor, Tensor] | None = (
-            None  # since the last feedback: by head, and how many positions
-        )
+        self.leak = leak
+        self.rate = rate
+        self.evidence = nn.Linear(self.d_model, self.n_heads)
+        self.gain = nn.Parameter(torch.ones(self.n_heads))
+        # below 0, where potentials begin: only the gate of a head that never passes would learn
+        self.register_buffer("threshold", torch.full((self.n_heads,), -0.5))
+        self.register_buffer("mean_loss", torch.tensor(torch.nan))
+        self.register_buffer("mean_passed", torch.full((self.n_heads,), torch.nan))
+        # since the last `after_step`: sum of passes by head, number of positions
+        self.pass_sums: tuple[Tensor, Tensor] | None = None
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        memory: Float[Tensor, "b s d"] | None = None,
-        mask: Bool[Tensor, "#b #h #t s"] | None = None,
-        state: dict | None = None,
-    ) -> Float[Tensor, "b t d"]:
-        """See `Attention.forward`."""
+    def forward(self, x, memory=None, mask=None, state=None):
+        """See `Block.forward`."""
+        cache, offset = self.advance(state, 0)
         q, k, v = self.project(x, memory, state)
         y = attend(q, k, v, mask, self.causal and memory is None)
-        cache, end = self.cache(state, 0)
-        passes = self.passes(x, mask, memory, cache, self.shared(state, memory, end))
+
+        # which heads pass
+        message = self.message(state, memory, offset)
+        passes = self.passes(x, memory, mask, cache, message)
         if self.observed:
-            d_model = x.shape[-1]
-            self.metrics["flops"] = (
-                self.metrics["passed"].mean() * 4 * d_model * (2 * d_model + k.shape[-2])
-            )
-        # no head, no bias: shut, the block adds nothing
+            self.metrics["flops"] = self.flops_per_position(self.metrics["passed"], k.shape[-2])
+
+        # a head that does not pass has no bias either: with none, the block adds nothing
         return self.merge(y * passes) - (1 - passes.mean(1)) * self.out.bias
 
     def passes(
         self,
         x: Float[Tensor, "b t d"],
-        mask: Bool[Tensor, "#b #h #t s"] | None,
         memory: Float[Tensor, "b s d"] | None,
-        cache: dict,
-        shared: dict,
+        mask: Bool[Tensor, "#b #h #t s"] | None,
+        cache: Cache,
+        message: Cache,
     ) -> Float[Tensor, "b h _ 1"]:
-        """1 where a head passes, else 0. Leaves the potentials of this place for the next layer."""
+        """Returns 1 where a head passes, else 0; the message carries on the potentials."""
         potential = self.gain * self.evidence(self.pool(x, memory, mask, cache)).tanh()
-        if "potential" in shared:
-            before = shared["potential"]
-            alike = before.shape[-1] == potential.shape[-1]
-            potential = potential + self.leak * (before if alike else before.mean(-1, keepdim=True))
-        shared["potential"] = potential
+        if "potential" in message:
+            previous = message["potential"]
+            if previous.shape[-1] != potential.shape[-1]:
+                previous = previous.mean(-1, keepdim=True)
+            potential = potential + self.leak * previous
+        message["potential"] = potential
         passes = straight_through((SLOPE * (potential - self.threshold)).sigmoid(), 0.5)
         if self.training or self.observed:
-            self.account(
-                passes.detach(),
-                potential.detach(),
-                real_positions(mask if memory is None else None, x),
-            )
+            real = real_positions(mask if memory is None else None, x)
+            self.record_passes(passes.detach(), potential.detach(), real)
         return rearrange(passes, "b t h -> b h t 1")
 
-    def account(
+    def record_passes(
         self,
         passes: Float[Tensor, "b _ h"],
         potential: Float[Tensor, "b _ h"],
         real: Float[Tensor, "b t 1"],
     ) -> None:
-        """Keeps what `feedback` and the metrics tell, of the positions that are not padding."""
+        """Stores sums for `after_step`, and metrics, over the positions that are not padding."""
         real = real.float()
         count = real.sum()
         if self.training:
-            total, before = self.passed or (0, 0)
-            self.passed = total + (passes * real).sum((0, 1)), before + count
+            total, total_count = self.pass_sums or (0, 0)
+            self.pass_sums = (total + (passes * real).sum((0, 1)), total_count + count)
         if self.observed:
             self.metrics = {"threshold": self.threshold.clone()}
-            for name, each in (("passed", passes), ("potential", potential)):
-                self.metrics[name] = (each * real).sum((0, 1)) / count.clamp(min=1)
-                self.metrics[f"over_time/{name}"] = each[-1].T.expand(-1, real.shape[1])
+            for name, values in (("passed", passes), ("potential", potential)):
+                self.metrics[name] = (values * real).sum((0, 1)) / count.clamp(min=1)
+                self.metrics[f"over_time/{name}"] = values[-1].T.expand(-1, real.shape[1])
+
+    def flops_per_position(self, passed: Float[Tensor, " h"], keys: int) -> Float[Tensor, ""]:
+        """Returns the FLOPs of one position, where a head that does not pass is not computed.
+
+        Counted are four projections, scores and mixing, by the fraction of heads that pass; pool
+        and potential are not.
+
+        Args:
+            passed: fraction of the positions at which each head passes.
+        """
+        return passed.mean() * 4 * self.d_model * (2 * self.d_model + keys)
 
     @torch.no_grad()
     def after_step(self, loss: Float[Tensor, ""]) -> None:
-        """Moves the thresholds by what the last training step's loss says about those who passed."""
-        if self.passed is None:
+        """Makes what the heads did easier to repeat if the loss was low, harder if it was high."""
+        if self.pass_sums is None:
             return
-        total, count = self.passed
+        total, count = self.pass_sums
         passed = total / count.clamp(min=1)
-        usual_loss = torch.where(self.usual_loss.isnan(), loss, self.usual_loss)
-        usual = torch.where(self.usual_passed.isnan(), passed, self.usual_passed)
-        self.threshold -= self.rate * (usual_loss - loss).sign().nan_to_num() * (passed - usual)
-        self.usual_loss.copy_(
-            torch.where(loss.isfinite(), MEMORY * usual_loss + (1 - MEMORY) * loss, self.usual_loss)
-        )
-        self.usual_passed.copy_(MEMORY * usual + (1 - MEMORY) * passed)
-        self.passed = None
+        # the means begin at the values of the first step
+        mean_loss = torch.where(self.mean_loss.isnan(), loss, self.mean_loss)
+        mean_passed = torch.where(self.mean_passed.isnan(), passed, self.mean_passed)
+
+        direction = (mean_loss - loss).sign().nan_to_num()
+        self.threshold -= self.rate * direction * (passed - mean_passed)
+
+        # running means; a loss that is not finite leaves its mean as it is
+        new_mean_loss = DECAY * mean_loss + (1 - DECAY) * loss
+        self.mean_loss.copy_(torch.where(loss.isfinite(), new_mean_loss, self.mean_loss))
+        self.mean_passed.copy_(DECAY * mean_passed + (1 - DECAY) * passed)
+        self.pass_sums = None

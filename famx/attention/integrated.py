@@ -1,10 +1,9 @@
-"""Near attention of a learned and refined span beside attention to all, merged (seed.md: IntegratedAttention)."""
+"""Local attention of a refined span and attention to all, merged (seed.md: IntegratedAttention)."""
 
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
 from famx.attention._q_learning import Refiner
 from famx.attention.adaptive_span import AdaptiveSpanAttention
@@ -14,38 +13,40 @@ from famx.registry import register
 
 
 class _RefinedSpanAttention(AdaptiveSpanAttention):
-    """`adaptive_span` whose `span` is a sequence of what predicts the logits, and a refiner."""
+    """`adaptive_span` with `z = max_span * sigmoid(W x + shift)`, the shift from a refiner."""
 
-    def shares(
-        self, x: Float[Tensor, "b t d"], real: Float[Tensor, "b t 1"] | None
-    ) -> Float[Tensor, "b h t"]:
-        predict, refine = self.span
-        return refine(predict(x), real).sigmoid().mT
+    def __init__(self, *, refiner: Refiner, **context):
+        super().__init__(**context)
+        self.refiner = refiner
+
+    def span_fraction(self, x, real):
+        return self.refiner(self.span(x), real).sigmoid().mT
 
 
 @register
 class IntegratedAttention(Block):
-    """`W [near(x); far(x)]`: `near` is `adaptive_span`, `far` is `content_update`. To a memory, `far` attends alone.
+    """`W [near(x); far(x)]`, where `near` is `adaptive_span` and `far` is `content_update`.
 
-    The spans are `max_span * sigmoid(W x + shift)`; the shift is chosen by a refiner, step by step, from how the loss
-    falls and from what spans cost.
+    Only `far` attends to a memory. The spans are `max_span * sigmoid(W x + shift)`. A refiner
+    selects the shift at each training step by Q-learning, from how the loss falls and what spans
+    cost.
 
     Args:
         max_span: positions that a span may reach, at least 1.
         ramp: positions over which a key's weight falls from 1 to 0 beyond the span, at least 1.
-        update_threshold: of the need for new keys and values, in [0, 1).
-        alpha, gamma, epsilon: learning rate, weight of the future and share of exploring of the refiner.
-        cost: what the longest spans cost, in the loss and in the refiner's reward, at least 0.
+        update_threshold: probability of the need for new keys and values above which they are
+            computed, in [0, 1).
+        alpha: learning rate of the refiner, in (0, 1].
+        gamma: weight of future rewards in the refiner, in [0, 1).
+        epsilon: probability of a random action of the refiner, in [0, 1].
+        cost: penalty where all spans are longest, in the loss and in the refiner's reward, at
+            least 0.
     """
 
     connects_layers: ClassVar[bool] = True
 
     def __init__(
         self,
-        d_model: int,
-        n_heads: int,
-        rotary: nn.Module,
-        causal: bool = False,
         *,
         max_span: int = 128,
         ramp: int = 32,
@@ -54,24 +55,19 @@ class IntegratedAttention(Block):
         gamma: float = 0.9,
         epsilon: float = 0.1,
         cost: float = 0.001,
+        **context,
     ):
-        super().__init__(d_model, n_heads, rotary, causal)
-        context = (d_model, n_heads, rotary, causal)
-        self.near = _RefinedSpanAttention(*context, max_span=max_span, ramp=ramp, cost=cost)
-        self.near.span = nn.Sequential(self.near.span, Refiner(alpha, gamma, epsilon, cost))
-        self.far = ContentUpdateAttention(*context, update_threshold=update_threshold)
-        self.merge = nn.Linear(2 * d_model, d_model)
+        super().__init__(**context)
+        refiner = Refiner(alpha, gamma, epsilon, cost)
+        span = {"max_span": max_span, "ramp": ramp, "cost": cost}
+        self.near = _RefinedSpanAttention(refiner=refiner, **span, **context)
+        self.far = ContentUpdateAttention(update_threshold=update_threshold, **context)
+        self.merge = nn.Linear(2 * self.d_model, self.d_model)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        memory: Float[Tensor, "b s d"] | None = None,
-        mask: Bool[Tensor, "#b #h #t s"] | None = None,
-        state: dict | None = None,
-    ) -> Float[Tensor, "b t d"]:
-        """See `Attention.forward`."""
+    def forward(self, x, memory=None, mask=None, state=None):
+        """See `Block.forward`."""
         if memory is not None:
             return self.far(x, memory, mask, state)
-        return self.merge(
-            torch.cat((self.near(x, None, mask, state), self.far(x, None, mask, state)), dim=-1)
-        )
+        near = self.near(x, None, mask, state)
+        far = self.far(x, None, mask, state)
+        return self.merge(torch.cat((near, far), dim=-1))

@@ -1,4 +1,6 @@
-"""A myelinated axon: inner layers with nodes of Ranvier, jumps over them, and a working memory (seed.md)."""
+"""A myelinated axon: inner layers with nodes of Ranvier, jumps and a working memory (seed.md)."""
+
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -10,42 +12,47 @@ from famx.attention.base import Block, attend
 from famx.nn.gating import straight_through
 from famx.nn.hooks import ComputeCost
 from famx.nn.masks import pool_weights, real_positions, visible
-from famx.nn.state import append_to_cache, pool_source
+from famx.nn.state import Cache, append_to_cache, pool_source
 from famx.registry import register
 
-JUMPS = 3  # the farthest
-POLICY = 128  # hidden channels, as in the seed
+MAX_JUMP = 3  # layers
+HIDDEN = 128  # channels of the policy, as in the seed
 
 
 class Node(nn.Module):
-    """A node of Ranvier: says for each position how much it matters, and how much of the attention to add."""
+    """A node of Ranvier: scores the importance of each position, and gates its attention."""
 
-    def __init__(self, d_model: int, adapted: bool):
+    def __init__(self, d_model: int, has_adapter: bool):
         super().__init__()
         self.norm = nn.LayerNorm(d_model)
-        self.importance, self.gate = nn.Linear(d_model, 1), nn.Linear(d_model, 1)
-        self.adapter = nn.Linear(d_model, d_model) if adapted else nn.Identity()
-        # a node at first, for one that is none would learn slowly; of attention a little, for that is noise at first
+        self.importance = nn.Linear(d_model, 1)
+        self.gate = nn.Linear(d_model, 1)
+        self.adapter = nn.Linear(d_model, d_model) if has_adapter else nn.Identity()
+        # at first every position is a node: a position that is none would learn slowly
         nn.init.constant_(self.importance.bias, 2.0)
+        # at first little attention is added, since it is noise
         nn.init.constant_(self.gate.bias, -2.0)
-        # a query that is its own key would find little but itself: product with itself sqrt(head_dim), others about 0
+        # queries are their own keys: the score of a query with itself would be sqrt(head_dim),
+        # others about 0, so it would attend to little but itself
         nn.init.constant_(self.norm.weight, 0.3)
 
 
 @register
 class MyelinatedAttention(ComputeCost, Block):
-    """Inner layers `x += visit * node * gate * adapter(attend(LN x))` between which a position may jump.
+    """Inner layers `x += visit * node * gate * adapter(attend(LN x))`, with jumps over layers.
 
-    With p = sigmoid(W LN x): `node = 1[p > threshold]`; queries, keys and values are all `LN x`, by heads; the
-    adapter is linear on even layers, none on odd. Working memory: `m <- g m + (1-g) pool(x)`, `g = sigmoid(W pool(x))`.
-    From each visited layer but the last, a jump of l = 1, 2 or 3 layers (never beyond the last) is drawn from
-    `softmax(MLP(pool(x0)))` and adds `w_l x0 + (1 - w_l) m`. At the end `x += sigmoid(W LN x) MLP(LN x)`, and the
-    result is `x - x0`.
+    With p = sigmoid(W LN x): `node = 1[p > threshold]`. Queries, keys and values are all `LN x`,
+    split into heads. The adapter is linear in even layers and the identity in odd ones. Working
+    memory: `m <- g m + (1-g) pool(x)`, `g = sigmoid(W pool(x))`. From each visited layer but the
+    last, a jump of l = 1, 2 or 3 layers (never beyond the last) is sampled from
+    `softmax(MLP(pool(x0)))` and adds `w_l x0 + (1 - w_l) m`. At the end
+    `x += sigmoid(W LN x) MLP(LN x)`, and the result is `x - x0`.
 
-    Causal, `pool` is a running mean and every position jumps for itself; else a mean over the sample, which jumps as
-    one. With a memory, what is attended to and pooled is that. Node and jump are hard, with the gradient of p and of
-    the softmax (straight-through; Gumbel noise in training, the likeliest jump in evaluation). All layers are computed
-    and what is skipped is multiplied by 0; `flops` tells what would be left.
+    Causal, `pool` is a running mean and every position jumps for itself; else it is a mean over the
+    sample, which jumps as one. With a memory, that is attended to and pooled. Node and jump are
+    hard, with the gradient of p and of the softmax (straight-through; Gumbel noise in training, the
+    likeliest jump in evaluation). All layers are computed, and what is skipped is multiplied by 0;
+    the metric `flops` counts only what is not skipped.
 
     Args:
         n_layers: inner layers, at least 2.
@@ -56,136 +63,159 @@ class MyelinatedAttention(ComputeCost, Block):
 
     def __init__(
         self,
-        d_model: int,
-        n_heads: int,
-        rotary: nn.Module,
-        causal: bool = False,
         *,
         n_layers: int = 3,
         threshold: float = 0.1,
         cost: float = 0.001,
         expansion: float = 1.0,
+        **context,
     ):
-        super().__init__(d_model, n_heads, rotary, causal)
+        super().__init__(**context)
         if n_layers < 2 or not 0 <= threshold < 1:
             raise ValueError(
                 f"n_layers={n_layers} must be at least 2, threshold={threshold} in [0, 1)"
             )
-        self.threshold, self.cost = threshold, cost
-        self.nodes = nn.ModuleList(Node(d_model, adapted=i % 2 == 0) for i in range(n_layers))
-        self.policy = nn.Sequential(nn.Linear(d_model, POLICY), nn.ReLU(), nn.Linear(POLICY, JUMPS))
+        self.threshold = threshold
+        self.cost = cost
+        d_model = self.d_model
+        self.mlp_width = round(expansion * d_model)
+        self.nodes = nn.ModuleList(Node(d_model, has_adapter=i % 2 == 0) for i in range(n_layers))
+        self.policy = nn.Sequential(
+            nn.Linear(d_model, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, MAX_JUMP)
+        )
         self.jump_weights = nn.Parameter(torch.tensor([0.1, 0.05, 0.01]))
         self.working_memory = nn.Parameter(torch.zeros(1, 1, d_model))
         self.memory_gate = nn.Linear(d_model, 1)
-        width = round(expansion * d_model)
-        self.mlp_norm, self.mlp_gate = nn.LayerNorm(d_model), nn.Linear(d_model, 1)
-        self.mlp = nn.Sequential(nn.Linear(d_model, width), nn.GELU(), nn.Linear(width, d_model))
+        self.mlp_norm = nn.LayerNorm(d_model)
+        self.mlp_gate = nn.Linear(d_model, 1)
+        self.mlp = nn.Sequential(
+            nn.Linear(d_model, self.mlp_width), nn.GELU(), nn.Linear(self.mlp_width, d_model)
+        )
         # at first most jumps are of one layer, which skips none
         self.policy[-1].bias = nn.Parameter(torch.tensor([2.0, 0.0, 0.0]))
         nn.init.constant_(self.mlp_gate.bias, 1.0)
-        # memory fills slowly: it is added to every position, and what is the same everywhere drowns what is not
+        # at first the memory changes slowly: it is added to every position, and hides differences
         nn.init.constant_(self.memory_gate.bias, 3.0)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        memory: Float[Tensor, "b s d"] | None = None,
-        mask: Bool[Tensor, "#b #h #t s"] | None = None,
-        state: dict | None = None,
-    ) -> Float[Tensor, "b t d"]:
-        """See `Attention.forward`."""
-        cache, offset = self.cache(state, x.shape[1])
-        causal, keys = (
-            self.causal and memory is None,
-            (offset + x.shape[1]) if memory is None else memory.shape[1],
-        )
-        shares = pool_weights(visible(mask, x.shape[1], keys, causal, x.device), keys, x)
-        start, working, last = x, self.working_memory, len(self.nodes) - 1
-        logits = self.policy(shares @ pool_source("start", x, memory, cache))
+    def forward(self, x, memory=None, mask=None, state=None):
+        """See `Block.forward`."""
+        cache, offset = self.advance(state, x.shape[1])
+        keys = offset + x.shape[1] if memory is None else memory.shape[1]
+        mask_now = visible(mask, x.shape[1], keys, self.causal and memory is None, x.device)
+        weights = pool_weights(mask_now, keys, x)
+
+        # the policy of jumps follows from the pooled input
+        start = x
+        logits = self.policy(weights @ pool_source("start", x, memory, cache))
+
+        # visits[i] is 1 where a position visits inner layer i: all visit the first one
+        nodes = cast(list[Node], self.nodes)
+        last = len(nodes) - 1
         visits = [x.new_ones(1, 1, 1), *[x.new_zeros(1, 1, 1)] * last]
-        opened, jumps = [], []
-        for i, node in enumerate(self.nodes):
+        working = self.working_memory
+        open_nodes: list[Tensor] = []
+        jumps: list[Tensor] = []
+        for i, node in enumerate(nodes):
+            # attention, where the position visits the layer and is a node
             normed = node.norm(x)
-            opened.append(
-                visits[i] * straight_through(node.importance(normed).sigmoid(), self.threshold)
-            )
-            attended = self.attended(i, normed, memory, mask, cache, offset)
-            x = x + opened[i] * node.gate(normed).sigmoid() * node.adapter(attended)
+            is_node = straight_through(node.importance(normed).sigmoid(), self.threshold)
+            open_nodes.append(visits[i] * is_node)
+            attended = self.attend_inner(i, node, normed, memory, mask, cache, offset)
+            x = x + open_nodes[i] * node.gate(normed).sigmoid() * node.adapter(attended)
             if i == last:
                 break
-            pooled = shares @ pool_source(f"pooled{i}", x, memory, cache)
-            working = working + visits[i] * (1 - self.memory_gate(pooled).sigmoid()) * (
-                pooled - working
-            )
-            jump = self.jump(logits)
+
+            # working memory
+            pooled = weights @ pool_source(f"pooled{i}", x, memory, cache)
+            update = visits[i] * (1 - self.memory_gate(pooled).sigmoid())
+            working = working + update * (pooled - working)
+
+            # a jump adds input and working memory
+            jump = self.sample_jump(logits)
             weight = (jump * self.jump_weights).sum(-1, keepdim=True)
             x = x + visits[i] * (weight * start + (1 - weight) * working)
+
+            # and leads to a later layer
             jumps.append(visits[i] * jump)
-            for length, taken in enumerate(jumps[i].split(1, dim=-1), start=1):
-                to = min(i + length, last)
-                visits[to] = visits[to] + taken
-        self.account(opened, jumps, keys, mask if memory is None else None)
+            for length, arrival in enumerate(jumps[i].split(1, dim=-1), start=1):
+                target = min(i + length, last)
+                visits[target] = visits[target] + arrival
+
+        self.record_visits(open_nodes, jumps, keys, mask if memory is None else None)
         normed = self.mlp_norm(x)
         return x - start + self.mlp_gate(normed).sigmoid() * self.mlp(normed)
 
-    def attended(
+    def attend_inner(
         self,
         i: int,
+        node: Node,
         normed: Float[Tensor, "b t d"],
         memory: Float[Tensor, "b s d"] | None,
         mask: Bool[Tensor, "#b #h #t s"] | None,
-        cache: dict,
+        cache: Cache,
         offset: int,
     ) -> Float[Tensor, "b t d"]:
-        """What the i-th layer attends to, with its normed input as queries, keys and values alike."""
-        query = self.rotary(self.heads(normed), offset)
+        """Attends in inner layer i, whose normed input is queries, keys and values."""
+        query = self.rotary(self.split_heads(normed), offset)
+        key_name = f"key{i}"
+        value_name = f"value{i}"
         if memory is None:
-            append_to_cache(cache, **{f"key{i}": query, f"value{i}": self.heads(normed)})
-        elif f"key{i}" not in cache:
-            value = self.heads(self.nodes[i].norm(memory))
-            cache |= {f"key{i}": self.rotary(value), f"value{i}": value}
-        y = attend(
-            query, cache[f"key{i}"], cache[f"value{i}"], mask, self.causal and memory is None
-        )
+            append_to_cache(cache, **{key_name: query, value_name: self.split_heads(normed)})
+        elif key_name not in cache:
+            value = self.split_heads(node.norm(memory))
+            cache[key_name] = self.rotary(value)
+            cache[value_name] = value
+        causal = self.causal and memory is None
+        y = attend(query, cache[key_name], cache[value_name], mask, causal)
         return rearrange(y, "b h t k -> b t (h k)")
 
-    def jump(self, logits: Float[Tensor, "b t jumps"]) -> Float[Tensor, "b t jumps"]:
-        """One-hot: how many layers on. With the gradient of the softmax in training."""
+    def sample_jump(self, logits: Float[Tensor, "b t jumps"]) -> Float[Tensor, "b t jumps"]:
+        """Returns the length of the jump, one-hot; in training with the gradient of the softmax."""
         if self.training:
             return gumbel_softmax(logits, hard=True)
         return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
 
-    def account(
+    def record_visits(
         self,
-        opened: list[Float[Tensor, "_ _ 1"]],
+        open_nodes: list[Float[Tensor, "_ _ 1"]],
         jumps: list[Float[Tensor, "_ _ jumps"]],
         keys: int,
         mask: Bool[Tensor, "#b #h #t s"] | None,
     ) -> None:
-        """Keeps what `penalty` and the metrics tell: means over the positions that are not padding."""
+        """Stores penalty and metrics: means over the positions that are not padding."""
         self.last_compute = None
         if not (self.training or self.observed):
             return
-        opened = torch.cat(opened, dim=-1)
-        real = real_positions(mask, opened)
-        active = (opened * real).sum((0, 1)) / real.sum().clamp(min=1)
-        self.last_compute = active.mean() if self.training else None
+        by_layer = torch.cat(open_nodes, dim=-1)
+        real = real_positions(mask, by_layer)
+        active = (by_layer * real).sum((0, 1)) / real.sum().clamp(min=1)
+        if self.training:
+            self.last_compute = active.mean()
         if self.observed:
-            taken = (sum(jumps) * real).sum((0, 1)).detach()
-            d_model, width = self.mlp[0].in_features, self.mlp[0].out_features
-            adapters = [
-                d_model if isinstance(node.adapter, nn.Linear) else 0 for node in self.nodes
-            ]
-            each = active.new_tensor([2 * d_model * (2 * keys + adapted) for adapted in adapters])
+            by_length = (sum(jumps) * real).sum((0, 1)).detach()
+            lengths = self.jump_lengths(jumps)[-1].detach()
             self.metrics = {
                 "active": active.detach(),
-                "jumps": taken / taken.sum().clamp(min=1e-9),
-                "flops": active.detach() @ each + 4 * d_model * width,
-                "over_time/nodes": opened[-1].detach().T,
-                "over_time/jumps": self.far(jumps)[-1].detach().T.expand(-1, opened.shape[1]),
+                "jumps": by_length / by_length.sum().clamp(min=1e-9),
+                "flops": self.flops_per_position(active.detach(), keys),
+                "over_time/nodes": by_layer[-1].detach().T,
+                "over_time/jumps": lengths.T.expand(-1, by_layer.shape[1]),
             }
 
-    def far(self, jumps: list[Float[Tensor, "_ _ jumps"]]) -> Float[Tensor, "_ _ inner"]:
-        """How many layers on each inner layer but the last sent a position, 0 where it was jumped over itself."""
-        lengths = torch.arange(1.0, JUMPS + 1, device=jumps[0].device)
+    def flops_per_position(self, active: Float[Tensor, " layers"], keys: int) -> Float[Tensor, ""]:
+        """Returns the FLOPs of one position, where what is not an active node is not computed.
+
+        Counted are scores, mixing and adapter of each inner layer, by the fraction of positions
+        that are active there, and the MLP; norms, gates and policy are not.
+        """
+        d_model = self.d_model
+        by_layer = []
+        for node in self.nodes:
+            adapter = d_model if isinstance(node.adapter, nn.Linear) else 0
+            by_layer.append(2 * d_model * (2 * keys + adapter))
+        return active @ active.new_tensor(by_layer) + 4 * d_model * self.mlp_width
+
+    def jump_lengths(self, jumps: list[Float[Tensor, "_ _ jumps"]]) -> Float[Tensor, "_ _ inner"]:
+        """Returns the length of the jump from each layer but the last, 0 where it was skipped."""
+        lengths = torch.arange(1.0, MAX_JUMP + 1, device=jumps[0].device)
         return torch.stack([(jump * lengths).sum(-1) for jump in jumps], dim=-1)

@@ -1,59 +1,43 @@
-"""Each head attends to its neighbourhood, of one of several widths (seed.md: slide_win; arXiv:2004.05150)."""
+"""Each head attends within a window of one of several widths (seed.md; arXiv:2004.05150)."""
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from famx.attention._banded import banded
-from famx.attention.base import Attention, attend, distances
+from famx.attention.base import Attention, attend, distance_metrics
 from famx.registry import register
 
 
 @register
 class SlidingWindowAttention(Attention):
-    """`out(softmax(R q (R k)^T / sqrt(head_dim)) v)` over the keys with `|i - j| < window`, in time O(t * window).
+    """`out(softmax(R q (R k)^T / sqrt(head_dim)) v)` over the keys with `|i - j| < window`.
 
-    A memory has no distance from the queries and is seen whole.
+    It takes time O(t * window). Attention to a memory, which has no distance from the queries, is
+    plain.
 
     Args:
-        windows: in positions, at least 1; the heads are dealt to them in equal groups.
+        windows: widths in positions, at least 1 each; each has an equal group of heads.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        n_heads: int,
-        rotary: nn.Module,
-        causal: bool = False,
-        *,
-        windows: tuple[int, ...] = (32, 128),
-    ):
-        super().__init__(d_model, n_heads, rotary, causal)
-        if not windows or n_heads % len(windows) or min(windows) < 1:
+    def __init__(self, *, windows: tuple[int, ...] = (32, 128), **context):
+        super().__init__(**context)
+        if not windows or self.n_heads % len(windows) or min(windows) < 1:
             raise ValueError(
-                f"windows={windows} must be at least 1 and share n_heads={n_heads} in equal groups"
+                f"windows={windows} must be at least 1, and their number must divide "
+                f"n_heads={self.n_heads}"
             )
         self.windows = tuple(windows)
 
-    def mix(
-        self,
-        q: Float[Tensor, "b h t k"],
-        k: Float[Tensor, "b h s k"],
-        v: Float[Tensor, "b h s k"],
-        mask: Bool[Tensor, "#b #h #t s"] | None,
-        causal: bool,
-    ) -> Float[Tensor, "b h t k"]:
+    def mix(self, q, k, v, mask, causal):
         if self.observed:
-            last = q[-1:].float(), k[-1:].float()
-            hidden = mask if mask is None else mask[-1:]
+            self.metrics = self.distances(q, k, mask, causal)
+        return self.mix_windows(q, k, v, mask, causal)
 
-            def mixed(places: Float[Tensor, "s 3"]) -> Float[Tensor, "h t 3"]:
-                return self.bands(*last, places.expand(1, self.n_heads, -1, -1), hidden, causal)[0]
+    def mix_memory(self, q, k, v, mask):
+        return attend(q, k, v, mask, causal=False)
 
-            self.metrics = distances(mixed, mask, q.shape[-2], k.shape[-2], q.device)
-        return self.bands(q, k, v, mask, causal)
-
-    def bands(
+    def mix_windows(
         self,
         q: Float[Tensor, "b h t k"],
         k: Float[Tensor, "b h s k"],
@@ -61,19 +45,35 @@ class SlidingWindowAttention(Attention):
         mask: Bool[Tensor, "#b #h #t s"] | None,
         causal: bool,
     ) -> Float[Tensor, "b h t v"]:
-        """Each group of heads within its window."""
-        scales = len(self.windows)
-        if scales == 1:
-            return banded(q, k, v, *self.windows, mask, causal)
-        masks = [mask] * scales if mask is None or mask.shape[1] == 1 else mask.chunk(scales, dim=1)
-        groups = zip(*(x.chunk(scales, dim=1) for x in (q, k, v)), self.windows, masks, strict=True)
-        return torch.cat([banded(*group, causal) for group in groups], dim=1)
+        """Mixes each group of heads within its window."""
+        groups = len(self.windows)
+        if groups == 1:
+            return banded(q, k, v, self.windows[0], mask, causal)
+        masks = [mask] * groups
+        if mask is not None and mask.shape[1] > 1:
+            masks = list(mask.chunk(groups, dim=1))
+        queries = q.chunk(groups, dim=1)
+        keys = k.chunk(groups, dim=1)
+        values = v.chunk(groups, dim=1)
+        mixed = []
+        for group in zip(queries, keys, values, self.windows, masks, strict=True):
+            mixed.append(banded(*group, causal))
+        return torch.cat(mixed, dim=1)
 
-    def mix_memory(
+    def distances(
         self,
         q: Float[Tensor, "b h t k"],
         k: Float[Tensor, "b h s k"],
-        v: Float[Tensor, "b h s k"],
         mask: Bool[Tensor, "#b #h #t s"] | None,
-    ) -> Float[Tensor, "b h t k"]:
-        return attend(q, k, v, mask, causal=False)
+        causal: bool,
+    ) -> dict[str, Tensor]:
+        """Returns metrics of how far each head looks in the last sample."""
+        last_q = q[-1:].float()
+        last_k = k[-1:].float()
+        last_mask = None if mask is None else mask[-1:]
+
+        def mix_last_sample(values: Float[Tensor, "s 3"]) -> Float[Tensor, "h t 3"]:
+            values_by_head = values.expand(1, self.n_heads, -1, -1)
+            return self.mix_windows(last_q, last_k, values_by_head, last_mask, causal)[0]
+
+        return distance_metrics(mix_last_sample, mask, q.shape[-2], k.shape[-2], q.device)

@@ -1,4 +1,4 @@
-"""Blocks of many layers as one body: near and myelinated parts, joined by a working memory (the author's worm)."""
+"""Local and myelinated attention; a working memory joins all layers (the author's worm)."""
 
 from typing import ClassVar
 
@@ -9,18 +9,20 @@ from torch import Tensor, nn
 from famx.attention.adaptive_span import AdaptiveSpanAttention
 from famx.attention.base import Block
 from famx.attention.myelinated import MyelinatedAttention
+from famx.nn.state import DecodeState
 from famx.registry import register
 
 
 @register
 class WormAttention(Block):
-    """`W [near(z); axon(z)]` with `z = x + W m`, where the working memory m runs through all layers of the model.
+    """`W [near(z); axon(z)]` with `z = x + W m`, m a working memory of all layers of the model.
 
-    `m <- g m + (1-g) pool(x)` with `g = sigmoid(W pool(x))`, in each layer, before it is read.
+    In each layer, `m <- g m + (1-g) pool(x)` with `g = sigmoid(W pool(x))`, before m is read. In
+    the first layer m is a learned vector.
 
-    `near` is `adaptive_span`, `axon` is `myelinated`: without a memory the global part, with one the cross part, which
-    then attends alone, and the pool is of that memory. Causal, `pool` is a running mean and every position has its own
-    m; else a mean over the sample, which has one. In the first layer m is learned.
+    `near` is `adaptive_span`, `axon` is `myelinated`: the global part without a memory. With a
+    memory the axon attends to it alone, and the pool is of that memory. Causal, `pool` is a running
+    mean and every position has its own m; else it is a mean over the sample, which has one.
 
     Args:
         n_layers: inner layers of the axon, at least 2.
@@ -35,10 +37,6 @@ class WormAttention(Block):
 
     def __init__(
         self,
-        d_model: int,
-        n_heads: int,
-        rotary: nn.Module,
-        causal: bool = False,
         *,
         n_layers: int = 2,
         threshold: float = 0.1,
@@ -46,46 +44,45 @@ class WormAttention(Block):
         ramp: int = 32,
         cost: float = 0.01,
         expansion: float = 1.0,
+        **context,
     ):
-        super().__init__(d_model, n_heads, rotary, causal)
-        context = (d_model, n_heads, rotary, causal)
-        self.near = AdaptiveSpanAttention(*context, max_span=max_span, ramp=ramp)
-        axon = {"n_layers": n_layers, "threshold": threshold, "cost": cost, "expansion": expansion}
-        self.axon = MyelinatedAttention(*context, **axon)
-        self.first = nn.Parameter(torch.zeros(1, 1, d_model))
-        self.keep, self.read = nn.Linear(d_model, 1), nn.Linear(d_model, d_model)
-        self.merge = nn.Linear(2 * d_model, d_model)
+        super().__init__(**context)
+        self.near = AdaptiveSpanAttention(max_span=max_span, ramp=ramp, **context)
+        self.axon = MyelinatedAttention(
+            n_layers=n_layers, threshold=threshold, cost=cost, expansion=expansion, **context
+        )
+        self.initial_memory = nn.Parameter(torch.zeros(1, 1, self.d_model))
+        self.memory_gate = nn.Linear(self.d_model, 1)
+        self.read = nn.Linear(self.d_model, self.d_model)
+        self.merge = nn.Linear(2 * self.d_model, self.d_model)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        memory: Float[Tensor, "b s d"] | None = None,
-        mask: Bool[Tensor, "#b #h #t s"] | None = None,
-        state: dict | None = None,
-    ) -> Float[Tensor, "b t d"]:
-        """See `Attention.forward`."""
-        z = x + self.read(self.working(x, memory, mask, state))
+    def forward(self, x, memory=None, mask=None, state=None):
+        """See `Block.forward`."""
+        # working memory of all layers up to this one
+        z = x + self.read(self.update_memory(x, memory, mask, state))
+
+        # the two parts
         if memory is not None:
             return self.axon(z, memory, mask, state)
-        return self.merge(
-            torch.cat((self.near(z, None, mask, state), self.axon(z, None, mask, state)), dim=-1)
-        )
+        near = self.near(z, None, mask, state)
+        axon = self.axon(z, None, mask, state)
+        return self.merge(torch.cat((near, axon), dim=-1))
 
-    def working(
+    def update_memory(
         self,
         x: Float[Tensor, "b t d"],
         memory: Float[Tensor, "b s d"] | None,
         mask: Bool[Tensor, "#b #h #t s"] | None,
-        state: dict | None,
+        state: DecodeState | None,
     ) -> Float[Tensor, "b _ d"]:
-        """The working memory, with what this layer adds to it; the next layer finds it in the state."""
-        cache, offset = self.cache(state, x.shape[1])
+        """Returns the updated working memory; the message passes it to the next layer."""
+        cache, offset = self.advance(state, x.shape[1])
         pool = self.pool(x, memory, mask, cache)
-        shared = self.shared(state, memory, offset)
-        before = shared.get("working", self.first)
-        kept = self.keep(pool).sigmoid()
-        working = pool + kept * (before - pool)
+        message = self.message(state, memory, offset)
+        previous = message.get("working", self.initial_memory)
+        gate = self.memory_gate(pool).sigmoid()
+        working = pool + gate * (previous - pool)
         if self.observed:
-            self.metrics = {"kept": kept.detach().mean()}
-        shared["working"] = working
+            self.metrics = {"memory_gate": gate.detach().mean()}
+        message["working"] = working
         return working

@@ -1,4 +1,4 @@
-"""The command line of every command: parser, exit status, user parts."""
+"""The command line of every command: parser, exit status, and the parts of the user."""
 
 import argparse
 import contextlib
@@ -7,48 +7,32 @@ import logging
 import os
 import shlex
 import sys
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from famx import files
 from famx.notation import UserError
-from famx.registry import ROOMS, load_file, names
-
-
-def find_override(key: str, words: list[str] | None = None) -> str | None:
-    """The value of `key=...` among the command line's words, read before Hydra composes; None when not given."""
-    found = [
-        word.partition("=")[2]
-        for word in (sys.argv[1:] if words is None else words)
-        if word.lstrip("+").startswith(f"{key}=")
-    ]
-    return found[-1] if found else None
-
-
-def format_command(verb: str, *words: str) -> str:
-    """A command of famx to be pasted, with the own parts that this one was given."""
-    own = [f"famx_parts={named}" for named in [find_override("famx_parts")] if named]
-    return shlex.join(["python", "-m", f"famx.{verb}", *words, *own])
+from famx.registry import load_file
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake on the command line in one sentence, as everything else does."""
+    """A parser that reports mistakes in one sentence."""
 
-    def error(self, message: str) -> typing.NoReturn:
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}")
 
 
-def run_command(main: Callable[[], int]) -> typing.NoReturn:
-    """Runs a command: exit status 0 done, 2 the user's mistake in one sentence, 130 on Ctrl-C, 1 a fault of famx.
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """Runs a command and exits.
 
-    `FAMX_DEBUG=1` shows the traceback of a mistake too.
+    The status is 0 when done, 2 after a mistake of the user (told in one sentence; `FAMX_DEBUG=1`
+    adds the traceback), 130 after Ctrl-C, and 1 after a fault of famx.
     """
     try:
-        with _warned(), files.report_os_errors(), files.quiet_writer_threads():
+        with _show_warnings(), files.report_os_errors(), files.quiet_writer_threads():
             status = main()
             sys.stdout.flush()
     except UserError as error:
@@ -59,89 +43,126 @@ def run_command(main: Callable[[], int]) -> typing.NoReturn:
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:
-        # whoever read the output (`| head`) has enough; python would complain once more at exit
+        # the reader of the output (`| head`) is gone; Python would report it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except Exception as error:
-        if own := find_override("famx_parts"):
+        user_parts = find_override("famx_parts", sys.argv[1:])
+        if user_parts:
             error.add_note(
-                f"famx: python -m famx.check FILE says which law a part of {own} breaks, and where"
+                f"famx: python -m famx.check FILE says which contract a part of {user_parts} "
+                "breaks, and where"
             )
         raise
     sys.exit(status)
 
 
+@contextlib.contextmanager
+def _show_warnings() -> Iterator[None]:
+    """Prints warnings of famx on stderr, each once."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("famx: %(message)s"))
+    handler.addFilter(_OncePerMessage())
+    logger = logging.getLogger("famx")
+    logger.addHandler(handler)
+    # Hydra sets the root logger to errors only
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _OncePerMessage(logging.Filter):
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_new = message not in self.messages
+        self.messages.add(message)
+        return is_new
+
+
+def find_override(key: str, words: Sequence[str]) -> str | None:
+    """Returns the value of the last `key=value` among the words, None without one.
+
+    It is the text as typed, for what must be known before Hydra composes.
+    """
+    value = None
+    for word in words:
+        name, equals, text = word.lstrip("+").partition("=")
+        if name == key and equals:
+            value = text
+    return value
+
+
+def format_command(command: str, *words: str) -> str:
+    """Returns a command of famx to copy, with the `famx_parts` of the present command line."""
+    user_parts = find_override("famx_parts", sys.argv[1:])
+    if user_parts:
+        words = (*words, f"famx_parts={user_parts}")
+    return shlex.join(["python", "-m", f"famx.{command}", *words])
+
+
 def parse_yaml(key: str, text: str) -> Any:
-    """The value of a word that Hydra does not read.
+    """Returns the value of an option that Hydra does not parse.
 
     Raises:
-        UserError: it is not YAML.
+        UserError: the text is not YAML.
     """
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{key}={text} cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def require_parts(words: list[str]) -> None:
-    """Refuses words that leave a room without a part, which Hydra would take.
-
-    Raises:
-        UserError: a word deletes a room's choice, or makes it null.
-    """
-    for word in words:
-        key, _, value = word.partition("=")
-        room = key.lstrip("~+")
-        if room in (*ROOMS, "model") and (key.startswith("~") or value in ("", "null")):
-            parts = f", such as {room}={names(room)[0]}" if room in ROOMS else ""
-            raise UserError(f"{word} leaves {room} without a choice: it needs one{parts}")
-
-
-@contextlib.contextmanager
-def _warned() -> Iterator[None]:
-    """Shows what is warned of, once, however often it comes up."""
-    handler, told = logging.StreamHandler(), set()
-    handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("famx: %(message)s"))
-    handler.addFilter(
-        lambda record: not (record.getMessage() in told or told.add(record.getMessage()))
-    )
-    logging.getLogger("famx").addHandler(handler)
-    logging.getLogger("famx").setLevel(logging.WARNING)  # Hydra lets errors alone through
-    try:
-        yield
-    finally:
-        logging.getLogger("famx").removeHandler(handler)
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{key}={text} cannot be read: {reason}") from error
 
 
 def import_user_parts(
-    words: list[str], run: str | Path | None = None, required: Iterable[Mapping[str, str]] = ()
+    words: Sequence[str],
+    run: str | Path | None = None,
+    required: Iterable[Mapping[str, str]] = (),
 ) -> list[dict[str, str]]:
-    """Registers the files that `famx_parts=[...]` names among the words, before anything is composed.
+    """Registers the parts in the files of `famx_parts=[...]`.
 
     Args:
-        run: the run that is loaded, for the error message.
-        required: `file` and `sha256` of the parts that the run was trained with, which must be given again unchanged.
+        words: of the command line.
+        run: folder of the run that is loaded, for the message of an error.
+        required: `file` and `sha256` of the files that the run was trained with.
 
     Returns:
-        Name and digest of each file, which is all that a run stores of its parts.
+        Name and digest of each file: `file` and `sha256`.
 
     Raises:
-        UserError: a file is missing, registers nothing, or is not what the run was trained with.
+        UserError: a file is missing, registers no part, or differs from the run's.
     """
     value = parse_yaml("famx_parts", find_override("famx_parts", words) or "[]")
-    files = [Path(str(item)) for item in (value if isinstance(value, list) else [value])]
-    given = {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()
-    }
-    used = {part["file"]: part["sha256"] for part in required}
-    for name in used:
-        if given.get(name) != used[name]:
-            state = "has changed since" if name in given else "is not given"
-            whole = f"famx_parts=[{','.join(used)}]"
-            raise UserError(
-                f"{run} was trained with {name}, which {state}: pass {whole} as then, each with its path"
-            )
-    for file in files:
-        load_file(file)
-    return [{"file": name, "sha256": digest} for name, digest in given.items()]
+    paths = [Path(str(item)) for item in (value if isinstance(value, list) else [value])]
+    digests = {path.name: _digest(path) for path in paths if path.is_file()}
+    _require_same_parts(digests, {part["file"]: part["sha256"] for part in required}, run)
+    for path in paths:
+        load_file(path)
+    return [{"file": name, "sha256": digest} for name, digest in digests.items()]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _require_same_parts(
+    digests: Mapping[str, str], required: Mapping[str, str], run: str | Path | None
+) -> None:
+    """Refuses a run without the files of parts that it was trained with.
+
+    A run's folder must not decide what code is executed: the user names the files again.
+    """
+    for name, digest in required.items():
+        if digests.get(name) == digest:
+            continue
+        state = "has changed since" if name in digests else "is missing"
+        raise UserError(
+            f"{run} was trained with {name}, which {state}: "
+            f"pass famx_parts=[{','.join(required)}] with the path of each file"
+        )

@@ -1,53 +1,250 @@
-"""Hydra's and OmegaConf's errors, in one sentence for a person."""
+"""Refused options in one sentence: those that Hydra refuses, and keys of famx 0.1."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import Container, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from famx.config.schema import CONF, DEFAULT, DEFAULT_ROOMS, one_line
+from famx.config.words import (
+    FREE_FORM,
+    GROUPS,
+    PRESETS,
+    SECTIONS,
+    experiment_sweep,
+    override_values,
+    parse_override,
+    preset_names,
+    without_plus,
+)
 from famx.notation import UserError
-from famx.registry import PARTS, hyperparameters, suggest
+from famx.registry import PARTS, ROOMS, hyperparameters, names, suggest
+
+RENAMED = {
+    "watch": "probe",
+    "kinds": "param_groups",
+    "task.units": "task.vocab_size",
+    "trainer.clip": "trainer.unit_clip",
+    "loader.batch": "loader.batch_seconds (speech) or loader.batch_tokens (text)",
+    "model.draw.usual": "model.draw.defaults",
+}
+"""Options of famx 0.1 -> their names now."""
+OLD_DEFAULT = "usual"
+"""The value of famx 0.1 that is `default` now."""
 
 
-def explain_hydra_error(error: Exception, config: Mapping[str, Any]) -> UserError:
-    """Hydra's and OmegaConf's own errors in one sentence; `config` is the composition without the words at fault."""
-    told = re.sub(r"\s+", " ", str(error)).strip()
-    if match := re.search(r"Ambiguous value for argument '(.*?)'", told):
-        return UserError(f"{match[1]} names several values, which only a sweep takes: give -m too")
-    if word := getattr(error, "override", None):
-        quoted = "a value with spaces or brackets wants quotes of its own, 'KEY=\"VALUE\"'"
-        return UserError(f"{word} cannot be read as KEY=VALUE; {quoted}")
-    cause = re.sub(r"\s+", " ", str(error.__cause__ or "")).strip()
-    if options := getattr(error, "options", None):
-        room, _, name = error.missing_cfg_file.rpartition("/")
+def explain_hydra_error(
+    error: Exception, words: Sequence[str], multirun: bool = False
+) -> UserError | None:
+    """Says which override Hydra refuses and why, or None if the error is of another origin.
+
+    Hydra's messages are for the author of a config. Here the overrides are tried one after the
+    other, and the first that is refused is explained.
+
+    Args:
+        error: of Hydra or OmegaConf, or whatever else they raised before a run began.
+        words: overrides as the user typed them.
+        multirun: whether they describe a sweep.
+    """
+    GlobalHydra.instance().clear()
+    mistake = _find_mistake([without_plus(word) for word in words], multirun)
+    # Hydra raises ValueError too
+    if mistake is None and isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+        causes = [one_line(cause) for cause in (error, error.__cause__) if cause is not None]
+        return UserError(": ".join(causes))
+    return mistake
+
+
+def refuse_renamed(config: Mapping[str, Any], source: str) -> None:
+    """Refuses a config with options of famx 0.1.
+
+    Args:
+        source: where the config is from, such as a run's config.yaml; begins the message.
+
+    Raises:
+        UserError: an option or a value has another name now.
+    """
+    changes = [f"{old} is now {new}" for old, new in RENAMED.items() if _has_option(config, old)]
+    for option in _old_defaults(config):
+        changes.append(f"{option}={OLD_DEFAULT} is now {option}={DEFAULT}")
+    if changes:
+        raise UserError(f"{source} was written for famx 0.1: {', '.join(changes)}")
+
+
+def _has_option(config: Mapping[str, Any], option: str) -> bool:
+    """Whether a config has an option, and not because a user's own part has one of that name."""
+    node: Any = config
+    steps = option.split(".")
+    for step in steps:
+        if not isinstance(node, Mapping) or step not in node:
+            return False
+        node = node[step]
+    room = steps[0]
+    if room not in ROOMS:
+        return True
+    part = PARTS.get(room, {}).get(config[room].get("name"))
+    return part is None or steps[-1] not in hyperparameters(part)
+
+
+def _old_defaults(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the options whose value is the former word for `default`."""
+    for room in DEFAULT_ROOMS:
+        section = config.get(room)
+        if isinstance(section, Mapping) and section.get("name") == OLD_DEFAULT:
+            yield room
+    space: Any = config
+    for step in FREE_FORM.split("."):
+        space = space.get(step) if isinstance(space, Mapping) else None
+    if isinstance(space, Mapping):
+        yield from (f"{FREE_FORM}.{room}" for room in space if space[room] == OLD_DEFAULT)
+
+
+def _find_mistake(words: Sequence[str], multirun: bool) -> UserError | None:
+    """Returns the explanation of the first word that Hydra refuses."""
+    if multirun:
+        # the words come last, since they replace what the experiment sweeps
+        words = [f"{key}={values}" for key, values in experiment_sweep(words).items()] + [*words]
+    overrides = []
+    for word in words:
+        override = parse_override(word)
+        if override is None:
+            return UserError(
+                f"{word} cannot be read as KEY=VALUE; a value with spaces or brackets needs quotes "
+                "of its own, 'KEY=\"VALUE\"'"
+            )
+        if override.is_sweep_override() and not multirun:
+            return UserError(
+                f"{override.key_or_group} has several values, which only a sweep can have: add -m"
+            )
+        overrides.append(override)
+    return _refused_choice(overrides) or _refused_option(overrides)
+
+
+def _refused_choice(overrides: Sequence[Override]) -> UserError | None:
+    """Returns the explanation of the first choice of a part, a preset or an experiment."""
+    for override in overrides:
+        group = override.key_or_group
+        if group not in GROUPS:
+            continue
+        for value in override_values(override):
+            if isinstance(value, str) and value not in _choices(group):
+                if value == OLD_DEFAULT and group in DEFAULT_ROOMS:
+                    return UserError(f"{group}={value} is now {group}={DEFAULT}")
+                noun = PRESETS.get(group, "part")
+                return UserError(
+                    f"{group}={value}: no such {noun}{suggest(value, _choices(group))}"
+                )
+    return None
+
+
+def _choices(group: str) -> list[str]:
+    choices = preset_names(group)
+    if group in ROOMS:
+        choices += names(group)
+    if group in (*DEFAULT_ROOMS, *SECTIONS):
+        choices.append(DEFAULT)
+    return choices
+
+
+def _refused_option(overrides: Sequence[Override]) -> UserError | None:
+    """Returns the explanation of the first option that does not exist, or has another type."""
+    try:
+        for config in _compositions(overrides):
+            for override in overrides:
+                mistake = _refused_override(config, override)
+                if mistake is not None:
+                    return mistake
+    except (HydraException, OmegaConfBaseException):
+        pass  # the fault is in a file, which no word explains
+    return None
+
+
+def _compositions(overrides: Sequence[Override]) -> Iterator[Container]:
+    """Yields the config of the chosen parts.
+
+    Of a sweep, each choice is combined with the first choices of the other groups.
+    """
+    choices: dict[str, list[str]] = {}
+    for override in overrides:
+        if override.key_or_group in GROUPS:
+            values = override_values(override)
+            choices[override.key_or_group] = [name for name in values if isinstance(name, str)]
+    first = {group: values[0] for group, values in choices.items() if values}
+    variants = [first]
+    for group, values in choices.items():
+        variants += [first | {group: value} for value in values[1:]]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for variant in variants:
+            words = [f"{group}={value}" for group, value in variant.items()]
+            yield compose("train", words)
+
+
+def _refused_override(config: Container, override: Override) -> UserError | None:
+    """Returns the explanation of an override that the config of the chosen parts refuses."""
+    key = override.key_or_group
+    if override.is_delete() or key.startswith("hydra"):
+        return None
+    for old, new in RENAMED.items():
+        if key == old or key.startswith(f"{old}."):
+            return UserError(f"{override.input_line}: {old} is now {new}")
+    for value in override_values(override):
+        is_choice = key in GROUPS and not isinstance(value, dict)
+        mistake = None if is_choice else _refused_value(config, key, value)
+        if mistake is not None:
+            return mistake
+    return None
+
+
+def _refused_value(config: Container, key: str, value: Any) -> UserError | None:
+    """Sets an option; returns the explanation if that cannot be done."""
+    is_free = key.startswith(f"{FREE_FORM}.")
+    node: Any = OmegaConf.to_container(config, resolve=False)
+    path: list[str] = []
+    # the option must exist
+    for step in [] if is_free else key.split("."):
+        if isinstance(node, list):
+            break
+        if not isinstance(node, dict):
+            current = "null" if node is None else node
+            return UserError(f"{'.'.join(path)} is {current}, so it has no {key}")
+        path.append(step)
+        if step not in node:
+            return _unknown_option(node, path)
+        node = node[step]
+    # its type must be right
+    try:
+        OmegaConf.update(config, key, value, force_add=is_free)
+    # besides its own errors, OmegaConf raises assertions and overflows
+    except Exception as error:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                mistake = _refused_value(config, f"{key}.{name}", inner)
+                if mistake is not None:
+                    return mistake
+        elif isinstance(node, dict):
+            return UserError(f"{key}={value} must be a mapping of {', '.join(node)}")
+        return UserError(f"{key}={value}: {one_line(error)}")
+    return None
+
+
+def _unknown_option(node: Mapping[str, Any], path: list[str]) -> UserError:
+    """Explains that the last step of a path does not exist in the node of the others."""
+    *parents, key = path
+    if not parents:
+        return UserError(f"there is no option {key}{suggest(key, [*node, 'experiment'])}")
+    room = parents[0]
+    option = ".".join(path)
+    owners = [name for name, part in PARTS.get(room, {}).items() if key in hyperparameters(part)]
+    if node.get("name") == DEFAULT and owners:
         return UserError(
-            f"{room}={name}: no such part{suggest(name, [o for o in options if o != 'usual'])}"
+            f"{option} is an option of a part that is not chosen yet: "
+            f"add {room}={' or '.join(owners)}"
         )
-    if match := re.search(r"Could not (?:override|delete)(?: from config\.)? '([\w.@/]+)", told):
-        *above, key = match[1].split(".")
-        node, path = config, []
-        for step in above:
-            if step not in node:
-                key = step  # the first that there is not
-                break
-            node, path = node[step] if isinstance(node[step], Mapping) else {}, [*path, step]
-        place = ".".join([*path, key])
-        able = (
-            [name for name, part in PARTS.get(path[0], {}).items() if key in hyperparameters(part)]
-            if path
-            else []
-        )
-        if node.get("name") == "usual" and able:
-            return UserError(
-                f"{place} is of a part that is not chosen yet: give {path[0]}={' or '.join(able)} too"
-            )
-        owner = f"{path[0]}={node['name']}" if path and "name" in node else ".".join(path) or "famx"
-        if key in node:
-            return UserError(
-                f"not every {path[0]} of the sweep has {place}: {', '.join(able)} have it"
-            )
-        known = [k for k in node if k != "name"] if path else [*node, "experiment"]
-        return UserError(f"{owner} has no {place}{suggest(key, known)}")
-    if match := re.search(r"override ([\w.]+)=(.*?) ?: (.*)", f"{told} : {cause}"):
-        reason = re.sub(r" full_key:.*", "", match[3])
-        return UserError(f"{match[1]}={match[2]}: {reason}")
-    return UserError(told)
+    owner = f"{room}={node['name']}" if "name" in node else ".".join(parents)
+    known = [name for name in node if name != "name"]
+    return UserError(f"{owner} has no {option}{suggest(key, known)}")

@@ -1,5 +1,9 @@
-"""From a part's signature to a checked Hydra option: `attention=myelinated attention.sparsity_threshold=0.2`."""
+"""Hydra's schemas of all options: of a part from its signature, of a section from its dataclass.
 
+`attention=myelinated attention.sparsity_threshold=0.2` is checked against them.
+"""
+
+import copy
 import dataclasses
 import enum
 import functools
@@ -12,112 +16,179 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf, ValidationError
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from famx.config.sections import RunConfig
 from famx.notation import UserError
-from famx.registry import PARTS, hyperparameters, load, resolve
+from famx.registry import PARTS, ROOMS, hyperparameters, load, resolve
 
 ROOT = Path(__file__).parent.parent
+# next to the package in the repository, inside it when installed
 CONF = next(
     folder for folder in (ROOT.parent / "conf", ROOT / "conf") if (folder / "train.yaml").is_file()
 )
-
-# "what the optimizer wears", "what the task reads": rooms whose choice another part may leave to
-DEFAULT_ROOMS = ("momentum", "spectrum", "frontend", "data")
+DEFAULT = "default"
+DEFAULT_ROOMS = ("data", "decode", "frontend", "momentum", "spectrum")
+"""Rooms in which `default` is a choice: what the task or the optimizer declares as its own."""
 
 
 def register_schemas(**sections: type) -> None:
-    """Stores the schema of every registered part under its room and name, and of each named section (a dataclass)."""
+    """Stores the schemas of the root, of every registered part, and of the sections.
+
+    Args:
+        sections: dataclass of each section of its own, by name (loader, trainer).
+    """
     load("famx")
     store = ConfigStore.instance()
+    store.store(name="schema", node=_root_schema(tuple(sections)))
     for room, parts in PARTS.items():
         for name, part in parts.items():
             store.store(group=room, name=name, node=schema(part, name))
     for room in DEFAULT_ROOMS:
-        store.store(group=room, name="usual", node={"name": "usual"})
+        store.store(group=room, name=DEFAULT, node={"name": DEFAULT})
     for section, fields in sections.items():
-        store.store(group=section, name="default", node=section_schema(fields))
+        store.store(group=section, name=DEFAULT, node=section_schema(fields))
+
+
+def _root_schema(sections: tuple[str, ...]) -> type:
+    """Returns the dataclass of a whole config, in which parts and sections have their own types."""
+    groups: list[Any] = [(group, Any, MISSING) for group in (*ROOMS, *sections)]
+    return dataclasses.make_dataclass("Config", groups, bases=(section_schema(RunConfig),))
 
 
 @functools.cache
-def section_schema(fields: type) -> type:
-    """A section's dataclass with its fields as OmegaConf can check them."""
-    hints = typing.get_type_hints(fields)
-    checked = [(f.name, _checked(hints[f.name]), f) for f in dataclasses.fields(fields)]
-    return dataclasses.make_dataclass(f"{fields.__name__}_schema", checked)
+def section_schema(section: type) -> type:
+    """Returns the dataclass of a section with its fields as OmegaConf can check them."""
+    hints = typing.get_type_hints(section)
+    fields: list[Any] = []
+    for field in dataclasses.fields(section):
+        hint = _checkable(hints[field.name])
+        # the default of a section inside a section is of the type that it is checked with
+        nested = inspect.isclass(hint) and dataclasses.is_dataclass(hint)
+        default = dataclasses.field(default_factory=hint) if nested else field
+        fields.append((field.name, hint, default))
+    return dataclasses.make_dataclass(f"{section.__name__}Schema", fields)
 
 
 @functools.cache
 def schema(part: type, name: str) -> type:
-    """The dataclass of a part's name and hyperparameters, read off its signature."""
-    fields: list[tuple] = [("name", str, name)]
+    """Returns the dataclass of a part: its name, and its hyperparameters from the signature."""
+    fields: list[Any] = [("name", str, name)]
     for key, parameter in hyperparameters(part).items():
-        value, hint = parameter.default, _checked(_hint(part, key))
+        hint = _checkable(_annotation(part, key))
+        value = parameter.default
         if inspect.isclass(hint) and issubclass(hint, enum.Enum):
             value = hint[value]
-        value = list(value) if isinstance(value, tuple) else value
-        fields.append((key, hint, dataclasses.field(default_factory=lambda value=value: value)))
-    return dataclasses.make_dataclass(f"{name}_config", fields)
+        elif isinstance(value, tuple):
+            value = list(value)
+        # dataclasses take a list only from a factory
+        default = dataclasses.field(default_factory=functools.partial(copy.copy, value))
+        fields.append((key, hint, default))
+    return dataclasses.make_dataclass(f"{name}_schema", fields)
+
+
+def root_defaults() -> dict[str, Any]:
+    """Returns the defaults of the options that belong to no section, and of `param_groups`."""
+    config = OmegaConf.to_container(OmegaConf.structured(section_schema(RunConfig)))
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items() if key not in ("model", "name")}
 
 
 def to_plain(node: Any) -> Any:
-    """The node as ordinary Python values: interpolations resolved, choices as their words."""
-    return OmegaConf.to_container(node, resolve=True, enum_to_str=True)
+    """Converts a config to ordinary Python values, with interpolations resolved.
+
+    Raises:
+        UserError: a value is missing (`???`), or an interpolation leads nowhere.
+    """
+    try:
+        return OmegaConf.to_container(node, resolve=True, enum_to_str=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {one_line(error)}") from error
 
 
 def complete_choice(room: str, choice: Mapping[str, Any]) -> dict[str, Any]:
-    """A part's name and all its hyperparameters: those of `choice`, checked, and the defaults of the others.
+    """Returns the name of a part with all its hyperparameters, checked; defaults fill the gaps.
 
     Raises:
-        UserError: no such part or hyperparameter, or a value of another type.
+        UserError: there is no such part or hyperparameter, or a value has another type.
     """
     part = resolve(room, choice)
-    return fill_defaults(schema(part, choice["name"]), choice, f"{room}={choice['name']}: {room}")
+    name = choice["name"]
+    return fill_defaults(schema(part, name), choice, f"{room}={name}: {room}")
 
 
 def fill_defaults(schema: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values, checked, and the defaults of the schema's other fields; `where` begins the sentence that refuses."""
+    """Returns the values, checked, and the defaults of the schema's other fields.
+
+    Args:
+        schema: what `schema` or `section_schema` returns.
+        where: begins the message of an error.
+
+    Raises:
+        UserError: there is no such field, or a value has another type.
+    """
     try:
         return to_plain(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))
     except OmegaConfBaseException as error:
-        told = re.sub(r" (full_key|object_type).*", "", re.sub(r"\s+", " ", str(error)))
-        raise UserError(f"{where}.{error.key}: {told}") from error
+        raise UserError(f"{where}.{error.full_key}: {one_line(error)}") from error
 
 
-def _hint(part: type, key: str) -> Any:
-    """The annotation of a hyperparameter, wherever in the class's ancestry its `__init__` stands."""
+def one_line(error: BaseException) -> str:
+    """Returns the message of an error of Hydra or OmegaConf without its lines of details."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    return re.sub(r" (full_key|reference_type|object_type)[:=].*", "", text)
+
+
+def flatten(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yields the options of a section as (`prefix.key`, value), without the names of parts."""
+    for key, value in section.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}.{key}")
+        elif key != "name":
+            yield f"{prefix}.{key}", value
+
+
+def _annotation(part: type, key: str) -> Any:
+    """Returns the annotation of a hyperparameter, from the class whose constructor names it."""
     for cls in inspect.getmro(part):
-        hints = typing.get_type_hints(vars(cls)["__init__"]) if "__init__" in vars(cls) else {}
-        if key in hints:
-            return hints[key]
+        if "__init__" in vars(cls):
+            hints = typing.get_type_hints(vars(cls)["__init__"])
+            if key in hints:
+                return hints[key]
     return Any
 
 
-def _checked(hint: Any) -> Any:
-    """The hint as OmegaConf can check it: a `Literal` as an Enum, a tuple as a list, what it cannot check as `Any`."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+def _checkable(hint: Any) -> Any:
+    """Returns a hint that OmegaConf can check.
+
+    A `Literal` of words becomes an Enum, a tuple a list, and what OmegaConf cannot check `Any`.
+    """
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
     if origin is typing.Literal:
-        return enum.Enum("Choice", [(word, word) for word in arguments])
+        return enum.StrEnum("Choice", [(word, word) for word in arguments])
     if origin in (list, tuple):
-        return list[_checked(arguments[0])]
-    if (
-        origin in (typing.Union, types.UnionType)
-        and len(arguments) == 2
-        and type(None) in arguments
-    ):
-        return _checked(next(a for a in arguments if a is not type(None))) | None
+        return list[_checkable(arguments[0])]  # type: ignore[misc]
+    if origin in (typing.Union, types.UnionType):
+        return _checkable_union(hint)
+    if inspect.isclass(hint) and dataclasses.is_dataclass(hint):
+        return section_schema(hint)
+    return hint if _is_checkable(hint) else Any
+
+
+def _checkable_union(hint: Any) -> Any:
+    """Returns `T | None` with a checkable T; other unions as they are, or `Any`."""
+    arguments = typing.get_args(hint)
+    value_types = [argument for argument in arguments if argument is not types.NoneType]
+    if len(arguments) == 2 and len(value_types) == 1:
+        return _checkable(value_types[0]) | None
+    return hint if _is_checkable(hint) else Any
+
+
+def _is_checkable(hint: Any) -> bool:
     try:
-        OmegaConf.structured(dataclasses.make_dataclass("probe", [("x", hint, MISSING)]))
-    except (ValidationError, TypeError):
-        return Any
-    return hint
-
-
-def flatten(section: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
-    """Every value of a section with the words that set it, but names, which are the parts' own."""
-    for key, value in section.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{above}.{key}")
-        elif key != "name":
-            yield f"{above}.{key}", value
+        OmegaConf.structured(dataclasses.make_dataclass("Trial", [("field", hint, MISSING)]))
+    except (OmegaConfBaseException, TypeError):
+        return False
+    return True

@@ -5,9 +5,11 @@ raises `ContractError` where the part breaks the guarantee that the function is 
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import jaxtyping
 from torch import Tensor
 
 from famx.registry import select_context
@@ -56,3 +58,14 @@ def applicable(room: str, part: type) -> dict[str, Contract]:
 def build_for_test(part: Callable[..., Any], **context: Any) -> Any:
     """Builds a part with the context that its signature names, as training does."""
     return part(**select_context(part, context))
+
+
+@contextmanager
+def without_shape_hook() -> Iterator[None]:
+    """Turns off jaxtyping's checks, which a compiler would have to trace."""
+    disabled = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", disabled)

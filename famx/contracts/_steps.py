@@ -1,6 +1,6 @@
-"""Gradients, steps and state that the laws of optimizers walk through."""
+"""Parameters, gradients, steps and state that the contracts of optimizers share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,82 +12,84 @@ from famx.registry import select_context
 
 SHAPES = ((), (7,), (300,), (20, 30), (4, 3, 3, 3), (40, 301))
 STEPS = 125
+HOST_READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
 
 
-class Reads(TorchDispatchMode):
-    """Records what reads a tensor's value on the host."""
+class HostReads(TorchDispatchMode):
+    """Records the operations that read a tensor's value on the host, by name."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.operations: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.name() in (
-            "aten::_local_scalar_dense",
-            "aten::nonzero",
-            "aten::equal",
-            "aten::is_nonzero",
-        ):
-            self.found.append(func.name())
+        if func.name() in HOST_READS:
+            self.operations.append(func.name())
         return func(*args, **(kwargs or {}))
 
 
-def over(part: type, params: Any, **hyper: Any) -> torch.optim.Optimizer:
+def build(part: type, params: Any, **hyper: Any) -> torch.optim.Optimizer:
+    """Builds an optimizer over parameters or groups."""
     return part(**select_context(part, {"params": params}), **hyper)
 
 
-def descends(
+def require_descent(
     part: type,
-    start: list[Tensor],
-    loss: Callable[[list[Tensor]], Tensor],
+    start: Sequence[Tensor],
+    loss_of: Callable[[Sequence[Tensor]], Tensor],
     share: float,
     steps: int = 150,
 ) -> None:
-    """At some learning rate `steps` steps leave no more than `share` of the loss."""
-    reached = {}
+    """Requires that at some learning rate `steps` steps leave at most `share` of the loss."""
+    shares = {}
     for lr in (0.01, 0.1, 1.0, 0.001):
         params = [nn.Parameter(value.clone()) for value in start]
-        optimizer = over(part, params, lr=lr)
-        first = loss(params).item()
+        optimizer = build(part, params, lr=lr)
+        initial = loss_of(params).item()
         for _ in range(steps):
             optimizer.zero_grad()
-            loss(params).backward()
+            loss_of(params).backward()
             optimizer.step()
-        reached[lr] = loss(params).item() / first
-        if reached[lr] <= share:
+        shares[lr] = loss_of(params).item() / initial
+        if shares[lr] <= share:
             return
-    found = ", ".join(f"{left:.3g} with lr={lr}" for lr, left in reached.items())
-    raise ContractError(f"does not descend to {share} of the loss in {steps} steps, but to {found}")
+    results = ", ".join(f"{value:.3g} with lr={lr}" for lr, value in shares.items())
+    raise ContractError(
+        f"does not descend to {share} of the loss in {steps} steps, but to {results}"
+    )
 
 
-def parameters() -> list[nn.Parameter]:
+def make_parameters() -> list[nn.Parameter]:
+    """Returns one parameter of each of `SHAPES`, the same in every call."""
     generator = torch.Generator().manual_seed(1)
     return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
 
 
-def noise(steps: int = STEPS) -> Iterator[list[Tensor]]:
+def random_gradients(steps: int = STEPS) -> Iterator[list[Tensor]]:
+    """Yields a gradient for each parameter and step, the same in every call."""
     generator = torch.Generator().manual_seed(2)
     for _ in range(steps):
         yield [torch.randn(shape, generator=generator) for shape in SHAPES]
 
 
-def give(params: list[nn.Parameter], gradients: list[Tensor]) -> None:
+def set_gradients(params: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
     for p, gradient in zip(params, gradients, strict=True):
         p.grad = gradient.to(p.dtype) if p.dtype is not gradient.dtype else gradient
 
 
-def take(
+def take_steps(
     optimizer: torch.optim.Optimizer,
-    params: list[nn.Parameter],
-    gradients: list[list[Tensor]] | None = None,
+    params: Sequence[nn.Parameter],
+    gradients: Sequence[Sequence[Tensor]] | None = None,
 ) -> None:
-    for row in noise() if gradients is None else gradients:
-        give(params, row)
+    """Takes a step for each row of gradients; without them, `STEPS` steps of random ones."""
+    for row in random_gradients() if gradients is None else gradients:
+        set_gradients(params, row)
         optimizer.step()
-    finite(params)
+    require_finite_parameters(params)
 
 
-def finite(params: list[nn.Parameter]) -> None:
+def require_finite_parameters(params: Sequence[nn.Parameter]) -> None:
     for p in params:
         require(
             p.is_meta or p.isfinite().all(),
@@ -95,24 +97,30 @@ def finite(params: list[nn.Parameter]) -> None:
         )
 
 
-def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from leaves(inner, f"{path}.{key}")
-    elif isinstance(value, list | tuple):
-        for key, inner in enumerate(value):
-            yield from leaves(inner, f"{path}.{key}")
+def all_equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+
+
+def leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yields every value inside dicts and lists with its path."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from leaves(value, f"{path}.{key}")
+    elif isinstance(tree, list | tuple):
+        for i, value in enumerate(tree):
+            yield from leaves(value, f"{path}.{i}")
     else:
-        yield path, value
+        yield path, tree
 
 
-def tensors(optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor]]:
-    return [
-        (path, value)
-        for path, value in leaves(optimizer.state_dict(), "state")
-        if isinstance(value, Tensor)
-    ]
+def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Returns every tensor of an optimizer's state_dict by its path."""
+    tensors = {}
+    for path, value in leaves(optimizer.state_dict(), "state"):
+        if isinstance(value, Tensor):
+            tensors[path] = value
+    return tensors
 
 
-def copies(optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor]]:
-    return [(path, value.detach().clone()) for path, value in tensors(optimizer)]
+def copy_state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {path: value.detach().clone() for path, value in state_tensors(optimizer).items()}

@@ -1,180 +1,277 @@
-"""What every data set promises."""
+"""Guarantees of every data set, checked on the tiny corpus of its `example`."""
 
-from collections.abc import Callable, Iterator
+import functools
+import math
+import tempfile
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any
+from pathlib import Path
 
 import torch
 
-from famx.contracts import Contract, ContractError, build_for_test, require
+from famx.contracts import Contract, ContractError, require
+from famx.data.base import Dataset
 from famx.nn.batch import Batch, Example
-from famx.notation import SAMPLE_RATE
+from famx.notation import Modality
+from famx.registry import hyperparameters, select_context
 from famx.training.loader import Loader, LoaderConfig
 
-Part = Callable[..., Any]
+LENGTH_TOLERANCE = 0.02  # seconds
+Step = tuple[int, int, Batch]
+"""Epoch, position in it, and batch."""
 
 
-def items(part: Part) -> None:
-    for split in _build(part).splits:
-        dataset = _build(part, split)
+class Builder:
+    """Builds data sets of a part over its example.
+
+    Args:
+        part: class of the data set.
+        folder: folder for the corpus of the example.
+    """
+
+    def __init__(self, part: type[Dataset], folder: Path) -> None:
         require(
-            len(dataset) == len(dataset.ids) == len(dataset.texts) == len(dataset.lengths) > 0,
-            f"{split} has {len(dataset)} items, {len(dataset.ids)} ids, {len(dataset.texts)} texts, "
-            f"{len(dataset.lengths)} lengths",
+            issubclass(part, Dataset),
+            f"{part.__name__} is not a subclass of famx.data.base.Dataset",
         )
+        self.part = part
+        self.splits = part.splits
+        self.options = part.example(folder)
+        # hyperparameters that famx.check was called with, which come before those of the example
+        init = vars(part).get("__init__")
+        if isinstance(init, functools.partialmethod):
+            self.options |= init.keywords
+
+    def dataset(self, split: str = "train", seed: int = 0) -> Dataset:
+        """Builds one split."""
+        context = select_context(self.part, {"split": split, "seed": seed})
+        return self.part(**context, **self.options)
+
+    def loader(self, seed: int = 0, workers: int = 0) -> Loader:
+        """Builds a loader of the training split, with some four items in a batch."""
+        dataset = self.dataset(seed=seed)
+        budget = 4.0 * max(dataset.lengths)
+        config = LoaderConfig(
+            batch_seconds=budget, batch_tokens=math.ceil(budget), buckets=2, workers=workers
+        )
+        speech = dataset.modality is Modality.SPEECH
+        return Loader(dataset, dataset.build_tokenizer() if speech else None, seed, config)
+
+
+def on_example(contract: Callable[[Builder], None]) -> Contract:
+    """Turns a contract over a `Builder` into one over a part, in a temporary folder."""
+
+    @functools.wraps(contract)
+    def contract_of_part(part: type[Dataset]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            contract(Builder(part, Path(folder)))
+
+    return contract_of_part
+
+
+@on_example
+def options_exist(build: Builder) -> None:
+    known = hyperparameters(build.part)
+    for option in (*build.part.path_options, *build.options):
+        require(option in known, f"{option} is no hyperparameter of {build.part.__name__}")
+
+
+@on_example
+def items_match_columns(build: Builder) -> None:
+    for split in build.splits:
+        dataset = build.dataset(split)
+        # columns of equal length
+        sizes = (len(dataset), len(dataset.ids), len(dataset.texts), len(dataset.lengths))
+        require(
+            len(set(sizes)) == 1 and sizes[0] > 0,
+            "{} has {} items, {} ids, {} texts, {} lengths".format(split, *sizes),
+        )
+        # whose rows are the items
         for index in range(len(dataset)):
             example = dataset[index]
             require(
                 isinstance(example, Example),
                 f"item {index} of {split} is a {type(example).__name__}",
             )
-            signal, told = example.signal, (dataset.ids[index], dataset.texts[index])
+            columns = (dataset.ids[index], dataset.texts[index])
             require(
-                (example.id, example.text) == told,
-                f"item {index} of {split} is {example}, the data set says {told}",
-            )
-            kind = torch.float32 if dataset.unit == "seconds" else torch.int64
-            require(
-                signal.ndim == 1 and signal.dtype == kind,
-                f"{example.id} is {signal.dtype} of {tuple(signal.shape)}",
-            )
-            require(
-                signal.abs().max() <= 1 or kind == torch.int64,
-                f"{example.id} reaches {signal.abs().max()}",
+                (example.id, example.text) == columns,
+                f"item {index} of {split} is {example}, the data set lists {columns}",
             )
 
 
-def lengths_told(part: Part) -> None:
-    for split in _build(part).splits:
-        dataset = _build(part, split)
-        for index, told in enumerate(dataset.lengths):
-            n = len(dataset[index].signal)
-            found = n / SAMPLE_RATE if dataset.unit == "seconds" else n - 1
+@on_example
+def items_match_modality(build: Builder) -> None:
+    for split in build.splits:
+        dataset = build.dataset(split)
+        speech = dataset.modality is Modality.SPEECH
+        for index in range(len(dataset)):
+            name, signal, _ = dataset[index]
             require(
-                abs(found - told) <= 0.02,
-                f"item {index} of {split} is {found} {dataset.unit} long, not {told}",
+                signal.ndim == 1 and signal.dtype == (torch.float32 if speech else torch.int64),
+                f"{name} is {signal.dtype} of {tuple(signal.shape)}",
+            )
+            if speech:
+                require(signal.abs().max() <= 1, f"{name} reaches {signal.abs().max()}")
+
+
+@on_example
+def lengths_match_items(build: Builder) -> None:
+    for split in build.splits:
+        dataset = build.dataset(split)
+        modality = dataset.modality
+        for index, length in enumerate(dataset.lengths):
+            size = len(dataset[index].signal)
+            # the last token id of a text is a target only
+            actual = modality.amount(size if modality is Modality.SPEECH else size - 1)
+            require(
+                abs(actual - length) <= LENGTH_TOLERANCE,
+                f"item {index} of {split} is {actual} {modality.unit}s long, not {length}",
             )
 
 
-def splits_apart(part: Part) -> None:
-    seen: dict[str, str] = {}
-    for split in _build(part).splits:
-        for name in _build(part, split).ids:
-            require(
-                seen.setdefault(name, split) == split, f"{name} is in {seen[name]} and in {split}"
-            )
+@on_example
+def splits_disjoint(build: Builder) -> None:
+    require(
+        {"train", "dev"} <= set(build.splits), f"has the splits {build.splits}, not train and dev"
+    )
+    split_of_id: dict[str, str] = {}
+    for split in build.splits:
+        for name in build.dataset(split).ids:
+            first = split_of_id.setdefault(name, split)
+            require(first == split, f"{name} is in {first} and in {split}")
 
 
-def unknown_split(part: Part) -> None:
+@on_example
+def unknown_split_refused(build: Builder) -> None:
     try:
-        _build(part, "tomorrow")
+        build.dataset("tomorrow")
     except ValueError as error:
         require(
             "tomorrow" in str(error), f"refuses the split 'tomorrow' without naming it: {error}"
         )
     else:
-        raise ContractError("takes 'tomorrow' for a split")
+        raise ContractError("accepts 'tomorrow' as a split")
 
 
-def items_of_an_epoch(part: Part) -> None:
-    one, other = _build(part), _build(part)
+@on_example
+def tokenizer_encodes_items(build: Builder) -> None:
+    dataset = build.dataset()
+    # the items of text are token ids already
+    if dataset.modality is Modality.TEXT:
+        vocab_size = dataset.build_tokenizer().get_vocab_size()
+        for index in range(len(dataset)):
+            largest = int(dataset[index].signal.max())
+            require(largest < vocab_size, f"id {largest} is outside {vocab_size} tokens")
+        return
+    # the texts of speech are encoded, and contain no special token
+    tokenizer = dataset.build_tokenizer(special_tokens=("<blank>",))
+    require(tokenizer.token_to_id("<blank>") == 0, "a special token does not get the first id")
+    for text in dataset.texts:
+        ids = tokenizer.encode(text).ids
+        require(tokenizer.decode(ids) == text and 0 not in ids, f"{text!r} is encoded as {ids}")
+
+
+@on_example
+def items_independent_of_order(build: Builder) -> None:
+    # two data sets, read in opposite orders, and epochs out of order
+    forwards = build.dataset()
+    backwards = build.dataset()
     for epoch in (2, 0, 1):
-        order = list(range(len(one.at(epoch))))
-        backwards = {index: other.at(epoch)[index] for index in reversed(order)}
-        for index in order:
+        indices = range(len(forwards.at(epoch)))
+        expected = {index: backwards.at(epoch)[index] for index in reversed(indices)}
+        for index in indices:
             require(
-                _same(one.at(epoch)[index], backwards[index]),
+                _equal_examples(forwards.at(epoch)[index], expected[index]),
                 f"item {index} of epoch {epoch} depends on what was read before it",
             )
 
 
-def order_of_an_epoch(part: Part) -> None:
-    loader = _loader(part)
+@on_example
+def plan_deterministic(build: Builder) -> None:
+    loader = build.loader()
+    # a second loader has planned nothing before
     for epoch in (1, 0):
         plan = loader.plan(epoch)
         require(
-            plan == _loader(part).plan(epoch),
+            plan == build.loader().plan(epoch),
             f"the order of epoch {epoch} depends on more than seed and epoch",
         )
-        found = sorted(index for batch in plan for _, index in batch)
+        indices = sorted(index for batch in plan for _, index in batch)
         require(
-            found == list(range(len(loader.dataset.at(epoch)))),
-            f"epoch {epoch} does not hold every item once",
+            indices == list(range(len(loader.dataset.at(epoch)))),
+            f"epoch {epoch} does not contain every item once",
         )
-    require(loader.plan(0) != _loader(part, seed=1).plan(0), "another seed gives the same order")
+    require(loader.plan(0) != build.loader(seed=1).plan(0), "another seed gives the same order")
 
 
-def resumed(part: Part) -> None:
-    loader, steps = _loader(part), 6
-    whole = list(islice(loader.train(), steps))
-    for begun in range(steps - 1):
-        epoch, position, _ = whole[begun]
-        rest = islice(_loader(part).train(epoch, position + 1), steps - begun - 1)
-        _assert_equal(
-            iter(whole[begun + 1 :]), rest, f"going on after epoch {epoch}, position {position}"
+@on_example
+def resume_exact(build: Builder) -> None:
+    n_steps = 6
+    steps = list(islice(build.loader().train_batches(), n_steps))
+    # a run that stops after each of the steps and continues
+    for stop in range(n_steps - 1):
+        epoch, position, _ = steps[stop]
+        resumed = build.loader().train_batches(epoch, position + 1)
+        _require_equal_steps(
+            steps[stop + 1 :],
+            islice(resumed, n_steps - stop - 1),
+            f"resumed after epoch {epoch}, position {position}",
         )
 
 
-def workers(part: Part) -> None:
-    _assert_equal(
-        islice(_loader(part).train(), 5),
-        islice(_loader(part, workers=2).train(), 5),
+@on_example
+def workers_change_nothing(build: Builder) -> None:
+    n_steps = 5
+    _require_equal_steps(
+        islice(build.loader().train_batches(), n_steps),
+        islice(build.loader(workers=2).train_batches(), n_steps),
         "with two workers",
     )
 
 
-def plain_once(part: Part) -> None:
-    loader = _loader(part)
-    found = [name for batch in loader.plain() for name in batch.ids]
-    require(
-        sorted(found) == sorted(loader.dataset.ids),
-        "the plain order leaves items out or repeats them",
-    )
-    require(
-        all(batch.spans is None for batch in loader.plain()), "the plain order blanks something"
-    )
+@on_example
+def evaluation_covers_items(build: Builder) -> None:
+    loader = build.loader()
+    batches = list(loader.eval_batches())
+    ids = [name for batch in batches for name in batch.ids]
+    require(sorted(ids) == sorted(loader.dataset.ids), "evaluation omits or repeats items")
+    require(all(batch.spans is None for batch in batches), "evaluation blanks something")
 
 
-def _build(part: Part, split: str = "train", seed: int = 0) -> Any:
-    return build_for_test(part, split=split, seed=seed)
+def _equal_examples(first: Example, second: Example) -> bool:
+    same_texts = (first.id, first.text) == (second.id, second.text)
+    return same_texts and torch.equal(first.signal, second.signal)
 
 
-def _loader(part: Part, seed: int = 0, workers: int = 0) -> Loader:
-    """Some four items a batch."""
-    dataset = _build(part, seed=seed)
-    config = LoaderConfig(batch=4 * max(dataset.lengths), buckets=2, workers=workers)
-    return Loader(dataset, dataset.build_tokenizer(), seed, config)
-
-
-def _same(one: Example, other: Example) -> bool:
-    return one.id == other.id and one.text == other.text and torch.equal(one.signal, other.signal)
-
-
-def _assert_equal(
-    one: Iterator[tuple[int, int, Batch]], other: Iterator[tuple[int, int, Batch]], where: str
-) -> None:
-    for (epoch, position, batch), (at, place, again) in zip(one, other, strict=True):
-        told = f"{where}, the batch at epoch {epoch}, position {position}"
+def _require_equal_steps(expected: Iterable[Step], actual: Iterable[Step], setting: str) -> None:
+    """Requires two sequences of batches to be equal; `setting` says how the second one differs."""
+    for (epoch, position, batch), (epoch_2, position_2, batch_2) in zip(
+        expected, actual, strict=True
+    ):
+        label = f"{setting}, the batch at epoch {epoch}, position {position}"
         require(
-            (epoch, position, batch.ids) == (at, place, again.ids),
-            f"{told} is another: {again.ids}",
+            (epoch, position, batch.ids) == (epoch_2, position_2, batch_2.ids),
+            f"{label} differs: {batch_2.ids}",
         )
         for name in ("inputs", "lengths", "targets", "spans"):
-            mine, theirs = getattr(batch, name), getattr(again, name)
-            require(
-                (mine is None and theirs is None) or torch.equal(mine, theirs),
-                f"{told} has other {name}",
-            )
+            tensor = getattr(batch, name)
+            tensor_2 = getattr(batch_2, name)
+            both_none = tensor is None and tensor_2 is None
+            require(both_none or torch.equal(tensor, tensor_2), f"{label} has different {name}")
 
 
 CONTRACT: tuple[Contract, ...] = (
-    items,
-    lengths_told,
-    splits_apart,
-    unknown_split,
-    items_of_an_epoch,
-    order_of_an_epoch,
-    resumed,
-    workers,
-    plain_once,
+    options_exist,
+    items_match_columns,
+    items_match_modality,
+    lengths_match_items,
+    splits_disjoint,
+    unknown_split_refused,
+    tokenizer_encodes_items,
+    items_independent_of_order,
+    plan_deterministic,
+    resume_exact,
+    workers_change_nothing,
+    evaluation_covers_items,
 )

@@ -1,11 +1,12 @@
-"""What every momentum rule promises: a coefficient in [0, 1) a tensor, from the gradients and its own state alone."""
+"""Contracts of momentum rules: coefficients in [0, 1), from gradients and their own state alone."""
 
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from famx.contracts import Contract, build_for_test, require
+from famx.contracts import Contract, ContractError, build_for_test, require
+from famx.momentum.base import MomentumRule
 from famx.nn.hooks import set_observed
 from famx.notation import TensorInfo
 
@@ -18,97 +19,118 @@ TENSORS = [
     TensorInfo((), "other", 0.5, 8, "equal"),
 ]
 STEPS = 140
+SAVED_AT = 117
 
 
-def gives_coefficients_in_range(part: type) -> None:
+def coefficients_in_range(part: type[MomentumRule]) -> None:
+    """Coefficients are in [0, 1), also for zero and tiny gradients."""
     for scale in (0.0, 1.0, 1e-30):
-        rule = build_for_test(part, tensors=TENSORS)
+        rule = _build(part)
         for step, gradients in _noise(scale):
             _choose(rule, gradients, step)
 
 
-def is_deterministic(part: type) -> None:
-    first, second = build_for_test(part, tensors=TENSORS), build_for_test(part, tensors=TENSORS)
+def is_deterministic(part: type[MomentumRule]) -> None:
+    """Two rules choose the same for the same gradients."""
+    first = _build(part)
+    second = _build(part)
     for step, gradients in _noise():
         same = torch.equal(_choose(first, gradients, step), _choose(second, gradients, step))
-        require(same, f"chooses differently anew at step {step}")
+        require(same, f"two rules choose differently for the same gradients at step {step}")
 
 
-def leaves_gradients_and_the_global_generator_alone(part: type) -> None:
-    rule, before = build_for_test(part, tensors=TENSORS), torch.get_rng_state()
+def no_side_effects(part: type[MomentumRule]) -> None:
+    """Gradients and the global random generator are not changed."""
+    rule = _build(part)
+    random_state = torch.get_rng_state()
     for step, gradients in _noise():
-        kept = [gradient.clone() for gradient in gradients]
+        copies = [gradient.clone() for gradient in gradients]
         _choose(rule, gradients, step)
-        require(all(map(torch.equal, kept, gradients)), f"changes the gradients at step {step}")
-    require(torch.equal(before, torch.get_rng_state()), "draws from the global generator")
+        require(all(map(torch.equal, copies, gradients)), f"changes the gradients at step {step}")
+    require(torch.equal(random_state, torch.get_rng_state()), "draws from the global generator")
 
 
-def state_round_trip(part: type) -> None:
-    rule, other = build_for_test(part, tensors=TENSORS), build_for_test(part, tensors=TENSORS)
+def state_round_trip(part: type[MomentumRule]) -> None:
+    """A rule that loads the state of another continues like it."""
+    original = _build(part)
+    restored = _build(part)
     for step, gradients in _noise():
-        if step == 117:
-            other.load_state_dict(rule.state_dict())
-        chosen = _choose(rule, gradients, step)
-        same = step < 117 or torch.equal(chosen, _choose(other, gradients, step))
-        require(same, f"goes on differently with its state, at step {step}")
+        if step == SAVED_AT:
+            restored.load_state_dict(original.state_dict())
+        expected = _choose(original, gradients, step)
+        if step >= SAVED_AT:
+            same = torch.equal(expected, _choose(restored, gradients, step))
+            require(same, f"continues differently from its state, at step {step}")
 
 
-def replaces_its_state(part: type) -> None:
-    rule = build_for_test(part, tensors=TENSORS)
+def buffers_not_mutated(part: type[MomentumRule]) -> None:
+    """A call replaces buffers and never writes into them, so that they can be restored."""
+    rule = _build(part)
     for step, gradients in _noise():
-        kept = [(name, buffer, buffer.clone()) for name, buffer in rule.named_buffers()]
+        before = [(name, buffer, buffer.clone()) for name, buffer in rule.named_buffers()]
         _choose(rule, gradients, step)
-        for name, buffer, copy in kept:
+        for name, buffer, copy in before:
             require(
                 torch.equal(buffer, copy),
-                f"writes into its buffer {name}, which nobody can then put back",
+                f"writes into its buffer {name}, which then cannot be restored",
             )
 
 
-def watching_changes_nothing(part: type) -> None:
-    rule, watched = build_for_test(part, tensors=TENSORS), build_for_test(part, tensors=TENSORS)
-    set_observed(watched, True)
+def watching_changes_nothing(part: type[MomentumRule]) -> None:
+    """The coefficients are the same while metrics are collected."""
+    rule = _build(part)
+    observed = _build(part)
+    set_observed(observed, True)
     for step, gradients in _noise():
-        same = torch.equal(_choose(rule, gradients, step), _choose(watched, gradients, step))
-        require(same, f"chooses differently when watched, at step {step}")
+        same = torch.equal(_choose(rule, gradients, step), _choose(observed, gradients, step))
+        require(same, f"chooses differently when observed, at step {step}")
 
 
-def meta(part: type) -> None:
-    rule = build_for_test(part, tensors=TENSORS).to("meta")
+def meta(part: type[MomentumRule]) -> None:
+    """All computation is on the device of the gradients."""
+    rule = _build(part).to("meta")
+    gradients = [torch.empty(info.shape, device="meta") for info in TENSORS]
     for step in range(1, STEPS):
-        chosen = _choose(rule, [torch.empty(info.shape, device="meta") for info in TENSORS], step)
-    require(chosen.is_meta, "computes on another device than that of the gradients")
+        coefficients = _choose(rule, gradients, step)
+    require(coefficients.is_meta, "computes on another device than that of the gradients")
 
 
-def _choose(rule: nn.Module, gradients: list[Tensor], step: int) -> Tensor:
-    """What the rule chooses, if these are coefficients."""
-    chosen, n = rule(gradients, step), len(TENSORS)
+def _build(part: type[MomentumRule]) -> MomentumRule:
+    return build_for_test(part, tensors=TENSORS)
+
+
+def _choose(rule: MomentumRule, gradients: list[Tensor], step: int) -> Tensor:
+    """Returns the coefficients of one call, after checking their type, shape and range."""
+    coefficients = rule(gradients, step)
+    n = len(TENSORS)
     require(
-        isinstance(chosen, Tensor),
-        f"gives a {type(chosen).__name__}, not a tensor of {n} coefficients",
+        isinstance(coefficients, Tensor),
+        f"gives a {type(coefficients).__name__}, not a tensor of {n} coefficients",
     )
     require(
-        chosen.shape == (n,),
-        f"gives a tensor of shape {tuple(chosen.shape)}, not of {n} coefficients",
+        coefficients.shape == (n,),
+        f"gives a tensor of shape {tuple(coefficients.shape)}, not of {n} coefficients",
     )
-    outside = [] if chosen.is_meta else chosen[~((chosen >= 0) & (chosen < 1))].tolist()
-    require(not outside, f"a coefficient is outside [0, 1) at step {step}: {outside[0]:.3g}")
-    return chosen
+    if not coefficients.is_meta:
+        valid = (coefficients >= 0) & (coefficients < 1)
+        for outside in coefficients[~valid].tolist():
+            raise ContractError(f"a coefficient is outside [0, 1) at step {step}: {outside:.3g}")
+    return coefficients
 
 
 def _noise(scale: float = 1.0) -> Iterator[tuple[int, list[Tensor]]]:
-    """White noise, step by step from 1."""
+    """Yields steps, counted from 1, and gradients of white noise."""
     generator = torch.Generator().manual_seed(0)
     for step in range(1, STEPS):
         yield step, [scale * torch.randn(info.shape, generator=generator) for info in TENSORS]
 
 
 CONTRACT: tuple[Contract, ...] = (
-    gives_coefficients_in_range,
+    coefficients_in_range,
     is_deterministic,
-    leaves_gradients_and_the_global_generator_alone,
+    no_side_effects,
     state_round_trip,
-    replaces_its_state,
+    buffers_not_mutated,
     watching_changes_nothing,
     meta,
 )

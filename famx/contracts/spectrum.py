@@ -1,12 +1,14 @@
-"""What every spectrum promises: shares of bands that tell slow from fast and call white noise white."""
+"""Contracts of spectra: shares of bands that tell slow from fast, and white noise that is white."""
 
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from famx.contracts import Contract, build_for_test, require
+from famx.nn.hooks import set_observed
 from famx.notation import TensorInfo
+from famx.spectrum.base import Spectrum
 
 TENSORS = [
     TensorInfo((40, 300), "other", 0.9, 8, "equal"),
@@ -17,165 +19,208 @@ TENSORS = [
 CALLS = 48
 
 
-def gives_one_row_a_tensor_padded_with_zeros(part: type) -> None:
-    shares = _run(build_for_test(part, tensors=TENSORS), _noise())[-1]
+def missing_bands_are_zero(part: type[Spectrum]) -> None:
+    """Shares are not negative, and zero past the number of bands of a tensor."""
+    shares = _measurements(_build(part), _noise())[-1]
     for row, info in zip(shares, TENSORS, strict=True):
         require((row >= 0).all(), f"a share of {_name(info)} is negative: {row.min():.3g}")
         require(
             not row[info.n_bands :].any(),
-            f"bands past n_bands={info.n_bands} hold power: {row.tolist()}",
+            f"bands past n_bands={info.n_bands} have power: {row.tolist()}",
         )
 
 
-def sums_to_one(part: type) -> None:
-    for shares in _run(build_for_test(part, tensors=TENSORS), _noise()):
+def sums_to_one(part: type[Spectrum]) -> None:
+    """The shares of each tensor sum to 1."""
+    for shares in _measurements(_build(part), _noise()):
         for total, info in zip(shares.sum(1).tolist(), TENSORS, strict=True):
             require(abs(total - 1) < 1e-4, f"the shares of {_name(info)} sum to {total}")
 
 
-def flat_on_white(part: type) -> None:
-    measure = build_for_test(part, tensors=TENSORS)
-    measured = torch.stack(_run(measure, _noise(), calls=400))
-    relative = measure.relative(measured.mean(0))
+def flat_on_white(part: type[Spectrum]) -> None:
+    """White noise has equal bands in units of white noise."""
+    spectrum = _build(part)
+    measurements = torch.stack(_measurements(spectrum, _noise(), calls=400))
+    relative = spectrum.relative(measurements.mean(0))
     for row, info in zip(relative, TENSORS, strict=True):
-        off = (row[: info.n_bands] - 1).abs().max().item()
+        error = (row[: info.n_bands] - 1).abs().max().item()
         require(
-            off < 0.25,
-            f"white noise is not white: a band of {_name(info)} is {off:.0%} off its share, not less than 25%",
+            error < 0.25,
+            f"white noise is not white: a band of {_name(info)} is {error:.0%} off its share, "
+            "not less than 25%",
         )
 
 
-def separates_slow_and_fast(part: type) -> None:
-    slow = _run(
-        build_for_test(part, tensors=TENSORS),
-        _signal(lambda t, i, n: torch.cos(2 * torch.pi * (i / n + t / 1000))),
-    )[-1]
-    fast = _run(build_for_test(part, tensors=TENSORS), _signal(lambda t, i, n: (-1.0) ** (t + i)))[
-        -1
-    ]
+def separates_slow_and_fast(part: type[Spectrum]) -> None:
+    """Slow signals are in the lower half of the bands, fast ones in the upper half."""
+
+    def slow_signal(t: int, i: Tensor, n: int) -> Tensor:
+        return torch.cos(2 * torch.pi * (i / n + t / 1000))
+
+    def fast_signal(t: int, i: Tensor, n: int) -> Tensor:
+        return (-1.0) ** (t + i)
+
+    slow = _measurements(_build(part), _noisy(slow_signal))[-1]
+    fast = _measurements(_build(part), _noisy(fast_signal))[-1]
     for low, high, info in zip(slow, fast, TENSORS, strict=True):
         half = info.n_bands // 2
-        for signal, side, share in (
-            ("slow", "lower", low[:half].sum()),
-            ("fast", "upper", high[half:].sum()),
-        ):
-            told = f"a {signal} signal gives the {side} half of the bands of {_name(info)} {share:.2f} of its power"
-            require(share > 0.8, f"{told}, not more than 0.8")
+        lower = low[:half].sum()
+        upper = high[half:].sum()
+        for signal, side, share in (("slow", "lower", lower), ("fast", "upper", upper)):
+            require(
+                share > 0.8,
+                f"a {signal} signal gives the {side} half of the bands of {_name(info)} "
+                f"{share:.2f} of its power, not more than 0.8",
+            )
 
 
-def takes_zeros_and_tiny_values(part: type) -> None:
+def accepts_zeros_and_extremes(part: type[Spectrum]) -> None:
+    """Zero, tiny and huge gradients have finite shares."""
     for scale in (0.0, 1e-30, 1e30):
-        _run(build_for_test(part, tensors=TENSORS), _noise(scale=scale))
+        _measurements(_build(part), _noise(scale=scale))
 
 
-def is_deterministic(part: type) -> None:
-    first, second = (_run(build_for_test(part, tensors=TENSORS), _noise())[-1] for _ in range(2))
-    require(torch.equal(first, second), "measures the same gradients differently the second time")
+def is_deterministic(part: type[Spectrum]) -> None:
+    """Two spectra of the same gradients agree."""
+    first = _measurements(_build(part), _noise())[-1]
+    second = _measurements(_build(part), _noise())[-1]
+    require(torch.equal(first, second), "two measurements of the same gradients differ")
 
 
-def leaves_gradients_and_the_global_generator_alone(part: type) -> None:
-    measure, gradients = (
-        build_for_test(part, tensors=TENSORS),
-        [next(source) for source in [_noise()] for _ in range(40)],
-    )
-    before, kept = torch.get_rng_state(), [g.clone() for row in gradients for g in row]
-    for row in gradients:
-        _measure(measure, row)
-    require(torch.equal(before, torch.get_rng_state()), "draws from the global generator")
-    require(
-        all(map(torch.equal, kept, [g for row in gradients for g in row])),
-        "changes the gradients it measures",
-    )
+def no_side_effects(part: type[Spectrum]) -> None:
+    """Gradients and the global random generator are not changed."""
+    spectrum = _build(part)
+    source = _noise()
+    random_state = torch.get_rng_state()
+    for _ in range(40):
+        gradients = next(source)
+        copies = [gradient.clone() for gradient in gradients]
+        _measure(spectrum, gradients)
+        require(all(map(torch.equal, copies, gradients)), "changes the gradients it measures")
+    require(torch.equal(random_state, torch.get_rng_state()), "draws from the global generator")
 
 
-def state_round_trip(part: type) -> None:
-    source, measure, other = (
-        _noise(),
-        build_for_test(part, tensors=TENSORS),
-        build_for_test(part, tensors=TENSORS),
-    )
-    _run(measure, source)
-    other.load_state_dict(measure.state_dict())
-    rest = [next(source) for _ in range(20)]
-    for row in rest:
-        same = torch.equal(_measure(measure, row), _measure(other, row))
-        require(same, "goes on differently with the state that it gave")
-        require(measure.fresh == other.fresh, "measures at other calls with the state that it gave")
+def state_round_trip(part: type[Spectrum]) -> None:
+    """A spectrum that loads the state of another continues like it."""
+    source = _noise()
+    original = _build(part)
+    restored = _build(part)
+    _measurements(original, source)
+    restored.load_state_dict(original.state_dict())
+    for _ in range(20):
+        gradients = next(source)
+        same = torch.equal(_measure(original, gradients), _measure(restored, gradients))
+        require(same, "continues differently from its state")
+        require(original.fresh == restored.fresh, "measures at other calls from its state")
 
 
-def replaces_its_state(part: type) -> None:
-    _replaces(build_for_test(part, tensors=TENSORS), _noise())
-
-
-def meta(part: type) -> None:
-    measure = build_for_test(part, tensors=TENSORS).to("meta")
+def buffers_not_mutated(part: type[Spectrum]) -> None:
+    """A call replaces buffers and never writes into them, so that they can be restored."""
+    spectrum = _build(part)
+    source = _noise()
     for _ in range(CALLS):
-        shares = _measure(measure, [torch.empty(info.shape, device="meta") for info in TENSORS])
+        before = [(name, buffer, buffer.clone()) for name, buffer in spectrum.named_buffers()]
+        _measure(spectrum, next(source))
+        for name, buffer, copy in before:
+            require(
+                torch.equal(buffer, copy),
+                f"writes into its buffer {name}, which then cannot be restored",
+            )
+
+
+def watching_changes_nothing(part: type[Spectrum]) -> None:
+    """The shares are the same while metrics are collected."""
+    spectrum = _build(part)
+    observed = _build(part)
+    set_observed(observed, True)
+    source = _noise()
+    for _ in range(CALLS):
+        gradients = next(source)
+        shares = _measure(spectrum, gradients)
+        require(
+            torch.equal(shares, _measure(observed, gradients)), "measures differently when observed"
+        )
+        observed.report_bands(shares)
+    require(observed.metrics, "reports no bands when observed")
+
+
+def meta(part: type[Spectrum]) -> None:
+    """All computation is on the device of the gradients."""
+    spectrum = _build(part).to("meta")
+    gradients = [torch.empty(info.shape, device="meta") for info in TENSORS]
+    for _ in range(CALLS):
+        shares = _measure(spectrum, gradients)
     require(shares.is_meta, "computes on another device than that of the gradients")
+
+
+def _build(part: type[Spectrum]) -> Spectrum:
+    return build_for_test(part, tensors=TENSORS)
 
 
 def _name(info: TensorInfo) -> str:
     return f"a tensor {info.shape} of kind {info.kind}"
 
 
-def _measure(measure: nn.Module, gradients: list[Tensor]) -> Tensor:
-    """What is measured, if these are shares."""
-    shares, wanted = measure(gradients), (len(TENSORS), max(info.n_bands for info in TENSORS))
+def _measure(spectrum: Spectrum, gradients: list[Tensor]) -> Tensor:
+    """Returns the shares of one call, after checking their type, shape and finiteness."""
+    shares = spectrum(gradients)
+    expected = (len(TENSORS), max(info.n_bands for info in TENSORS))
     require(
         isinstance(shares, Tensor),
-        f"gives a {type(shares).__name__}, not a tensor of shape {wanted}",
+        f"gives a {type(shares).__name__}, not a tensor of shape {expected}",
     )
-    require(shares.shape == wanted, f"gives a tensor of shape {tuple(shares.shape)}, not {wanted}")
     require(
-        shares.is_meta or shares.isfinite().all(),
-        f"gradients up to {max(g.abs().max() for g in gradients):.2g} give shares that are not finite",
+        shares.shape == expected, f"gives a tensor of shape {tuple(shares.shape)}, not {expected}"
     )
+    if not shares.is_meta:
+        largest = max(gradient.abs().max() for gradient in gradients)
+        require(
+            shares.isfinite().all(),
+            f"gradients up to {largest:.2g} give shares that are not finite",
+        )
     return shares
 
 
-def _replaces(measure: nn.Module, source: Iterator[list[Tensor]]) -> None:
-    for _ in range(CALLS):
-        kept = [(name, buffer, buffer.clone()) for name, buffer in measure.named_buffers()]
-        _measure(measure, next(source))
-        for name, buffer, copy in kept:
-            require(
-                torch.equal(buffer, copy),
-                f"writes into its buffer {name}, which nobody can then put back",
-            )
-
-
-def _run(measure: nn.Module, source: Iterator[list[Tensor]], calls: int = CALLS) -> list[Tensor]:
-    """What was measured in so many calls."""
-    found = []
+def _measurements(
+    spectrum: Spectrum, source: Iterator[list[Tensor]], calls: int = CALLS
+) -> list[Tensor]:
+    """Returns the shares of those calls that measured."""
+    measurements = []
     for _ in range(calls):
-        shares = _measure(measure, next(source))
-        if measure.fresh:
-            found.append(shares)
-    require(found, f"has measured nothing after {calls} calls")
-    return found
+        shares = _measure(spectrum, next(source))
+        if spectrum.fresh:
+            measurements.append(shares)
+    require(measurements, f"has measured nothing after {calls} calls")
+    return measurements
 
 
 def _noise(scale: float = 1.0) -> Iterator[list[Tensor]]:
+    """Yields gradients of white noise."""
     generator = torch.Generator().manual_seed(0)
     while True:
         yield [scale * torch.randn(info.shape, generator=generator) for info in TENSORS]
 
 
-def _signal(value: Callable[[int, Tensor, int], Tensor]) -> Iterator[list[Tensor]]:
-    """Gradients of entries value(t, i, number of entries) under a little noise."""
-    for t, noise in enumerate(_noise(scale=0.05)):
-        yield [n + value(t, torch.arange(n.numel()), n.numel()).view(n.shape) for n in noise]
+def _noisy(signal: Callable[[int, Tensor, int], Tensor]) -> Iterator[list[Tensor]]:
+    """Yields gradients of entries signal(t, i, number of entries) under a little noise."""
+    for t, gradients in enumerate(_noise(scale=0.05)):
+        noisy = []
+        for noise in gradients:
+            n = noise.numel()
+            noisy.append(noise + signal(t, torch.arange(n), n).view(noise.shape))
+        yield noisy
 
 
 CONTRACT: tuple[Contract, ...] = (
-    gives_one_row_a_tensor_padded_with_zeros,
+    missing_bands_are_zero,
     sums_to_one,
     flat_on_white,
     separates_slow_and_fast,
-    takes_zeros_and_tiny_values,
+    accepts_zeros_and_extremes,
     is_deterministic,
-    leaves_gradients_and_the_global_generator_alone,
+    no_side_effects,
     state_round_trip,
-    replaces_its_state,
+    buffers_not_mutated,
+    watching_changes_nothing,
     meta,
 )

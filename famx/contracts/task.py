@@ -1,6 +1,4 @@
-"""What every task promises."""
-
-from typing import Any
+"""The contract of tasks: a loss that is a mean over units, and an evaluation that agrees."""
 
 import torch
 from torch import Tensor, nn
@@ -8,124 +6,140 @@ from torch import Tensor, nn
 from famx.contracts import Contract, build_for_test, require
 from famx.data._tokenizers import train_tokenizer
 from famx.nn.batch import Batch
+from famx.nn.masks import length_mask
+from famx.notation import Modality
+from famx.task.base import Task
 
 TEXTS = ("abba cab", "cabbb", "a")
 FRAMES = 20
+LENGTHS = (FRAMES, FRAMES - 6, FRAMES - 9)
 
 
 def one_batch_overfits(part: type) -> None:
-    """Scores that are free to be any go where the loss is next to nothing and what is decoded is right."""
+    """Scores that are free to take any value reach a loss near 0 and decode to the right texts."""
     task, batch, model = _example(part)
     first = task.loss(model, batch).item()
     _fit(task, model, batch)
     last = task.loss(model, batch).item()
     require(
         last < 0.05 * first,
-        f"one batch is not learned: its loss falls from {first:.3f} to {last:.3f} only",
+        f"one batch is not learned: its loss only falls from {first:.3f} to {last:.3f}",
     )
     if batch.texts:
-        found = task.decode(model, batch)
-        require(found == batch.texts, f"decodes {found} from scores that fit {batch.texts}")
-        rates = {name: errors.rate for name, errors in task.score(batch.texts, found).items()}
+        texts = task.decode(model, batch)
+        require(texts == batch.texts, f"decodes {texts} from scores that fit {batch.texts}")
+        rates = {name: score.rate for name, score in task.score(batch.texts, texts).items()}
         require(rates and not any(rates.values()), f"counts errors where there are none: {rates}")
 
 
-def judges_as_it_trains_and_decodes(part: type) -> None:
+def evaluates_as_it_trains_and_decodes(part: type) -> None:
     task, batch, model = _example(part)
-    loss, found = task.judge(model, batch)
+    loss, texts = task.evaluate_batch(model, batch)
     expected = task.loss(model, batch)
     require(
         torch.allclose(loss, expected),
-        f"judges a loss of {loss.item()} where it trains on {expected.item()}",
+        f"evaluates to a loss of {loss.item()} where it trains on {expected.item()}",
     )
-    if task.metric != "loss":
+    if texts:
         decoded = task.decode(model, batch)
-        require(found == decoded, f"judges by {found} where it decodes {decoded}")
+        require(texts == decoded, f"evaluates {texts} where it decodes {decoded}")
+
+
+def selects_by_a_metric_that_it_gives(part: type) -> None:
+    """`selection_metric` is the loss or a score that `score` returns."""
+    task, batch, model = _example(part)
+    _, texts = task.evaluate_batch(model, batch)
+    names = ["loss", *task.score(batch.texts, texts)] if texts else ["loss"]
+    require(
+        task.selection_metric in names,
+        f"selects checkpoints by {task.selection_metric}, but gives {', '.join(names)}",
+    )
 
 
 def padding_counts_nothing(part: type) -> None:
     task, batch, model = _example(part)
     _fit(task, model, batch)
-    loss, found = task.loss(model, batch).item(), task.decode(model, batch)
+    loss = task.loss(model, batch).item()
+    texts = task.decode(model, batch)
     with torch.no_grad():
-        model.beyond += 9 * torch.randn_like(model.beyond)
+        model.padding += 9 * torch.randn_like(model.padding)
     changed = task.loss(model, batch).item()
     require(
         abs(changed - loss) <= 1e-5 * loss,
         f"the loss goes from {loss} to {changed} with the scores of padding",
     )
     require(
-        not batch.texts or task.decode(model, batch) == found,
-        "what is decoded changes with the scores of padding",
+        not batch.texts or task.decode(model, batch) == texts,
+        "the decoded texts change with the scores of padding",
     )
 
 
 def loss_is_a_mean_over_units(part: type) -> None:
-    """The losses of a batch's shards, weighed by what `count` counts, make the loss of the batch."""
+    """The losses of a batch's shards, weighted by their counts, average to its own."""
     task, batch, model = _example(part)
     shards = [batch.shard(rank, 2) for rank in range(2)]
     counts = [task.count(shard) for shard in shards]
-    require(
-        sum(counts) == task.count(batch),
-        f"counts {task.count(batch)} units, and {counts} in its shards",
-    )
-    mean = sum(
-        task.loss(model, shard) * count for shard, count in zip(shards, counts, strict=True)
-    ) / sum(counts)
+    total = task.count(batch)
+    require(sum(counts) == total, f"counts {total} units, and {counts} in its shards")
+    mean = torch.zeros(())
+    for shard, count in zip(shards, counts, strict=True):
+        mean = mean + task.loss(model, shard) * count / total
     loss = task.loss(model, batch)
     require(torch.allclose(mean, loss, rtol=1e-5), f"the loss is {loss}, and {mean} by its shards")
 
 
-class _Scores(nn.Module):
-    """Scores that are parameters: of each frame of each row, or of each token; past a row's end they are `beyond`."""
+class FreeScores(nn.Module):
+    """A model whose scores are parameters: a row for each input value, and one for all padding."""
 
     def __init__(self, rows: int, vocab_size: int):
         super().__init__()
         self.table = nn.Parameter(torch.randn(rows, vocab_size))
-        self.beyond = nn.Parameter(torch.randn(vocab_size))
+        self.padding = nn.Parameter(torch.randn(vocab_size))
 
     def forward(
         self,
         inputs: Tensor,
         lengths: Tensor | None = None,
-        spans: Any = None,
-        state: dict | None = None,
+        spans: Tensor | None = None,
+        state: object | None = None,
     ) -> tuple[Tensor, Tensor]:
-        lengths = torch.full((len(inputs),), inputs.shape[1]) if lengths is None else lengths
-        real = (torch.arange(inputs.shape[1]) < lengths[:, None])[..., None]
-        return torch.where(real, self.table[inputs.long()], self.beyond), lengths
+        if lengths is None:
+            lengths = torch.full((len(inputs),), inputs.shape[1])
+        is_real = length_mask(lengths, inputs.shape[1])[..., None]
+        return torch.where(is_real, self.table[inputs.long()], self.padding), lengths
 
 
-def _example(part: type) -> tuple[Any, Batch, _Scores]:
-    """A task, three rows of different lengths, and scores for them."""
-    tokenizer = train_tokenizer(TEXTS)
-    task, of_speech = build_for_test(part, tokenizer=tokenizer), part.unit == "seconds"
-    ids = [torch.tensor(tokenizer.encode(text).ids) for text in TEXTS]
-    if of_speech:  # each frame is a number of its own
-        lengths = torch.tensor([FRAMES, FRAMES - 6, FRAMES - 9])
-        inputs = torch.arange(len(ids) * FRAMES).view(len(ids), FRAMES).float()
-    else:  # each token is followed by the same one always
-        ids = [
-            torch.arange(n) % (tokenizer.get_vocab_size() - 1) + 1
-            for n in (FRAMES, FRAMES - 6, FRAMES - 9)
-        ]
-        lengths = torch.tensor([len(row) for row in ids])
-        inputs = nn.utils.rnn.pad_sequence(ids, batch_first=True)
+def _example(part: type) -> tuple[Task, Batch, FreeScores]:
+    """Builds a task, a batch of three rows of different lengths, and free scores for it."""
+    tokenizer = train_tokenizer(TEXTS, part.special_tokens or ("<blank>",))
+    task = build_for_test(part, tokenizer=tokenizer)
+    targets = [torch.tensor(tokenizer.encode(text).ids) for text in TEXTS]
+    texts = list(TEXTS)
+    if part.modality is Modality.SPEECH:
+        # each frame is a number of its own
+        lengths = torch.tensor(LENGTHS)
+        inputs = torch.arange(len(TEXTS) * FRAMES).view(len(TEXTS), FRAMES).float()
+    else:
+        # each token is always followed by the same one
+        n_tokens = tokenizer.get_vocab_size() - 1
+        targets = [torch.arange(length) % n_tokens + 1 for length in LENGTHS]
+        texts = []
+        lengths = torch.tensor(LENGTHS)
+        inputs = nn.utils.rnn.pad_sequence(targets, batch_first=True)
     batch = Batch(
         ids=list(TEXTS),
-        texts=list(TEXTS) if of_speech else [],
+        texts=texts,
         inputs=inputs,
         lengths=lengths,
-        targets=nn.utils.rnn.pad_sequence(ids, batch_first=True),
-        target_lengths=torch.tensor([len(row) for row in ids]),
+        targets=nn.utils.rnn.pad_sequence(targets, batch_first=True),
+        target_lengths=torch.tensor([len(row) for row in targets]),
         spans=None,
-        seconds=float(lengths.sum()),
-        padding=1 - int(lengths.sum()) / inputs.numel(),
+        modality=part.modality,
     )
-    return task, batch, _Scores(int(inputs.max()) + 1, tokenizer.get_vocab_size())
+    return task, batch, FreeScores(int(inputs.max()) + 1, tokenizer.get_vocab_size())
 
 
-def _fit(task: Any, model: _Scores, batch: Batch, steps: int = 150) -> None:
+def _fit(task: Task, model: FreeScores, batch: Batch, steps: int = 150) -> None:
     optimizer = torch.optim.Adam(model.parameters(), 0.3)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -135,7 +149,8 @@ def _fit(task: Any, model: _Scores, batch: Batch, steps: int = 150) -> None:
 
 CONTRACT: tuple[Contract, ...] = (
     one_batch_overfits,
-    judges_as_it_trains_and_decodes,
+    evaluates_as_it_trains_and_decodes,
+    selects_by_a_metric_that_it_gives,
     padding_counts_nothing,
     loss_is_a_mean_over_units,
 )

@@ -1,40 +1,47 @@
-"""A small English of a few hundred words: digit strings, spelled words, dates, times and short commands."""
+"""A small grammar of English: digit strings, spelled words, dates, times and short commands."""
 
 import re
 from collections.abc import Iterator
 from random import Random
 
-LISTS = {
+# rule -> its words
+WORDS = {
     "digit": "zero one two three four five six seven eight nine",
-    "few": "one two three four five six seven eight nine",
+    "nonzero_digit": "one two three four five six seven eight nine",
     "teen": "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen",
     "tens": "twenty thirty forty fifty sixty seventy eighty ninety",
-    "ordinal": "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth "
-    "fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth thirtieth",
+    "ordinal": "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth "
+    "thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth "
+    "thirtieth",
     "hour": "one two three four five six seven eight nine ten eleven twelve",
     "weekday": "monday tuesday wednesday thursday friday saturday sunday",
-    "month": "january february march april may june july august september october november december",
+    "month": "january february march april may june july august september october november "
+    "december",
     "name": "anna david emma george helen jack laura martin peter robert sarah victor",
     "noun": "apple bird box chair dog fish house jazz milk queen river velvet",
     "room": "kitchen bedroom bathroom garden garage hall office cellar",
     "thing": "lamp light heater fan radio television computer oven",
-    "opening": "window door gate curtain box",
+    "movable": "window door gate curtain box",
     "colour": "red green blue yellow white black orange purple",
     "media": "song album story book film",
     "unit": "seconds minutes hours days weeks",
     "errand": "shopping cooking washing swimming school lunch dinner breakfast",
     "goods": "apples shirts bottles bags",
-    "place": "station airport hospital market",
+    "destination": "station airport hospital market",
     "switch": "on off",
-    "open": "open close",
-    "do": "stop start repeat",
-    "side": "left right",
-    "past": "past to",
-    "more": "warmer colder brighter darker",
-    "part": "morning afternoon evening",
+    "move": "open close",
+    "playback": "stop start repeat",
+    "direction": "left right",
+    "before_or_after": "past to",
+    "change": "warmer colder brighter darker",
+    "part_of_day": "morning afternoon evening",
 }
 
-FRAMES = {
+SPELLED_WORDS = [*WORDS["noun"].split(), *WORDS["name"].split()]
+
+# rule -> its templates; {digit} is replaced by a word or a template of the rule `digit`. A template
+# that is listed several times is as many times as likely.
+TEMPLATES = {
     "sentence": [
         *["{digits}"] * 6,
         *["{command}"] * 6,
@@ -49,16 +56,22 @@ FRAMES = {
         "the number is {string}",
         "my code is {string}",
     ],
-    "string": [" ".join(["{digit}"] * length) for length in (3, 4, 5, 6, 7)],
+    "string": ["{digit}" + (length - 1) * " {digit}" for length in (3, 4, 5, 6, 7)],
     "spelled": [
         "{letters}",
         "spell {letters} for {name}",
         "{name} spells {letters}",
         "the word is {letters}",
     ],
-    "letters": [f"{word} {' '.join(word)}" for word in f"{LISTS['noun']} {LISTS['name']}".split()],
-    "number": ["{few}", "{teen}", "{tens}", "{tens} {few}", "{tens} {few}"],
-    "year": ["nineteen {tens} {few}", "twenty {teen}", "twenty {tens} {few}"],
+    "letters": [f"{word} {' '.join(word)}" for word in SPELLED_WORDS],
+    "number": [
+        "{nonzero_digit}",
+        "{teen}",
+        "{tens}",
+        "{tens} {nonzero_digit}",
+        "{tens} {nonzero_digit}",
+    ],
+    "year": ["nineteen {tens} {nonzero_digit}", "twenty {teen}", "twenty {tens} {nonzero_digit}"],
     "date": [
         "{weekday} the {ordinal} of {month}",
         "the {ordinal} of {month} {year}",
@@ -66,43 +79,51 @@ FRAMES = {
         "remind me on {weekday} the {ordinal}",
         "{name} was born in {month} {year}",
     ],
-    "minutes": ["{few}", "{teen}", "twenty", "twenty {few}", "a quarter"],
-    "clock": ["{minutes} {past} {hour}", "{minutes} {past} {hour}", "half past {hour}"],
+    "minutes": ["{nonzero_digit}", "{teen}", "twenty", "twenty {nonzero_digit}", "a quarter"],
+    "clock": [
+        "{minutes} {before_or_after} {hour}",
+        "{minutes} {before_or_after} {hour}",
+        "half past {hour}",
+    ],
     "time": [
-        "it is {clock} in the {part}",
+        "it is {clock} in the {part_of_day}",
         "wake me at {clock} on {weekday}",
-        "{errand} starts at {hour} o'clock in the {part}",
-        "set an alarm for {hour} {teen} in the {part}",
+        "{errand} starts at {hour} o'clock in the {part_of_day}",
+        "set an alarm for {hour} {teen} in the {part_of_day}",
         "meet {name} at {clock}",
     ],
     "command": [
         "turn {switch} the {thing} in the {room}",
         "switch the {colour} {thing} {switch}",
-        "{open} the {opening} in the {room} please",
+        "{move} the {movable} in the {room} please",
         "play the {media} number {number}",
-        "{do} the {media} in the {room}",
+        "{playback} the {media} in the {room}",
         "set a timer for {number} {unit}",
-        "make the {room} {more} by {number} percent",
+        "make the {room} {change} by {number} percent",
         "send a message to {name} about {errand}",
-        "go {side} then {side} after {few} hundred meters",
+        "go {direction} then {direction} after {nonzero_digit} hundred meters",
         "add {number} {colour} {goods}",
-        "how far is the {place} from the {place}",
+        "how far is the {destination} from the {destination}",
     ],
 }
 
-RULES = {name: words.split() for name, words in LISTS.items()} | FRAMES
+RULES: dict[str, list[str]] = {rule: words.split() for rule, words in WORDS.items()} | TEMPLATES
 
 
 def sentences(seed: int) -> Iterator[str]:
-    """An endless line of sentences in lower case, no two of them equal."""
+    """Yields sentences in lower case without end, no two of them equal."""
     random = Random(seed)
 
     def expand(rule: str) -> str:
-        return re.sub(r"{(\w+)}", lambda found: expand(found[1]), random.choice(RULES[rule]))
+        template = random.choice(RULES[rule])
+        return re.sub(r"{(\w+)}", expand_match, template)
 
-    said: set[str] = set()
+    def expand_match(match: re.Match[str]) -> str:
+        return expand(match[1])
+
+    yielded: set[str] = set()
     while True:
         sentence = expand("sentence")
-        if sentence not in said:
-            said.add(sentence)
+        if sentence not in yielded:
+            yielded.add(sentence)
             yield sentence

@@ -1,67 +1,68 @@
 """Tokenizers of characters, subwords and bytes."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from famx.notation import UserError
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-
-BLANK = "<blank>"
-
 
 def train_tokenizer(
-    texts: Iterable[str], special: Sequence[str] = (BLANK,), units: int = 0
-) -> "Tokenizer":
-    """The special tokens (0: the blank of CTC), then the characters of `texts` in the order of code points.
+    texts: Iterable[str], special_tokens: Sequence[str] = (), vocab_size: int = 0
+) -> Tokenizer:
+    """Builds a tokenizer of the characters of `texts`, or trains one of subwords.
 
-    With `units` above 0, words begin with a mark of their own, and pairs are merged into subwords until there are so
-    many tokens (byte-pair encoding, arXiv:1508.07909).
+    Args:
+        texts: texts to read.
+        special_tokens: tokens that no text contains, such as CTC's blank; they get the first ids.
+        vocab_size: number of subwords, special tokens and characters included; 0 for a tokenizer
+            of characters, in the order of their code points.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    if units:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer, tokenizer.decoder = (
-            pre_tokenizers.Metaspace(),
-            decoders.Metaspace(),
-        )
-        trainer = trainers.BpeTrainer(
-            vocab_size=units, special_tokens=list(special), show_progress=False
-        )
-        tokenizer.train_from_iterator(texts, trainer)
-        return tokenizer
-    vocabulary = [*special, *sorted(set().union(*texts))]
-    tokenizer = Tokenizer(
-        models.BPE(vocab={token: i for i, token in enumerate(vocabulary)}, merges=[])
-    )
+    if vocab_size:
+        return _train_subwords(texts, special_tokens, vocab_size)
+    # BPE without merges: each character is a token
+    characters: set[str] = set().union(*texts)
+    vocabulary = [*special_tokens, *sorted(characters)]
+    token_ids = {token: index for index, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.BPE(vocab=token_ids, merges=[]))
+    # tokens are joined without spaces between them
     tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens(list(special))
+    tokenizer.add_special_tokens(list(special_tokens))
     return tokenizer
 
 
-def byte_tokenizer() -> "Tokenizer":
-    """One token per byte of UTF-8, which is its id."""
-    from tokenizers import Tokenizer, decoders, models
+def _train_subwords(
+    texts: Iterable[str], special_tokens: Sequence[str], vocab_size: int
+) -> Tokenizer:
+    """Trains subwords by byte-pair encoding (arXiv:1508.07909); a word begins with a mark."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=list(special_tokens), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
 
+
+def byte_tokenizer() -> Tokenizer:
+    """Builds a tokenizer with one token for each byte of UTF-8, whose id is the byte."""
     vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
 
 
-def encode(tokenizer: "Tokenizer", text: str, name: str) -> list[int]:
-    """Token ids of `text`.
+def encode(tokenizer: Tokenizer, text: str, name: str) -> list[int]:
+    """Returns the token ids of `text`, the text of the utterance `name`.
 
     Raises:
-        UserError: `name`, the utterance, has characters outside the vocabulary.
+        UserError: the text has characters outside the vocabulary.
     """
     ids = tokenizer.encode(text).ids
+    # unknown characters get no token, so they are missing from the decoded text
     if tokenizer.decode(ids) != text:
         unknown = sorted(set(text) - {" "} - set(tokenizer.get_vocab()))
-        raise UserError(
-            f"{name} has characters outside the vocabulary: {' '.join(map(repr, unknown))}"
-        )
+        characters = " ".join(repr(character) for character in unknown)
+        raise UserError(f"{name} has characters outside the vocabulary: {characters}")
     return ids

@@ -1,8 +1,13 @@
-"""Speaks a list of sentences with SVOX Pico in one fixed order, in a process of its own.
+"""Script: speaks a list of sentences with SVOX Pico, in one fixed order and a process of its own.
 
-What Pico says depends on what the process said before, so a process that speaks one fixed list from its start is the
-only way to the same samples again. It is run as a script, `python speak.py LIST OUT`, and imports nothing of famx. It
-writes the samples one after the other to OUT.int16 and the number of them in every utterance to OUT.lengths.
+What Pico says depends on what its process said before. The only way to the same samples again is
+a process that speaks one fixed list from its start.
+
+    python _tts.py LIST OUT
+
+LIST is a JSON list of (text, voice, speed in percent, pitch in percent). The samples of all
+utterances go to OUT.int16, one after the other, and the number of samples of each to OUT.lengths.
+It imports nothing of famx. Whoever changes its samples raises `RENDERING_VERSION` in spoken.py.
 """
 
 import json
@@ -12,31 +17,40 @@ import sys
 import numpy as np
 
 SAMPLE_RATE = 16_000
-# louder than this, Pico clips
+# any louder, and Pico clips
 VOLUME = 0.5
-# a tenth of a second stays around the speech of a recording; the foreign voices end in half a second of nothing
+# silence around the speech, in samples: a tenth of a second stays (the foreign voices end in half
+# a second of it)
 MARGIN = SAMPLE_RATE // 10
+# largest absolute sample that counts as silence
 SILENCE = 200
 
 
-def main(sentences: str, out: str) -> None:
-    """Speaks all of the JSON list of (text, voice, speed in percent, pitch in percent)."""
+def main(list_file: str, out: str) -> None:
+    """Speaks all utterances of a list."""
     from py_nanotts import NanoTTS
 
-    voice = NanoTTS()
+    synthesizer = NanoTTS()
     with (
-        open(sentences) as file,
+        open(list_file) as file,
         open(f"{out}.int16", "wb") as samples,
         open(f"{out}.lengths", "wb") as lengths,
     ):
-        for text, name, speed, pitch in json.load(file):
+        for text, voice, speed, pitch in json.load(file):
             # Pico takes whole percents, rounded up
-            level = {"speed": (speed - 0.5) / 100, "pitch": (pitch - 0.5) / 100}
-            sound = np.frombuffer(voice.speak(text, voice=name, volume=VOLUME, **level), np.int16)
-            loud = np.flatnonzero(np.abs(sound) > SILENCE)
-            sound = sound[max(0, loud[0] - MARGIN) : loud[-1] + MARGIN]
-            samples.write(sound.tobytes())
-            lengths.write(np.int32(len(sound)).tobytes())
+            sound = synthesizer.speak(
+                text,
+                voice=voice,
+                volume=VOLUME,
+                speed=(speed - 0.5) / 100,
+                pitch=(pitch - 0.5) / 100,
+            )
+            signal = np.frombuffer(sound, np.int16)
+            loud = np.flatnonzero(np.abs(signal) > SILENCE)
+            signal = signal[max(0, loud[0] - MARGIN) : loud[-1] + MARGIN]
+            samples.write(signal.tobytes())
+            lengths.write(np.int32(len(signal)).tobytes())
+            # the caller reads progress off the file of lengths
             lengths.flush()
         os.fsync(samples.fileno())
 

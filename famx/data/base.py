@@ -1,140 +1,132 @@
-"""Speech as a table of recordings: decoded, mixed to mono, resampled to 16 kHz and kept in memory."""
+"""The contract of the data room: map-style data sets of speech or of text, one for each split."""
 
-import logging
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Int16
+from tokenizers import Tokenizer
 
-from famx.data._audio import _length_or_refusal, _source, read_audio
 from famx.data._tokenizers import train_tokenizer
 from famx.nn.batch import Example
-from famx.notation import Seconds, UserError
+from famx.notation import Modality, UserError
 from famx.registry import suggest
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from tokenizers import Tokenizer
 
-MEMORY = 2**30
+class Dataset(ABC):
+    """One split of a data set, whose items are a function of (seed, epoch, index) alone.
 
-log = logging.getLogger(__name__)
+    A part's constructor takes `split` (and `seed`, where something is random) and hyperparameters.
 
+    Attributes:
+        modality: of its examples.
+        splits: splits that it has; "train" and "dev" must be among them, the others are tests.
+        normaliser: how its texts are normalised, stored with its scores: "basic" or "none".
+        path_options: hyperparameters that are paths. A run stores them as absolute paths, so that
+            it can be used from any folder.
+        ids: names of the examples, unique over all splits.
+        texts: texts of the examples; empty strings where a text is not known or not needed.
+        lengths: lengths of the examples, in seconds or in tokens to predict.
+        skip_bad: whether an example that cannot be read is skipped with a warning; otherwise its
+            error ends the run.
+    """
 
-def basic(text: str) -> str:
-    """NFKC, lower case, no punctuation or symbols but the apostrophe inside a word, single spaces."""
-    text = (
-        unicodedata.normalize("NFKC", text).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    )
-    kept = "".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text)
-    return " ".join(word for word in (word.strip("'") for word in kept.split()) if word)
+    modality: ClassVar[Modality]
+    splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
+    normaliser: ClassVar[str] = "none"
+    path_options: ClassVar[tuple[str, ...]] = ()
 
+    ids: list[str]
+    texts: list[str]
+    lengths: list[float]
+    skip_bad: bool = False
 
-NORMALISERS: dict[str, Callable[[str], str]] = {"basic": basic}
+    @classmethod
+    @abstractmethod
+    def example(cls, folder: Path) -> dict[str, Any]:
+        """Writes a tiny corpus into an empty folder, with which contracts and tests build the part.
 
+        Returns:
+            The hyperparameters that read the corpus; {} where the part needs none.
+        """
 
-def choose_split(split: str, splits: Sequence[str]) -> str:
-    """`split`, which has to be one of `splits`."""
-    if split not in splits:
-        raise UserError(f"there is no split {split!r}{suggest(split, splits)}")
-    return split
+    @abstractmethod
+    def build_tokenizer(self, vocab_size: int = 0, special_tokens: Sequence[str] = ()) -> Tokenizer:
+        """Builds the tokenizer of the texts, or of text as such.
 
+        Args:
+            vocab_size: number of subwords; 0 for the data set's own choice, mostly characters.
+            special_tokens: tokens that a task needs and no text contains; they get the first ids.
+        """
 
-class Speech:
-    """A map-style data set over a table of `id`, `text`, `speaker` and `seconds`; a subclass has `samples`."""
-
-    splits: tuple[str, ...] = ("train", "dev", "test")
-    unit = "seconds"
-    normaliser = "basic"
-    skip_bad = False
-
-    def __init__(self, table: "Dataset | Mapping[str, Sequence[Any]]") -> None:
-        self.ids: list[str] = list(table["id"])
-        self.texts: list[str] = list(table["text"])
-        self.speakers: list[str] = list(table["speaker"])
-        self.lengths: list[Seconds] = list(table["seconds"])
-
-    def samples(self, index: int) -> Int16[np.ndarray, " n"]:
-        """One recording, 16 kHz mono."""
-        raise NotImplementedError
-
-    def at(self, epoch: int) -> "Speech":
-        """The data set as it is in an epoch: some are dealt anew each time."""
-        return self
+    @abstractmethod
+    def __getitem__(self, index: int) -> Example: ...
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> Example:
-        return Example(
-            self.ids[index],
-            torch.from_numpy(self.samples(index)).float() / 2**15,
-            self.texts[index],
-        )
-
-    def build_tokenizer(self, units: int = 0) -> "Tokenizer":
-        """The blank, and characters of the texts or `units` subwords."""
-        return train_tokenizer(self.texts, units=units)
+    def at(self, epoch: int) -> "Dataset":
+        """Returns the data set of an epoch: some choose other examples in each."""
+        return self
 
 
-class Recordings(Speech):
-    """Speech in audio files of any format; only their headers are read at first.
-
-    What is decoded once is kept as 16-bit samples, up to a gibibyte, so that later epochs decode and resample nothing.
+class Speech(Dataset):
+    """Recordings with their texts; a subclass implements `samples` and `example`.
 
     Args:
-        audio: a table with the column `audio`: `path` and `bytes` of a file, one of them given.
-        ids, texts, speakers: of its rows.
-        skip_bad: leave bad recordings out and count them in one warning, where otherwise the first one is refused.
-        max_seconds: longest recording that is taken.
+        ids: names of the recordings.
+        texts: normalised texts of the recordings.
+        speakers: speakers of the recordings; empty strings where they are not known.
+        lengths: durations in seconds.
     """
+
+    modality = Modality.SPEECH
+    normaliser = "basic"
 
     def __init__(
         self,
-        audio: "Dataset",
         ids: Sequence[str],
         texts: Sequence[str],
         speakers: Sequence[str],
-        *,
-        skip_bad: bool,
-        max_seconds: Seconds,
+        lengths: Sequence[float],
     ) -> None:
-        texts = [NORMALISERS[self.normaliser](text) for text in texts]
-        found = [
-            _length_or_refusal(_source(row), name, text, max_seconds)
-            for row, name, text in zip(audio, ids, texts, strict=True)
-        ]
-        bad = [reason for reason in found if isinstance(reason, str)]
-        if bad and not skip_bad:
-            raise UserError(bad[0])
-        if bad:
-            log.warning(
-                "%d of %d recordings are left out; the first: %s", len(bad), len(found), bad[0]
-            )
-        if len(bad) == len(found):
-            raise UserError(
-                f"none of {len(found)} recordings can be used{'; ' + bad[0] if bad else ''}"
-            )
-        kept = [index for index, seconds in enumerate(found) if not isinstance(seconds, str)]
-        columns = {"id": ids, "text": texts, "speaker": speakers, "seconds": found}
-        super().__init__(
-            {name: [column[index] for index in kept] for name, column in columns.items()}
-        )
-        self.skip_bad = skip_bad
-        self._audio = audio.select(kept)
-        self._decoded: dict[int, np.ndarray] = {}
-        self._room = MEMORY
+        self.ids = list(ids)
+        self.texts = list(texts)
+        self.speakers = list(speakers)
+        self.lengths = list(lengths)
 
+    @abstractmethod
     def samples(self, index: int) -> Int16[np.ndarray, " n"]:
-        found = self._decoded.get(index)
-        if found is None:
-            signal = read_audio(_source(self._audio[index]), self.ids[index])
-            # rounded also when there is no room, so that an item never depends on what was read before it
-            found = (signal * 2**15).round().clamp(-(2**15), 2**15 - 1).to(torch.int16).numpy()
-            if found.nbytes <= self._room:
-                self._room -= found.nbytes
-                self._decoded[index] = found
-        return found
+        """Returns the samples of one recording, 16 kHz mono."""
+
+    def __getitem__(self, index: int) -> Example:
+        # 16-bit integers to floats in [-1, 1)
+        signal = torch.from_numpy(self.samples(index)).float() / 2**15
+        return Example(self.ids[index], signal, self.texts[index])
+
+    def build_tokenizer(self, vocab_size: int = 0, special_tokens: Sequence[str] = ()) -> Tokenizer:
+        """Builds a tokenizer of the characters of the texts, or of `vocab_size` subwords."""
+        return train_tokenizer(self.texts, special_tokens, vocab_size)
+
+
+def check_split(split: str, splits: Sequence[str]) -> None:
+    """Refuses a split that is not one of `splits`."""
+    if split not in splits:
+        raise UserError(f"there is no split {split!r}{suggest(split, splits)}")
+
+
+def normalise_basic(text: str) -> str:
+    """Normalises a text: NFKC, lower case, letters, digits, apostrophes inside words, one space."""
+    text = unicodedata.normalize("NFKC", text).lower()
+    text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    # letters, marks and numbers stay; everything else separates words
+    characters = []
+    for character in text:
+        in_word = character == "'" or unicodedata.category(character)[0] in "LMN"
+        characters.append(character if in_word else " ")
+    words = [word.strip("'") for word in "".join(characters).split()]
+    return " ".join(word for word in words if word)

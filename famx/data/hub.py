@@ -1,40 +1,51 @@
-"""A Hugging Face data set with an audio and a text column: from the hub, or a folder that lies on the disk."""
+"""A Hugging Face data set with an audio and a text column, from the hub or from a local folder."""
 
 import csv
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from famx.data.base import Recordings, choose_split
+import numpy as np
+from jaxtyping import Int16
+
+from famx.data._example import write_corpus
+from famx.data._recordings import Recordings
+from famx.data.base import Speech, check_split
 from famx.notation import Seconds, UserError
 from famx.registry import register, suggest
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# the branch in which the hub keeps data sets that come as code, as parquet: CONFIGURATION/SPLIT/0000.parquet
+# branch in which the hub stores data sets that are code as parquet: SUBSET/SPLIT/0000.parquet
 PARQUET = "refs/convert/parquet"
 
 
 @register
-class Hub(Recordings):
-    """What `datasets.load_dataset(path, subset)` finds, its audio read undecoded; no code of a data set is ever run.
+class Hub(Speech):
+    """A data set as `datasets.load_dataset(path, subset)` loads it; its own code is never run.
 
     Args:
-        path: of the data set on the hub, with @REVISION where not the newest is meant; or a folder: one that
-            `save_to_disk` wrote, one of parquet files, an audiofolder, or Common Voice's with SPLIT.tsv and `clips`.
-        subset: its configuration, where it has several (`name` is the part's own).
-        splits: what it calls train, dev and test, in this order; each may be a slice, `train[:90%]`.
-        audio: column of the recordings (of the last two kinds of folder it is `audio`).
-        text: column of what is said.
-        speaker: column of who speaks; empty where it has none.
-        skip_bad: leave bad recordings out and count them, where otherwise the first one is refused.
-        max_seconds: longest recording that is taken.
+        split: "train", "dev" or "test".
+        path: OWNER/NAME on the hub, with @REVISION for another revision than the newest. Or a
+            folder: of `save_to_disk`, of parquet files, an audiofolder, or Common Voice's with
+            SPLIT.tsv and `clips`.
+        subset: configuration of the data set, where it has several.
+        splits: the data set's own names of train, dev and test, in this order; each may be a
+            slice, `train[:90%]`.
+        audio: column of the recordings ("audio" in an audiofolder and in Common Voice).
+        text: column of the texts.
+        speaker: column of the speakers; empty where there is none.
+        skip_bad: skips bad recordings and counts them; otherwise the first one is refused.
+        max_seconds: longest recording that is accepted, in seconds.
     """
 
-    def __init__(
+    path_options = ("path",)
+
+    def __init__(  # noqa: PLR0913
         self,
         split: str,
         *,
@@ -49,80 +60,131 @@ class Hub(Recordings):
     ) -> None:
         from datasets import Audio
 
-        choose_split(split, self.splits)
+        # options that contradict themselves
+        check_split(split, self.splits)
         if not path:
             raise UserError("data=hub needs a data set, data.path=OWNER/NAME or a folder")
         if len(splits) != len(self.splits):
             raise UserError(
                 f"data.splits={list(splits)} has to name three splits, for train, dev and test"
             )
-        theirs = splits[self.splits.index(split)]
-        table = _load(path, subset, theirs)
+
+        # the table, with all columns that are named
+        source_split = splits[self.splits.index(split)]
+        table = _load(path, subset, source_split)
         for option, column in (("audio", audio), ("text", text), ("speaker", speaker)):
             if column and column not in table.column_names:
                 raise UserError(
-                    f"{path} has no column data.{option}={column}{suggest(column, table.column_names)}"
+                    f"{path} has no column data.{option}={column}"
+                    f"{suggest(column, table.column_names)}"
                 )
-        recordings = table.select_columns([audio]).rename_columns({audio: "audio"})
-        recordings = recordings.cast_column("audio", Audio(decode=False))
-        paths = recordings.flatten().select_columns(["audio.path"])["audio.path"]
-        ids = [file or f"{theirs}[{index}]" for index, file in enumerate(paths)]
-        texts = [said or "" for said in table.select_columns([text])[text]]
-        speakers = (
-            [str(who) for who in table.select_columns([speaker])[speaker]]
-            if speaker
-            else [""] * len(table)
+
+        # the audio column, not decoded
+        files = table.select_columns([audio]).rename_columns({audio: "audio"})
+        files = files.cast_column("audio", Audio(decode=False))
+        paths = files.flatten().select_columns(["audio.path"])["audio.path"]
+        # the text columns; a missing text is refused as empty
+        texts = [value or "" for value in table.select_columns([text])[text]]
+        speakers = [""] * len(table)
+        if speaker:
+            speakers = [str(value) for value in table.select_columns([speaker])[speaker]]
+
+        # a recording without a file is named after its row
+        ids = [file or f"{source_split}[{index}]" for index, file in enumerate(paths)]
+
+        self._recordings = Recordings(
+            files,
+            ids=ids,
+            texts=texts,
+            speakers=speakers,
+            skip_bad=skip_bad,
+            max_seconds=max_seconds,
         )
+        self.skip_bad = skip_bad
         super().__init__(
-            recordings, ids, texts, speakers, skip_bad=skip_bad, max_seconds=max_seconds
+            self._recordings.ids,
+            self._recordings.texts,
+            self._recordings.speakers,
+            self._recordings.lengths,
         )
+
+    @classmethod
+    def example(cls, folder: Path) -> dict[str, Any]:
+        from datasets import Dataset, DatasetDict
+
+        names = {"train": "train", "dev": "validation", "test": "test"}
+        tables = {}
+        for split, recordings in write_corpus(folder / "audio").items():
+            rows = []
+            for file, text, speaker in recordings:
+                content = (folder / "audio" / file).read_bytes()
+                audio = {"path": file, "bytes": content}
+                rows.append({"audio": audio, "text": text, "voice": speaker})
+            tables[names[split]] = Dataset.from_list(rows)
+        DatasetDict(tables).save_to_disk(folder / "dataset")
+        return {"path": str(folder / "dataset"), "speaker": "voice"}
+
+    def samples(self, index: int) -> Int16[np.ndarray, " n"]:
+        return self._recordings.samples(index)
 
 
 def _load(path: str, subset: str, split: str) -> "Dataset":
+    """Loads a split, or the slice of it that `split` asks for.
+
+    Raises:
+        UserError: the data set or the split does not exist, or cannot be read.
+    """
     from datasets import ReadInstruction, config
     from datasets.exceptions import DatasetsError
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
-    whole = split.partition("[")[0]
+    # `train[:90%]` is the split train, of which a part is selected below
+    name = split.partition("[")[0]
     try:
-        table = _load_whole(path, subset, whole)
-        [part] = ReadInstruction.from_spec(split).to_absolute({whole: len(table)})
+        table = _load_split(path, subset, name)
+        [part] = ReadInstruction.from_spec(split).to_absolute({name: len(table)})
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError) as error:
-        told = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+        # the libraries' own messages, in one line
+        message = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
         if config.HF_HUB_OFFLINE:
-            told = (
+            message = (
                 f"it is neither a folder nor in the cache, and {constants.ENDPOINT} is out of reach"
             )
-        raise UserError(f"data.path={path}: {' '.join(told.split())}") from error
+        raise UserError(f"data.path={path}: {' '.join(message.split())}") from error
     return table.select(range(part.from_, part.to))
 
 
-def _load_whole(path: str, subset: str, split: str) -> "Dataset":
+def _load_split(path: str, subset: str, split: str) -> "Dataset":
+    """Loads a full split, from whichever kind of folder it is or from the hub."""
     from datasets import load_dataset, load_from_disk
 
     folder = Path(path).expanduser()
+    # a folder of save_to_disk
     if (folder / "dataset_dict.json").is_file():
-        saved = load_from_disk(str(folder))
-        if split not in saved:
-            raise UserError(f"{path} has no split {split!r}{suggest(split, saved)}")
-        return saved[split]
+        tables = load_from_disk(str(folder))
+        if split not in tables:
+            raise UserError(f"{path} has no split {split!r}{suggest(split, tables)}")
+        return tables[split]
+    # Common Voice
     if (folder / f"{split}.tsv").is_file():
-        return _beside(
+        return _load_file_table(
             folder / f"{split}.tsv",
             "path",
             folder / "clips",
             delimiter="\t",
             quoting=csv.QUOTE_NONE,
         )
+    # an audiofolder; datasets' own reader needs torchcodec, although nothing is decoded
     if metadata := list((folder / split).glob("metadata.*")):
-        # datasets' own audiofolder asks for torchcodec, although nothing is to be decoded
-        return _beside(metadata[0], "file_name", folder / split)
+        return _load_file_table(metadata[0], "file_name", folder / split)
+    # a folder of parquet files
     if folder.is_dir():
         return load_dataset(str(folder), subset or None, split=split)
-    _notice_if_offline()
+    # the hub
+    _detect_offline()
     repository, _, revision = path.partition("@")
     if revision == PARQUET:
         files = f"hf://datasets/{path}/{subset or 'default'}/{split}/*.parquet"
@@ -130,25 +192,32 @@ def _load_whole(path: str, subset: str, split: str) -> "Dataset":
     return load_dataset(repository, subset or None, split=split, revision=revision or None)
 
 
-def _notice_if_offline() -> None:
-    """Without a network, lets only the cache be looked into: every library would retry for half a minute."""
+def _detect_offline() -> None:
+    """Restricts the libraries to their cache where there is no network.
+
+    Otherwise each of them would retry for half a minute.
+    """
     from datasets import config
     from huggingface_hub import constants
 
     if getproxies():
-        return  # who looks names up for us
+        return  # a proxy looks names up
     try:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
     except socket.gaierror:
         config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
 
 
-def _beside(table: Path, column: str, folder: Path, **options: Any) -> "Dataset":
-    """A table whose `column` names files of a folder, with the files as its column `audio`."""
+def _load_file_table(table: Path, column: str, folder: Path, **options: Any) -> "Dataset":
+    """Loads a table whose `column` names files of a folder, and adds them as its column `audio`."""
     from datasets import Dataset
 
     readers = {".csv": Dataset.from_csv, ".tsv": Dataset.from_csv, ".jsonl": Dataset.from_json}
     if table.suffix not in readers:
         raise UserError(f"{table} is a {table.suffix} file{suggest(table.suffix, readers)}")
-    files = readers[table.suffix](str(table), **options)
-    return files.map(lambda row: {"audio": {"path": str(folder / row[column]), "bytes": None}})
+    rows = readers[table.suffix](str(table), **options)
+
+    def add_audio(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {"audio": {"path": str(folder / row[column]), "bytes": None}}
+
+    return rows.map(add_audio)

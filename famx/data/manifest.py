@@ -1,35 +1,46 @@
-"""Own recordings: train.tsv, dev.tsv and test.tsv in one folder, lines of path, text and speaker with tabs between."""
+"""Recordings of one's own: a folder with train.tsv, dev.tsv and test.tsv (path, text, speaker)."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int16
 
-from famx.data.base import Recordings, Speech, choose_split
+from famx.data._example import write_corpus
+from famx.data._recordings import Recordings
+from famx.data.base import Speech, check_split
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 from famx.registry import register
 from famx.seeding import numpy_rng
 
-# from one joined recording to the next, drawn evenly; below zero they overlap
-GAP: tuple[Seconds, Seconds] = (-0.03, 0.2)
+# pause between two joined recordings, drawn from a uniform distribution; below zero they overlap
+MIN_GAP: Seconds = -0.03
+MAX_GAP: Seconds = 0.2
 
 
 @register
 class Manifest(Speech):
-    """Recordings that a manifest lists, optionally joined, some of one speaker to an utterance.
+    """Recordings listed in manifests, optionally several of one speaker joined to an utterance.
+
+    A line of a manifest is PATH<TAB>TEXT or PATH<TAB>TEXT<TAB>SPEAKER.
 
     Args:
-        root: folder of the manifests; their paths are relative to it and stay inside.
-        train, dev, test: names of the manifests. Where there is no dev.tsv (or `dev=null`), every tenth line of
-            `train` is dev and the others are train.
-        join: fewest and most recordings that become one utterance. An epoch deals every recording once, anew in
-            training; in the other splits it is epoch 0 always, so that the whole split is scored.
-        skip_bad: leave bad recordings out and count them, where otherwise the first one is refused.
-        max_seconds: longest recording that is taken.
+        split: "train", "dev" or "test".
+        seed: seed of which recordings are joined.
+        root: folder of the manifests, to which the paths of recordings are relative.
+        train, dev, test: file names of the manifests. Without dev.tsv (or with `dev=null`), every
+            tenth line of `train` belongs to dev, and the others to train.
+        join: fewest and most recordings that are joined to one utterance. Every recording occurs
+            once an epoch. Training is grouped anew each epoch, the other splits never are.
+        skip_bad: skips bad recordings and counts them; otherwise the first one is refused.
+        max_seconds: longest recording that is accepted, in seconds.
     """
 
-    def __init__(
+    path_options = ("root",)
+
+    def __init__(  # noqa: PLR0913
         self,
         split: str,
         seed: int,
@@ -42,133 +53,186 @@ class Manifest(Speech):
         skip_bad: bool = False,
         max_seconds: Seconds = 40.0,
     ) -> None:
-        from datasets import Dataset
+        from datasets import Dataset  # imported late: it takes a second
 
-        choose_split(split, self.splits)
+        # options that contradict themselves
+        check_split(split, self.splits)
         if not root:
             raise UserError("data=manifest needs the folder of the manifests, data.root=DIR")
         if join and (len(join) != 2 or not 1 <= join[0] <= join[1]):
             raise UserError(
                 f"data.join={list(join)} is not [fewest, most] with 1 <= fewest <= most"
             )
+
+        # lines of the split
         folder = Path(root).expanduser()
-        if dev == "dev.tsv" and not (folder / dev).exists():
-            dev = None
-        rows = _rows(folder, {"train": train, "dev": dev or train, "test": test}[split])
-        if not dev and split != "test":
-            rows = [row for index, row in enumerate(rows) if (index % 10 == 9) == (split == "dev")]
-            if not rows:
-                raise UserError(
-                    f"{folder / train} has too few lines to spare a tenth of them for dev; name a data.dev"
-                )
-        if join and not all(row["speaker"] for row in rows):
+        rows = _rows_of_split(folder, split, train, dev, test)
+        if join and not all(row.speaker for row in rows):
             raise UserError(
-                f"data.join={list(join)} needs a speaker, the third column, in every line of {folder}'s manifests"
+                f"data.join={list(join)} needs a speaker, the third column, in every line of "
+                f"{folder}'s manifests"
             )
-        self.skip_bad, self._join, self._seed, self._anew = (
-            skip_bad,
-            tuple(join),
-            seed,
-            bool(join) and split == "train",
+
+        # their recordings, then the utterances of epoch 0
+        files = [{"path": row.file, "bytes": None} for row in rows]
+        paths, texts, speakers, _ = zip(*rows, strict=True)
+        self._recordings = Recordings(
+            Dataset.from_dict({"audio": files}),
+            ids=paths,
+            texts=texts,
+            speakers=speakers,
+            skip_bad=skip_bad,
+            max_seconds=max_seconds,
         )
-        audio = Dataset.from_dict({"audio": [{"path": row["file"], "bytes": None} for row in rows]})
-        columns = ([row[name] for row in rows] for name in ("path", "text", "speaker"))
-        self._recordings = Recordings(audio, *columns, skip_bad=skip_bad, max_seconds=max_seconds)
-        self._deal(0)
+        self.skip_bad = skip_bad
+        self._join = tuple(join)
+        self._seed = seed
+        self._changes_by_epoch = bool(join) and split == "train"
+        self._join_recordings(0)
+
+    @classmethod
+    def example(cls, folder: Path) -> dict[str, Any]:
+        write_corpus(folder)
+        return {"root": str(folder), "join": (2, 3)}
 
     def at(self, epoch: int) -> "Manifest":
-        if not self._anew:
+        if not self._changes_by_epoch:
             return self
         view = copy.copy(self)
-        view._deal(epoch)
+        view._join_recordings(epoch)
         return view
 
     def samples(self, index: int) -> Int16[np.ndarray, " n"]:
-        parts = [self._recordings.samples(part) for part in self._groups[index]]
+        parts = [self._recordings.samples(member) for member in self._groups[index]]
         if len(parts) == 1:
             return parts[0]
+        # each part begins a gap after the one before it ends, and never before that one begins
         starts = [0]
-        for part, gap in zip(parts, self._gaps[index], strict=False):
+        for part, gap in zip(parts[:-1], self._gaps[index], strict=True):
             starts.append(max(starts[-1], starts[-1] + len(part) + int(gap)))
         ends = [start + len(part) for start, part in zip(starts, parts, strict=True)]
+        # where parts overlap they add up, which 16 bits may not hold
         joined = np.zeros(max(ends), np.int32)
         for start, end, part in zip(starts, ends, parts, strict=True):
             joined[start:end] += part
         return joined.clip(-(2**15), 2**15 - 1).astype(np.int16)
 
-    def _deal(self, epoch: int) -> None:
-        """Makes this the data set of an epoch: which recordings are joined, and how far apart they are (in samples)."""
+    def _join_recordings(self, epoch: int) -> None:
+        """Sets the utterances of an epoch: their recordings, and the gaps (in samples) between."""
         single = self._recordings
         rng = numpy_rng(self._seed, "join", epoch)
-        self._groups = (
-            _groups(single.speakers, *self._join, rng)
-            if self._join
-            else [[i] for i in range(len(single))]
-        )
-        self._gaps = [rng.uniform(*GAP, len(group) - 1) * SAMPLE_RATE for group in self._groups]
-        first = [group[0] for group in self._groups]
-        joined = [f"+{len(group) - 1}" if len(group) > 1 else "" for group in self._groups]
-        super().__init__(
-            {
-                "id": [single.ids[index] + more for index, more in zip(first, joined, strict=True)],
-                "text": [
-                    " ".join(single.texts[index] for index in group) for group in self._groups
-                ],
-                "speaker": [single.speakers[index] for index in first],
-                "seconds": [
-                    sum(single.lengths[index] for index in group) + gaps.sum() / SAMPLE_RATE
-                    for group, gaps in zip(self._groups, self._gaps, strict=True)
-                ],
-            }
-        )
+        if self._join:
+            min_size, max_size = self._join
+            self._groups = _group_by_speaker(single.speakers, min_size, max_size, rng)
+        else:
+            self._groups = [[index] for index in range(len(single))]
+
+        self._gaps: list[np.ndarray] = []
+        ids: list[str] = []
+        texts: list[str] = []
+        speakers: list[str] = []
+        lengths: list[Seconds] = []
+        for group in self._groups:
+            gaps = rng.uniform(MIN_GAP, MAX_GAP, len(group) - 1) * SAMPLE_RATE
+            self._gaps.append(gaps)
+            # the utterance has the name of its first recording and the number of further ones
+            suffix = f"+{len(group) - 1}" if len(group) > 1 else ""
+            ids.append(single.ids[group[0]] + suffix)
+            texts.append(" ".join(single.texts[index] for index in group))
+            speakers.append(single.speakers[group[0]])
+            recorded = sum(single.lengths[index] for index in group)
+            lengths.append(recorded + gaps.sum() / SAMPLE_RATE)
+        super().__init__(ids, texts, speakers, lengths)
 
 
-def _groups(
-    speakers: list[str], fewest: int, most: int, rng: np.random.Generator
+class Row(NamedTuple):
+    """A line of a manifest: its three columns, and the absolute path of the file."""
+
+    path: str
+    text: str
+    speaker: str
+    file: str
+
+
+def _group_by_speaker(
+    speakers: Sequence[str], min_size: int, max_size: int, rng: np.random.Generator
 ) -> list[list[int]]:
-    """Every recording in one group, shuffled; a group is smaller than `fewest` only where nothing else is left."""
+    """Groups all recordings, shuffled, each group of one speaker.
+
+    A group has from `min_size` to `max_size` recordings; fewer where a speaker has not enough.
+    """
     groups = []
     for speaker in sorted(set(speakers)):
-        left = rng.permutation(
-            [index for index, name in enumerate(speakers) if name == speaker]
-        ).tolist()
-        while left:
-            largest = max(fewest, min(most, len(left) - fewest))
-            size = len(left) if len(left) <= most else int(rng.integers(fewest, largest + 1))
-            groups.append(left[:size])
-            left = left[size:]
+        members = [index for index, name in enumerate(speakers) if name == speaker]
+        ungrouped: list[int] = rng.permutation(members).tolist()
+        while ungrouped:
+            if len(ungrouped) <= max_size:
+                size = len(ungrouped)
+            else:
+                # at least `min_size` recordings remain for the next group
+                largest = max(min_size, min(max_size, len(ungrouped) - min_size))
+                size = int(rng.integers(min_size, largest + 1))
+            groups.append(ungrouped[:size])
+            ungrouped = ungrouped[size:]
     return groups
 
 
-def _rows(folder: Path, name: str) -> list[dict[str, str]]:
-    """The lines of a manifest, whose recordings are there and inside the folder."""
-    manifest, inside = folder / name, folder.resolve()
+def _rows_of_split(folder: Path, split: str, train: str, dev: str | None, test: str) -> list[Row]:
+    """Reads the lines that belong to a split."""
+    if dev == "dev.tsv" and not (folder / dev).exists():
+        dev = None
+    manifest = {"train": train, "dev": dev or train, "test": test}[split]
+    rows = _read_manifest(folder, manifest)
+    if dev or split == "test":
+        return rows
+    # without a manifest of its own, dev is every tenth line of train
+    rows = [row for index, row in enumerate(rows) if (index % 10 == 9) == (split == "dev")]
+    if not rows:
+        raise UserError(
+            f"{folder / train} has too few lines to spare a tenth of them for dev; name a data.dev"
+        )
+    return rows
+
+
+def _read_manifest(folder: Path, name: str) -> list[Row]:
+    """Reads all lines of a manifest.
+
+    Raises:
+        UserError: the manifest is missing, empty or damaged, or a recording is not in the folder.
+    """
+    manifest = folder / name
     if not manifest.is_file():
         raise UserError(f"there is no manifest {manifest}")
     try:
+        # with or without the byte order mark of Windows
         lines = manifest.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{manifest} is not UTF-8: {error.reason} at byte {error.start}") from error
     rows = []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        columns = line.rstrip("\r").split("\t")
-        if len(columns) not in (2, 3):
-            raise UserError(
-                f"{manifest}, line {number}: {len(columns) - 1} tabs where PATH<TAB>TEXT[<TAB>SPEAKER] is meant"
-            )
-        path, text, speaker = [*columns, ""][:3]
-        try:
-            file = (folder / path).resolve()
-            there = file.is_file()
-        except (OSError, ValueError) as error:  # too long, or with a NUL
-            raise UserError(f"{manifest}, line {number}: {path!r} is no path ({error})") from error
-        if not file.is_relative_to(inside):
-            raise UserError(f"{manifest}, line {number}: {path} leaves the folder {folder}")
-        if not there:
-            raise UserError(f"{manifest}, line {number}: there is no file {folder / path}")
-        rows.append({"path": path, "file": str(file), "text": text, "speaker": speaker})
+        if line.strip():
+            rows.append(_parse_line(line, folder, f"{manifest}, line {number}"))
     if not rows:
         raise UserError(f"the manifest {manifest} is empty")
     return rows
+
+
+def _parse_line(line: str, folder: Path, location: str) -> Row:
+    """Parses a line of a manifest, whose recording must be a file inside the folder."""
+    columns = line.rstrip("\r").split("\t")
+    if len(columns) not in (2, 3):
+        raise UserError(
+            f"{location}: {len(columns) - 1} tabs where PATH<TAB>TEXT[<TAB>SPEAKER] is meant"
+        )
+    path, text, speaker = [*columns, ""][:3]
+    # a link that leaves the folder is followed, and refused as well
+    try:
+        file = (folder / path).resolve()
+        exists = file.is_file()
+    except (OSError, ValueError) as error:  # too long, or with a NUL
+        raise UserError(f"{location}: {path!r} is no path ({error})") from error
+    if not file.is_relative_to(folder.resolve()):
+        raise UserError(f"{location}: {path} leaves the folder {folder}")
+    if not exists:
+        raise UserError(f"{location}: there is no file {folder / path}")
+    return Row(path, text, speaker, str(file))

@@ -1,40 +1,42 @@
-"""Characters or bytes of one file, for language models; by default the help texts that Python itself brings along."""
+"""Characters or bytes of one file, for language models; by default Python's own help texts."""
 
 import copy
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
+from famx.data._grammar import sentences
 from famx.data._tokenizers import byte_tokenizer, train_tokenizer
-from famx.data.base import choose_split
+from famx.data.base import Dataset, check_split
 from famx.nn.batch import Example
-from famx.notation import UserError
+from famx.notation import Modality, UserError
 from famx.registry import register
 from famx.seeding import numpy_rng
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
 
 @register
-class Text:
-    """Blocks of a text: the first 80 % to train, the next 10 % to choose by, the last 10 % to test.
+class Text(Dataset):
+    """Blocks of a text: train is its first 80 %, dev the next 10 %, test the last 10 %.
 
-    Training blocks begin anywhere, drawn anew each epoch, as many as the text is blocks long; the others follow one
-    another. An item has block + 1 ids, the inputs and the targets one further on.
+    Training blocks begin at random positions, sampled anew each epoch, as many as fit into the
+    text; those of the other splits follow one another. An item has block + 1 token ids: the inputs
+    are all but the last, the targets all but the first.
 
     Args:
+        split: "train", "dev" or "test".
+        seed: seed of the positions of training blocks.
         path: a text file in UTF-8; empty for the text of `pydoc_data.topics`.
-        unit: what a token is.
-        block: tokens that a model sees at once.
+        unit: kind of token.
+        block: tokens that a model predicts at once, at least 1.
     """
 
-    splits = ("train", "dev", "test")
-    unit = "tokens"
-    normaliser = "none"
+    modality = Modality.TEXT
+    path_options = ("path",)
 
     def __init__(
         self,
@@ -45,72 +47,96 @@ class Text:
         unit: Literal["chars", "bytes"] = "chars",
         block: int = 128,
     ) -> None:
-        choose_split(split, self.splits)
+        check_split(split, self.splits)
         if block < 1:
             raise UserError(f"data.block={block} has to be 1 or more")
-        tokens, self._characters = _tokens(path, unit)
-        borders = [0, *(len(tokens) * share // 10 for share in (8, 9, 10))]
-        start, stop = dict(zip(self.splits, pairwise(borders), strict=True))[split]
-        self._tokens = tokens[start:stop]
-        self._split, self._seed, self._block, self._anew = split, seed, block, split == "train"
-        if len(self._tokens) <= block:
+        # the tokens of the full text, of which the split is a stretch
+        token_ids, self._characters = _encode_file(path, unit)
+        # borders of the splits, in tenths of the text
+        borders = [len(token_ids) * tenths // 10 for tenths in (0, 8, 9, 10)]
+        start, stop = list(pairwise(borders))[self.splits.index(split)]
+        self._token_ids = token_ids[start:stop]
+        self._split = split
+        self._seed = seed
+        self._unit = unit
+        self._block = block
+        if len(self._token_ids) <= block:
             raise UserError(
-                f"data.block={block} is more than the {len(self._tokens)} tokens of {split} can fill"
+                f"data.block={block} is more than the {len(self._token_ids)} tokens of {split} "
+                "can fill"
             )
-        self._deal(0)
+        self._choose_blocks(0)
+
+    @classmethod
+    def example(cls, folder: Path) -> dict[str, Any]:
+        file = folder / "text.txt"
+        file.write_text("\n".join(islice(sentences(0), 60)), encoding="utf-8")
+        return {"path": str(file), "block": 16}
 
     def at(self, epoch: int) -> "Text":
-        """Training blocks begin elsewhere in each epoch."""
-        if not self._anew:
+        if self._split != "train":
             return self
+        # a view shares the tokens
         view = copy.copy(self)
-        view._deal(epoch)
+        view._choose_blocks(epoch)
         return view
 
-    def _deal(self, epoch: int) -> None:
-        places = len(self._tokens) - self._block
-        self._starts = np.arange(0, places, self._block)
-        if self._anew:
-            self._starts = numpy_rng(self._seed, "blocks", epoch).integers(
-                0, places, len(self._starts)
-            )
-        self.ids = [f"{self._split}-{start}" for start in self._starts]
-        self.texts = [""] * len(self._starts)
-        self.lengths = [float(self._block)] * len(self._starts)
-
-    def __len__(self) -> int:
-        return len(self._starts)
+    def _choose_blocks(self, epoch: int) -> None:
+        """Sets where the blocks of an epoch start."""
+        n_positions = len(self._token_ids) - self._block
+        starts = np.arange(0, n_positions, self._block)
+        if self._split == "train":
+            rng = numpy_rng(self._seed, "blocks", epoch)
+            starts = rng.integers(0, n_positions, len(starts))
+        self._starts = starts
+        self.ids = [f"{self._split}-{start}" for start in starts]
+        self.texts = [""] * len(starts)
+        self.lengths = [float(self._block)] * len(starts)
 
     def __getitem__(self, index: int) -> Example:
         start = self._starts[index]
-        block = self._tokens[start : start + self._block + 1].astype(np.int64)
+        block = self._token_ids[start : start + self._block + 1].astype(np.int64)
         return Example(self.ids[index], torch.from_numpy(block), "")
 
-    def build_tokenizer(self) -> "Tokenizer":
-        """Characters of the whole file, or the 256 bytes."""
-        return (
-            byte_tokenizer()
-            if self._characters is None
-            else train_tokenizer([self._characters], special=())
-        )
+    def build_tokenizer(self, vocab_size: int = 0, special_tokens: Sequence[str] = ()) -> Tokenizer:
+        """Builds the tokenizer of the characters of the full file, or of the 256 bytes.
+
+        Raises:
+            UserError: subwords or special tokens are requested, which the items do not contain.
+        """
+        if vocab_size or special_tokens:
+            raise UserError(
+                f"data=text has one token for each of its {self._unit}, so it has no subwords "
+                f"(vocab_size={vocab_size}) and no special tokens ({', '.join(special_tokens)})"
+            )
+        if self._characters is None:
+            return byte_tokenizer()
+        return train_tokenizer([self._characters])
 
 
-def _tokens(path: str, unit: str) -> tuple[np.ndarray, str | None]:
-    """The ids of the whole text and the characters in their order, None for bytes."""
-    raw = _read(path)
+def _encode_file(path: str, unit: str) -> tuple[np.ndarray, str | None]:
+    """Returns the token ids of a file, and its characters in the order of their ids.
+
+    The characters are None where a token is a byte.
+    """
+    content = _read(path)
     if unit == "bytes":
-        return np.frombuffer(raw, np.uint8), None
+        return np.frombuffer(content, np.uint8), None
     try:
-        text = raw.decode()
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 (byte {error.start}), so it has to be read with data.unit=bytes"
         ) from error
-    points, ids = np.unique(np.frombuffer(text.encode("utf-32-le"), np.uint32), return_inverse=True)
-    return ids.astype(np.int32), "".join(map(chr, points))
+    # the id of a character is its rank among the code points of the text
+    code_points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    vocabulary, token_ids = np.unique(code_points, return_inverse=True)
+    characters = "".join(chr(code_point) for code_point in vocabulary)
+    return token_ids.astype(np.int32), characters
 
 
 def _read(path: str) -> bytes:
+    """Returns the content of a file, or Python's help texts where the path is empty."""
     if not path:
         from pydoc_data.topics import topics
 

@@ -1,149 +1,225 @@
-"""Builds everything a run is made of from its config."""
+"""Builds everything a run is made of; training, evaluation, benchmarks and tests share it."""
 
-import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from tokenizers import Tokenizer
+from torch import distributed
 
-from famx.model import build_model
-from famx.monitoring.optimizer_probe import OptimizerProbe, ProbeLevel
-from famx.notation import SAMPLE_RATE, UserError
+from famx.data.base import Dataset
+from famx.model import Model, build_model
+from famx.notation import SAMPLE_RATE, Modality, UserError
 from famx.optim import AGC, parameter_groups
 from famx.optim._param_groups import group_settings
-from famx.registry import build, get
+from famx.registry import build, constructor_parameters, get
 from famx.seeding import seed_for
-from famx.training import checkpoint, device
+from famx.task.base import Task
+from famx.training import checkpoint
 from famx.training.checkpoint import load_weights
+from famx.training.device import rank
+from famx.training.hooks import Hook
 from famx.training.loader import Loader, LoaderConfig
-from famx.training.run_dir import checkpoint_dir
+from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer, TrainerConfig
 
 log = logging.getLogger(__name__)
 
+Config = Mapping[str, Any]
 
-def build_optimizer(
-    config: Mapping[str, Any],
-    params: Any,
-    momentum: Mapping[str, Any] | None = None,
-    spectrum: Mapping[str, Any] | None = None,
-) -> torch.optim.Optimizer:
-    """Builds the optimizer that `config["name"]` names over parameters or groups of them.
+
+@dataclass
+class Experiment:
+    """The objects that a resolved config describes.
 
     Args:
-        momentum, spectrum: the rule and the measure that it wears; None (or one named `usual`): its own.
+        config: resolved.
+        device: of the model.
+        tokenizer: of the run, or built from its training data.
+        task: with its decoder.
+        model: with initial weights.
+    """
+
+    config: Config
+    device: torch.device
+    tokenizer: Tokenizer
+    task: Task
+    model: Model
+    loaders: dict[str, Loader] = field(default_factory=dict)
+
+    def loader(self, split: str) -> Loader:
+        """Returns the loader of a split, built when it is first needed.
+
+        Raises:
+            UserError: the data cannot be read.
+        """
+        if split not in self.loaders:
+            self.loaders[split] = self._build_loader(build_dataset(self.config, split))
+        return self.loaders[split]
+
+    def _build_loader(self, dataset: Dataset) -> Loader:
+        # text is its own target
+        target_tokenizer = self.tokenizer if dataset.modality is Modality.SPEECH else None
+        settings = LoaderConfig(**self.config["loader"])
+        return Loader(dataset, target_tokenizer, self.config["seed"], settings)
+
+
+def build_experiment(
+    config: Config, device: torch.device, tokenizer: Tokenizer | None = None
+) -> Experiment:
+    """Builds the task and the model of a resolved config.
+
+    Args:
+        tokenizer: of a run that exists; None builds one from the training data.
 
     Raises:
-        UserError: an unknown part or key, or a rule for an optimizer that wears none.
+        UserError: the data cannot be read, or a part refuses its options.
     """
-    given = {"momentum": momentum, "spectrum": spectrum}
-    given = {room: choice for room, choice in given.items() if choice and choice["name"] != "usual"}
-    asked = inspect.signature(get("optim", config["name"])).parameters
-    for room, choice in given.items():
-        if room not in asked:
-            raise UserError(
-                f"optim={config['name']} wears no {room}, so {room}={choice['name']} would change nothing"
-            )
-    optimizer = build(
-        "optim",
-        config,
-        params=params,
-        **{room: partial(build, room, c) for room, c in given.items()},
-    )
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UserError(
-            f"optim={config['name']} is a {type(optimizer).__name__}, which is no torch.optim.Optimizer"
-        )
-    return optimizer
-
-
-def _model(config: Mapping[str, Any], vocab_size: int, resume: bool) -> nn.Module:
-    """The model as training begins; one that goes on gets its weights from its own checkpoint."""
+    train = None
+    if tokenizer is None:
+        train = build_dataset(config, "train")
+        special_tokens = get("task", config["task"]["name"]).special_tokens
+        vocab_size = config["task"].get("vocab_size", 0)
+        tokenizer = train.build_tokenizer(vocab_size, special_tokens)
+    decode = partial(build, "decode", config["decode"])
+    task = build("task", config["task"], tokenizer=tokenizer, decode=decode)
     torch.manual_seed(seed_for(config["seed"], "init"))
-    model = build_model(config, vocab_size)
-    if config["init_from"] and not resume:
-        load_weights(
-            model, checkpoint.load(checkpoint_dir(config["init_from"]), "best"), config["init_from"]
-        )
-    return model
+    model = build_model(config, tokenizer.get_vocab_size()).to(device)
+    experiment = Experiment(config, device, tokenizer, task, model)
+    if train is not None:
+        experiment.loaders["train"] = experiment._build_loader(train)
+    return experiment
 
 
-def _trainer(
-    config: Mapping[str, Any],
-    settings: TrainerConfig,
-    model: nn.Module,
-    task: Any,
-    loaders: Mapping[str, Loader],
-    folder: Path,
-    device: torch.device,
-    watch: ProbeLevel,
-) -> Trainer:
-    groups = parameter_groups(model, kinds=config["kinds"], **group_settings(config["optim"]))
-    optimizer = build_optimizer(config["optim"], groups, config["momentum"], config["spectrum"])
-    for kind, own in config["kinds"].items():
-        for key in ("alpha", "n_bands"):
-            if own[key] is not None and key not in optimizer.defaults:
-                told = f"optim={config['optim']['name']} has no {key} for each kind"
-                raise UserError(f"kinds.{kind}.{key}={own[key]} would change nothing, for {told}")
-    if isinstance(optimizer, AGC) and settings.clip and optimizer.clip >= settings.clip:
-        told = "optim.clip=%s cuts nothing that trainer.clip=%s leaves; trainer.clip=null cuts nothing first"
-        log.warning(told, optimizer.clip, settings.clip)
-    return Trainer(
-        model,
-        task,
-        optimizer,
-        lambda total: build("schedule", config["schedule"], total_steps=total),
-        loaders["train"].train,
-        loaders["dev"].plain,
-        partial(seed_for, config["seed"]),
-        folder,
-        settings,
-        device,
-        None if watch == "off" else OptimizerProbe(model, optimizer, watch, settings.log_every),
-    )
-
-
-def build_dataset(config: Mapping[str, Any], split: str) -> Any:
-    """The data set of a split; what it makes on disk, the first process makes alone."""
-    if device.rank() > 0:
+def build_dataset(config: Config, split: str) -> Dataset:
+    """Builds the data set of a split; files that it creates are created by the first process."""
+    if rank() > 0:
         distributed.barrier()
     dataset = build("data", config["data"], split=split, seed=config["seed"])
-    if distributed.is_initialized() and device.rank() == 0:
+    if distributed.is_initialized() and rank() == 0:
         distributed.barrier()
     return dataset
 
 
-def build_loader(config: Mapping[str, Any], dataset: Any, tokenizer: Any) -> Loader:
-    """The loader of a data set; text is its own target."""
-    return Loader(
-        dataset,
-        tokenizer if dataset.unit == "seconds" else None,
-        config["seed"],
-        LoaderConfig(**config["loader"]),
+def initialize_from(model: Model, run: str) -> None:
+    """Loads the best weights of another run.
+
+    Raises:
+        UserError: they are of another model.
+    """
+    saved = checkpoint.load(RunDir(run).require_checkpoints(), "best")
+    load_weights(model, saved, run)
+
+
+def check_learnable(experiment: Experiment, split: str) -> None:
+    """Refuses a recording of a split that is too short for its text to be learned.
+
+    Where the data set skips bad recordings, they are counted in a warning; their loss is 0.
+
+    Raises:
+        UserError: names the first such recording.
+    """
+    dataset = experiment.loader(split).dataset
+    if dataset.modality is not Modality.SPEECH:
+        return
+    lengths = (torch.tensor(dataset.lengths) * SAMPLE_RATE).long()
+    n_frames = experiment.model.frontend.n_frames(lengths).tolist()
+    reasons = []
+    for i, text in enumerate(dataset.texts):
+        reason = experiment.task.reject(n_frames[i], text)
+        if reason:
+            reasons.append(f"{dataset.ids[i]} {reason}")
+    if not reasons:
+        return
+    if not dataset.skip_bad:
+        raise UserError(f"{reasons[0]}; data.skip_bad=true trains without such recordings")
+    log.warning(
+        "%d recordings are too short for their texts and teach nothing; the first: %s",
+        len(reasons),
+        reasons[0],
     )
 
 
-def _refuse_unlearnable(dataset: Any, task: Any, model: nn.Module) -> None:
-    """Refuses a text longer than CTC can emit in the frames of its recording.
+def build_optimizer(
+    config: Config,
+    params: Any,
+    momentum: Config | None = None,
+    spectrum: Config | None = None,
+) -> torch.optim.Optimizer:
+    """Builds the optimizer that `config["name"]` names over parameters or groups of them.
 
-    Where the data skips what is bad, such utterances are counted instead; their loss is 0.
+    Args:
+        momentum, spectrum: its momentum rule and what that measures; None (or one named
+            `default`) for the optimizer's own.
+
+    Raises:
+        UserError: an unknown part or key, or a rule for an optimizer that takes none.
     """
-    if dataset.unit != "seconds":
-        return
-    frames = model.frontend.frames((torch.tensor(dataset.lengths) * SAMPLE_RATE).long()).tolist()
-    needed = [task.frames_needed(text) for text in dataset.texts]
-    short = [i for i, (have, need) in enumerate(zip(frames, needed, strict=True)) if have < need]
-    if short:
-        i = short[0]
-        told = f"{dataset.ids[i]} has {frames[i]} frames and its text needs {needed[i]}, more than CTC can emit"
-        if not dataset.skip_bad:
-            raise UserError(f"{told}; data.skip_bad=true trains without such recordings")
-        log.warning(
-            "%d recordings are too short for their texts and teach nothing; the first: %s",
-            len(short),
-            told,
+    name = config["name"]
+    parameters = constructor_parameters(get("optim", name))
+    factories = {}
+    for room, choice in (("momentum", momentum), ("spectrum", spectrum)):
+        if not choice or choice["name"] == "default":
+            continue
+        if room not in parameters:
+            what = "momentum rule" if room == "momentum" else "spectrum"
+            raise UserError(f"optim={name} takes no {what}; remove {room}={choice['name']}")
+        factories[room] = partial(build, room, choice)
+    optimizer = build("optim", config, params=params, **factories)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(
+            f"optim={name} is a {type(optimizer).__name__}, which is no torch.optim.Optimizer"
         )
+    return optimizer
+
+
+def build_trainer(
+    experiment: Experiment,
+    optimizer: torch.optim.Optimizer,
+    settings: TrainerConfig,
+    hooks: Sequence[Hook],
+) -> Trainer:
+    """Builds the trainer of an experiment."""
+    config = experiment.config
+    return Trainer(
+        model=experiment.model,
+        task=experiment.task,
+        optimizer=optimizer,
+        schedule=lambda total_steps: build("schedule", config["schedule"], total_steps=total_steps),
+        batches=experiment.loader("train").train_batches,
+        seed_for=partial(seed_for, config["seed"]),
+        config=settings,
+        device=experiment.device,
+        hooks=hooks,
+    )
+
+
+def build_run_optimizer(experiment: Experiment, settings: TrainerConfig) -> torch.optim.Optimizer:
+    """Builds the optimizer of a run over the parameter groups of its model.
+
+    Raises:
+        UserError: a setting of `param_groups` has no effect on this optimizer.
+    """
+    config = experiment.config
+    groups = parameter_groups(
+        experiment.model, kinds=config["param_groups"], **group_settings(config["optim"])
+    )
+    optimizer = build_optimizer(config["optim"], groups, config["momentum"], config["spectrum"])
+    for kind, group in config["param_groups"].items():
+        for key in ("alpha", "n_bands"):
+            if group[key] is not None and key not in optimizer.defaults:
+                raise UserError(
+                    f"param_groups.{kind}.{key}={group[key]} would change nothing: "
+                    f"optim={config['optim']['name']} has no {key} of each kind"
+                )
+    if isinstance(optimizer, AGC) and settings.unit_clip and optimizer.clip >= settings.unit_clip:
+        log.warning(
+            "optim.clip=%s has no effect after trainer.unit_clip=%s, which is tighter; "
+            "trainer.unit_clip=null turns that off",
+            optimizer.clip,
+            settings.unit_clip,
+        )
+    return optimizer

@@ -1,42 +1,57 @@
-"""Resolves a composed config: defaults, sampled layers, absolute paths."""
+"""Resolves a composed config: the task's default parts, sampled layers, absolute paths."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
 from famx import registry
+from famx.config.command import parse_yaml
+from famx.config.schema import complete_choice
 from famx.experiment.search import sample_layers
 from famx.model import layer_choices
 from famx.monitoring.optimizer_probe import ProbeLevel
-from famx.notation import UserError
+from famx.notation import Modality, UserError
 from famx.registry import get
+from famx.training.trainer import TrainerConfig
 from famx.validate import check_number
 
+Config = Mapping[str, Any]
 
-def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with all that is left open decided: `usual` frontends and data are what the task reads, layers drawn.
 
-    `model.layers` becomes complete, and builds the same model wherever it is given; what it was drawn from moves to
-    `model.drawn`. The optimizer's `usual` momentum and spectrum stay, since an optimizer may wear none. Paths become
-    absolute, so that the run can be used from any folder.
+@runtime_checkable
+class HasModality(Protocol):
+    """A data set or frontend that is for speech or for text alone."""
+
+    modality: Modality
+
+
+@runtime_checkable
+class HasOutput(Protocol):
+    """A decoder or task of one kind of model outputs."""
+
+    output: str
+
+
+def resolve(config: Config) -> dict[str, Any]:
+    """Returns the config with every open choice made, so that it builds the same run anywhere.
+
+    `default` frontends, data sets and decoders become those of the task; `model.layers` becomes
+    complete, whether listed or sampled (then `model.drawn` says from what); paths become absolute.
+    The optimizer's `default` momentum and spectrum stay, since an optimizer may have none.
 
     Raises:
-        UserError: a size or the seed is no whole number in its range.
+        UserError: a size, the seed or the name is outside its range.
     """
-    sizes = {
-        f"model.{key}": (config["model"][key], 1) for key in ("d_model", "n_heads", "n_layers")
-    }
-    for key, (value, least) in (sizes | {"seed": (config["seed"], 0)}).items():
-        if type(value) is not int or not least <= value < 2**63:
-            raise UserError(f"{key}={value} must be a whole number of {least} or more, below 2**63")
-    if not re.fullmatch(r"[^/\0]+", str(config["name"])):
-        raise UserError(f"name={config['name']} must be the name of one folder, without a /")
-    check_number("kinds", config["kinds"])
+    _check_numbers(config)
+    resolved = dict(config)
+    # parts that the task decides
     task = get("task", config["task"]["name"])
-    worn = {
-        room: {"name": name} for room, name in task.usual.items() if config[room]["name"] == "usual"
-    }
+    for room, name in task.default_parts.items():
+        if config[room]["name"] == "default":
+            resolved[room] = {"name": name}
+    resolved["optim"] = _resolve_optimizer(config)
+    # layers
     model = dict(config["model"])
     if model.get("draw"):
         del model["draw"]
@@ -45,41 +60,126 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         model["layers"] = layer_choices(config)
     if model.get("layers"):
         model["n_layers"] = len(model["layers"])
-    settled = dict(config) | worn | {"model": model}
-    if config["init_from"] and Path(config["init_from"]).exists():
-        settled["init_from"] = str(Path(config["init_from"]).resolve())
-    files = {key: Path(settled["data"].get(key) or "").expanduser() for key in ("root", "path")}
-    there = {
-        key: str(path.resolve())
-        for key, path in files.items()
-        if settled["data"].get(key) and path.exists()
-    }
-    return settled | {"data": settled["data"] | there}
+    resolved["model"] = model
+    # paths
+    if config["init_from"]:
+        resolved["init_from"] = _absolute(config["init_from"])
+    resolved["data"] = _with_absolute_paths(resolved["data"])
+    return resolved
 
 
-def check_modalities(config: Mapping[str, Any]) -> None:
-    """Refuses data or a frontend of text where the task is one of speech, or the other way round."""
-    task = config["task"]["name"]
-    unit = get("task", task).unit
-    for room in ("data", "frontend"):
-        of = {name: getattr(get(room, name), "unit", unit) for name in registry.names(room)}
-        name = config[room]["name"]
-        if of.get(name, unit) != unit:
-            fitting = ", ".join(other for other in of if of[other] == unit)
-            raise UserError(
-                f"{room}={name} is of {of[name]} and task={task} of {unit}; {room} may be {fitting}"
-            )
+def _check_numbers(config: Config) -> None:
+    smallest = {"d_model": 1, "n_heads": 1, "n_layers": 1}
+    values = {f"model.{key}": (config["model"][key], least) for key, least in smallest.items()}
+    values["seed"] = (config["seed"], 0)
+    for key, (value, least) in values.items():
+        if type(value) is not int or not least <= value < 2**63:
+            raise UserError(f"{key}={value} must be a whole number of {least} or more, below 2**63")
+    if not re.fullmatch(r"[^/\0]+", str(config["name"])):
+        raise UserError(f"name={config['name']} must be the name of one folder, without a /")
+    check_number("param_groups", config["param_groups"])
 
 
-def probe_level(value: Any) -> ProbeLevel:
-    """The microscope's setting.
+def _resolve_optimizer(config: Config) -> dict[str, Any]:
+    """AdamW whose first moment a momentum rule controls is the part `fam_adamw`."""
+    optim = dict(config["optim"])
+    if optim["name"] == "adamw" and config["momentum"]["name"] != "default":
+        optim["name"] = "fam_adamw"
+    return optim
+
+
+def _with_absolute_paths(data: Config) -> dict[str, Any]:
+    """Makes the options of a data set absolute that are paths of existing files or folders."""
+    resolved = dict(data)
+    for option in get("data", data["name"]).path_options:
+        if data.get(option):
+            resolved[option] = _absolute(data[option])
+    return resolved
+
+
+def _absolute(path: str) -> str:
+    expanded = Path(path).expanduser()
+    return str(expanded.resolve()) if expanded.exists() else path
+
+
+def check_parts_fit(config: Config) -> None:
+    """Refuses parts that do not fit the task: of the other modality, or another decoder's output.
 
     Raises:
-        UserError: there is no such setting.
+        UserError: names the parts that would fit.
     """
-    watch = {False: "off"}.get(value, value)  # YAML reads a bare off as false
-    if watch not in get_args(ProbeLevel):
+    task_name = config["task"]["name"]
+    task = get("task", task_name)
+    for room in ("data", "frontend"):
+        part = get(room, config[room]["name"])
+        if isinstance(part, HasModality) and part.modality is not task.modality:
+            fitting = [
+                name
+                for name in registry.names(room)
+                if getattr(get(room, name), "modality", task.modality) is task.modality
+            ]
+            raise UserError(
+                f"{room}={config[room]['name']} is for {part.modality.value} and task={task_name} "
+                f"for {task.modality.value}; {room} may be {', '.join(fitting)}"
+            )
+    decoder = get("decode", config["decode"]["name"])
+    if isinstance(decoder, HasOutput) and decoder.output != task.output:
         raise UserError(
-            f"watch={value}: no such setting{registry.suggest(str(value), get_args(ProbeLevel))}"
+            f"decode={config['decode']['name']} decodes {decoder.output} and task={task_name} "
+            f"gives {task.output}; decode=default is {task.default_parts['decode']}"
         )
-    return watch
+
+
+OVERRIDABLE = ("decode", "trainer.device", "trainer.threads")  # of a trained run
+
+
+def override_decoding(config: Config, words: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Applies words such as `decode=ctc_greedy` or `decode.beam=8` to a trained run's config.
+
+    The device is chosen anew unless a word sets it.
+
+    Returns:
+        The config, and a label of the decoding for file names; empty where it is the run's own.
+
+    Raises:
+        UserError: a word sets something else, or what it sets does not exist.
+    """
+    trainer = dict(config["trainer"]) | {"device": "auto", "threads": None}
+    decode = dict(config["decode"])
+    options: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        room, _, option = key.partition(".")
+        if not equals or (key not in OVERRIDABLE and room != "decode"):
+            raise UserError(
+                f"{word} cannot be set for a trained run; these can: decode=NAME, "
+                "decode.KEY=VALUE, trainer.device=NAME, trainer.threads=N"
+            )
+        if key == "decode":
+            decode = {"name": text}
+        elif room == "decode":
+            options[option] = parse_yaml(key, text)
+        else:
+            trainer[option] = parse_yaml(key, text)
+    if decode["name"] == "default":
+        decode["name"] = get("task", config["task"]["name"]).default_parts["decode"]
+    decode = complete_choice("decode", decode | options)
+    trainer = vars(TrainerConfig(**trainer))
+    label = ""
+    if decode != complete_choice("decode", config["decode"]):
+        label = ",".join([decode["name"], *(f"{key}={value}" for key, value in options.items())])
+    return dict(config) | {"decode": decode, "trainer": trainer}, label
+
+
+def probe_level(value: object) -> ProbeLevel:
+    """Returns the level of the optimizer probe that the config sets.
+
+    Raises:
+        UserError: there is no such level.
+    """
+    if value is False:  # YAML reads a bare off as false
+        return "off"
+    levels = get_args(ProbeLevel)
+    if value not in levels:
+        raise UserError(f"probe={value}: no such level{registry.suggest(str(value), levels)}")
+    return value

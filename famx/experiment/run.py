@@ -1,134 +1,194 @@
-"""From a composed config to a trained and evaluated run: the one place where everything is put together."""
+"""Runs an experiment: trains what a config describes, then scores what it was not trained on."""
 
 import contextlib
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console, Group
-from torch import nn
 
-from famx import files
 from famx.config.command import format_command
 from famx.experiment import report
-from famx.experiment.build import _model, _refuse_unlearnable, _trainer, build_dataset, build_loader
-from famx.experiment.resolve import check_modalities, probe_level, resolve
+from famx.experiment.build import (
+    Experiment,
+    build_experiment,
+    build_run_optimizer,
+    build_trainer,
+    check_learnable,
+    initialize_from,
+)
+from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.experiment.search import layer_table
+from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
+from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.notation import UserError
-from famx.registry import build
 from famx.training import checkpoint
-from famx.training.device import join_process_group, select_device
 from famx.training.checkpoint import load_weights
+from famx.training.device import join_process_group, select_device
 from famx.training.evaluate import Evaluation, evaluate
-from famx.training.loader import Loader
-from famx.training.run_dir import checkpoint_dir, load_tokenizer, lock, require_empty
+from famx.training.hooks import EvaluateOnDev, Hook, SaveCheckpoints, StopOnDivergence
+from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer, TrainerConfig
-
-log = logging.getLogger(__name__)
 
 
 def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[str, Any]:
-    """Trains what the config describes in `folder`, then scores every split that it was not trained on.
+    """Trains what the config describes in `folder`, then scores every other split but dev.
 
     Returns:
-        The last metrics by tag, with `stopped_by` among them if a signal ended the run.
+        The latest metrics by tag; with `stopped_by`, the number of the signal that ended the run.
 
     Raises:
-        UserError: a mistake in the config, the data, or the run to go on from.
+        UserError: a mistake in the config, the data, or the run to resume.
     """
-    config, settings = resolve(config), TrainerConfig(**config["trainer"])
-    check_modalities(config)
-    watch, device = probe_level(config["watch"]), select_device(settings.device, settings.threads)
-    first = join_process_group(device)
-    console = Console(quiet=not first)
-    if first and not resume:
-        require_empty(folder)
-    train = build_dataset(config, "train")
-    units = {key: value for key, value in config["task"].items() if key == "units"}
-    tokenizer = load_tokenizer(folder) if resume else train.build_tokenizer(**units)
-    loaders = {
-        s: build_loader(config, train if s == "train" else build_dataset(config, s), tokenizer)
-        for s in train.splits
-    }
-    task = build("task", config["task"], tokenizer=tokenizer)
-    model = _model(config, tokenizer.get_vocab_size(), resume).to(device)
-    for loader in loaders.values():
-        _refuse_unlearnable(loader.dataset, task, model)
-    trainer = _trainer(
-        config, settings, model, task, loaders, folder, device, watch if first else "off"
-    )
-    layers = [layer_table(config)] if config["model"].get("layers") else []
-    overview = Group(*layers, report.model_table(config, model, train, device))
-    with lock(folder, resume) if first else contextlib.nullcontext():
+    # what can be refused is refused before anything is written
+    config = resolve(config)
+    check_parts_fit(config)
+    probe_level(config["probe"])
+    settings = TrainerConfig(**config["trainer"])
+    device = select_device(settings.device, settings.threads)
+    is_main_process = join_process_group(device)
+    run_dir = RunDir(folder)
+    if is_main_process and not resume:
+        run_dir.require_empty()
+
+    # everything that the run is made of
+    tokenizer = run_dir.load_tokenizer() if resume else None
+    experiment = build_experiment(config, device, tokenizer)
+    for split in experiment.loader("train").dataset.splits:
+        check_learnable(experiment, split)
+    if config["init_from"] and not resume:
+        initialize_from(experiment.model, config["init_from"])
+    optimizer = build_run_optimizer(experiment, settings)
+    run_log = WriteRunLog(run_dir)
+    hooks = training_hooks(experiment, run_dir)
+    if is_main_process:
+        hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)
+    trainer = build_trainer(experiment, optimizer, settings, hooks)
+
+    # training, by all processes; the first one owns the folder
+    with contextlib.ExitStack() as stack:
+        if is_main_process:
+            stack.enter_context(run_dir.lock(resume))
+            stack.enter_context(contextlib.closing(run_log))
         if resume:
-            _restore(trainer, first)
-        if first:
-            _begin(config, folder, tokenizer)
-            console.print(overview, report.param_group_table(trainer.optimizer, folder))
-        last = trainer.fit()
+            _restore(trainer, run_dir)
+        console = Console(quiet=not is_main_process)
+        if is_main_process:
+            run_dir.save_setup(config, experiment.tokenizer)
+            _print_overview(console, experiment, trainer, run_dir)
+        latest = trainer.fit()
         if trainer.stopped_by:
-            to_go_on = f"stopped at step {trainer.step} and saved; to go on:\n  " + format_command(
-                "train", f"resume={folder}"
-            )
-            console.print(to_go_on, soft_wrap=True, markup=False)
-            return last | {"stopped_by": trainer.stopped_by}
-        if first:
-            found = _conclude(
-                trainer,
-                {split: loaders[split] for split in loaders if split not in ("train", "dev")},
-            )
-            scores = {
-                f"{split}/{name}": value
-                for split, each in found.items()
-                for name, value in each.metrics.items()
-            }
-            trainer.finish(report.hparams(config), scores)
-            report.print_next_commands(console, folder, found)
-            last |= scores
-    return last
-
-
-def _restore(trainer: Trainer, first: bool) -> None:
-    """Puts the trainer where its folder's last checkpoint is. The scores there go, for they are of less training."""
-    folder, saved = trainer.folder, checkpoint.load(checkpoint_dir(trainer.folder))
-    load_weights(trainer.model, saved, folder)
-    trainer.restore(saved)
-    for file in [*folder.glob("scores.*.json"), *folder.glob("hypotheses.*.tsv")] if first else []:
-        file.unlink()
-
-
-def _begin(config: Mapping[str, Any], folder: Path, tokenizer: Any) -> None:
-    """Leaves in the folder what a run is built from again."""
-    files.write_atomic(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
-    files.write_atomic(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-
-
-def _conclude(trainer: Trainer, loaders: Mapping[str, Loader]) -> dict[str, Evaluation]:
-    """Scores the best weights on what the run was not trained on.
-
-    Raises:
-        UserError: a recording cannot be decoded; what was trained is saved.
-    """
-    folder = trainer.folder
-    load_weights(trainer.model, checkpoint.load(checkpoint_dir(folder), "best"), folder)
-    try:
-        return score(loaders, trainer.model, trainer.task, trainer.device, folder)
-    except UserError as error:
-        again = format_command("evaluate", str(folder))
-        raise UserError(
-            f"{error}; the run is trained and saved: {again} scores it when that is mended"
-        ) from error
+            command = format_command("train", f"resume={run_dir}")
+            message = f"stopped at step {trainer.step} and saved; to continue:\n  {command}"
+            console.print(message, soft_wrap=True, markup=False)
+            return latest | {"stopped_by": trainer.stopped_by}
+        if is_main_process:
+            latest |= _score_and_report(experiment, trainer, run_log, run_dir, console)
+    return latest
 
 
 def score(
-    loaders: Mapping[str, Loader], model: nn.Module, task: Any, device: torch.device, folder: Path
+    experiment: Experiment, run_dir: RunDir, splits: Iterable[str], suffix: str = ""
 ) -> dict[str, Evaluation]:
-    """Decodes the splits; of each, writes `hypotheses.<split>.tsv` and `scores.<split>.json` into the folder."""
-    found = {}
-    for split, loader in loaders.items():
-        found[split] = evaluate(model, task, loader.plain(), device)
-        found[split].write(folder, split, loader.dataset.normaliser)
-    return found
+    """Evaluates splits, and writes `hypotheses.<split>.tsv` and `scores.<split>.json`.
+
+    Args:
+        suffix: what the files' names have after the split.
+    """
+    evaluations = {}
+    for split in splits:
+        loader = experiment.loader(split)
+        evaluation = evaluate(
+            experiment.model, experiment.task, loader.eval_batches(), experiment.device
+        )
+        run_dir.write_evaluation(evaluation, split + suffix, loader.dataset.normaliser)
+        evaluations[split] = evaluation
+    return evaluations
+
+
+def training_hooks(experiment: Experiment, run_dir: RunDir) -> list[Hook]:
+    """Builds the hooks of every process: reports, evaluations and checkpoints."""
+    return [
+        ReportMetrics(),
+        StopOnDivergence(),
+        EvaluateOnDev(experiment.loader("dev").eval_batches),
+        SaveCheckpoints(run_dir),
+    ]
+
+
+def monitoring_hooks(
+    experiment: Experiment,
+    optimizer: torch.optim.Optimizer,
+    settings: TrainerConfig,
+    run_dir: RunDir,
+    run_log: WriteRunLog,
+) -> list[Hook]:
+    """Builds the hooks that only the first process has: probe, run log and progress."""
+    task = experiment.task
+    hooks: list[Hook] = [run_log, ShowProgress(task.selection_metric, task.modality)]
+    level = probe_level(experiment.config["probe"])
+    if level != "off":
+        # before the run log, which writes what the probe adds to a report
+        probe = OptimizerProbe(experiment.model, optimizer, level, settings.log_every)
+        hooks.insert(0, ProbeOptimizer(probe, run_dir, run_log))
+    return hooks
+
+
+def _restore(trainer: Trainer, run_dir: RunDir) -> None:
+    """Restores the last checkpoint. Scores of the run are removed: it will be trained further."""
+    saved = checkpoint.load(run_dir.require_checkpoints())
+    load_weights(trainer.model, saved, run_dir)  # refuses another model in a sentence
+    trainer.load_state_dict(saved)
+    if trainer.is_main_process:
+        run_dir.remove_evaluations()
+
+
+def _print_overview(
+    console: Console, experiment: Experiment, trainer: Trainer, run_dir: RunDir
+) -> None:
+    """Prints the layers where they differ, the parts with their cost, and the parameter groups."""
+    config = experiment.config
+    tables = [layer_table(config)] if config["model"].get("layers") else []
+    tables.append(report.model_table(experiment))
+    tables.append(report.param_group_table(trainer.optimizer, run_dir.param_groups_file))
+    console.print(Group(*tables))
+
+
+def _score_and_report(
+    experiment: Experiment,
+    trainer: Trainer,
+    run_log: WriteRunLog,
+    run_dir: RunDir,
+    console: Console,
+) -> dict[str, float]:
+    """Scores the best weights on the other splits, and prints and logs the scores by tag."""
+    splits = experiment.loader("train").dataset.splits
+    others = [split for split in splits if split not in ("train", "dev")]
+    evaluations = _score_best_weights(experiment, run_dir, others)
+    scores = {}
+    for split, evaluation in evaluations.items():
+        for name, value in evaluation.metrics.items():
+            scores[f"{split}/{name}"] = value
+    run_log.finish(report.hparams(experiment.config), scores, trainer.step)
+    report.print_next_commands(console, run_dir.path, evaluations)
+    return scores
+
+
+def _score_best_weights(
+    experiment: Experiment, run_dir: RunDir, splits: Iterable[str]
+) -> dict[str, Evaluation]:
+    """Scores the weights that were best on dev.
+
+    Raises:
+        UserError: a recording cannot be decoded; the trained run is saved.
+    """
+    saved = checkpoint.load(run_dir.require_checkpoints(), "best")
+    load_weights(experiment.model, saved, run_dir)
+    try:
+        return score(experiment, run_dir, splits)
+    except UserError as error:
+        command = format_command("evaluate", str(run_dir))
+        raise UserError(
+            f"{error}; the run is trained and saved, {command} scores it once that is mended"
+        ) from error

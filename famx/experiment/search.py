@@ -1,275 +1,299 @@
-"""Models drawn by a seed, layer by layer, from a declared space of parts and hyperparameters, and mutated (seed.md)."""
+"""Samples the layers of a model from a declared search space, and mutates them.
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+A gene is a number of heads, the part of a room, or a hyperparameter of that part. Its value is
+chosen by rendezvous hashing (Thaler & Ravishankar, 1998): every option gets a random number, which
+is a function of the seed, the purpose of the draw and the option's own name or JSON; the option
+with the largest number wins. So all options are equally likely, the order in which they are listed
+has no influence, and a value that is listed twice counts once. A new option changes only the draws
+that it wins, and a removed one only those that it had won. From a range `{low, high}` a number is
+sampled uniformly.
+
+The genes of a layer depend on each other only where the layer of all winners cannot be built; then
+a room takes the option with the next largest number that fits the number of heads and the rooms
+before it in `DEPENDENCY_ORDER`. Only where a number of heads has no layer at all does the next one
+take its place, and only where none has one are all genes sampled again.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from rich.table import Table
 
 from famx.config.schema import complete_choice
+from famx.experiment._search_space import (
+    Options,
+    Range,
+    RoomOptions,
+    SearchSpace,
+    endpoints,
+    parse_space,
+)
 from famx.model import build_layer, layer_choice, layer_choices
 from famx.notation import UserError
-from famx.registry import LAYER_ROOMS, get, names, suggest
-from famx.seeding import numpy_rng
+from famx.registry import LAYER_ROOMS, get
+from famx.seeding import numpy_rng, seed_for
 
-TRIES = 200  # draws of a layer, or of a gene, until one can be built
+# of a layer, or of a hyperparameter in a range
+MAX_ATTEMPTS = 50
+# an attention block contains a rotary, and a layer contains all parts
+DEPENDENCY_ORDER = ("rotary", *(room for room in LAYER_ROOMS if room != "rotary"))
 
+Config = Mapping[str, Any]
 Layer = dict[str, Any]
-Space = dict[str, Any]
+Choice = int | dict[str, Any]
+"""A number of heads, or the name and hyperparameters of a part."""
+Option = TypeVar("Option")
 
 
-def sample_layers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`layers` that `model.draw` of a composed config describes, those of `model.layers` where it lists some.
+class Gene(NamedTuple):
+    """One value of a sampled model that can be mutated.
 
-    Beside them `drawn`, what they were drawn from, where nothing is called `usual`.
+    Args:
+        layer: index of the layer.
+        room: `n_heads` or a room.
+        key: a hyperparameter of the part; empty for the number of heads or the part itself.
+    """
 
-    A gene is a number of heads, the part of a room, or a hyperparameter of that part. Each value is a function of the
-    seed, the layer and the gene alone, so a change of one gene's choices leaves the others as they were. A layer that
-    cannot be built is never drawn: all its genes are drawn anew.
+    layer: int
+    room: str
+    key: str = ""
+
+    def __str__(self) -> str:
+        return ".".join(filter(None, (f"layer {self.layer} {self.room}", self.key)))
+
+
+def sample_layers(config: Config) -> dict[str, Any]:
+    """Samples the layers that `model.draw` of a composed config describes, and mutates them.
+
+    Where `model.layers` lists layers, these are mutated and none are sampled. Layers that cannot
+    be built are never sampled.
+
+    Returns:
+        `layers`, the complete choice of each layer, and `drawn`, the `seed`, `mutate` and `space`
+        from which they were sampled.
 
     Raises:
-        UserError: the space names what does not exist, or nothing that it holds can be built.
+        UserError: `model.draw` is wrong, or nothing in its space can be built.
     """
-    draw = _declared(config["model"]["draw"])
-    space = _space(draw["space"], config["model"]["d_model"])
-    if config["model"].get("layers") is None:
-        layers = [
-            _layer(config, space, draw["seed"], i) for i in range(config["model"]["n_layers"])
-        ]
+    model = config["model"]
+    space = parse_space(model["draw"], model["d_model"])
+    if model.get("layers") is None:
+        layers = [_sample_layer(config, space, i) for i in range(model["n_layers"])]
     else:
         layers = layer_choices(config)
-    return {"layers": _mutated(config, space, layers, **draw["mutate"]), "drawn": draw}
+    return {"layers": _mutate(config, space, layers), "drawn": space.record}
 
 
-def layer_table(config: Mapping[str, Any]) -> Table:
-    """A row a layer: its heads, the part of each room, and what is set otherwise than by default."""
-    shown = Table(title="layers", title_justify="left")
+def layer_table(config: Config) -> Table:
+    """Returns a table of one row a layer: its heads, its parts, and values that are not default."""
+    table = Table(title="layers", title_justify="left")
     for column in ("", "heads", *LAYER_ROOMS):
-        shown.add_column(column)
-    for i, choice in enumerate(layer_choices(config)):
-        shown.add_row(
-            str(i), str(choice["n_heads"]), *(_told(room, choice[room]) for room in LAYER_ROOMS)
-        )
-    return shown
+        table.add_column(column)
+    for i, layer in enumerate(layer_choices(config)):
+        parts = [_describe_part(room, layer[room]) for room in LAYER_ROOMS]
+        table.add_row(str(i), str(layer["n_heads"]), *parts)
+    return table
 
 
-def _told(room: str, choice: Mapping[str, Any]) -> str:
-    usual = complete_choice(room, {"name": choice["name"]})
-    return " ".join(
-        [
-            choice["name"],
-            *(f"{key}={value}" for key, value in choice.items() if value != usual[key]),
-        ]
-    )
+def _describe_part(room: str, choice: Mapping[str, Any]) -> str:
+    default = complete_choice(room, {"name": choice["name"]})
+    words = [choice["name"]]
+    for key, value in choice.items():
+        if value != default[key]:
+            words.append(f"{key}={value}")
+    return " ".join(words)
 
 
-def _declared(draw: Any) -> dict[str, Any]:
-    """Seed, mutate and space, the numbers checked; what the space calls usual is as `usual` beside it says."""
-    if (
-        not isinstance(draw, Mapping)
-        or draw.keys() != {"seed", "mutate", "space", "usual"}
-        or not all(isinstance(draw[key], Mapping) for key in ("mutate", "usual"))
-        or draw["mutate"].keys() != {"seed", "genes"}
-    ):
-        told = ", ".join(draw) if isinstance(draw, Mapping) else draw
-        raise UserError(
-            f"model.draw has {told}, where it needs seed, mutate: {{seed, genes}}, space, and usual"
-        )
-    seed, mutate, space = draw["seed"], dict(draw["mutate"]), draw["space"]
-    for key, value in (
-        {"seed": seed} | {f"mutate.{key}": value for key, value in mutate.items()}
-    ).items():
-        if type(value) is not int or value < 0:
-            raise UserError(f"model.draw.{key}={value} is not a whole number, 0 or more")
-    if not isinstance(space, Mapping):
-        raise UserError(f"model.draw.space={space} is not a mapping from rooms to their parts")
-    space = {
-        room: draw["usual"].get(room, parts) if parts == "usual" else parts
-        for room, parts in space.items()
-    }
-    return {"seed": seed, "mutate": mutate, "space": space}
+def rank(options: Iterable[Option], seed: int, purpose: str, attempt: int = 0) -> list[Option]:
+    """Orders options at random, by rendezvous hashing: the first is the one that wins the draw.
+
+    Removing an option does not change the order of the remaining ones.
+
+    Args:
+        options: values that JSON can hold.
+        seed: seed of the draw.
+        purpose: the gene; draws for different purposes are independent.
+        attempt: number of earlier draws for the same purpose that could not be built.
+    """
+
+    def number(option: Option) -> int:
+        name = json.dumps(option, sort_keys=True)
+        return seed_for(seed, f"{purpose}: {name}", attempt)
+
+    return sorted(options, key=number, reverse=True)
 
 
-def _space(declared: Mapping[str, Any], d_model: int) -> Space:
-    """The space with every room as part -> hyperparameter -> values, all of them checked, and heads that divide."""
-    space: Space = {}
-    for room, parts in declared.items():
-        where = f"model.draw.space.{room}"
-        if room == "n_heads":
-            space[room] = _heads(where, parts, d_model)
-            continue
-        if room not in LAYER_ROOMS:
-            raise UserError(
-                f"{where}: a layer has no {room}{suggest(room, ('n_heads', *LAYER_ROOMS))}"
-            )
-        parts = names(room) if parts == "all" else parts
-        listed = isinstance(parts, list) and all(isinstance(name, str) for name in parts)
-        if not (listed or isinstance(parts, Mapping)) or not parts:
-            raise UserError(
-                f"{where}={parts} is neither all, nor a list of parts, nor their hyperparameters by part"
-            )
-        parts = dict.fromkeys(parts) if listed else parts
-        space[room] = {
-            name: _values(f"{where}.{name}", room, name, values) for name, values in parts.items()
-        }
-    return space
+def sample(options: Options, seed: int, purpose: str, attempt: int = 0) -> object:
+    """Draws one value of a list, or a number of a range, by the arguments of `rank`.
 
-
-def _values(where: str, room: str, name: str, declared: Any) -> dict[str, Any]:
-    """The values of each hyperparameter of a part; none where nothing is declared."""
-    complete_choice(room, {"name": name})
-    if not isinstance(declared, Mapping | None) or "name" in (declared or ()):
-        raise UserError(f"{where}={declared} is not a mapping from hyperparameters to their values")
-    values = dict(declared or {})
-    for key, options in values.items():
-        for value in _bounds(f"{where}.{key}", options):
-            complete_choice(room, {"name": name, key: value})
-    return values
-
-
-def _heads(where: str, options: Any, d_model: int) -> list[int]:
-    """The numbers of heads that divide `d_model`."""
-    found = _bounds(where, options)
-    if not all(type(n) is int and n > 0 for n in found):
-        raise UserError(f"{where}={options}: a number of heads is a whole number above 0")
-    if isinstance(options, Mapping):
-        found = list(range(found[0], min(found[1], d_model) + 1))
-    if not any(d_model % n == 0 for n in found):
-        raise UserError(f"{where}={options}: none of them divides d_model={d_model}")
-    return [n for n in found if d_model % n == 0]
-
-
-def _bounds(where: str, options: Any) -> list[Any]:
-    """The values of a list, the ends of a range, the one value of a constant."""
-    if isinstance(options, Mapping):
-        ends = [options.get("low"), options.get("high")]
-        numbers = all(isinstance(end, int | float) and abs(end) < 2**63 for end in ends)
-        if options.keys() != {"low", "high"} or not numbers:
-            raise UserError(
-                f"{where}={dict(options)} is not a range, such as {{low: 0.1, high: 0.3}}"
-            )
-        if ends[0] > ends[1]:
-            raise UserError(f"{where}: low={ends[0]} is above high={ends[1]}")
-        return ends
-    if options == []:
-        raise UserError(f"{where} is an empty list, with nothing to choose")
-    return options if isinstance(options, list) else [options]
-
-
-def _pick(options: Any, *place: Any) -> Any:
-    """One of a list, a number of a range (whole if its ends are), or the constant itself; a function of the place."""
-    random = numpy_rng(*place)
-    if not isinstance(options, Mapping):
-        listed = options if isinstance(options, list) else [options]
-        return listed[random.integers(len(listed))]
-    low, high = options["low"], options["high"]
+    A range of integers gives an integer, any other a number with four significant digits.
+    """
+    if not isinstance(options, Range):
+        return rank(options, seed, purpose, attempt)[0]
+    rng = numpy_rng(seed, purpose, attempt)
+    low = options.low
+    high = options.high
     if isinstance(low, int) and isinstance(high, int):
-        return int(random.integers(low, high + 1))
-    # four digits are enough, and can be read
-    return min(max(float(f"{random.uniform(low, high):.4g}"), low), high)
+        return int(rng.integers(low, high + 1))
+    number = float(f"{rng.uniform(low, high):.4g}")
+    # rounding may have left the range
+    return min(max(number, low), high)
 
 
-def _part(
-    parts: Mapping[str, Mapping], room: str, name: str, seed: int, purpose: str, attempt: int
-) -> Layer:
-    """A named part of a room with hyperparameters drawn."""
-    values = parts[name].items()
-    return {"name": name} | {
-        key: _pick(options, seed, f"{purpose} {room}.{name}.{key}", attempt)
-        for key, options in values
-    }
-
-
-def _layer(config: Mapping[str, Any], space: Space, seed: int, i: int) -> Layer:
-    """The first drawing of the i-th layer that can be built."""
-    refusal = None
-    for attempt in range(TRIES):
-        own: Layer = {}
-        for room, options in space.items():
-            value = _pick(
-                options if room == "n_heads" else sorted(options),
-                seed,
-                f"layer {i} {room}",
-                attempt,
-            )
-            own[room] = (
-                value
-                if room == "n_heads"
-                else _part(options, room, value, seed, f"layer {i}", attempt)
-            )
-        choice = layer_choice(config, own)
-        if (refusal := _refusal(config, choice)) is None:
-            return choice
-    raise UserError(
-        f"model.draw: none of {TRIES} drawings of layer {i} can be built; the last: {refusal}"
-    )
-
-
-def _refusal(config: Mapping[str, Any], choice: Layer) -> UserError | None:
-    """Why a layer cannot be built."""
+def why_unbuildable(config: Config, layer: Layer) -> str | None:
+    """Returns why a layer cannot be built; None if it can."""
     causal = get("task", config["task"]["name"]).causal
     try:
-        # for real, since not every part can be built without data; what is random after this must not depend on it
+        # Many parts check their sizes only when they are built. The weights that this draws must
+        # not change later draws of the global generator.
         with torch.random.fork_rng(devices=()):
-            build_layer(choice, config["model"]["d_model"], causal)
+            build_layer(layer, config["model"]["d_model"], causal)
     except UserError as error:
-        return error
+        return str(error)
     return None
 
 
-def _mutated(
-    config: Mapping[str, Any], space: Space, layers: list[Layer], seed: int, genes: int
-) -> list[Layer]:
-    """The layers with so many genes of other values, each in a room of a layer of its own."""
-    layers, changed = list(layers), set()
-    for k in range(genes):
-        places = [(i, gene) for i, layer in enumerate(layers) for gene in _genes(space, layer)]
-        places = [(i, gene) for i, gene in places if (i, gene.partition(".")[0]) not in changed]
-        for attempt in range(TRIES if places else 0):
-            i, gene = _pick(places, seed, f"mutation {k}", attempt)
-            other = _changed(config, space, layers[i], gene, seed, f"mutation {k}", attempt)
-            if other != layers[i] and _refusal(config, other) is None:
+def _sample_layer(config: Config, space: SearchSpace, i: int) -> Layer:
+    """Samples the layer with index `i`.
+
+    Raises:
+        UserError: no attempt gives a layer that can be built.
+    """
+    reason = None
+    for attempt in range(MAX_ATTEMPTS):
+        # the winner of each draw
+        choices = _ranked_choices(space, f"layer {i}", attempt)
+        layer = layer_choice(config, {room: ranked[0] for room, ranked in choices.items()})
+        reason = why_unbuildable(config, layer)
+        if reason is None:
+            return layer
+        # the best options that fit together
+        for n_heads in choices.get("n_heads", [config["model"]["n_heads"]]):
+            fitted = _fit_layer(config, n_heads, choices)
+            if fitted is not None:
+                return fitted
+    raise UserError(
+        f"model.draw: none of {MAX_ATTEMPTS} samples of layer {i} can be built; the last: {reason}"
+    )
+
+
+def _ranked_choices(space: SearchSpace, purpose: str, attempt: int) -> dict[str, list[Choice]]:
+    """Returns the choices for the heads and each sampled room, in the order of their numbers."""
+    choices: dict[str, list[Choice]] = {}
+    if space.n_heads is not None:
+        choices["n_heads"] = list(rank(space.n_heads, space.seed, f"{purpose} n_heads", attempt))
+    for room, parts in space.rooms.items():
+        ranked_names = rank(parts, space.seed, f"{purpose} {room}", attempt)
+        choices[room] = [
+            _sample_part(parts, name, space.seed, f"{purpose} {room}", attempt)
+            for name in ranked_names
+        ]
+    return choices
+
+
+def _sample_part(
+    parts: RoomOptions, name: str, seed: int, purpose: str, attempt: int = 0
+) -> dict[str, Any]:
+    """Returns the part `name` with sampled hyperparameters."""
+    choice: dict[str, Any] = {"name": name}
+    for key, options in parts[name].items():
+        choice[key] = sample(options, seed, f"{purpose}.{name}.{key}", attempt)
+    return choice
+
+
+def _fit_layer(config: Config, n_heads: int, choices: Mapping[str, list[Choice]]) -> Layer | None:
+    """Chooses one room after another: the first choice that can be built with the earlier rooms.
+
+    While a room is chosen, the later ones have the parts that the config sets for all layers. So
+    the choice does not depend on the options of later rooms: a new attention block that does not
+    fit the rotary is not chosen, and the rest of the layer does not change.
+
+    Returns:
+        The layer; None if no choice for some room can be built.
+    """
+    selected: dict[str, Choice] = {"n_heads": n_heads}
+    for room in DEPENDENCY_ORDER:
+        if room not in choices:
+            continue
+        for choice in choices[room]:
+            layer = layer_choice(config, selected | {room: choice})
+            if why_unbuildable(config, layer) is None:
+                selected[room] = choice
                 break
         else:
-            raise UserError(f"model.draw.mutate.genes={genes}: in this space only {k} can change")
-        layers[i] = other
-        changed.add((i, gene.partition(".")[0]))
-    return layers
+            return None
+    layer = layer_choice(config, selected)
+    return layer if why_unbuildable(config, layer) is None else None
 
 
-def _genes(space: Space, layer: Layer) -> Iterable[str]:
-    """What of a layer can take another value."""
-    for room, options in space.items():
-        if room == "n_heads":
-            if set(options) - {layer[room]}:
-                yield room
+def _mutate(config: Config, space: SearchSpace, layers: list[Layer]) -> list[Layer]:
+    """Returns the layers with `space.n_mutations` genes changed, no two in a room of one layer."""
+    mutated = list(layers)
+    genes: list[Gene] = []
+    for i, layer in enumerate(layers):
+        genes.extend(_mutable_genes(space, layer, i))
+    # the first genes, in random order, that have another value with which the layer can be built
+    changed: set[tuple[int, str]] = set()
+    for gene in rank(genes, space.mutation_seed, "mutated gene"):
+        if len(changed) == space.n_mutations:
+            break
+        if (gene.layer, gene.room) in changed:
             continue
-        name = layer[room]["name"]
-        if set(options) - {name}:
-            yield room
-        for key, values in options.get(name, {}).items():
-            if any(value != layer[room][key] for value in _bounds(key, values)):
-                yield f"{room}.{key}"
+        mutant = _mutate_gene(config, space, mutated[gene.layer], gene)
+        if mutant is not None:
+            mutated[gene.layer] = mutant
+            changed.add((gene.layer, gene.room))
+    if len(changed) < space.n_mutations:
+        raise UserError(
+            f"model.draw.mutate.genes={space.n_mutations}: in this space only {len(changed)} "
+            "genes can change"
+        )
+    return mutated
 
 
-def _changed(
-    config: Mapping[str, Any],
-    space: Space,
-    layer: Layer,
-    gene: str,
-    seed: int,
-    purpose: str,
-    attempt: int,
-) -> Layer:
-    """The layer with one gene drawn anew; a part that changes brings hyperparameters of its own."""
-    room, _, key = gene.partition(".")
-    if room == "n_heads":
-        own: Any = _pick(space[room], seed, f"{purpose} {gene}", attempt)
-    elif key:
-        name = layer[room]["name"]
-        own = layer[room] | {key: _pick(space[room][name][key], seed, f"{purpose} {gene}", attempt)}
+def _mutable_genes(space: SearchSpace, layer: Layer, i: int) -> Iterator[Gene]:
+    """Yields the genes of a layer that have another value in the space."""
+    if space.n_heads is not None and set(space.n_heads) - {layer["n_heads"]}:
+        yield Gene(i, "n_heads")
+    for room, parts in space.rooms.items():
+        part = layer[room]
+        if parts.keys() - {part["name"]}:
+            yield Gene(i, room)
+        for key, options in parts.get(part["name"], {}).items():
+            if any(value != part[key] for value in endpoints(options)):
+                yield Gene(i, room, key)
+
+
+def _mutate_gene(config: Config, space: SearchSpace, layer: Layer, gene: Gene) -> Layer | None:
+    """Returns the layer with another value of one gene; None if it cannot be built with any."""
+    for choice in _alternatives(space, layer[gene.room], gene):
+        mutant = layer_choice(config, layer | {gene.room: choice})
+        if mutant != layer and why_unbuildable(config, mutant) is None:
+            return mutant
+    return None
+
+
+def _alternatives(space: SearchSpace, current: Choice, gene: Gene) -> Iterator[Choice]:
+    """Yields other values of a gene in random order; a new part has sampled hyperparameters."""
+    seed = space.mutation_seed
+    purpose = f"mutation of {gene}"
+    if not isinstance(current, dict):
+        yield from rank(space.n_heads or (), seed, purpose)
+        return
+    parts = space.rooms[gene.room]
+    name = current["name"]
+    if not gene.key:
+        for alternative in rank(parts.keys() - {name}, seed, purpose):
+            yield _sample_part(parts, alternative, seed, purpose)
+        return
+    options = parts[name][gene.key]
+    if isinstance(options, Range):
+        values: Iterable[object] = (
+            sample(options, seed, purpose, attempt) for attempt in range(MAX_ATTEMPTS)
+        )
     else:
-        others = sorted(set(space[room]) - {layer[room]["name"]})
-        name = _pick(others, seed, f"{purpose} {gene}", attempt)
-        own = _part(space[room], room, name, seed, purpose, attempt)
-    return layer_choice(config, layer | {room: own})
+        values = rank(options, seed, purpose)
+    for value in values:
+        yield current | {gene.key: value}

@@ -1,4 +1,4 @@
-"""Two linear maps around an activation, and a gate for each position (seed.md: the MLP of MyelinatedLayer)."""
+"""Two linear maps around an activation, gated per position (seed.md: MLP of MyelinatedLayer)."""
 
 from typing import Literal
 
@@ -11,10 +11,11 @@ from famx.registry import register
 
 @register
 class GatedFeedforward(nn.Module):
-    """`sigmoid(w x) W_2 activation(W_1 x)`, one gate a position.
+    """`sigmoid(w x) W_2 activation(W_1 x)`, one gate per position.
 
     Args:
         expansion: width between the maps, in units of d_model.
+        activation: the function between the maps.
     """
 
     def __init__(
@@ -25,12 +26,11 @@ class GatedFeedforward(nn.Module):
         activation: Literal["gelu", "relu", "selu", "leaky_relu", "silu", "elu", "mish"] = "gelu",
     ):
         super().__init__()
-        self.gate, self.mlp = (
-            nn.Linear(d_model, 1),
-            GeluFeedforward(d_model, expansion=expansion, activation=activation),
-        )
+        self.gate = nn.Linear(d_model, 1)
+        self.mlp = GeluFeedforward(d_model, expansion=expansion, activation=activation)
         # open at first: a closed gate would learn slowly, from the little that it lets through
         nn.init.constant_(self.gate.bias, 1.0)
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """See `FeedForward.forward`."""
         return self.gate(x).sigmoid() * self.mlp(x)

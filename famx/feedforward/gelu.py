@@ -1,12 +1,13 @@
-"""Two linear maps around a GELU, or around another activation (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+"""Two linear maps around a GELU or another activation (Hendrycks and Gimpel, arXiv:1606.08415)."""
 
 from typing import Literal
 
 from torch import nn
 
+from famx.feedforward.base import inner_width
 from famx.registry import register
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "relu": nn.ReLU,
     "selu": nn.SELU,
@@ -23,6 +24,7 @@ class GeluFeedforward(nn.Sequential):
 
     Args:
         expansion: width between the maps, in units of d_model.
+        activation: the function between the maps.
     """
 
     def __init__(
@@ -34,8 +36,7 @@ class GeluFeedforward(nn.Sequential):
     ):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation={activation} is not one of {', '.join(ACTIVATIONS)}")
-        if (width := round(expansion * d_model)) < 1:
-            raise ValueError(f"expansion={expansion} leaves no channel of d_model={d_model}")
+        width = inner_width(expansion, d_model)
         super().__init__(
             nn.Linear(d_model, width), ACTIVATIONS[activation](), nn.Linear(width, d_model)
         )

@@ -1,6 +1,6 @@
-"""Log-mel energies of 25 ms windows, then two strided convolutions to a frame each 40 ms (Dong et al. 2018, ICASSP)."""
+"""Log-mel energies of 25 ms windows, then two strided convolutions to frames of 40 ms."""
 
-from math import gcd
+from math import ceil, gcd
 from typing import ClassVar, Literal
 
 import torch
@@ -8,39 +8,46 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, relu
 
-from famx.notation import Hertz
+from famx.frontend.base import Frontend
+from famx.nn.masks import length_mask
+from famx.notation import SAMPLE_RATE, Modality
 from famx.registry import register
 
-SAMPLE_RATE: Hertz = 16_000
-WINDOW, HOP, N_FFT = 400, 160, 512
-GROUPS = 8  # of the convolution over context
-SILENCE = 1e-9  # mean energy of a signal that holds nothing
-FLOOR = 1e-6  # of an energy, as a share of the utterance's mean: 60 dB below it, however loud the recording is
-
-
-def inside(lengths: Int[Tensor, "b"], size: int) -> Bool[Tensor, "b {size}"]:
-    """True at the first `length` of `size` places."""
-    return torch.arange(size, device=lengths.device) < lengths[:, None]
+# in samples: 25 ms, 10 ms, and the window padded with zeros to a power of two
+WINDOW = 400
+HOP = 160
+N_FFT = 512
+CONTEXT_GROUPS = 8  # of the convolution over context
+SILENCE = 1e-9  # the smallest mean energy that energies are divided by
+FLOOR = 1e-6  # added to energies in units of the utterance's mean: 60 dB below it
 
 
 @register
-class LogMel(nn.Module):
+class LogMel(Frontend):
     """`y + gelu(conv(y))`, `y = W conv(conv(normalised log(mel |FFT(hann x)|^2)))`.
 
-    n samples become `ceil(n_windows / 4)` frames.
-    `n_windows = 1 + ceil(max(0, n - 400) / 160)`: every sample lies in a window, also of a short signal.
-    What lies after an utterance's end is zero before each step, so a batch's padding changes nothing.
+    n samples become `ceil(n_windows / 4)` frames, `n_windows = 1 + ceil(max(0, n - 400) / 160)`:
+    every sample lies in a window, also those of a short signal. All positions after the end of an
+    utterance are set to zero before each step, so that padding changes nothing.
+    (Dong et al. 2018, "Speech-Transformer", ICASSP)
 
     Args:
         n_mels: mel bins between 0 and 8,000 Hz.
-        channels: of the two convolutions, the first has half of them.
-        context: frames that a last, grouped convolution adds to each from around it, which tells attention what is
-            near (wav2vec 2.0, arXiv:2006.11477); odd.
-        normalize: zero mean and unit variance of each mel bin, over the `utterance` itself or over all the
-            training data seen so far (`global`).
+        channels: of the second convolution; the first has half of them.
+        context: width in frames of a last, grouped convolution that adds to each frame a function
+            of the frames around it, by which attention knows what is near (wav2vec 2.0,
+            arXiv:2006.11477); odd.
+        normalize: zero mean and unit variance of each mel bin, over each `utterance` itself or over
+            all training data up to now (`global`).
     """
 
-    unit: ClassVar[str] = "seconds"
+    modality: ClassVar[Modality] = Modality.SPEECH
+
+    window: Float[Tensor, " w"]
+    filters: Float[Tensor, "bins f"]
+    count: Float[Tensor, ""]
+    mean: Float[Tensor, " f"]
+    square: Float[Tensor, " f"]
 
     def __init__(
         self,
@@ -58,82 +65,79 @@ class LogMel(nn.Module):
             raise ValueError(f"n_mels={n_mels} must be at least 4, channels={channels} at least 2")
         if context < 1 or context % 2 == 0:
             raise ValueError(
-                f"context={context} must be odd, a frame and as many before it as after"
+                f"context={context} must be odd: a frame, and as many before it as after it"
             )
-        self.n_mels, self.normalize = n_mels, normalize
+        self.n_mels = n_mels
+        self.normalize = normalize
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.register_buffer("filters", _mel_filters(n_mels), persistent=False)
         if normalize == "global":
             self.register_buffer("count", torch.zeros(()))
             self.register_buffer("mean", torch.zeros(n_mels))
             self.register_buffer("square", torch.ones(n_mels))
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(inner, outer, 3, stride=2, padding=1)
-            for inner, outer in ((1, channels // 2), (channels // 2, channels))
-        )
-        self.out = nn.Linear(channels * -(-n_mels // 4), d_model)
-        for linear, gain in (
-            (self.convolutions[0], "relu"),
-            (self.convolutions[1], "relu"),
-            (self.out, "linear"),
-        ):
-            nn.init.kaiming_normal_(linear.weight, nonlinearity=gain)
-            nn.init.zeros_(linear.bias)
-        groups = gcd(d_model, GROUPS)
+        # each convolution halves time and mel bins
+        first = nn.Conv2d(1, channels // 2, 3, stride=2, padding=1)
+        second = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
+        self.convolutions = nn.ModuleList([first, second])
+        self.out = nn.Linear(channels * ceil(n_mels / 4), d_model)
+        nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
+        nn.init.kaiming_normal_(second.weight, nonlinearity="relu")
+        nn.init.kaiming_normal_(self.out.weight, nonlinearity="linear")
+        for layer in (first, second, self.out):
+            nn.init.zeros_(layer.get_parameter("bias"))
+        groups = gcd(d_model, CONTEXT_GROUPS)
         self.context = nn.Conv1d(d_model, d_model, context, padding=context // 2, groups=groups)
 
     def forward(
         self,
         signal: Float[Tensor, "b n"],
-        lengths: Int[Tensor, "b"],
+        lengths: Int[Tensor, " b"],
         spans: Float[Tensor, "b m 4"] | None = None,
-    ) -> tuple[Float[Tensor, "b t d"], Int[Tensor, "b"]]:
-        """Turns samples at 16 kHz into frames.
-
-        Args:
-            lengths: samples of each signal, at least 1.
-            spans: rectangles set to the mean (SpecAugment, arXiv:1904.08779): start and width in time, start and
-                width in mel, as fractions of the signal's own windows and of the mel bins. A cell is inside when its
-                centre is.
-        """
+    ) -> tuple[Float[Tensor, "b t d"], Int[Tensor, " b"]]:
+        """See `Frontend.forward`; cells whose centres lie in a span are set to the mean."""
+        # log-mel energies, normalised, with spans at the mean of 0
         with torch.no_grad(), torch.autocast(signal.device.type, enabled=False):
             x, lengths = self.features(signal.float(), lengths)
-            x = self.normalized(x, inside(lengths, x.shape[1])[..., None])
+            x = self.standardize(x, length_mask(lengths, x.shape[1])[..., None])
             if spans is not None:
-                x = x.masked_fill(self.covered(spans, lengths, x.shape[1]), 0.0)
+                x = x.masked_fill(self.span_mask(spans, lengths, x.shape[1]), 0.0)
+        # two strided convolutions
         x = x.to(self.out.weight.dtype)[..., None]
         for convolution in self.convolutions:
-            x = x * inside(lengths, x.shape[1])[..., None, None]
+            x = x * length_mask(lengths, x.shape[1])[..., None, None]
             # channels last in memory: 1.7x faster on a CPU
             x = relu(convolution(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
             lengths = (lengths + 1) // 2
-        x = self.out(x.flatten(2)) * inside(lengths, x.shape[1])[..., None]
+        # frames, and their context
+        x = self.out(x.flatten(2)) * length_mask(lengths, x.shape[1])[..., None]
         return x + gelu(self.context(x.mT)).mT, lengths
 
-    def frames(self, samples: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-        """How many frames signals of so many samples become."""
-        windows = 1 + ((samples - WINDOW).clamp(min=0) + HOP - 1) // HOP
-        return (windows + 3) // 4
+    def n_frames(self, lengths: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """Returns the number of frames of signals of so many samples."""
+        return (_n_windows(lengths) + 3) // 4
 
     def features(
-        self, signal: Float[Tensor, "b n"], lengths: Int[Tensor, "b"]
-    ) -> tuple[Float[Tensor, "b t f"], Int[Tensor, "b"]]:
-        """Log energies of each window in units of the signal's mean, and how many windows each signal has."""
-        signal = signal.masked_fill(~inside(lengths, signal.shape[1]), 0.0)
-        most = 1 + -(-max(0, signal.shape[1] - WINDOW) // HOP)
-        signal = pad(signal, (0, (most - 1) * HOP + WINDOW - signal.shape[1]))
+        self, signal: Float[Tensor, "b n"], lengths: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b t f"], Int[Tensor, " b"]]:
+        """Returns log energies of windows in units of the signal's mean, and the window counts."""
+        # all windows of the longest signal
+        signal = signal.masked_fill(~length_mask(lengths, signal.shape[1]), 0.0)
+        n_windows = 1 + (max(0, signal.shape[1] - WINDOW) + HOP - 1) // HOP
+        signal = pad(signal, (0, (n_windows - 1) * HOP + WINDOW - signal.shape[1]))
+        # their energies
         spectrum = torch.fft.rfft(signal.unfold(1, WINDOW, HOP) * self.window.float(), N_FFT)
         energy = (spectrum.real.square() + spectrum.imag.square()) @ self.filters.float()
-        lengths = 1 + ((lengths - WINDOW).clamp(min=0) + HOP - 1) // HOP
-        valid = inside(lengths, most)[..., None]
+        # in units of the mean over the windows of the signal, however loud the recording is; but
+        # silence is not amplified
+        lengths = _n_windows(lengths)
+        valid = length_mask(lengths, n_windows)[..., None]
         mean = (energy * valid).sum((1, 2), keepdim=True) / (lengths * self.n_mels)[:, None, None]
-        # silence is as loud as it is
         return (energy / mean.clamp(min=SILENCE) + FLOOR).log(), lengths
 
-    def normalized(
+    def standardize(
         self, x: Float[Tensor, "b t f"], valid: Bool[Tensor, "b t 1"]
     ) -> Float[Tensor, "b t f"]:
-        """Each mel bin with zero mean and unit variance."""
+        """Returns x with zero mean and unit variance of each mel bin; training updates `global`."""
         x = x * valid
         if self.normalize == "utterance":
             count = valid.sum(1, keepdim=True)
@@ -142,26 +146,33 @@ class LogMel(nn.Module):
         else:
             if self.training:
                 self.count += valid.sum()
-                share = valid.sum() / self.count
-                self.mean.lerp_(x.sum((0, 1)) / valid.sum(), share)
-                self.square.lerp_(x.square().sum((0, 1)) / valid.sum(), share)
-            mean, variance = self.mean, (self.square - self.mean.square()).clamp(min=0)
+                weight = valid.sum() / self.count
+                self.mean.lerp_(x.sum((0, 1)) / valid.sum(), weight)
+                self.square.lerp_(x.square().sum((0, 1)) / valid.sum(), weight)
+            mean = self.mean
+            variance = (self.square - self.mean.square()).clamp(min=0)
         return (x - mean) * (variance + 1e-2).rsqrt()
 
-    def covered(
-        self, spans: Float[Tensor, "b m 4"], lengths: Int[Tensor, "b"], size: int
+    def span_mask(
+        self, spans: Float[Tensor, "b m 4"], lengths: Int[Tensor, " b"], size: int
     ) -> Bool[Tensor, "b {size} f"]:
-        """True inside any of an utterance's rectangles."""
+        """Returns True for the cells of `size` windows whose centre lies in any of the spans."""
         time, time_width, mel, mel_width = spans.float()[..., None].unbind(2)
-        at = (torch.arange(size, device=spans.device) + 0.5) / lengths[:, None, None]
-        bins = (torch.arange(self.n_mels, device=spans.device) + 0.5) / self.n_mels
-        rows = (time <= at) & (at < time + time_width)
-        columns = (mel <= bins) & (bins < mel + mel_width)
+        # centres of windows and of mel bins, as fractions
+        times = (torch.arange(size, device=spans.device) + 0.5) / lengths[:, None, None]
+        mels = (torch.arange(self.n_mels, device=spans.device) + 0.5) / self.n_mels
+        rows = (time <= times) & (times < time + time_width)
+        columns = (mel <= mels) & (mels < mel + mel_width)
         return rows.mT.float() @ columns.float() > 0
 
 
+def _n_windows(lengths: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """Returns how many windows cover signals of so many samples."""
+    return 1 + ((lengths - WINDOW).clamp(min=0) + HOP - 1) // HOP
+
+
 def _mel_filters(n_mels: int) -> Float[Tensor, "bins {n_mels}"]:
-    """Triangles of height 1 over FFT bins, equally spaced in mel = 2595 log10(1 + Hz / 700)."""
+    """Returns triangles of height 1 over FFT bins, in equal steps of 2595 log10(1 + Hz / 700)."""
     top = torch.tensor(SAMPLE_RATE / 2)
     edges = 700 * (10 ** (torch.linspace(0, 1, n_mels + 2) * (1 + top / 700).log10()) - 1)
     hertz = torch.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)[:, None]

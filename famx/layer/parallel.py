@@ -1,21 +1,20 @@
-"""Attention and feedforward side by side on one norm (PaLM, Chowdhery et al. 2022, arXiv:2204.02311)."""
+"""Attention and feedforward in parallel after one norm (PaLM, arXiv:2204.02311)."""
 
 from collections.abc import Callable
 
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
-from famx.layer.base import Dropout
+from famx.layer.base import Dropout, Layer
 from famx.registry import register
 
 
 @register
-class ParallelLayer(nn.Module):
+class ParallelLayer(Layer):
     """`x <- x + attention(norm(x)) + feedforward(norm(x))`, the same norm.
 
     Args:
         attention, feedforward, norm: each builds one module.
-        dropout: on what is added, in [0, 1).
+        dropout: on the sum of both branches, in [0, 1).
     """
 
     def __init__(
@@ -27,18 +26,13 @@ class ParallelLayer(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
-        self.norm, self.attention, self.feedforward = norm(), attention(), feedforward()
+        self.norm = norm()
+        self.attention = attention()
+        self.feedforward = feedforward()
         self.dropout = Dropout(dropout)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        memory: Float[Tensor, "b s d"] | None = None,
-        mask: Bool[Tensor, "#b #h #t s"] | None = None,
-        state: dict | None = None,
-    ) -> Float[Tensor, "b t d"]:
-        """See `PreNormLayer.forward`."""
+    def forward(self, x, memory=None, mask=None, state=None):
+        """See `Layer.forward`."""
         normed = self.norm(x)
-        return x + self.dropout(
-            self.attention(normed, memory, mask, state) + self.feedforward(normed)
-        )
+        attended = self.attention(normed, memory, mask, state)
+        return x + self.dropout(attended + self.feedforward(normed))

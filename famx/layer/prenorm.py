@@ -1,21 +1,20 @@
-"""Norm first, then add: attention, then feedforward (Xiong et al. 2020, arXiv:2002.04745)."""
+"""Norm before each branch: attention, then feedforward (Xiong et al. 2020, arXiv:2002.04745)."""
 
 from collections.abc import Callable
 
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
-from famx.layer.base import Dropout
+from famx.layer.base import Dropout, Layer
 from famx.registry import register
 
 
 @register
-class PreNormLayer(nn.Module):
+class PreNormLayer(Layer):
     """`x <- x + attention(norm(x))`, then `x <- x + feedforward(norm(x))`.
 
     Args:
         attention, feedforward, norm: each builds one module.
-        dropout: on what the two branches add, in [0, 1).
+        dropout: on the output of both branches, in [0, 1).
     """
 
     def __init__(
@@ -27,17 +26,13 @@ class PreNormLayer(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
-        self.attention_norm, self.attention = norm(), attention()
-        self.feedforward_norm, self.feedforward = norm(), feedforward()
+        self.attention_norm = norm()
+        self.attention = attention()
+        self.feedforward_norm = norm()
+        self.feedforward = feedforward()
         self.dropout = Dropout(dropout)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        memory: Float[Tensor, "b s d"] | None = None,
-        mask: Bool[Tensor, "#b #h #t s"] | None = None,
-        state: dict | None = None,
-    ) -> Float[Tensor, "b t d"]:
-        """Attends to `memory` (to `x` when None) where `mask` is True."""
+    def forward(self, x, memory=None, mask=None, state=None):
+        """See `Layer.forward`."""
         x = x + self.dropout(self.attention(self.attention_norm(x), memory, mask, state))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))

@@ -1,9 +1,8 @@
-"""A norm before and after each branch, which bounds what it adds (CogView, Ding et al. 2021, arXiv:2105.13290)."""
+"""A norm before and after each branch, which bounds its output (CogView, arXiv:2105.13290)."""
 
 from collections.abc import Callable
 
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
 from famx.layer.prenorm import PreNormLayer
 from famx.registry import register
@@ -14,7 +13,7 @@ class SandwichLayer(PreNormLayer):
     """`x <- x + norm(attention(norm(x)))`, then `x <- x + norm(feedforward(norm(x)))`.
 
     Args:
-        dropout: on what the two branches add, in [0, 1).
+        dropout: on the output of both branches, in [0, 1).
     """
 
     def __init__(
@@ -26,15 +25,12 @@ class SandwichLayer(PreNormLayer):
         dropout: float = 0.1,
     ):
         super().__init__(attention, feedforward, norm, dropout=dropout)
-        self.attended_norm, self.fed_norm = norm(), norm()
+        self.attention_output_norm = norm()
+        self.feedforward_output_norm = norm()
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        memory: Float[Tensor, "b s d"] | None = None,
-        mask: Bool[Tensor, "#b #h #t s"] | None = None,
-        state: dict | None = None,
-    ) -> Float[Tensor, "b t d"]:
-        attended = self.attention(self.attention_norm(x), memory, mask, state)
-        x = x + self.dropout(self.attended_norm(attended))
-        return x + self.dropout(self.fed_norm(self.feedforward(self.feedforward_norm(x))))
+    def forward(self, x, memory=None, mask=None, state=None):
+        """See `Layer.forward`."""
+        y = self.attention(self.attention_norm(x), memory, mask, state)
+        x = x + self.dropout(self.attention_output_norm(y))
+        y = self.feedforward(self.feedforward_norm(x))
+        return x + self.dropout(self.feedforward_output_norm(y))

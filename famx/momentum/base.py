@@ -1,32 +1,36 @@
-"""What momentum rules share, and the four handlers of FAM as tables."""
+"""Momentum rules: the interface, and rules that decide by a history of statistics."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from famx import registry
-from famx.notation import Kind, TensorInfo
+from famx.notation import TensorInfo
 
 
-class Momentum(nn.Module):
-    """Chooses a momentum coefficient for every tensor: `(gradients, step) -> (tensors,)`, each in [0, 1).
+class MomentumRule(nn.Module, ABC):
+    """Chooses a momentum coefficient in [0, 1) for every tensor and step.
 
-    Its state are buffers, which a call replaces and never writes into: whoever calls can put the former ones back.
-
-    The step is counted from 1; it is a 0-d tensor where CUDA graphs are to be captured (`famx.optim.base.Optimizer`).
+    Its state is in buffers that a call replaces and never mutates, so that an optimizer can restore
+    them when it skips a step.
 
     Args:
-        tensors: what the gradients will be of, in their order.
+        tensors: the parameter tensors, in the order of the gradients.
 
     Attributes:
-        rows: places of the tensors that it follows; the others keep their base momentum.
-        capturable: False where it needs the host in every step.
+        base: momentum of each tensor where the rule changes nothing.
+        rows: indices of the tensors that the rule follows; the others keep their base momentum.
+        capturable: whether a CUDA graph can capture calls, that is whether they do without the
+            host.
+        observed, metrics: see `famx.nn.hooks.Observed`.
     """
 
-    observed = False
-    capturable = True
+    observed: bool = False
+    capturable: bool = True
+    base: Float[Tensor, " tensors"]
 
     def __init__(self, tensors: Sequence[TensorInfo]):
         super().__init__()
@@ -38,20 +42,37 @@ class Momentum(nn.Module):
         self.tensors = list(tensors)
         self.rows = list(range(len(tensors)))
         self.metrics: dict[str, Tensor] = {}
-        self.register_buffer(
-            "base", torch.tensor([info.base for info in tensors]), persistent=False
-        )
+        # not saved: a function of the parameter groups
+        base = torch.tensor([info.base for info in tensors])
+        self.register_buffer("base", base, persistent=False)
+
+    @abstractmethod
+    def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
+        """Returns the coefficients.
+
+        Args:
+            step: counted from 1; a 0-d tensor where CUDA graphs are to be captured
+                (`famx.optim.base.Optimizer`).
+        """
 
 
-class HistoryRule(Momentum):
-    """Chooses by h <- beta·h + (1 - beta)·statistics per step, the first ones copied, as `choose(history)` says.
+class HistoryRule(MomentumRule):
+    """Chooses by h <- beta·h + (1 - beta)·statistics per step; the first statistics are copied.
+
+    A subclass registers the buffer `history` and defines how to `choose` by it.
 
     Args:
-        tensors: what the gradients will be of, in their order.
-        beta: decay of the history per step.
+        tensors: the parameter tensors, in the order of the gradients.
+        beta: decay of the history per step, in [0, 1).
         start_step: step up to which the base momentum stays.
-        min_size: entries a tensor must have more of to be followed; the base momentum stays for the others.
+        min_size: number of entries that a tensor must exceed to be followed; smaller tensors keep
+            their base momentum.
     """
+
+    index: Tensor
+    begun: Bool[Tensor, ""]
+    history: Tensor
+    coefficients: Float[Tensor, " tensors"]
 
     def __init__(
         self, tensors: Sequence[TensorInfo], *, beta: float, start_step: int, min_size: int
@@ -59,190 +80,69 @@ class HistoryRule(Momentum):
         super().__init__(tensors)
         if not 0 <= beta < 1:
             raise ValueError(f"beta={beta} is not in [0, 1)")
-        self.beta, self.start_step = beta, start_step
-        self.rows = [i for i, info in enumerate(tensors) if info.numel > min_size]
+        self.beta = beta
+        self.start_step = start_step
+        self.rows = [row for row, info in enumerate(tensors) if info.numel > min_size]
         self.register_buffer("index", torch.tensor(self.rows, dtype=torch.long), persistent=False)
+        # whether the history holds statistics, and the coefficients that were chosen last
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
         self.register_buffer("coefficients", self.base.clone())
 
-    def take(
+    def update_history(
         self, due: bool | Bool[Tensor, ""], statistics: Float[Tensor, "..."], every: int
     ) -> None:
-        """Moves the history by the statistics of `every` steps, and chooses anew; nothing where it is not `due`."""
-        smoothed = torch.where(
-            self.begun, self.history.lerp(statistics, 1 - self.beta**every), statistics
-        )
-        chosen = self.base.index_copy(0, self.index, self.choose(smoothed))
+        """Moves the history by new statistics, and chooses the coefficients anew.
+
+        Args:
+            due: whether to do so; a 0-d tensor where steps are counted on the device.
+            every: number of steps that the statistics stand for.
+        """
+        moved = self.history.lerp(statistics, 1 - self.beta**every)
+        # without a branch, which would wait for the device
+        history = torch.where(self.begun, moved, statistics)
+        coefficients = self.base.index_copy(0, self.index, self.choose(history))
         if isinstance(due, Tensor):
-            smoothed = torch.where(due, smoothed, self.history)
-            chosen = torch.where(due, chosen, self.coefficients)
-        self.history, self.begun, self.coefficients = smoothed, self.begun | due, chosen
+            history = torch.where(due, history, self.history)
+            coefficients = torch.where(due, coefficients, self.coefficients)
+        # buffers are replaced, never mutated
+        self.history = history
+        self.begun = self.begun | due
+        self.coefficients = coefficients
 
+    @abstractmethod
     def choose(self, history: Float[Tensor, "..."]) -> Float[Tensor, " followed"]:
-        """The coefficient of each followed tensor."""
-        raise NotImplementedError
+        """Returns the coefficient of each followed tensor."""
+
+    def changed_share(self) -> Float[Tensor, ""]:
+        """Returns the share of followed tensors whose coefficient is not their base momentum."""
+        return (self.coefficients != self.base)[self.index].float().mean()
 
 
-# quarters of the bands, share of the power above which they count, rise of the momentum, its cap; asked in this order
-REGIONS: dict[Kind, list[tuple[int, int, float, float, float]]] = {
-    "other": [(2, 4, 0.3, 0.05, 0.95)],
-    "norm": [(2, 4, 0.3, 0.05, 0.95)],
-    "conv": [(1, 3, 0.4, 0.07, 0.97), (3, 4, 0.3, 0.05, 0.95)],
-    "embedding": [(3, 4, 0.2, 0.08, 0.98)],
-    "attention": [],
-}
+class GradientSpectrum(Protocol):
+    """The measurements that a rule needs of a spectrum; see `famx.spectrum.base.Spectrum`."""
+
+    fresh: bool | Tensor
+    every: int
+    white_shares: Float[Tensor, "tensors bands"]
+
+    def __call__(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors bands"]:
+        """Measures the gradients and returns the share of power in each band."""
+        ...
+
+    def degrees_of_freedom(self) -> Float[Tensor, " tensors"]:
+        """Returns the number of independent power values in a measurement."""
+        ...
+
+    def report_bands(self, shares: Float[Tensor, "tensors bands"]) -> None:
+        """Fills the spectrum's metrics with these shares, if it is observed."""
+        ...
 
 
-class FamRules(HistoryRule):
-    """FAM's four handlers: h_b <- beta·h_b + (1 - beta)·p_b, then a rule for the kind of the tensor, on h.
+class GradientWindow(GradientSpectrum, Protocol):
+    """A spectrum over the last steps that exposes their gradients: `famx.spectrum.temporal`."""
 
-    conv, embedding, others: the first of `REGIONS` with power enough gives `raised(a, rise, cap)`.
-    attention: a largest band below the first quarter gives `lowered(a)`, one above the third raised(a, .08, .98).
-    A subclass says what "enough" is (`over`), when a band is the largest (`largest`), and what caps do to a base.
-
-    Args:
-        tensors: what the gradients will be of, in their order.
-        spectrum: factory of what measures them.
-        beta: decay of the history per step.
-        start_step: step up to which the base momentum stays.
-        min_size: entries a tensor must have more of to be measured; the base momentum stays for the others.
-    """
-
-    def __init__(
-        self,
-        tensors: Sequence[TensorInfo],
-        spectrum: Callable[..., nn.Module],
-        *,
-        beta: float,
-        start_step: int,
-        min_size: int,
-    ):
-        super().__init__(tensors, beta=beta, start_step=start_step, min_size=min_size)
-        measured = [tensors[i] for i in self.rows]
-        self.spectrum = spectrum(tensors=measured)
-        most = max((info.n_bands for info in measured), default=0)
-        n_bands = torch.tensor([info.n_bands for info in measured], dtype=torch.long)
-        base = self.base[self.rows]
-        regions = torch.zeros(2, len(measured), most)
-        thresholds = torch.full((2, len(measured)), torch.inf)
-        risen = base.expand(2, -1).clone()
-        for row, info in enumerate(measured):
-            for i, (start, stop, threshold, rise, cap) in enumerate(REGIONS[info.kind]):
-                regions[i, row, start * info.n_bands // 4 : stop * info.n_bands // 4] = 1.0
-                thresholds[i, row], risen[i, row] = threshold, self.raised(info.base, rise, cap)
-        tables = {
-            "regions": regions,
-            "thresholds": thresholds,
-            "risen": risen,
-            "by_largest": torch.tensor(
-                [info.kind == "attention" for info in measured], dtype=torch.bool
-            ),
-            "first_quarter": n_bands // 4,
-            "third_quarter": 3 * n_bands // 4,
-            "low": torch.tensor([self.lowered(info.base) for info in measured]),
-            "high": torch.tensor([self.raised(info.base, 0.08, 0.98) for info in measured]),
-        }
-        for name, table in tables.items():
-            self.register_buffer(name, table, persistent=False)
-        self.register_buffer("history", torch.zeros(len(measured), most))
-
-    def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
-        if not self.rows:
-            return self.base
-        shares = self.spectrum([gradients[i] for i in self.rows])
-        if (due := self.spectrum.fresh & (step > self.start_step)) is not False:
-            self.take(due, shares, self.spectrum.every)
-        if self.observed:
-            self.metrics = self.seen()
-        return self.coefficients
-
-    def choose(self, history: Float[Tensor, "measured bands"]) -> Float[Tensor, " measured"]:
-        first, second = self.over(self.regions * history)
-        chosen = torch.where(second, self.risen[1], self.base[self.index])
-        chosen = torch.where(first, self.risen[0], chosen)
-        band, exists = self.largest(history)
-        decided = self.by_largest & exists
-        chosen = torch.where(decided & (band < self.first_quarter), self.low, chosen)
-        return torch.where(decided & (band > self.third_quarter), self.high, chosen)
-
-    def over(self, power: Float[Tensor, "2 measured bands"]) -> Bool[Tensor, "2 measured"]:
-        """Whether the regions' power, zero elsewhere, is enough."""
-        raise NotImplementedError
-
-    def largest(
-        self, history: Float[Tensor, "measured bands"]
-    ) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
-        """The largest band of each tensor, and whether there is one."""
-        raise NotImplementedError
-
-    def raised(self, base: float, rise: float, cap: float) -> float:
-        """The base momentum, raised."""
-        return min(cap, base + rise)
-
-    def lowered(self, base: float) -> float:
-        """The base momentum, lowered."""
-        return max(0.85, base - 0.05)
-
-    def seen(self) -> dict[str, Tensor]:
-        """The bands of all tensors in units of white noise, their means per kind, the share of tensors that moved."""
-        relative = self.spectrum.relative(self.history)
-        bands = relative.new_zeros(len(self.tensors), relative.shape[1]).index_copy(
-            0, self.index, relative
-        )
-        moved = (self.coefficients != self.base)[self.index].float().mean()
-        kinds: dict[Kind, list[int]] = {}
-        for i in self.rows:
-            kinds.setdefault(self.tensors[i].kind, []).append(i)
-        means = {f"bands/{kind}": bands[rows].mean(0) for kind, rows in kinds.items()}
-        return {"bands": bands, "fired": moved, **means}
+    ring: Float[Tensor, "window tensors coordinates"]
+    window: int
 
 
-class TemporalRule(HistoryRule):
-    """Chooses by statistics of the last gradients in time, of the coordinates that spectrum `temporal` follows.
-
-    h <- beta·h + (1 - beta)·statistics per step, the first ones copied; a subclass says what they are and what they
-    mean: `measure(series)`, `choose(history)`.
-
-    Args:
-        tensors: what the gradients will be of, in their order.
-        n_statistics: of each tensor.
-        beta: decay of the history per step.
-        start_step: step up to which the base momentum stays.
-        min_size: entries a tensor must have more of to be followed; the base momentum stays for the others.
-    """
-
-    def __init__(
-        self,
-        tensors: Sequence[TensorInfo],
-        *,
-        n_statistics: int,
-        beta: float,
-        start_step: int,
-        min_size: int,
-    ):
-        super().__init__(tensors, beta=beta, start_step=start_step, min_size=min_size)
-        self.followed = registry.build(
-            "spectrum", {"name": "temporal"}, tensors=[tensors[i] for i in self.rows]
-        )
-        self.register_buffer("history", torch.zeros(n_statistics, len(self.rows)))
-
-    def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
-        if not self.rows:
-            return self.base
-        self.followed([gradients[i] for i in self.rows])
-        if (due := self.followed.fresh & (step > self.start_step)) is not False:
-            series = self.followed.ring.float()
-            # each coordinate counts alike, however large its gradient
-            statistics = self.measure(
-                series / series.abs().amax(0).clamp_min(torch.finfo(torch.float32).tiny)
-            )
-            self.take(due, statistics, self.followed.every)
-        if self.observed:
-            self.metrics = {"moved": (self.coefficients != self.base)[self.index].float().mean()}
-        return self.coefficients
-
-    def measure(
-        self, series: Float[Tensor, "window followed coordinates"]
-    ) -> Float[Tensor, "statistics followed"]:
-        """The statistics of the window."""
-        raise NotImplementedError
+SpectrumFactory = Callable[..., nn.Module]  # called with `tensors`

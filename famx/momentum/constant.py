@@ -1,27 +1,28 @@
-"""One momentum for all: the control without which no claim about a rule means anything."""
+"""One momentum for all tensors: the control to which every rule is compared."""
 
 from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor
 
-from famx.momentum.base import Momentum
+from famx.momentum.base import MomentumRule
 from famx.notation import TensorInfo
 from famx.registry import register
 
 
 @register
-class Constant(Momentum):
-    """beta for every tensor; its own base momentum where beta is not given.
+class Constant(MomentumRule):
+    """beta for every tensor; its base momentum where beta is None.
 
     Args:
         beta: in [0, 1).
     """
 
     def __init__(self, tensors: Sequence[TensorInfo], *, beta: float | None = None):
-        super().__init__(
-            tensors if beta is None else [info._replace(base=beta) for info in tensors]
-        )
+        if beta is not None:
+            tensors = [info._replace(base=beta) for info in tensors]
+        super().__init__(tensors)
 
     def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
+        """See `MomentumRule.forward`."""
         return self.base

@@ -1,47 +1,49 @@
 """FAM's rules as published: thresholds on shares, which white noise already exceeds (seed.md)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from famx import registry
-from famx.momentum.base import FamRules
+from famx.momentum._fam_rules import FamRules
+from famx.momentum.base import SpectrumFactory
 from famx.notation import TensorInfo
 from famx.registry import register
 
 
 @register
 class FamPublished(FamRules):
-    """The four handlers of FAM; a region fires when its share of the history exceeds .2 to .4, whatever its width.
+    """The four handlers of FAM; a region fires above a share of .2 to .4, whatever its width.
 
     Args:
-        spectrum: factory of what measures the gradients; `shuffled` where none is given.
-        beta: decay of the history per step.
+        spectrum: factory of the spectrum that measures the gradients; `shuffled` when None.
+        beta: decay of the history per step, in [0, 1).
         start_step: step up to which the base momentum stays.
-        min_size: entries a tensor must have more of to be measured.
+        min_size: number of entries that a tensor must exceed to be measured.
     """
 
     def __init__(
         self,
         tensors: Sequence[TensorInfo],
-        spectrum: Callable[..., nn.Module] | None = None,
+        spectrum: SpectrumFactory | None = None,
         *,
         beta: float = 0.99,
         start_step: int = 100,
         min_size: int = 256,
     ):
-        usual = partial(registry.build, "spectrum", {"name": "shuffled"})
-        super().__init__(
-            tensors, spectrum or usual, beta=beta, start_step=start_step, min_size=min_size
-        )
+        if spectrum is None:
+            spectrum = partial(registry.build, "spectrum", {"name": "shuffled"})
+        super().__init__(tensors, spectrum, beta=beta, start_step=start_step, min_size=min_size)
 
-    def over(self, power: Float[Tensor, "2 measured bands"]) -> Bool[Tensor, "2 measured"]:
+    def exceeds(self, power: Float[Tensor, "2 measured bands"]) -> Bool[Tensor, "2 measured"]:
+        """See `FamRules.exceeds`."""
         return power.sum(-1) > self.thresholds
 
-    def largest(
+    def largest_band(
         self, history: Float[Tensor, "measured bands"]
     ) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
+        """Returns the band with the largest share; there always is one."""
         return history.argmax(1), torch.ones_like(self.by_largest)

@@ -1,4 +1,4 @@
-"""FSGDM: momentum grows with the step alone, from letting all frequencies pass to the slow ones (arXiv:2411.19671)."""
+"""FSGDM: momentum that grows with the step alone, toward slow frequencies (arXiv:2411.19671)."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from famx.momentum.base import Momentum
+from famx.momentum.base import MomentumRule
 from famx.notation import TensorInfo
 from famx.registry import register
 
 
 @register
-class Fsgdm(Momentum):
-    """a = t / (t + mu) for every tensor. The paper's u·m + v·g has v = 1; here the new gradient counts 1 - u.
+class Fsgdm(MomentumRule):
+    """a = t / (t + mu) for every tensor.
+
+    The paper's update u·m + v·g has v = 1; here the weight of the new gradient is 1 - u.
 
     Args:
         mu: step at which a is one half; the paper's is .033 times all steps.
@@ -26,4 +28,5 @@ class Fsgdm(Momentum):
         self.mu = mu
 
     def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
+        """See `MomentumRule.forward`."""
         return torch.zeros_like(self.base) + step / (step + self.mu)

@@ -1,4 +1,4 @@
-"""A momentum drawn at random for every tensor, again and again: the control that moves as much and hears nothing."""
+"""A random momentum per tensor, sampled anew every few steps: a control blind to gradients."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from famx.momentum.base import Momentum
+from famx.momentum.base import MomentumRule
 from famx.notation import TensorInfo
 from famx.registry import register
+from famx.seeding import torch_generator
 
 
 @register
-class Random(Momentum):
+class Random(MomentumRule):
     """a ~ uniform from low to high, a function of the seed, the tensor and the step alone.
 
     Args:
-        low: least coefficient, in [0, 1).
-        high: largest, in [low, 1).
-        every: steps that a draw lasts.
-        seed: of the draws.
+        low: smallest coefficient, in [0, 1).
+        high: largest coefficient, in [low, 1).
+        every: steps between two samples.
+        seed: of the samples.
     """
 
     capturable = False
@@ -34,13 +35,18 @@ class Random(Momentum):
         seed: int = 0,
     ):
         super().__init__(tensors)
-        if not 0 <= low <= high < 1 or every < 1:
-            raise ValueError(
-                f"low={low} and high={high} must rise within [0, 1), and every={every} be at least 1"
-            )
-        self.low, self.high, self.every, self.seed = low, high, every, seed
+        if not 0 <= low <= high < 1:
+            raise ValueError(f"low={low} and high={high} must rise within [0, 1)")
+        if every < 1:
+            raise ValueError(f"every={every} must be at least 1")
+        self.low = low
+        self.high = high
+        self.every = every
+        self.seed = seed
 
     def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step // self.every)
-        drawn = torch.rand(len(self.tensors), generator=generator)
-        return (self.low + (self.high - self.low) * drawn).to(self.base.device, non_blocking=True)
+        """See `MomentumRule.forward`."""
+        generator = torch_generator(self.seed, int(step) // self.every)
+        uniform = torch.rand(len(self.tensors), generator=generator)
+        coefficients = self.low + (self.high - self.low) * uniform
+        return coefficients.to(self.base.device, non_blocking=True)

@@ -1,12 +1,13 @@
-"""FAM's moves dealt to the wrong tensors: the placebo, as lively as FAM and as blind as chance (seed.md)."""
+"""FAM's changes of momentum on the wrong tensors: a placebo as active as FAM (seed.md)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
+from famx.momentum.base import SpectrumFactory
 from famx.momentum.fam import Fam
 from famx.notation import TensorInfo
 from famx.registry import register
@@ -14,28 +15,35 @@ from famx.registry import register
 
 @register
 class ShuffledFam(Fam):
-    """a_i = base_i + (FAM's a_j - base_j), j another measured tensor than i, up to max(base_i, .98).
+    """a_i = base_i + (FAM's a_j - base_j), from 0 to max(base_i, .98).
+
+    j is another measured tensor than i.
 
     Args:
-        spectrum: factory of what measures the gradients; `temporal` where none is given.
-        seed: of the deal, in which every tensor's move goes to another one.
-        options: FAM's.
+        spectrum: factory of the spectrum that measures the gradients; `temporal` when None.
+        seed: of the permutation, in which no tensor gets its own change.
+        options: those of FAM.
     """
+
+    source: Int[Tensor, " measured"]
 
     def __init__(
         self,
         tensors: Sequence[TensorInfo],
-        spectrum: Callable[..., nn.Module] | None = None,
+        spectrum: SpectrumFactory | None = None,
         *,
         seed: int = 0,
         **options: Any,
     ):
         super().__init__(tensors, spectrum, **options)
+        # a random cycle: each tensor gets the change of the one before it
         order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed))
-        dealt = torch.empty_like(order).index_copy(0, order, order.roll(1))
-        self.register_buffer("dealt", dealt, persistent=False)
+        source = torch.empty_like(order).index_copy(0, order, order.roll(1))
+        self.register_buffer("source", source, persistent=False)
 
     def choose(self, history: Float[Tensor, "measured bands"]) -> Float[Tensor, " measured"]:
+        """See `HistoryRule.choose`."""
+        # on top of its own base; the bounds are those of FAM and of a coefficient
         base = self.base[self.index]
-        moves = super().choose(history) - base
-        return torch.minimum(base + moves[self.dealt], base.clamp_min(0.98)).clamp_min(0.0)
+        changes = super().choose(history) - base
+        return torch.minimum(base + changes[self.source], base.clamp_min(0.98)).clamp_min(0.0)

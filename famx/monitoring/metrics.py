@@ -1,98 +1,140 @@
-"""Reads what parts expose; parts never know who reads.
+"""Reads the metrics that parts report; parts never know who reads them.
 
-A part that has something to show keeps `observed` (read it, never set it) and fills `metrics` with tensors on their
-own device while it is set: 0-d for a curve, 1-d for a histogram or one column of a heat map, 2-d for a stack of those.
-A metric `over_time/...` is a picture, (rows, time), of the last sample of the batch; in plain order that is the longest
-of its batch, and nothing of it is padding. What is to be paid for, `Costly` parts tell the trainer by `penalty`.
+A part that reports metrics is `famx.nn.hooks.Observed`: while its `observed` is True, it fills
+`metrics` with tensors on its own device, each of which becomes the TensorBoard tag `room/metric`.
+For a picture, a part fills `metrics["over_time/NAME"]` with (rows, time) of the last sample of the
+batch (in the default order that is the longest of its batch, so nothing of it is padding), or a 2-d
+metric of another name; nothing else is edited.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from famx.nn.hooks import set_observed
+from famx.nn.hooks import Observed, UsesMomentumRule
 from famx.registry import room_of
+
+OVER_TIME = "over_time/"
 
 
 class HeatMap(NamedTuple):
-    """A matrix to be drawn, a name for each row, and what the columns are."""
+    """A matrix to be drawn.
+
+    Args:
+        values: the matrix; NaN where it is not defined.
+        rows: a name for each row.
+        columns: what the columns are, in a few words.
+    """
 
     values: Float[Tensor, "rows columns"]
     rows: tuple[str, ...]
     columns: str
 
 
-def observe_last_batch(module: nn.Module, batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches, the last of which every part inside `module` is asked to fill its metrics from."""
-    held: list[Any] = []
-    for batch in batches:
-        yield from held
-        held = [batch]
-    set_observed(module, True)
-    yield from held
-    set_observed(module, False)
-
-
 def module_metrics(model: nn.Module) -> dict[str, Tensor]:
-    """What the parts of a model show, as `room/metric`: the mean over parts, all where their sizes differ."""
-    shown = {tag: list(parts.values()) for tag, parts in _shown(model, pictures=False).items()}
-    return {
-        tag: torch.stack(values).float().mean(0)
-        if len({value.shape for value in values}) == 1
-        else torch.cat([value.flatten() for value in values])
-        for tag, values in shown.items()
-    }
+    """Returns the metrics of the parts inside a model as `room/metric`, except those over time.
+
+    0-d and 1-d metrics of several parts are averaged, or joined where their sizes differ. Matrices
+    are never averaged: each part's matrix is a metric of its own, `room/metric/part`, where part is
+    the name of its module. A matrix that one part alone reports is `room/metric`.
+    """
+    metrics: dict[str, Tensor] = {}
+    for tag, values_by_part in _metrics_by_tag(model, over_time=False).items():
+        vectors = [value for value in values_by_part.values() if value.ndim < 2]
+        matrices = {part: value for part, value in values_by_part.items() if value.ndim >= 2}
+        if vectors:
+            metrics[tag] = _mean_or_joined(vectors)
+        for part, matrix in matrices.items():
+            is_only_one = len(values_by_part) == 1
+            metrics[tag if is_only_one else f"{tag}/{part or 'model'}"] = matrix
+    return metrics
 
 
 def module_images(model: nn.Module) -> dict[str, HeatMap]:
-    """The pictures that the parts of a model show, as `room/over_time/metric`, one layer's rows after another's."""
-    pictures = {}
-    for tag, parts in _shown(model, pictures=True).items():
-        values = torch.cat(list(parts.values())).float().cpu()
-        rows = tuple(f"{part} {i + 1}" for part, value in parts.items() for i in range(len(value)))
-        if rows:
-            pictures[tag] = HeatMap(
-                values, rows, f"positions 1 to {values.shape[1]} of one example"
-            )
-    return pictures
+    """Returns the metrics over time of the parts inside a model as `room/over_time/metric`.
+
+    The rows of all parts that report the metric stand below each other, each named by its module.
+    """
+    images = {}
+    for tag, values_by_part in _metrics_by_tag(model, over_time=True).items():
+        rows = []
+        for part, value in values_by_part.items():
+            rows += [f"{part} {i + 1}" for i in range(len(value))]
+        if not rows:
+            continue
+        # a part may see fewer positions than others; what follows them is not defined
+        length = max(value.shape[1] for value in values_by_part.values())
+        matrices = []
+        for value in values_by_part.values():
+            matrices.append(pad(value.float(), (0, length - value.shape[1]), value=torch.nan))
+        columns = f"positions 1 to {length} of one example"
+        images[tag] = HeatMap(torch.cat(matrices).cpu(), tuple(rows), columns)
+    return images
+
+
+def optimizer_metrics(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Returns an optimizer's own metrics as `optim/metric`, and those of its momentum rule.
+
+    The rule and its spectrum are parts of other rooms: `momentum/metric`, `spectrum/metric`.
+    """
+    metrics: dict[str, Tensor] = {}
+    if isinstance(optimizer, Observed):
+        for name, value in optimizer.metrics.items():
+            metrics[f"optim/{name}"] = value
+    if isinstance(optimizer, UsesMomentumRule):
+        metrics |= module_metrics(optimizer.rule)
+    return metrics
 
 
 def room_by_module(model: nn.Module) -> dict[str, str]:
-    """Of every module of a model, by its name: the room of its class, or else of what it is inside, else `model`."""
-    found: dict[str, str] = {}
-    for name, module in model.named_modules():
-        found[name] = room_of(type(module)) or found.get(name.rpartition(".")[0], "model")
-    return found
+    """Returns the room of every module of a model, by the module's name.
 
-
-def _shown(model: nn.Module, pictures: bool) -> dict[str, dict[str, Tensor]]:
-    """By tag and the name of the part."""
-    found: dict[str, dict[str, Tensor]] = {}
-    for part, room in room_by_module(model).items():
-        for name, value in getattr(model.get_submodule(part), "metrics", {}).items():
-            if name.startswith("over_time/") == pictures:
-                found.setdefault(f"{room}/{name}", {})[part] = value
-    return found
-
-
-def to_host(**sources: Any) -> dict[str, float | Tensor]:
-    """All `metrics` of the named sources, as `name/metric`, in one copy from the device.
-
-    A source is anything with `metrics: dict[str, Tensor]`, or such a dict itself. 0-d tensors come back as floats.
+    It is the room of the module's class, else that of the module that contains it, else `model`.
     """
-    metrics: dict[str, Tensor] = {}
-    for name, source in sources.items():
-        found: Mapping[str, Tensor] = source if isinstance(source, Mapping) else source.metrics
-        metrics |= {f"{name}/{key}": value.detach() for key, value in found.items()}
+    rooms: dict[str, str] = {}
+    for name, module in model.named_modules():
+        parent = name.rpartition(".")[0]
+        rooms[name] = room_of(type(module)) or rooms.get(parent, "model")
+    return rooms
+
+
+def to_host(metrics: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
+    """Returns 0-d metrics as floats and others as fp32 tensors on the CPU, all in one copy."""
     if not metrics:
         return {}
-    device = next(iter(metrics.values())).device
-    flat = torch.cat([value.to(device).float().flatten() for value in metrics.values()]).cpu()
-    parts = flat.split([value.numel() for value in metrics.values()])
-    return {
-        key: part.item() if value.ndim == 0 else part.view(value.shape)
-        for (key, value), part in zip(metrics.items(), parts, strict=True)
-    }
+    values = [value.detach() for value in metrics.values()]
+    device = values[0].device
+    joined = torch.cat([value.to(device).float().flatten() for value in values]).cpu()
+    parts = joined.split([value.numel() for value in values])
+    on_host: dict[str, float | Tensor] = {}
+    for name, value, part in zip(metrics, values, parts, strict=True):
+        on_host[name] = part.item() if value.ndim == 0 else part.view(value.shape)
+    return on_host
+
+
+def _metrics_by_tag(model: nn.Module, over_time: bool) -> dict[str, dict[str, Tensor]]:
+    """Returns `room/metric` -> the name of each module that reports it -> its value.
+
+    Args:
+        over_time: whether to return the metrics over time, or all others.
+    """
+    by_tag: dict[str, dict[str, Tensor]] = {}
+    for part, room in room_by_module(model).items():
+        module = model.get_submodule(part)
+        if not isinstance(module, Observed):
+            continue
+        for name, value in module.metrics.items():
+            if name.startswith(OVER_TIME) == over_time:
+                by_tag.setdefault(f"{room}/{name}", {})[part] = value
+    return by_tag
+
+
+def _mean_or_joined(values: list[Tensor]) -> Tensor:
+    """Returns the mean of tensors of one shape; those of several shapes one after another."""
+    if len({value.shape for value in values}) == 1:
+        return torch.stack(values).float().mean(0)
+    return torch.cat([value.flatten() for value in values])

@@ -1,7 +1,7 @@
-"""What gradients, weights and averages do under any optimizer, tensor by tensor, seen from beside its step."""
+"""The optimizer probe: measures what any optimizer does to each tensor, from outside its step."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -9,209 +9,300 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from famx import registry
-from famx.notation import TensorInfo
+from famx.nn.hooks import Observed
+from famx.notation import Kind, TensorInfo
 
 ProbeLevel = Literal["off", "light", "full"]
 
-BANDS = 8  # the same for every tensor, so that kinds and optimizers can lie side by side
-WINDOW = 32
+BANDS = 8  # the same for every tensor, so that kinds of tensors and optimizers can be compared
+WINDOW = 32  # steps that a report is measured over
 LAGS = 4
 TINY = torch.finfo(torch.float32).tiny
 
 
-class OptimizerProbe:
-    """Looks at the `WINDOW` steps before each report and keeps what it saw in `metrics`, one value a tensor.
-
-    bands (tensors, 8): temporal power in units of white noise. lag1 .. lag4, whiteness: see `correlations`.
-    coefficient: the momentum that is set or chosen; momentum: the one that takes effect, see `effective_momentum`.
-    update_to_weight: |θ' - θ| / |θ|. angle: between θ and θ', in radians. cosine: of the average and the gradient.
-    gradient_norm: before clipping. A value that is not defined, such as the cosine without an average, is NaN; the
-    first update of a weight of zeros is infinite.
-
-    Nothing is read from the device, nothing is drawn, no state of the optimizer is made or touched.
+@dataclass
+class _BeforeStep:
+    """The state before a step of the window.
 
     Args:
-        watch: `light` reads strided coordinates alone; `full` compares whole tensors at reports.
+        is_report: whether the step ends the window.
+        sketch: coordinates of the weights, where they will be compared.
+        weights: full copies of the weights, where these will be compared.
+    """
+
+    step: int
+    is_report: bool
+    grad_norms: Float[Tensor, " tensors"]
+    sketch: Float[Tensor, "tensors coordinates"] | None
+    weights: list[Tensor] | None
+
+
+class OptimizerProbe:
+    """Measures the `WINDOW` steps before each report; `metrics` then has a value or row a tensor.
+
+    bands (tensors, 8): power over the steps in units of white noise.
+    lag1 .. lag4, whiteness: see `correlations`.
+    coefficient: the momentum that is set or that a rule chose.
+    momentum: the momentum that takes effect, see `effective_momentum`.
+    update_to_weight: |θ' - θ| / |θ|. angle: between θ and θ', in radians.
+    cosine: of the average of gradients and the gradient.
+    gradient_norm: before clipping.
+    A value that is not defined, such as the cosine without an average, is NaN; the first update of
+    a weight of zeros is infinite.
+
+    Nothing is read from the device, nothing is drawn at random, and no state of the optimizer is
+    created or changed. Every step is enclosed: `before_step`, the optimizer's step, `after_step`
+    before the gradients are cleared.
+
+    Args:
+        level: `light` reads strided coordinates alone; `full` compares whole tensors at reports.
         every: steps from one report to the next.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, watch: ProbeLevel, every: int
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, level: ProbeLevel, every: int
     ):
-        self.optimizer, self.full, self.every = optimizer, watch == "full", every
-        owned = [(p, group) for group in optimizer.param_groups for p in group["params"]]
-        names = {id(p): name for name, p in model.named_parameters()}
-        self.params = [p for p, _ in owned]
-        self.names = [names[id(p)] for p in self.params]
-        self.kinds = [group.get("kind", "other") for _, group in owned]
+        self.optimizer = optimizer
+        self.level = level
+        self.every = every
+
+        # the tensors, in the order of the optimizer's groups
+        name_by_id = {id(p): name for name, p in model.named_parameters()}
+        self.params: list[nn.Parameter] = []
+        self.names: list[str] = []
+        self.kinds: list[Kind] = []
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                self.params.append(p)
+                self.names.append(name_by_id[id(p)])
+                self.kinds.append(group.get("kind", "other"))
+
+        # the window: gradients in the spectrum, averages of gradients here
         tensors = [
             TensorInfo(tuple(p.shape), kind, n_bands=BANDS)
             for p, kind in zip(self.params, self.kinds, strict=True)
         ]
-        chosen = {"name": "temporal", "window": WINDOW, "every": WINDOW}
-        self.spectrum = registry.build("spectrum", chosen, tensors=tensors).to(
-            self.params[0].device
-        )
-        self.memory = torch.zeros_like(self.spectrum.ring, dtype=torch.float32)
-        self.last = self.filled = 0
-        self.metrics: dict[str, Tensor] = {}
+        choice = {"name": "temporal", "window": WINDOW, "every": WINDOW}
+        spectrum = registry.build("spectrum", choice, tensors=tensors)
+        self.spectrum = spectrum.to(self.params[0].device)
+        self.averages = torch.zeros_like(self.spectrum.ring, dtype=torch.float32)
+        self.last_step = 0
+        self.n_steps = 0  # consecutive steps up to the last
 
-    @contextmanager
-    def around(self, step: int, norms: Float[Tensor, " tensors"]) -> Iterator[None]:
-        """Watches what happens inside: the optimizer's step number `step`, the gradients still there after it.
+        self.metrics: dict[str, Tensor] = {}
+        self._before: _BeforeStep | None = None
+
+    def before_step(self, step: int, grad_norms: Float[Tensor, " tensors"]) -> None:
+        """Measures the weights before the optimizer's step number `step`, and clears `metrics`.
 
         Args:
-            norms: of the gradients before clipping, in the order of the optimizer's parameters.
+            grad_norms: norms of the gradients before clipping, in the order of the parameters.
         """
         self.metrics = {}
-        if -step % self.every >= WINDOW:
-            yield
+        self._before = None
+        steps_to_report = -step % self.every
+        if steps_to_report >= WINDOW:
             return
-        due = step % self.every == 0
-        before = self._weights() if due or not all(map(torch.is_tensor, self._averages())) else None
-        whole = [p.detach().clone() for p in self.params] if due and self.full else None
-        yield
-        averages = self._averages()
-        self._remember(step, averages, before)
-        if due and self.filled >= WINDOW:
-            if whole:
-                gradients, after = self._gradients(), [p.detach() for p in self.params]
-                seen = compare(whole, after, _or_zeros(averages, self.params), gradients)
-            else:
-                memory, gradients = self.memory[-1], self.spectrum.ring[-1].float()
-                seen = compare(
-                    *(list(rows) for rows in (before, self._weights(), memory, gradients))
-                )
-            self._show(seen, averages, norms)
+        is_report = steps_to_report == 0
+        # where the optimizer has no average of gradients, the update stands for it
+        needs_update = any(average is None for average in self._optimizer_averages())
+        sketch = self._sketch_weights() if is_report or needs_update else None
+        weights = None
+        if is_report and self.level == "full":
+            weights = [p.detach().clone() for p in self.params]
+        self._before = _BeforeStep(step, is_report, grad_norms, sketch, weights)
 
-    def _remember(self, step: int, averages: list[Tensor | None], before: Tensor | None) -> None:
-        """Adds a step to the window. Where there is no average, the update stands for it."""
-        self.filled = self.filled + 1 if step == self.last + 1 else 1
-        self.last = step
+    def after_step(self) -> None:
+        """Adds the optimizer's step to the window, and fills `metrics` where a report is due."""
+        before = self._before
+        self._before = None  # frees the copies of the weights
+        if before is None:
+            return
+        averages = self._optimizer_averages()
+        self._append(before, averages)
+        if before.is_report and self.n_steps >= WINDOW:
+            self._measure(before, averages)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the window, which the next report is measured over."""
+        return {
+            "spectrum": dict(self.spectrum.state_dict()),
+            "averages": self.averages,
+            "last_step": self.last_step,
+            "n_steps": self.n_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores the window of a `state_dict`."""
+        self.spectrum.load_state_dict(state["spectrum"])
+        self.averages = state["averages"].to(self.averages.device)
+        self.last_step = state["last_step"]
+        self.n_steps = state["n_steps"]
+
+    def _append(self, before: _BeforeStep, averages: list[Tensor | None]) -> None:
+        """Adds the gradients and the averages of a step to the window."""
+        follows = before.step == self.last_step + 1
+        self.n_steps = self.n_steps + 1 if follows else 1
+        self.last_step = before.step
         self.spectrum(self._gradients())
         row = self.spectrum.sketch(_or_zeros(averages, self.params)).float()
         missing = [average is None for average in averages]
-        if any(missing):
-            updates = self._weights() - before
+        if before.sketch is not None and any(missing):
+            updates = self._sketch_weights() - before.sketch
             row = torch.where(torch.tensor(missing)[:, None].to(row.device), updates, row)
-        self.memory = torch.cat([self.memory[1:], row[None]])
+        self.averages = torch.cat([self.averages[1:], row[None]])
 
-    def _show(self, seen: dict[str, Tensor], averages: list[Tensor | None], norms: Tensor) -> None:
-        series = self.spectrum.ring.float()
-        lags, whiteness = correlations(series)
-        self.metrics = seen | {f"lag{k}": lag for k, lag in enumerate(lags, 1)}
-        averaged = torch.tensor([average is not None for average in averages]).to(norms.device)
-        self.metrics |= {
-            "bands": self.spectrum.relative(self.spectrum.measure()),
-            "whiteness": whiteness,
-            "coefficient": self._coefficients(),
-            "momentum": effective_momentum(self.memory, series),
-            "cosine": torch.where(averaged, seen["cosine"], torch.nan),
-            "gradient_norm": norms,
-        }
+    def _measure(self, before: _BeforeStep, averages: list[Tensor | None]) -> None:
+        """Fills `metrics` from the window and from the weights before and after its last step."""
+        # the last step: of full tensors or of their sketches
+        assert before.sketch is not None, "every report compares weights"
+        if before.weights is not None:
+            after = [p.detach() for p in self.params]
+            comparison = compare_step(
+                before.weights, after, _or_zeros(averages, self.params), self._gradients()
+            )
+        else:
+            comparison = compare_step(
+                list(before.sketch),
+                list(self._sketch_weights()),
+                list(self.averages[-1]),
+                list(self.spectrum.ring[-1].float()),
+            )
+
+        # the window
+        gradients = self.spectrum.ring.float()
+        lags, whiteness = correlations(gradients)
+        self.metrics = comparison | {f"lag{k}": lag for k, lag in enumerate(lags, 1)}
+        self.metrics["bands"] = self.spectrum.relative(self.spectrum.measure())
+        self.metrics["whiteness"] = whiteness
+        self.metrics["coefficient"] = self._coefficients()
+        self.metrics["momentum"] = effective_momentum(self.averages, gradients)
+
+        # the cosine of an update that stands for an average would mean something else
+        has_average = torch.tensor([average is not None for average in averages])
+        has_average = has_average.to(before.grad_norms.device)
+        self.metrics["cosine"] = torch.where(has_average, comparison["cosine"], torch.nan)
+        self.metrics["gradient_norm"] = before.grad_norms
 
     def _coefficients(self) -> Float[Tensor, " tensors"]:
-        """The momentum of each tensor, as its rule chose it or its group sets it; NaN where there is none."""
-        chosen = getattr(self.optimizer, "metrics", {}).get("momentum")
-        if chosen is not None and chosen.shape == (len(self.params),):
-            return chosen
-        groups = self.optimizer.param_groups
-        set_to = [
-            group["betas"][0] if "betas" in group else group.get("momentum", torch.nan)
-            for group in groups
-        ]
-        return torch.tensor(
-            [float(a) for a, group in zip(set_to, groups, strict=True) for _ in group["params"]]
-        )
+        """Returns the momentum of each tensor, from its rule or its group; NaN if it has none."""
+        if isinstance(self.optimizer, Observed):
+            coefficients = self.optimizer.metrics.get("momentum")
+            if coefficients is not None and coefficients.shape == (len(self.params),):
+                return coefficients
+        settings: list[float] = []
+        for group in self.optimizer.param_groups:
+            betas = group.get("betas", [group.get("momentum", torch.nan)])
+            settings += [float(betas[0])] * len(group["params"])
+        return torch.tensor(settings)
 
-    def _averages(self) -> list[Tensor | None]:
-        """The average of gradients that the optimizer keeps of each parameter, where it keeps one."""
+    def _optimizer_averages(self) -> list[Tensor | None]:
+        """Returns the average of gradients that the optimizer has for each tensor, None without."""
         states = [self.optimizer.state.get(p, {}) for p in self.params]
         return [state.get("exp_avg", state.get("momentum_buffer")) for state in states]
 
     def _gradients(self) -> list[Tensor]:
         return _or_zeros([p.grad for p in self.params], self.params)
 
-    def _weights(self) -> Float[Tensor, "tensors coordinates"]:
+    def _sketch_weights(self) -> Float[Tensor, "tensors coordinates"]:
         return self.spectrum.sketch([p.detach() for p in self.params]).float()
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the next report needs to know of the steps before it."""
-        window = {"memory": self.memory, "last": self.last, "filled": self.filled}
-        return {"spectrum": dict(self.spectrum.state_dict()), **window}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.spectrum.load_state_dict(state["spectrum"])
-        self.memory = state["memory"].to(self.memory.device)
-        self.last, self.filled = state["last"], state["filled"]
-
-
-def compare(
-    before: list[Tensor], after: list[Tensor], averages: list[Tensor], gradients: list[Tensor]
+def compare_step(
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    averages: Sequence[Tensor],
+    gradients: Sequence[Tensor],
 ) -> dict[str, Float[Tensor, " tensors"]]:
-    """The update over the weight, the angle between weights, the cosine of average and gradient, of each tensor."""
-    before, after, averages, gradients = (
-        [x.float() for x in xs] for xs in (before, after, averages, gradients)
-    )
+    """Compares weights before and after a step, and averages of gradients with the gradients.
+
+    Returns:
+        `update_to_weight`, `angle` (of the weights) and `cosine` (of average and gradient).
+    """
+    before = [x.float() for x in before]
+    after = [x.float() for x in after]
+    averages = [x.float() for x in averages]
+    gradients = [x.float() for x in gradients]
     return {
         "update_to_weight": _norms(torch._foreach_sub(after, before)) / _norms(before),
-        "angle": 2 * torch.asin((_apart(after, before) / 2).clamp(max=1)),
-        "cosine": 1 - _apart(averages, gradients).square() / 2,
+        "angle": 2 * torch.asin((_distance_of_directions(after, before) / 2).clamp(max=1)),
+        "cosine": 1 - _distance_of_directions(averages, gradients).square() / 2,
     }
 
 
 def correlations(
     series: Float[Tensor, "steps tensors coordinates"],
 ) -> tuple[Float[Tensor, "lags tensors"], Float[Tensor, " tensors"]]:
-    """Autocorrelations r_1 .. r_4 in time, and the p-value of Ljung and Box's test that there are none.
+    """Returns autocorrelations r_1 .. r_4 over the steps, and the p-value of Ljung and Box's test.
 
-    r_k is the mean over coordinates of sum_t x_t·x_(t+k) / sum_t x_t²; the mean of x is not taken off, since momentum
-    adds it up like any slow signal. Q = n·L·(L + 2)·sum_k r_k² / (L - k) of L steps is chi-square of 4 degrees where
-    there is no correlation; p is then uniform. The entries of one gradient move together, so n is the number of
-    independent coordinates, c / (1 + (c - 1)·ρ²), with ρ² their mean squared correlation beyond chance.
+    r_k is the mean over coordinates of sum_t x_t·x_(t+k) / sum_t x_t²; the mean of x is not
+    subtracted, since momentum adds it up like any slow signal. The test asks whether there is no
+    correlation: then Q = n·L·(L + 2)·sum_k r_k² / (L - k) of L steps is chi-square with 4 degrees
+    of freedom, and p is uniform. The entries of one gradient move together, so n is the number of
+    independent coordinates, c / (1 + (c - 1)·ρ²), with ρ² their mean squared correlation beyond
+    chance.
     """
-    steps, largest = len(series), series.abs().amax(0)
+    # unit vectors over time, scaled first so that squares do not underflow
+    steps = len(series)
+    largest = series.abs().amax(0)
     unit = series / largest.clamp_min(TINY)
     unit = unit / unit.norm(dim=0).clamp_min(TINY)
     count = (largest > 0).sum(-1)
     lags = torch.stack([(unit[k:] * unit[:-k]).sum((0, 2)) / count for k in range(1, LAGS + 1)])
-    together = torch.einsum("ltc,ltd->tcd", unit, unit).square().sum((1, 2))
-    pairs = (together - count) / (count * (count - 1)).clamp_min(1)
-    squared = ((pairs - 1 / steps) / (1 - 1 / steps)).clamp(0, 1)
-    independent = count / (1 + (count - 1) * squared)
+
+    # independent coordinates
+    products = torch.einsum("ltc,ltd->tcd", unit, unit).square().sum((1, 2))
+    squared_mean = (products - count) / (count * (count - 1)).clamp_min(1)
+    beyond_chance = ((squared_mean - 1 / steps) / (1 - 1 / steps)).clamp(0, 1)
+    independent = count / (1 + (count - 1) * beyond_chance)
+
+    # P(Q > q) of chi-square with 4 degrees of freedom is exp(-q/2)·(1 + q/2)
     weights = steps * (steps + 2) / (steps - torch.arange(1.0, LAGS + 1, device=series.device))
     half = independent * (weights[:, None] * lags.square()).sum(0) / 2
     return lags, torch.exp(-half) * (1 + half)
 
 
 def effective_momentum(
-    memory: Float[Tensor, "steps tensors coordinates"],
+    averages: Float[Tensor, "steps tensors coordinates"],
     gradients: Float[Tensor, "steps tensors coordinates"],
 ) -> Float[Tensor, " tensors"]:
-    """The least-squares a of m_t = a·m_(t-1) + b·g_t over time, with b free for each coordinate and a shared by all.
+    """Fits m_t = a·m_(t-1) + b·g_t over the steps by least squares and returns a.
 
-    Exact for every average of gradients, whatever weight it gives the new one; of updates it is what momentum
-    amounts to, a preconditioner being part of b.
+    b is free for each coordinate, a is the same for all of a tensor. Exact for every average of
+    gradients, whatever weight it gives the new one; for updates it is the momentum that they amount
+    to, a preconditioner being part of b.
     """
-    scaled = memory / memory.abs().amax(0).clamp_min(TINY)
+    scaled = averages / averages.abs().amax(0).clamp_min(TINY)
     g = gradients[1:] / gradients.abs().amax(0).clamp_min(TINY)
     unit = g / g.norm(dim=0).clamp_min(TINY)
-    now, then = (m - unit * (unit * m).sum(0) for m in (scaled[1:], scaled[:-1]))
-    return (now * then).sum((0, 2)) / then.square().sum((0, 2))
+
+    def without_gradient(
+        m: Float[Tensor, "steps_1 tensors coordinates"],
+    ) -> Float[Tensor, "steps_1 tensors coordinates"]:
+        return m - unit * (unit * m).sum(0)
+
+    current = without_gradient(scaled[1:])
+    previous = without_gradient(scaled[:-1])
+    return (current * previous).sum((0, 2)) / previous.square().sum((0, 2))
 
 
 def _or_zeros(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
-    return [
-        p.new_zeros(()).expand(p.shape) if t is None else t.detach()
-        for t, p in zip(tensors, like, strict=True)
-    ]
+    """Returns the tensors, zeros of the shape of `like` in place of None."""
+    detached = []
+    for tensor, p in zip(tensors, like, strict=True):
+        zeros = p.new_zeros(()).expand(p.shape)
+        detached.append(zeros if tensor is None else tensor.detach())
+    return detached
 
 
 def _norms(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
     return torch.stack(torch._foreach_norm(tensors))
 
 
-def _apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
-    """Distance of the unit vectors."""
-    units = [torch._foreach_div(x, list(_norms(x))) for x in (one, other)]
-    return _norms(torch._foreach_sub(*units))
+def _distance_of_directions(
+    first: Sequence[Tensor], second: Sequence[Tensor]
+) -> Float[Tensor, " tensors"]:
+    """Returns the distance between the unit vectors of each pair of tensors."""
+    first_units = torch._foreach_div(first, list(_norms(first)))
+    second_units = torch._foreach_div(second, list(_norms(second)))
+    return _norms(torch._foreach_sub(first_units, second_units))

@@ -1,58 +1,77 @@
-"""What a person sees of a run while it trains: a bar on a terminal, a line a report elsewhere."""
+"""The progress of a run on the terminal: a bar, or a line a report where there is none."""
 
-import contextlib
 import logging
-from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from famx.notation import Modality
 
 log = logging.getLogger(__name__)
 
 
 class TrainingProgress:
-    """Tells of one run, whose score on dev is `metric`.
+    """Reports the progress of one run on the terminal and in the log.
 
     Args:
-        quiet: for processes that do not report.
+        metric: the score on dev.
+        modality: what is trained on; rates are in seconds of audio or in tokens a second.
+        quiet: prints nothing, for processes that do not report.
     """
 
-    def __init__(self, metric: str, quiet: bool = False):
-        self.metric, self.console = metric, Console(quiet=quiet)
-        live = self.console.is_terminal and not quiet
-        columns = TextColumn("{task.description}"), BarColumn()
-        self.bar = Progress(*columns, console=self.console, disable=not live, transient=True)
+    def __init__(self, metric: str, modality: Modality, quiet: bool = False):
+        self.metric = metric
+        self.rate_unit = "audio s/s" if modality is Modality.SPEECH else "tokens/s"
+        self.console = Console(quiet=quiet)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+            transient=True,
+        )
         self.task = self.bar.add_task("training", total=None)
 
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        with self.bar:
-            yield
+    def start(self) -> None:
+        """Shows the bar, on a terminal."""
+        self.bar.start()
 
-    def tell(
+    def stop(self) -> None:
+        """Removes the bar."""
+        self.bar.stop()
+
+    def report(
         self,
         split: str,
         text: str,
+        *,
         step: int,
-        total: int | None,
+        total_steps: int | None,
         rate: float,
         seconds: float,
-        best: float,
-    ):
-        """One report: the bar's text on a terminal, a line elsewhere and in the log.
+        best_score: float,
+    ) -> None:
+        """Shows one report: as the bar's text on a terminal, as a line elsewhere and in the log.
 
         Args:
+            text: the losses and scores, as they are to be read.
+            total_steps: None while it is not known.
             rate: seconds of audio or tokens a second.
-            seconds: spent so far.
-            best: score so far, infinite before the first.
+            seconds: elapsed so far.
+            best_score: infinite before the first evaluation.
         """
-        error = (
-            f"  best {self.metric} {format_score(self.metric, best)}" if best < float("inf") else ""
-        )
-        unit = "audio s/s" if self.metric != "loss" else "tokens/s"
-        left = f"  {(total - step) * seconds / max(1, step):.0f} s left" if total else ""
-        line, pace = f"step {step}/{total or '?'}  {split} {text}", f"  {rate:.0f} {unit}{left}"
-        self.bar.update(self.task, completed=step, total=total, description=f"{line}{error}{pace}")
+        line = f"step {step}/{total_steps or '?'}  {split} {text}"
+        pace = f"  {rate:.0f} {self.rate_unit}"
+        if total_steps:
+            remaining = (total_steps - step) * seconds / max(1, step)
+            pace += f"  {remaining:.0f} s left"
+        best = ""
+        if best_score < float("inf"):
+            best = f"  best {self.metric} {format_score(self.metric, best_score)}"
+
+        description = f"{line}{best}{pace}"
+        self.bar.update(self.task, completed=step, total=total_steps, description=description)
+        # a terminal's bar shows reports of training; those of dev stay above it
         if split == "dev" or not self.console.is_terminal:
             self.console.print(f"{line}{pace}", highlight=False, soft_wrap=True)
         if not self.console.quiet:
@@ -60,5 +79,5 @@ class TrainingProgress:
 
 
 def format_score(name: str, value: float) -> str:
-    """A score as it is read: a loss as it is, a rate in per cent."""
+    """Returns a loss as a number, an error rate in per cent."""
     return f"{value:.3f}" if name == "loss" else f"{100 * value:.2f} %"

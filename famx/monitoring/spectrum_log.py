@@ -1,4 +1,4 @@
-"""spectrum.parquet, what the microscope saw of every tensor at every report; curves and heat maps are drawn from it."""
+"""`spectrum.parquet`: what the optimizer probe measured of every tensor at every report."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,109 +14,129 @@ from famx.monitoring.metrics import HeatMap
 
 log = logging.getLogger(__name__)
 
-FILE = "spectrum.parquet"
-LEVEL = 0.05  # of the test of whiteness
-COLUMNS = 64  # of a heat map; longer runs are thinned out
+LEVEL = 0.05  # significance level of the test of whiteness
+MAX_COLUMNS = 64  # of a heat map; of longer runs some reports are not drawn
 
 
 class SpectrumLog:
-    """Keeps one run's observations, a row a tensor and report.
+    """Stores one run's reports of the optimizer probe, a row a tensor and report.
 
     Args:
-        folder: of the run.
-        names, kinds: of the tensors, in the order of the values.
-        step: what was seen after it is forgotten (0 for a new run).
+        file: where they are stored.
+        names: names of the tensors, in the order of the values.
+        kinds: kinds of the tensors.
+        step: reports of later steps are removed (0 for a new run).
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], kinds: Sequence[str], step: int = 0):
-        self.file, self.names, self.kinds = folder / FILE, list(names), list(kinds)
+    def __init__(self, file: Path, names: Sequence[str], kinds: Sequence[str], step: int = 0):
+        self.file = file
+        self.names = list(names)
+        self.kinds = list(kinds)
         self.reports: dict[int, dict[str, Tensor]] = {}
-        if not step:
+        if step == 0:
             self.file.unlink(missing_ok=True)
-        if not self.file.exists():
-            return
-        try:
-            seen = by_step(parquet.read_table(self.file))
-        except (pyarrow.ArrowInvalid, KeyError, OSError) as error:
-            log.warning("%s is damaged and begins anew: %s", self.file, error)
-            return
-        for number, rows in seen.items():
-            if number <= step:
-                columns = [
-                    name for name in rows.column_names if name not in ("step", "tensor", "kind")
-                ]
-                self.reports[number] = {
-                    name: torch.tensor(rows[name].to_pylist()) for name in columns
-                }
+        if self.file.exists():
+            self.reports = self._read(step)
 
-    def add(self, step: int, seen: Mapping[str, Tensor]) -> dict[str, float]:
-        """Takes one report, `{metric: one value or row a tensor}`; the curves of each kind.
+    def add(self, step: int, report: Mapping[str, Tensor]) -> dict[str, float]:
+        """Adds one report and returns its curves, `probe/metric/kind`: means over tensors.
 
-        `slow` and `fast` are the lowest and the highest quarter of the bands, 1 for white noise; `white` is the share
-        of tensors whose gradient passes for white noise at the level of 5 %.
+        `slow` and `fast` are the lowest and the highest quarter of the bands, 1 for white noise;
+        `white` is the share of tensors whose gradient passes for white noise at the 5 % level.
+
+        Args:
+            report: metric -> one value or row a tensor, on the CPU.
         """
-        self.reports[step] = dict(seen)
+        self.reports[step] = dict(report)
         curves = {}
-        for metric, values in _series(seen).items():
+        for metric, values in _series(report).items():
             for kind in dict.fromkeys(self.kinds):
-                own = values[[k == kind for k in self.kinds]]
-                own = own[own.isfinite()]
-                if len(own):
-                    curves[f"{metric}/{kind}"] = own.mean().item()
+                of_kind = values[[k == kind for k in self.kinds]]
+                defined = of_kind[of_kind.isfinite()]
+                if len(defined):
+                    curves[f"probe/{metric}/{kind}"] = defined.mean().item()
         return curves
 
-    def pictures(self) -> dict[str, HeatMap]:
-        """As `microscope/metric`, a row a tensor and a column a report."""
+    def images(self) -> dict[str, HeatMap]:
+        """Returns `probe/metric` -> a heat map with a row a tensor and a column a report."""
+        if not self.reports:
+            return {}
         steps = list(self.reports)
-        kept = torch.linspace(0, len(steps) - 1, min(len(steps), COLUMNS)).round().long().tolist()
-        columns = [_series(self.reports[steps[i]]) for i in kept]
-        matrices = {
-            name: torch.stack([column[name] for column in columns], 1)
-            for name in (columns or [{}])[0]
-        }
-        return {
-            f"microscope/{name}": HeatMap(
-                values, tuple(self.names), f"steps {steps[0]} to {steps[-1]}"
-            )
-            for name, values in matrices.items()
-        }
+        n_columns = min(len(steps), MAX_COLUMNS)
+        columns = []
+        for i in torch.linspace(0, len(steps) - 1, n_columns).round().long().tolist():
+            columns.append(_series(self.reports[steps[i]]))
+        images = {}
+        for metric in columns[0]:
+            values = torch.stack([column[metric] for column in columns], 1)
+            caption = f"steps {steps[0]} to {steps[-1]}"
+            images[f"probe/{metric}"] = HeatMap(values, tuple(self.names), caption)
+        return images
 
     def write(self) -> None:
-        """Puts the file on the disk, whole or not at all."""
+        """Writes the file; a crash leaves either the old or the new one."""
         if not self.reports:
             return
-        n, steps = len(self.names), list(self.reports)
+        steps = list(self.reports)
         columns = {
-            "step": [step for step in steps for _ in range(n)],
+            "step": [step for step in steps for _ in self.names],
             "tensor": self.names * len(steps),
             "kind": self.kinds * len(steps),
         }
         for metric in self.reports[steps[0]]:
-            values = torch.cat([seen[metric] for seen in self.reports.values()])
+            values = torch.cat([report[metric] for report in self.reports.values()])
             columns[metric] = list(values.numpy()) if values.ndim > 1 else values.numpy()
-        aside = self.file.with_suffix(".tmp")
-        parquet.write_table(pyarrow.table(columns), aside)
-        aside.replace(self.file)
+        temp_path = self.file.with_suffix(".tmp")
+        parquet.write_table(pyarrow.table(columns), temp_path)
+        temp_path.replace(self.file)
+
+    def _read(self, step: int) -> dict[int, dict[str, Tensor]]:
+        """Returns the reports of the file up to `step`; none, with a warning, if it is damaged."""
+        try:
+            rows_by_step = by_step(parquet.read_table(self.file))
+        except (pyarrow.ArrowInvalid, KeyError, OSError) as error:
+            log.warning("%s is damaged and will be replaced: %s", self.file, error)
+            return {}
+        reports: dict[int, dict[str, Tensor]] = {}
+        for reported_step, rows in rows_by_step.items():
+            if reported_step > step:
+                continue
+            reports[reported_step] = {}
+            for name in rows.column_names:
+                if name not in ("step", "tensor", "kind"):
+                    reports[reported_step][name] = torch.tensor(rows[name].to_pylist())
+        return reports
 
 
 def by_step(table: pyarrow.Table) -> dict[int, pyarrow.Table]:
-    """The rows of each report, in their order."""
+    """Returns the rows of each report, in the order of the reports."""
     steps = table["step"].to_pylist()
-    starts = [i for i, step in enumerate(steps) if not i or step != steps[i - 1]]
-    return {
-        steps[start]: table.slice(start, stop - start)
-        for start, stop in zip(starts, [*starts[1:], len(steps)], strict=True)
-    }
+    starts = [i for i, step in enumerate(steps) if i == 0 or step != steps[i - 1]]
+    stops = [*starts[1:], len(steps)]
+    reports = {}
+    for start, stop in zip(starts, stops, strict=True):
+        reports[steps[start]] = table.slice(start, stop - start)
+    return reports
 
 
-def _series(seen: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " tensors"]]:
-    """One value a tensor: the bands' lowest and highest quarter, the test's verdict; NaN where there is no gradient."""
-    quarter = seen["bands"].shape[1] // 4
-    bands = seen["bands"].masked_fill(~(seen["bands"].sum(1, keepdim=True) > 0), torch.nan)
-    shown = {"slow": bands[:, :quarter].mean(1), "fast": bands[:, -quarter:].mean(1)}
-    shown["white"] = torch.where(
-        seen["whiteness"].isnan(), torch.nan, (seen["whiteness"] > LEVEL).float()
-    )
-    return shown | {
-        metric: values for metric, values in seen.items() if metric not in ("bands", "whiteness")
+def _series(report: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " tensors"]]:
+    """Returns one value a tensor of each metric.
+
+    Bands become their lowest and highest quarter, NaN where there is no gradient; the p-value
+    becomes the result of the test.
+    """
+    bands = report["bands"]
+    has_gradient = bands.sum(1, keepdim=True) > 0
+    bands = bands.masked_fill(~has_gradient, torch.nan)
+    quarter = bands.shape[1] // 4
+    whiteness = report["whiteness"]
+    is_white = (whiteness > LEVEL).float()
+    series = {
+        "slow": bands[:, :quarter].mean(1),
+        "fast": bands[:, -quarter:].mean(1),
+        "white": torch.where(whiteness.isnan(), torch.nan, is_white),
     }
+    for metric, values in report.items():
+        if metric not in ("bands", "whiteness"):
+            series[metric] = values
+    return series

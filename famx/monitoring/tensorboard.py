@@ -1,10 +1,9 @@
-"""What a run leaves behind to be read: metrics.jsonl, TensorBoard events, and the log."""
+"""The files that a run reports to: `metrics.jsonl`, TensorBoard events, and `famx.log`."""
 
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,32 +13,33 @@ from torch.utils.tensorboard.summary import hparams
 from famx import files
 from famx.monitoring.heatmap import heat_map
 from famx.monitoring.metrics import HeatMap
+from famx.training.run_dir import RunDir
 
 
 class RunLog:
-    """Writes one run's reports.
+    """Writes the reports of one run.
 
     Args:
-        folder: of the run.
-        step: what was written after it is cut away first (0 for a new run).
+        run_dir: folder of the run, created if it is absent.
+        step: reports of later steps are removed (0 for a new run).
     """
 
-    def __init__(self, folder: Path, step: int = 0):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file = folder / "metrics.jsonl"
-        kept = (
-            [line for line in self.file.read_text().splitlines() if _step(line) <= step]
-            if self.file.exists()
-            else []
-        )
-        files.write_atomic(self.file, "".join(f"{line}\n" for line in kept))
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
-        self.handler = _Log(folder / "famx.log")
+    def __init__(self, run_dir: RunDir, step: int = 0):
+        run_dir.path.mkdir(parents=True, exist_ok=True)
+        self.file = run_dir.metrics_file
+        lines = []
+        if self.file.exists():
+            lines = [line for line in self.file.read_text().splitlines() if _step(line) <= step]
+        files.write_atomic(self.file, "".join(f"{line}\n" for line in lines))
+
+        self.writer = SummaryWriter(str(run_dir.path), purge_step=step + 1 if step else None)
+        self.matrices: dict[str, HeatMap] = {}  # the last of every tag since images were drawn
+
+        self.handler = _LogFile(run_dir.log_file)
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger = logging.getLogger("famx")
         logger.setLevel(logging.INFO)
         logger.addHandler(self.handler)
-        self.pictures: dict[str, HeatMap] = {}
 
     def write(
         self,
@@ -49,69 +49,86 @@ class RunLog:
         split: str,
         metrics: Mapping[str, float | Tensor],
     ) -> None:
-        """One report: numbers become curves and a line of JSON; vectors histograms; matrices heat maps at `draw`."""
+        """Writes one report.
+
+        Numbers become curves and a line of `metrics.jsonl`, vectors become histograms, and
+        matrices become heat maps at the next `log_images`.
+
+        Args:
+            seconds: elapsed since the run began.
+            metrics: by TensorBoard tag; tensors on the CPU.
+        """
         scalars = {tag: value for tag, value in metrics.items() if not isinstance(value, Tensor)}
-        line = {
-            "step": step,
-            "epoch": epoch,
-            "seconds": round(seconds, 3),
-            "split": split,
-        } | scalars
+        tensors = {tag: value for tag, value in metrics.items() if isinstance(value, Tensor)}
+
+        context = {"step": step, "epoch": epoch, "seconds": round(seconds, 3), "split": split}
         with files.report_os_errors(self.file), self.file.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json.dumps(context | scalars) + "\n")
+
         for tag, value in scalars.items():
             self.writer.add_scalar(tag, value, step)
-        for tag, value in metrics.items():
-            if isinstance(value, Tensor) and value.ndim == 1:
-                self.writer.add_histogram(tag, value, step)
-            elif isinstance(value, Tensor) and value.any():  # else there is nothing to be seen yet
-                rows = tuple(str(i + 1) for i in range(len(value)))
-                self.pictures[tag] = HeatMap(value, rows, f"columns 1 to {value.shape[1]}")
+        for tag, tensor in tensors.items():
+            if tensor.ndim == 1:
+                self.writer.add_histogram(tag, tensor, step)
+            elif tensor.any():  # a matrix of zeros is not filled yet
+                rows = tuple(str(i + 1) for i in range(len(tensor)))
+                self.matrices[tag] = HeatMap(tensor, rows, f"columns 1 to {tensor.shape[1]}")
 
-    def draw(self, step: int, pictures: Mapping[str, HeatMap]) -> None:
-        """Pictures, and the last matrix of every tag, as heat maps; TensorBoard's slider is the axis of steps."""
-        for tag, picture in (self.pictures | pictures).items():
-            self.writer.add_image(tag, heat_map(picture), step, dataformats="HWC")
-        self.pictures.clear()
+    def log_images(self, step: int, images: Mapping[str, HeatMap]) -> None:
+        """Draws images and the last matrix of every tag as heat maps.
 
-    def table(
-        self, step: int, tag: str, header: tuple[str, ...], rows: list[tuple[str, ...]]
+        The slider of TensorBoard's image tab is the axis of steps.
+        """
+        for tag, image in (self.matrices | images).items():
+            self.writer.add_image(tag, heat_map(image), step, dataformats="HWC")
+        self.matrices.clear()
+
+    def log_text_table(
+        self, step: int, tag: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]
     ) -> None:
-        """A table in TensorBoard's text tab; none where it has no rows."""
+        """Writes a table to TensorBoard's text tab, unless it has no rows."""
         if not rows:
             return
-        lines = [header, tuple("---" for _ in header), *rows]
-        text = "\n".join(
-            "| " + " | ".join(cell.replace("|", "¦") for cell in row) + " |" for row in lines
-        )
-        self.writer.add_text(tag, text, step)
+        rule = tuple("---" for _ in header)
+        lines = []
+        for row in (header, rule, *rows):
+            cells = [cell.replace("|", "¦") for cell in row]
+            lines.append(f"| {' | '.join(cells)} |")
+        self.writer.add_text(tag, "\n".join(lines), step)
 
-    def compare(self, settings: Mapping[str, Any], results: Mapping[str, float], step: int) -> None:
-        """A row of TensorBoard's hparams tab, whose numbers are the last ones of all curves and these results."""
-        # the first summary lists the columns, and TensorBoard would take those of one run for those of all
-        for summary in hparams(dict(settings), {})[1:]:
+    def log_hparams(
+        self, settings: Mapping[str, Any], results: Mapping[str, float], step: int
+    ) -> None:
+        """Writes the run's row of TensorBoard's hparams tab.
+
+        Its numbers are the last ones of all curves, and `results`.
+        """
+        # the first summary lists the columns, and TensorBoard would take those of one run for all
+        _, *session = hparams(dict(settings), {})
+        for summary in session:
             self.writer.file_writer.add_summary(summary)
         for tag, value in results.items():
             self.writer.add_scalar(tag, value, step)
 
     def close(self) -> None:
+        """Writes what is buffered and closes the files."""
         self.writer.close()
         logging.getLogger("famx").removeHandler(self.handler)
         self.handler.close()
 
 
-class _Log(logging.FileHandler):
-    """A log whose failures end the run, as those of the other files do, where logging would print them and go on."""
+class _LogFile(logging.FileHandler):
+    """A log file whose failure ends the run, where logging would print it and continue."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         logging.getLogger("famx").removeHandler(self)
-        with contextlib.suppress(OSError):  # closing writes what was refused once more
+        with contextlib.suppress(OSError):  # closing tries to write the same record again
             self.close()
         raise
 
 
 def _step(line: str) -> int:
-    """The step of a line of metrics.jsonl; what is no whole report counts as later than any."""
+    """Returns the step of a line of metrics.jsonl; a huge one for a line that is incomplete."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

@@ -1,20 +1,28 @@
-"""Examples, and batches of them padded to one length."""
+"""Examples, and batches of examples padded to one length."""
 
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+import copy
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from famx.notation import SAMPLE_RATE
+from famx.notation import Modality
 
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
-    pass
+class Example(NamedTuple):
+    """One utterance, or one block of text.
+
+    Args:
+        id: name of the example, unique in its data set.
+        signal: of speech, n mono samples at 16 kHz, float in [-1, 1]; of text, n token ids, int64.
+        text: words of the utterance; empty for a block of text, whose targets are its own ids.
+    """
+
+    id: str
+    signal: Shaped[Tensor, " n"]
+    text: str
 
 
 @dataclass
@@ -22,12 +30,20 @@ class Batch:
     """Examples padded to one length.
 
     Args:
-        inputs: samples (float) or token ids (int64), zero after each one's length.
-        targets: token ids of the texts, zero after each one's length; without a column where there is no text to reach.
-        spans: rectangles to blank, each (start, width) in time and (start, width) in mel, shares of the utterance's own
-            length and of the mel axis; None where nothing is to be blanked.
-        seconds: audio without padding (of text: tokens).
-        padding: share of `inputs` that is padding.
+        ids: names of the examples.
+        texts: texts of the examples.
+        inputs: samples (float) or token ids (int64), zero beyond the length of each example.
+        lengths: number of samples or token ids of each example.
+        targets: token ids of the texts, zero beyond the length of each; of width 0 where a task
+            has no targets besides the inputs.
+        target_lengths: number of token ids of each text.
+        spans: m rectangles to blank in each example, as (start, width) in time and (start, width)
+            in mel, all in [0, 1] of the example's own length and of the mel axis; None without any.
+        modality: of the inputs.
+
+    Attributes:
+        amount: data without padding, in seconds of audio or in tokens of text.
+        padding: fraction of `inputs` that is padding, in [0, 1].
     """
 
     ids: list[str]
@@ -37,44 +53,38 @@ class Batch:
     targets: Int[Tensor, "b u"]
     target_lengths: Int[Tensor, " b"]
     spans: Float[Tensor, "b m 4"] | None
-    seconds: float
-    padding: float
+    modality: Modality
+    amount: float = field(init=False)
+    padding: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        total = int(self.lengths.sum())
+        size = self.inputs.numel()
+        self.amount = self.modality.amount(total)
+        self.padding = 1 - total / size if size else 0.0
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on a device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {
-            name: value.to(device, non_blocking=True)
-            for name, value in tensors.items()
-            if torch.is_tensor(value)
-        }
-        return replace(self, **moved)
+        """Returns a copy of the batch whose tensors are on the device."""
+        # a copy keeps `amount` and `padding`, which would have to be read from the device again
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device, non_blocking=True))
+        return moved
 
-    def shard(self, rank: int, world: int) -> "Batch":
-        """Rows rank, rank + world, ... in the padded width of the whole batch."""
-        mine = slice(rank, None, world)
-        kept = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name not in ("seconds", "padding")
-        }
-        kept = {name: value if value is None else value[mine] for name, value in kept.items()}
-        return _measured(**kept)
-
-
-def _measured(inputs: Tensor, lengths: Tensor, **rest: Any) -> Batch:
-    total = int(lengths.sum())
-    seconds = total / SAMPLE_RATE if inputs.is_floating_point() else total
-    padding = 1 - total / inputs.numel() if inputs.numel() else 0.0
-    return Batch(inputs=inputs, lengths=lengths, seconds=float(seconds), padding=padding, **rest)
-
-
-class Example(NamedTuple):
-    """One utterance (n samples of mono float in [-1, 1) at 16 kHz) or one stretch of text (n token ids)."""
-
-    id: str
-    signal: Tensor
-    text: str
+    def shard(self, rank: int, world_size: int) -> "Batch":
+        """Returns the rows rank, rank + world_size, ..., padded as in the full batch."""
+        rows = slice(rank, None, world_size)
+        return Batch(
+            ids=self.ids[rows],
+            texts=self.texts[rows],
+            inputs=self.inputs[rows],
+            lengths=self.lengths[rows],
+            targets=self.targets[rows],
+            target_lengths=self.target_lengths[rows],
+            spans=None if self.spans is None else self.spans[rows],
+            modality=self.modality,
+        )

@@ -1,4 +1,4 @@
-"""Clipping of gradients unit by unit (arXiv:2102.06171)."""
+"""Adaptive gradient clipping: bounds the gradient of each unit (arXiv:2102.06171)."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,88 +12,104 @@ from torch import Tensor
 
 @torch.no_grad()
 def clip_by_unit_norm(
-    params: Sequence[Tensor], share: float, eps: float = 1e-3
+    params: Sequence[Tensor], max_ratio: float, eps: float = 1e-3
 ) -> Float[Tensor, " params"]:
-    """Scales the gradient of each unit down to `share` times the norm of its weights; the norms of tensors before.
+    """Scales the gradient of each unit down to `max_ratio` times the norm of the unit's weights.
 
-    A unit is a row of a matrix, an output channel of a convolution, or a vector whole. Nothing is read from the device.
+    A unit is a row of a matrix, an output channel of a convolution, or a whole vector. No value is
+    read from the device.
 
     Args:
-        eps: what each weight counts as at the least, for biases begin at zero.
+        eps: smallest magnitude that each weight counts with, since biases begin at zero.
 
     Returns:
-        Norms of the gradients as they were, 0 where there is none.
+        The norm of each parameter's gradient before clipping, 0 where it has none.
     """
-    trained = [p for p in params if p.grad is not None]
+    trained = []
+    gradients = []
+    for p in params:
+        if p.grad is not None:
+            trained.append(p)
+            gradients.append(p.grad)
     if not trained:
         return torch.zeros(len(params))
-    gradients = [p.grad for p in trained]
     units = _units(tuple([(p.shape, p.dtype) for p in trained]), eps, trained[0].device)
-    lengths, weights = _lengths(gradients, units), _lengths(trained, units)
-    scales = (
-        torch.maximum(weights, units.floors)
-        .mul_(share)
-        .div_(lengths)
-        .clamp_(max=1.0)
-        .nan_to_num_(1.0)
-    )
-    torch._foreach_mul_(
-        gradients, [x.view(s) for x, s in zip(scales.split(units.sizes), units.shapes, strict=True)]
-    )
+
+    # one scale for each unit, at most 1
+    gradient_norms = _unit_norms(gradients, units)
+    weight_norms = _unit_norms(trained, units)
+    scales = torch.maximum(weight_norms, units.min_norms)
+    scales = scales.mul_(max_ratio).div_(gradient_norms).clamp_(max=1.0).nan_to_num_(1.0)
+
+    # apply it to the gradients
+    scale_by_tensor = []
+    for scale, shape in zip(scales.split(units.counts), units.shapes, strict=True):
+        scale_by_tensor.append(scale.view(shape))
+    torch._foreach_mul_(gradients, scale_by_tensor)
+
+    # add the squared norms of the units of each tensor
     norms = torch.segment_reduce(
-        lengths.square_(), "sum", lengths=units.counts, unsafe=True
+        gradient_norms.square_(), "sum", lengths=units.counts_tensor, unsafe=True
     ).sqrt_()
     if len(trained) == len(params):
         return norms
-    found = iter(norms)
-    return torch.stack([norms.new_zeros(()) if p.grad is None else next(found) for p in params])
+    remaining = iter(norms)
+    all_norms = []
+    for p in params:
+        all_norms.append(norms.new_zeros(()) if p.grad is None else next(remaining))
+    return torch.stack(all_norms)
 
 
 class Units(NamedTuple):
-    """Of tensors of certain shapes and dtypes.
+    """The units of tensors with certain shapes and dtypes.
 
     Args:
-        sizes, counts: units of each tensor.
-        shapes: in which one number a unit is broadcast to its tensor.
-        norms: over which axes the length of a unit is taken, whether they are kept, in which dtype.
-        floors: the least length of each unit's weights.
+        counts, counts_tensor: number of units of each tensor.
+        shapes: shape in which one value a unit broadcasts to its tensor.
+        reductions: arguments of each tensor's norm: axes, whether they are kept as axes of size 1,
+            and the dtype.
+        min_norms: smallest norm that the weights of each unit count with.
     """
 
-    sizes: list[int]
-    counts: Int[Tensor, " tensors"]
+    counts: list[int]
+    counts_tensor: Int[Tensor, " tensors"]
     shapes: list[tuple[int, ...]]
-    norms: list[tuple[tuple[int, ...], bool, torch.dtype]]
-    floors: Float[Tensor, " units"]
+    reductions: list[tuple[tuple[int, ...], bool, torch.dtype]]
+    min_norms: Float[Tensor, " units"]
 
 
 @lru_cache(maxsize=8)
 def _units(
     tensors: tuple[tuple[torch.Size, torch.dtype], ...], eps: float, device: torch.device
 ) -> Units:
-    sizes, shapes, norms, floors = [], [], [], []
+    counts: list[int] = []
+    shapes: list[tuple[int, ...]] = []
+    reductions: list[tuple[tuple[int, ...], bool, torch.dtype]] = []
+    min_norms: list[float] = []
     for shape, dtype in tensors:
-        vector = len(shape) < 2
-        sizes.append(1 if vector else shape[0])
-        shapes.append(() if vector else (shape[0], *[1] * (len(shape) - 1)))
-        axes = (0,) if vector else tuple(range(1, len(shape)))
-        norms.append((axes, vector, torch.promote_types(dtype, torch.float32)))
-        floors.append(eps * prod(shape if vector else shape[1:]) ** 0.5)
-    counts = torch.tensor(sizes, device=device)
-    return Units(
-        sizes,
-        counts,
-        shapes,
-        norms,
-        torch.tensor(floors, device=device).repeat_interleave(counts, output_size=sum(sizes)),
-    )
+        wide = torch.promote_types(dtype, torch.float32)
+        if len(shape) < 2:
+            # a vector or a scalar is one unit
+            counts.append(1)
+            shapes.append(())
+            reductions.append(((0,), True, wide))
+            min_norms.append(eps * prod(shape) ** 0.5)
+        else:
+            counts.append(shape[0])
+            shapes.append((shape[0], *[1] * (len(shape) - 1)))
+            reductions.append((tuple(range(1, len(shape))), False, wide))
+            min_norms.append(eps * prod(shape[1:]) ** 0.5)
+    counts_tensor = torch.tensor(counts, device=device)
+    floors = torch.tensor(min_norms, device=device)
+    floors = floors.repeat_interleave(counts_tensor, output_size=sum(counts))
+    return Units(counts, counts_tensor, shapes, reductions, floors)
 
 
-def _lengths(tensors: Sequence[Tensor], units: Units) -> Float[Tensor, " units"]:
-    """Of each unit of each tensor."""
-    norm = torch.linalg.vector_norm
-    return torch.cat(
-        [
-            norm(x if x.ndim else x.view(1), 2, axes, vector, dtype=dtype)
-            for x, (axes, vector, dtype) in zip(tensors, units.norms, strict=True)
-        ]
-    )
+def _unit_norms(tensors: Sequence[Tensor], units: Units) -> Float[Tensor, " units"]:
+    """Returns the norm of each unit of each tensor."""
+    norms = []
+    for tensor, (axes, keepdim, dtype) in zip(tensors, units.reductions, strict=True):
+        # a scalar has no axis to reduce
+        vector = tensor if tensor.ndim else tensor.view(1)
+        norms.append(torch.linalg.vector_norm(vector, 2, axes, keepdim, dtype=dtype))
+    return torch.cat(norms)

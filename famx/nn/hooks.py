@@ -1,9 +1,12 @@
 """Abilities that a part may have, as protocols that the trainer and the monitoring look for."""
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
+
+Item = TypeVar("Item")
 
 
 @runtime_checkable
@@ -83,6 +86,18 @@ class ComputeCost:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "last_compute": None}
+
+
+def observe_last_batch(module: nn.Module, batches: Iterable[Item]) -> Iterator[Item]:
+    """Yields the batches, and turns on the metrics of every part inside `module` for the last."""
+    # each batch waits for the next one, which shows that it is not the last
+    pending: list[Item] = []
+    for batch in batches:
+        yield from pending
+        pending = [batch]
+    set_observed(module, True)
+    yield from pending
+    set_observed(module, False)
 
 
 def set_observed(module: nn.Module, observed: bool) -> None:

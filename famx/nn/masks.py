@@ -1,8 +1,13 @@
-"""Attention masks: which positions may be attended to."""
+"""Masks: which positions are real, and which may be attended to (True)."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+def length_mask(lengths: Int[Tensor, " b"], size: int) -> Bool[Tensor, "b {size}"]:
+    """Returns True for the first `lengths[i]` of `size` positions in row i, False for padding."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 def visible(
@@ -12,9 +17,10 @@ def visible(
     causal: bool,
     device: torch.device,
 ) -> Bool[Tensor, "#b #h #t s"] | None:
-    """Where queries may attend, or None for everywhere: `mask`, and while `causal` nothing after themselves.
+    """Returns `mask` without the positions after each query while `causal`; None means everywhere.
 
-    The queries are the last ones of the keys' sequence, so that a chunk sees what is cached before it.
+    The queries are the last ones of the keys' sequence, so a chunk may attend to all that is cached
+    before it.
     """
     if not causal or queries == 1:
         return mask
@@ -25,23 +31,27 @@ def visible(
 def real_positions(
     mask: Bool[Tensor, "#b #h #t s"] | None, x: Float[Tensor, "b t _"]
 ) -> Float[Tensor, "b t 1"]:
-    """1 for each position of `x`, 0 for padding: no query of this self-attention may attend to its key."""
+    """Returns 1 for each real position of `x` and 0 for padding.
+
+    A position is padding where no query of this self-attention may attend to its key. The positions
+    of `x` are the last ones of the mask.
+    """
     if mask is None:
         return torch.ones_like(x[..., :1])
-    return (
-        mask[..., mask.shape[-1] - x.shape[1] :]
-        .any(-2)
-        .any(1)[..., None]
-        .to(x)
-        .expand(len(x), -1, -1)
-    )
+    chunk_mask = mask[..., mask.shape[-1] - x.shape[1] :]
+    real = chunk_mask.any(-2).any(1)[..., None]
+    return real.to(x).expand(len(x), -1, -1)
 
 
 def pool_weights(
-    seen: Bool[Tensor, "_ _ _ s"] | None, keys: int, like: Float[Tensor, "b t d"]
+    mask: Bool[Tensor, "_ _ _ s"] | None, keys: int, like: Float[Tensor, "b t d"]
 ) -> Float[Tensor, "_ _ {keys}"]:
-    """Weights of a mean over the places where any head may attend; all 0 where there is none."""
-    if seen is None:
+    """Returns the weights of a mean over the keys that any head may attend to, all 0 without any.
+
+    Args:
+        like: a tensor that has the dtype and device of the weights.
+    """
+    if mask is None:
         return like.new_full((1, 1, keys), 1 / max(1, keys))
-    seen = seen.any(1).to(like)
-    return seen / seen.sum(-1, keepdim=True).clamp(min=1)
+    weights = mask.any(1).to(like)
+    return weights / weights.sum(-1, keepdim=True).clamp(min=1)

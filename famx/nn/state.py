@@ -10,7 +10,7 @@ Cache = dict[str, Tensor]
 
 
 class DecodeState:
-    """Carries what blocks store between the chunks of a sequence, and what they send to later layers.
+    """Caches between the chunks of a sequence, and messages from layer to layer.
 
     Args:
         incremental: whether more chunks of the sequence will follow. In one full pass nothing is
@@ -24,13 +24,13 @@ class DecodeState:
         self._messages: dict[Hashable, tuple[int, Cache]] = {}
 
     def cache(self, module: nn.Module) -> Cache:
-        """Returns the cache of one module; a throw-away one in a full pass."""
+        """Returns the cache of one module, in a full pass a temporary one."""
         if not self.incremental:
             return {}
         return self._caches.setdefault(module, {})
 
     def advance(self, module: nn.Module, seq_len: int) -> int:
-        """Returns the position at which the module's next `seq_len` positions begin, and counts them."""
+        """Counts the module's next `seq_len` positions, and returns where they begin."""
         offset = self._positions.get(module, 0)
         if self.incremental:
             self._positions[module] = offset + seq_len

@@ -10,7 +10,7 @@ class LayerNorm(nn.LayerNorm):
     """`(x - mean) / sqrt(var + eps) * weight + bias`.
 
     Args:
-        eps: keeps a constant input finite.
+        eps: added to the variance, so that a constant input stays finite.
     """
 
     def __init__(self, d_model: int, *, eps: float = 1e-5):

@@ -1,4 +1,4 @@
-"""Unit root mean square over channels, the mean kept (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+"""Unit root mean square over channels, not centred (Zhang and Sennrich 2019, arXiv:1910.07467)."""
 
 from torch import nn
 
@@ -10,7 +10,7 @@ class RMSNorm(nn.RMSNorm):
     """`x / sqrt(mean(x^2) + eps) * weight`.
 
     Args:
-        eps: keeps a zero input finite.
+        eps: added to the mean square, so that a zero input stays finite.
     """
 
     def __init__(self, d_model: int, *, eps: float = 1e-6):

@@ -1,3 +1,5 @@
+"""Optimizers. These names are the library's interface; other parts are found by `famx.registry`."""
+
 from famx.optim._param_groups import parameter_groups
 from famx.optim.adafactor import Adafactor
 from famx.optim.adamw import AdamW

@@ -1,34 +1,79 @@
-"""torch's fused kernels, with what famx uses them for."""
+"""Fused kernels for many tensors at once, each with its plain form, and helpers for scalars.
+
+`average` is m <- m + w·(g - m) for many tensors, with weights that may be tensors on the device,
+and without effect where a gradient of the step is not finite. `torch._foreach_lerp_` has no flag
+for the latter: it would need a wait for the device, or a copy of all tensors. `torch._fused_sgd_`
+has one. In a single launch for many tensors it computes
+
+    g <- -g if maximize;  g <- g + weight_decay·p;  p <- p - lr·g   (without momentum)
+
+reads `lr` and the flag `found_inf` on the device, and writes nothing where the flag is 1. So it
+serves as a lerp: with m for p, w for lr, weight_decay=1 and maximize=True it computes
+
+    m <- m - w·(-g + m) = m + w·(g - m)
+
+It ignores strides, so all tensors that it gets must be contiguous.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 EPS = torch.finfo(torch.float32).eps
-
-
-PLAIN = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "is_first_step": False}
+TINY = torch.finfo(torch.float32).tiny
+FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def average(
     averages: Sequence[Tensor],
     gradients: Sequence[Tensor],
     weights: Sequence[float | Tensor],
-    cancel: Tensor,
+    found_inf: Float[Tensor, ""],
 ) -> None:
-    """m <- m + w·(g - m), in place; nothing where cancel is 1. All contiguous, for the kernel does not see strides."""
-    if cancel.is_meta:  # torch's fused kernels have no meta form, and there is nothing to compute
+    """m <- m + w·(g - m) in place; nothing where `found_inf` is 1.
+
+    Args:
+        averages, gradients: contiguous; the two of a pair have one dtype.
+        weights: one for each pair, a number or a 0-d tensor on the device.
+        found_inf: 0-d, 1 or 0.
+    """
+    if found_inf.device.type not in FUSED_DEVICES:
+        average_reference(averages, gradients, weights, found_inf)
         return
-    alike: dict[Any, list[tuple[Tensor, Tensor]]] = {}
+    # one launch for all tensors of one weight and dtype
+    batches: dict[tuple[float | Tensor, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
     for m, g, w in zip(averages, gradients, weights, strict=True):
-        alike.setdefault((w, m.dtype), []).append((m, g))
-    # a descent from m against -g + 1·m: only the fused kernel reads w and cancel where they are, on the device
-    for (w, _), pairs in alike.items():
-        options = {"lr": w, "weight_decay": 1.0, "maximize": True, "found_inf": cancel, **PLAIN}
-        torch._fused_sgd_(*map(list, zip(*pairs, strict=True)), [], **options)
+        batch_averages, batch_gradients = batches.setdefault((w, m.dtype), ([], []))
+        batch_averages.append(m)
+        batch_gradients.append(g)
+    for (w, _), (batch_averages, batch_gradients) in batches.items():
+        torch._fused_sgd_(
+            batch_averages,
+            batch_gradients,
+            [],
+            lr=w,
+            weight_decay=1.0,
+            maximize=True,
+            momentum=0.0,
+            dampening=0.0,
+            nesterov=False,
+            is_first_step=False,
+            found_inf=found_inf,
+        )
+
+
+def average_reference(
+    averages: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    weights: Sequence[float | Tensor],
+    found_inf: Float[Tensor, ""],
+) -> None:
+    """Plain form of `average`, for tests and for devices without the fused kernel."""
+    for m, g, w in zip(averages, gradients, weights, strict=True):
+        m.copy_(torch.where(found_inf > 0, m, m + w * (g - m)))
 
 
 def descend(
@@ -36,34 +81,71 @@ def descend(
     directions: Sequence[Tensor],
     lr: float | Tensor,
     weight_decay: float,
-    cancel: Tensor,
+    found_inf: Float[Tensor, ""],
 ) -> None:
-    """θ <- θ - lr·(direction + weight_decay·θ), in place; nothing where cancel is 1."""
-    if cancel.is_meta:
+    """θ <- θ - lr·(direction + weight_decay·θ) in place; nothing where `found_inf` is 1.
+
+    Args:
+        params: of any strides.
+        directions: contiguous, each of the dtype of its parameter.
+        lr: learning rate, a number or a 0-d tensor on any device.
+        weight_decay: share of a parameter that is subtracted per step, times lr.
+        found_inf: 0-d, 1 or 0.
+    """
+    if found_inf.device.type not in FUSED_DEVICES:
+        descend_reference(params, directions, lr, weight_decay, found_inf)
         return
     if isinstance(lr, Tensor):
-        lr = lr.to(cancel.device, torch.float32, non_blocking=True)
-    alike: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+        lr = lr.to(found_inf.device, torch.float32, non_blocking=True)
+    batches: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for p, direction in zip(params, directions, strict=True):
-        alike.setdefault(p.dtype, []).append((p, direction))
-    options = {
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "maximize": False,
-        "found_inf": cancel,
-        **PLAIN,
-    }
-    for pairs in alike.values():
-        own, steps = zip(*pairs, strict=True)
-        with contiguous(own) as dense:
-            torch._fused_sgd_(dense, steps, [], **options)
+        batch_params, batch_directions = batches.setdefault(p.dtype, ([], []))
+        batch_params.append(p)
+        batch_directions.append(direction)
+    for batch_params, batch_directions in batches.values():
+        with contiguous(batch_params) as dense:
+            torch._fused_sgd_(
+                dense,
+                batch_directions,
+                [],
+                lr=lr,
+                weight_decay=weight_decay,
+                maximize=False,
+                momentum=0.0,
+                dampening=0.0,
+                nesterov=False,
+                is_first_step=False,
+                found_inf=found_inf,
+            )
+
+
+def descend_reference(
+    params: Sequence[Tensor],
+    directions: Sequence[Tensor],
+    lr: float | Tensor,
+    weight_decay: float,
+    found_inf: Float[Tensor, ""],
+) -> None:
+    """Plain form of `descend`, for tests and for devices without the fused kernel."""
+    for p, direction in zip(params, directions, strict=True):
+        p.copy_(torch.where(found_inf > 0, p, p - lr * (direction + weight_decay * p)))
 
 
 @contextmanager
 def contiguous(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The parameters as the fused kernels need them, which do not see strides; what they write goes back."""
+    """Yields contiguous forms of parameters, and copies what a kernel writes into them back."""
     dense = [p.contiguous() for p in params]
     yield dense
-    for p, done in zip(params, dense, strict=True):
-        if done is not p:
-            p.copy_(done)
+    for p, result in zip(params, dense, strict=True):
+        if result is not p:
+            p.copy_(result)
+
+
+def scalars(values: Float[Tensor, " n"]) -> Sequence[float | Tensor]:
+    """Returns the values one by one: floats if they are on the host, else 0-d tensors, unread."""
+    return values.tolist() if values.device.type == "cpu" else list(values.unbind())
+
+
+def clamp_min(value: float | Tensor, floor: float) -> float | Tensor:
+    """Returns the value, or `floor` where the value is smaller."""
+    return value.clamp_min(floor) if isinstance(value, Tensor) else max(value, floor)

@@ -1,32 +1,43 @@
-"""Parameters sorted by the kind of module that owns them, each kind with its own settings (seed.md)."""
+"""Parameter groups: parameters sorted by the kind of module that owns them (seed.md)."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, get_args, runtime_checkable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from famx.notation import Kind, UserError
+from famx.notation import Kind, Layout, TensorInfo, UserError
+from famx.optim._gradients import require_real_floats
 from famx.registry import get, hyperparameters, suggest
 from famx.validate import NON_NEGATIVE, check_number
 
-TYPES: dict[Kind, tuple[type[nn.Module], ...]] = {
+MODULE_TYPES: dict[Kind, tuple[type[nn.Module], ...]] = {
     "conv": (nn.modules.conv._ConvNd,),
     "attention": (nn.MultiheadAttention,),
     "embedding": (nn.Embedding, nn.EmbeddingBag),
     "norm": (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase),
 }
-# base momentum and bands; norms and biases are not decayed, embeddings learn slower and decay faster
-SETTINGS: dict[Kind, dict[str, Any]] = {
+# base momentum and number of bands; norms and biases are not decayed, embeddings learn slower and
+# decay faster
+DEFAULTS: dict[Kind, dict[str, Any]] = {
     "conv": {"alpha": 0.9, "n_bands": 10},
     "attention": {"alpha": 0.92, "n_bands": 12},
     "embedding": {"alpha": 0.95, "n_bands": 8},
     "norm": {"alpha": 0.9, "n_bands": 4},
     "other": {"alpha": 0.9, "n_bands": 8},
 }
-OWN = ("alpha", "n_bands", "lr_scale", "decay_scale")
 LR_SCALE: dict[Kind, float] = {"embedding": 0.8}
 DECAY_SCALE: dict[Kind, float] = {"embedding": 1.5, "norm": 0.0}
+SETTINGS = ("alpha", "n_bands", "lr_scale", "decay_scale")
+LAYOUTS: dict[Kind, Layout] = {"conv": "log", "attention": "split"}
+
+
+@runtime_checkable
+class HasKind(Protocol):
+    """A module that names the kind of all parameters inside it."""
+
+    kind: str
 
 
 def parameter_groups(
@@ -37,33 +48,43 @@ def parameter_groups(
     alpha: float | None = None,
     n_bands: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Groups for any optimizer, one a kind: `params`, `kind`, `alpha`, `n_bands`, `lr`, `weight_decay`.
+    """Returns groups for any optimizer, one a kind that has parameters.
 
-    The kind is that of the module that owns the parameter: convolutions, attention (torch's, and whatever stands under
-    a module whose class has `kind = "attention"`), embeddings, norms, others; biases and all other vectors and scalars
-    are "norm". A parameter that several modules share is sorted by the first. Frozen ones are left out.
+    A group has `params`, `kind`, `alpha`, `n_bands` and, where set, `lr` and `weight_decay`. The
+    kind is that of the module that owns the parameter: conv, attention (torch's, and all inside a
+    module whose class has `kind = "attention"`), embedding, norm or other. Biases and all other
+    vectors and scalars are "norm". A parameter of several modules has the kind of the first.
+    Frozen parameters are left out.
 
     Args:
-        lr: learning rate, of embeddings .8 times that; None leaves it to the optimizer, for all the same.
-        weight_decay: of embeddings 1.5 times that, of norms none; None leaves it to the optimizer, but for norms.
-        kinds: `alpha`, `n_bands`, `lr_scale` or `decay_scale` of single kinds, before all else; None leaves it.
-        alpha, n_bands: for all kinds alike; those that an optimizer is given are for groups without their own.
+        lr: learning rate, for embeddings multiplied by .8; None leaves it to the optimizer.
+        weight_decay: for embeddings multiplied by 1.5, for norms 0; None leaves it to the
+            optimizer, except for norms.
+        kinds: `alpha`, `n_bands`, `lr_scale` or `decay_scale` of single kinds (`param_groups` in a
+            config), which override all else; None leaves a setting as it is.
+        alpha: base momentum of all kinds; the `alpha` of an optimizer is for groups without one.
+        n_bands: number of bands of all kinds, likewise.
 
     Raises:
-        UserError: a kind or a setting is none of these, or no number of 0 or more, or a parameter has no shape yet.
+        UserError: an unknown kind or setting, a value that is no number of 0 or more, or a
+            parameter that has no shape yet.
     """
-    for key, value in (("lr", lr), ("weight_decay", weight_decay)):
-        check_number(key, value, NON_NEGATIVE)
-    owns = _checked(kinds or {})
-    owned, groups = _sorted(model), []
-    settings = {
-        key: value for key, value in (("alpha", alpha), ("n_bands", n_bands)) if value is not None
-    }
-    for kind, usual in SETTINGS.items():
-        own = owns.get(kind, {})
-        lr_scale = own.pop("lr_scale", LR_SCALE.get(kind, 1.0))
-        decay_scale = own.pop("decay_scale", DECAY_SCALE.get(kind, 1.0))
-        group: dict[str, Any] = {"params": owned[kind], "kind": kind, **usual, **settings, **own}
+    check_number("lr", lr, NON_NEGATIVE)
+    check_number("weight_decay", weight_decay, NON_NEGATIVE)
+    overrides = _check_overrides(kinds or {})
+    params = _params_by_kind(model)
+    for_all_kinds: dict[str, Any] = {}
+    if alpha is not None:
+        for_all_kinds["alpha"] = alpha
+    if n_bands is not None:
+        for_all_kinds["n_bands"] = n_bands
+    groups = []
+    for kind, defaults in DEFAULTS.items():
+        override = overrides.get(kind, {})
+        lr_scale = override.pop("lr_scale", LR_SCALE.get(kind, 1.0))
+        decay_scale = override.pop("decay_scale", DECAY_SCALE.get(kind, 1.0))
+        group: dict[str, Any] = {"params": params[kind], "kind": kind}
+        group |= defaults | for_all_kinds | override
         if lr is not None:
             group["lr"] = lr * lr_scale
         if weight_decay is not None or kind == "norm":
@@ -74,69 +95,129 @@ def parameter_groups(
 
 
 def group_settings(optim: Mapping[str, Any]) -> dict[str, Any]:
-    """What `parameter_groups` is told: learning rate and decay, and what else the user set for all kinds alike."""
-    if "base" in optim:  # wrapped around another, which it builds by name
-        rate = next((optim[key] for key in ("lr", "base_lr") if optim[key] is not None), None)
-        usual = hyperparameters(get("optim", optim["base"]))
-        optim = {"name": optim["base"], "lr": usual["lr"].default if rate is None else rate}
-        optim |= {"weight_decay": usual["weight_decay"].default} if "weight_decay" in usual else {}
+    """Returns the arguments of `parameter_groups` that follow from an optimizer's config.
+
+    These are `lr` and `weight_decay`, of a wrapper those of its base; `alpha` and `n_bands` only if
+    the config changes them, since the defaults differ by kind. The first of `betas` is an alpha.
+    """
+    if "base" in optim:
+        base = hyperparameters(get("optim", optim["base"]))
+        lr = base["lr"].default if optim["lr"] is None else optim["lr"]
+        optim = {"name": optim["base"], "lr": lr}
+        if "weight_decay" in base:
+            optim["weight_decay"] = base["weight_decay"].default
     known = hyperparameters(get("optim", optim["name"]))
-    chosen = {
-        key
-        for key in ("alpha", "n_bands")
-        if key in known and optim.get(key, known[key].default) != known[key].default
-    }
-    settings = {key: optim[key] for key in {"lr", "weight_decay", *chosen} if key in optim}
+    settings = {}
     for key in ("lr", "weight_decay"):
-        check_number(f"optim.{key}", settings.get(key), NON_NEGATIVE)
-    # the first of betas is what an alpha is to others
+        if key in optim:
+            settings[key] = optim[key]
+            check_number(f"optim.{key}", optim[key], NON_NEGATIVE)
+    for key in ("alpha", "n_bands"):
+        if key in known and key in optim and optim[key] != known[key].default:
+            settings[key] = optim[key]
     if "betas" in optim and optim["betas"][0] != known["betas"].default[0]:
         settings["alpha"] = optim["betas"][0]
     return settings
 
 
-def _checked(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """What is set of each kind."""
-    for kind, own in kinds.items():
-        if kind not in SETTINGS:
-            raise UserError(f"kinds.{kind}: no such kind{suggest(kind, SETTINGS)}")
-        if not isinstance(own, Mapping | None):
-            raise UserError(f"kinds.{kind}={own} must be a mapping of {', '.join(OWN)}")
-        for key, value in (own or {}).items():
-            if key not in OWN:
-                raise UserError(f"kinds.{kind}.{key}: no such setting{suggest(key, OWN)}")
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int | float)
-            ):
-                raise UserError(f"kinds.{kind}.{key}={value} must be a number of 0 or more")
-            check_number(f"kinds.{kind}.{key}", value, NON_NEGATIVE)
-    return {
-        kind: {key: x for key, x in (own or {}).items() if x is not None}
-        for kind, own in kinds.items()
-    }
+def check_group(group: dict[str, Any], name: str) -> None:
+    """Checks the options of a group of the optimizer `name`.
+
+    Raises:
+        ValueError: an option or the dtype of a parameter is not allowed.
+    """
+    kind = group["kind"]
+    if kind not in get_args(Kind):
+        raise UserError(f"unknown kind={kind}{suggest(str(kind), get_args(Kind))}")
+    if not 0 <= group["alpha"] < 1:
+        raise ValueError(f"alpha={group['alpha']} is not in [0, 1)")
+    if not isinstance(group["n_bands"], int) or group["n_bands"] < 1:
+        raise ValueError(f"n_bands={group['n_bands']} must be a whole number of at least 1")
+    for key in ("lr", "weight_decay"):
+        value = group[key]
+        is_number = isinstance(value, int | float) and 0 <= value < torch.inf
+        if not isinstance(value, Tensor) and not is_number:
+            raise ValueError(f"{key}={value!r} must be a number, at least 0 and finite")
+    for key, value in group.items():
+        if key != "params":
+            check_number(key, value)
+    require_real_floats(group["params"], name)
 
 
-def _sorted(model: nn.Module) -> dict[Kind, list[nn.Parameter]]:
-    """What is trained, by the kind of who owns it first."""
-    owners: dict[nn.Parameter, Kind] = {}
-    for parameter, kind in _owned(model, None):
+def tensor_info(param: Tensor, group: Mapping[str, Any]) -> TensorInfo:
+    """Returns the description of a parameter for momentum rules and spectra."""
+    kind = group["kind"]
+    layout = LAYOUTS.get(kind, "equal")
+    return TensorInfo(tuple(param.shape), kind, group["alpha"], group["n_bands"], layout)
+
+
+def _check_overrides(
+    kinds: Mapping[str, Mapping[str, Any] | None],
+) -> dict[str, dict[str, Any]]:
+    """Returns the settings of each kind that are not None."""
+    overrides: dict[str, dict[str, Any]] = {}
+    for kind, settings in kinds.items():
+        if kind not in DEFAULTS:
+            raise UserError(f"param_groups.{kind}: no such kind{suggest(kind, DEFAULTS)}")
+        if not isinstance(settings, Mapping | None):
+            raise UserError(
+                f"param_groups.{kind}={settings} must be a mapping of {', '.join(SETTINGS)}"
+            )
+        overrides[kind] = {}
+        for key, value in (settings or {}).items():
+            _check_setting(kind, key, value)
+            if value is not None:
+                overrides[kind][key] = value
+    return overrides
+
+
+def _check_setting(kind: str, key: str, value: object) -> None:
+    path = f"param_groups.{kind}.{key}"
+    if key not in SETTINGS:
+        raise UserError(f"{path}: no such setting{suggest(key, SETTINGS)}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not is_number:
+        raise UserError(f"{path}={value} must be a number of 0 or more")
+    check_number(path, value, NON_NEGATIVE)
+
+
+def _params_by_kind(model: nn.Module) -> dict[Kind, list[nn.Parameter]]:
+    """Returns the trained parameters of each kind; a shared one belongs to its first owner."""
+    kind_of: dict[nn.Parameter, Kind] = {}
+    for parameter, kind in _parameters_with_kinds(model, None):
         if parameter.requires_grad:
-            owners.setdefault(parameter, kind)
-    return {kind: [p for p in owners if owners[p] == kind] for kind in SETTINGS}
+            kind_of.setdefault(parameter, kind)
+    params: dict[Kind, list[nn.Parameter]] = {kind: [] for kind in DEFAULTS}
+    for parameter, kind in kind_of.items():
+        params[kind].append(parameter)
+    return params
 
 
-def _owned(module: nn.Module, inherited: Kind | None) -> Iterator[tuple[nn.Parameter, Kind]]:
-    """Every parameter under the module with its kind."""
-    named = getattr(type(module), "kind", None)
-    kind = named if isinstance(named, str) and named in SETTINGS else inherited
-    if kind is None:
-        kind = next((kind for kind, types in TYPES.items() if isinstance(module, types)), None)
+def _parameters_with_kinds(
+    module: nn.Module, inherited: Kind | None
+) -> Iterator[tuple[nn.Parameter, Kind]]:
+    """Yields every parameter inside the module with its kind; `inherited` is the kind around it."""
+    kind = _declared_kind(module) or inherited or _kind_by_type(module)
     for parameter in module.parameters(recurse=False):
         if isinstance(parameter, UninitializedParameter):
             raise UserError(
-                f"a {type(module).__name__} has no shape yet: run the model once before it is sorted"
+                f"a {type(module).__name__} has no shape yet: "
+                "run the model once before its parameters are sorted"
             )
-        vector = parameter.ndim < 2 or isinstance(module, TYPES["norm"])
-        yield parameter, "norm" if vector else kind or "other"
+        is_vector = parameter.ndim < 2 or isinstance(module, MODULE_TYPES["norm"])
+        yield parameter, "norm" if is_vector else kind or "other"
     for child in module.children():
-        yield from _owned(child, kind)
+        yield from _parameters_with_kinds(child, kind)
+
+
+def _declared_kind(module: nn.Module) -> Kind | None:
+    """Returns the kind that the module's class names; a `kind` with another meaning is ignored."""
+    declared = module.kind if isinstance(module, HasKind) else None
+    return next((kind for kind in DEFAULTS if kind == declared), None)
+
+
+def _kind_by_type(module: nn.Module) -> Kind | None:
+    for kind, types in MODULE_TYPES.items():
+        if isinstance(module, types):
+            return kind
+    return None

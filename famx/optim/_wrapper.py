@@ -1,167 +1,213 @@
-"""What is wrapped around another optimizer: shares its groups and state, acts before and after its step."""
+"""Base of optimizers that wrap another one: they share its state and act around its step."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from famx import registry
+from famx.nn.hooks import Observed, SkipsNonFinite, UsesMomentumRule
 from famx.notation import UserError
-from famx.optim._common import captured, dense, whole
+from famx.optim._gradients import dense_grad, is_capturing
+from famx.optim._rules import Factory
+from famx.optim._state import getstate
 
 
 class Wrapper(torch.optim.Optimizer):
-    """A step is `before`, the base's step, `after`, of the parameters that have a gradient.
+    """A step is `before`, the step of the base optimizer, and `after`.
 
     Args:
-        params: an optimizer, or parameters or groups over which the base is built.
-        momentum: factory of the rule that the base wears, if it is built.
-        spectrum: factory of what that rule measures with.
+        params: an optimizer, which becomes the base, or parameters or groups to build it over.
+        momentum: factory of the momentum rule of a base that is built.
+        spectrum: factory of the spectrum that this rule measures.
         base: name of the optimizer to build.
-        lr: its learning rate; its usual one if not given.
+        lr: its learning rate; its default without one.
+
+    Attributes:
+        wrapper_state: parameter -> named tensors of the wrapper, saved and loaded with the base's.
+        calls: steps taken so far.
+        rule: the base's momentum rule, if it has one.
+        skipped: steps that the base has skipped, if it skips those with a gradient not finite.
     """
 
     exempt: ClassVar[dict[str, str]] = {
-        "meta": "its usual base, torch's AdamW, has no meta form",
-        "no_host_read": "its usual base, torch's AdamW, may read the learning rate and the step count",
-        "non_finite": "its usual base, torch's AdamW, takes every gradient",
+        "meta": "its default base, torch's AdamW, has no meta form",
+        "no_host_read": "its default base, torch's AdamW, may read the learning rate and steps",
+        "non_finite": "its default base, torch's AdamW, takes every gradient",
     }
 
     def __init__(
         self,
-        params: Any,
-        momentum: Callable[..., nn.Module] | None,
-        spectrum: Callable[..., nn.Module] | None,
+        params: ParamsT | torch.optim.Optimizer,
+        momentum: Factory | None = None,
+        spectrum: Factory | None = None,
         *,
-        base: str,
-        lr: float | None,
+        base: str = "adamw",
+        lr: float | None = None,
     ):
-        given = {"momentum": momentum, "spectrum": spectrum}
-        given = {room: factory for room, factory in given.items() if factory is not None}
+        rules: dict[str, Factory] = {}
+        if momentum is not None:
+            rules["momentum"] = momentum
+        if spectrum is not None:
+            rules["spectrum"] = spectrum
         if isinstance(params, torch.optim.Optimizer):
-            if given or lr is not None:
+            if rules or lr is not None:
                 raise UserError(
-                    f"{type(self).__name__} got an optimizer, which has its lr, momentum and spectrum"
+                    f"{type(self).__name__} wraps an optimizer that exists: "
+                    "set lr, momentum and spectrum on that one"
                 )
             self.base = params
         else:
-            for room in given:
-                if room not in inspect.signature(registry.get("optim", base)).parameters:
-                    raise UserError(
-                        f"optim.base={base} wears no {room}, so {room}= would change nothing"
-                    )
-            config = {"name": base} if lr is None else {"name": base, "lr": lr}
-            self.base = registry.build("optim", config, params=params, **given)
+            self.base = _build_base(base, lr, params, rules)
         self.calls = 0
-        self.kept: dict[Tensor, dict[str, Tensor]] = {}
+        self.wrapper_state: dict[Tensor, dict[str, Tensor]] = {}
         super().__init__(self.base.param_groups, self.base.defaults)
-        self.share()
+        self.adopt_base_state()
 
-    def share(self) -> None:
-        """The base's groups and state are this one's."""
-        self.param_groups, self.state = self.base.param_groups, self.base.state
+    def adopt_base_state(self) -> None:
+        """Makes the base's groups and state this optimizer's, and its rule and `skipped`."""
+        self.param_groups = self.base.param_groups
+        self.state = self.base.state
+        # attributes, not properties, since protocols are checked by which attributes exist
+        if isinstance(self.base, UsesMomentumRule):
+            self.rule = self.base.rule
+        self.skipping_base: SkipsNonFinite | None = None
+        if isinstance(self.base, SkipsNonFinite):
+            self.skipping_base = self.base
+            self.skipped = self.base.skipped
 
     def before(self, params: list[Tensor]) -> None:
-        """What comes before the base's step."""
+        """Is called before the base's step, with the parameters that have a gradient."""
 
-    def after(self, params: list[Tensor], moved: float | Tensor) -> None:
-        """What comes after it; `moved` is 0 where the base has cancelled its step, else 1."""
+    def after(self, params: list[Tensor], stepped: float | Tensor) -> None:
+        """Is called after the base's step; `stepped` is 0 where the base has skipped it, else 1."""
 
     @torch._disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Takes one step; `closure`, if given, computes the loss anew, which is returned.
+        """Takes one step.
+
+        Args:
+            closure: computes the loss and its gradients again.
+
+        Returns:
+            The loss that `closure` returns, None without one.
 
         Raises:
             UserError: a CUDA graph is being captured.
         """
-        if captured():
+        if is_capturing():
             raise UserError(
-                f"{type(self).__name__}.step counts on the host: capture that of the optimizer within it"
+                f"{type(self).__name__}.step counts on the host: "
+                "capture the step of its base optimizer instead"
             )
         loss = None if closure is None else torch.enable_grad()(closure)()
-        params = [p for group in self.param_groups for p in group["params"] if dense(p) is not None]
+        params = [
+            p for group in self.param_groups for p in group["params"] if dense_grad(p) is not None
+        ]
         self.calls += 1
-        skipped = self.base.skipped.clone() if hasattr(self.base, "skipped") else None
+        base = self.skipping_base
+        if base is None:
+            self.before(params)
+            self.base.step()
+            self.after(params, 1.0)
+            return loss
+        skipped_before = base.skipped.clone()
         self.before(params)
         self.base.step()
-        self.after(params, 1.0 if skipped is None else 1.0 - (self.base.skipped - skipped))
+        self.skipped = base.skipped
+        self.after(params, 1.0 - (self.skipped - skipped_before))
         return loss
 
     @property
     def observed(self) -> bool:
-        return self.base.observed
+        return isinstance(self.base, Observed) and self.base.observed
 
     @observed.setter
-    def observed(self, on: bool) -> None:
-        self.base.observed = on
+    def observed(self, observed: bool) -> None:
+        if isinstance(self.base, Observed):
+            self.base.observed = observed
+
+    @property
+    def metrics(self) -> dict[str, Tensor]:
+        return self.base.metrics if isinstance(self.base, Observed) else {}
 
     @property
     def capturable(self) -> bool:
         return False
 
     @capturable.setter
-    def capturable(self, on: bool) -> None:
+    def capturable(self, capturable: bool) -> None:
         raise UserError(
-            f"capturable={on} is not for {type(self).__name__}: set it on the optimizer within, and capture that"
+            f"capturable={capturable} is not possible with {type(self).__name__}: "
+            "set it on its base optimizer and capture that"
         )
 
     @property
-    def metrics(self) -> dict[str, Tensor]:
-        return self.base.metrics
-
-    @property
-    def skipped(self) -> Tensor:
-        return self.base.skipped
-
-    @property
     def found_inf(self) -> Tensor | None:
-        return self.base.found_inf
+        return None if self.skipping_base is None else self.skipping_base.found_inf
 
     @found_inf.setter
     def found_inf(self, flag: Tensor | None) -> None:
-        if not hasattr(
-            self.base, "found_inf"
-        ):  # torch's own would go on reading it in every later step
-            raise AttributeError(
-                f"{type(self.base).__name__} is told by no found_inf of the gradients"
-            )
-        self.base.found_inf = flag
+        # torch's own optimizers would read it in every later step
+        if self.skipping_base is None:
+            raise AttributeError(f"{type(self.base).__name__} does not support found_inf")
+        self.skipping_base.found_inf = flag
 
-    __getstate__ = whole
+    __getstate__ = getstate
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group to the base; torch's constructor calls it with those the base has."""
         if any(param_group is group for group in self.base.param_groups):
             super().add_param_group(param_group)
         else:
             self.base.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base's, and what this keeps under its own name, by the place of the parameter."""
-        places = {
-            p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])
-        }
-        kept = {places[p]: state for p, state in self.kept.items()}
-        return {**self.base.state_dict(), type(self).__name__: {"calls": self.calls, "kept": kept}}
+        """Returns the base's state_dict and, under the class's name, the wrapper's own state.
+
+        As in torch's, parameters are numbered in the order of the groups.
+        """
+        index: dict[Tensor, int] = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                index[p] = len(index)
+        state = {index[p]: tensors for p, tensors in self.wrapper_state.items()}
+        wrapper = {"calls": self.calls, "state": state}
+        return {**self.base.state_dict(), type(self).__name__: wrapper}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes what `state_dict` gave.
+        """Loads what `state_dict` returned.
 
         Raises:
             UserError: it is of another optimizer.
         """
         name = type(self).__name__
         if name not in state_dict:
-            raise UserError(f"the state is not of {name}: it holds {sorted(state_dict)}")
+            raise UserError(f"the state is not of {name}: it has the keys {sorted(state_dict)}")
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != name})
-        self.share()
+        self.adopt_base_state()
         self.calls = state_dict[name]["calls"]
+        self.wrapper_state = {}
         params = [p for group in self.param_groups for p in group["params"]]
-        self.kept = {
-            (p := params[int(place)]): {
-                key: value.to(p.device, p.dtype, copy=True) for key, value in state.items()
+        for index, tensors in state_dict[name]["state"].items():
+            p = params[int(index)]
+            self.wrapper_state[p] = {
+                key: value.to(p.device, p.dtype, copy=True) for key, value in tensors.items()
             }
-            for place, state in state_dict[name]["kept"].items()
-        }
+
+
+def _build_base(
+    name: str, lr: float | None, params: ParamsT, rules: Mapping[str, Factory]
+) -> torch.optim.Optimizer:
+    context = {"params": params, **rules}
+    accepted = registry.select_context(registry.get("optim", name), context)
+    for room in rules:
+        if room not in accepted:
+            raise UserError(f"optim.base={name} takes no {room}=; remove it or use another base")
+    config: dict[str, Any] = {"name": name}
+    if lr is not None:
+        config["lr"] = lr
+    return registry.build("optim", config, **context)

@@ -1,39 +1,39 @@
 """Adafactor, torch's own: second moments of matrices as rows times columns (arXiv:1804.04235)."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch import nn
+from torch.optim.optimizer import ParamsT
 
+from famx.optim._rules import Factory
 from famx.optim._torch import TorchOptimizer
 from famx.registry import register
 
 
 @register
 class Adafactor(TorchOptimizer, torch.optim.Adafactor):
-    """θ <- θ - max(eps₂, RMS θ)·min(lr, 1/sqrt t)·U / max(1, RMS(U)/d), U = g / sqrt(V), V = R·C / mean(R).
+    """θ <- θ - max(eps₂, RMS θ)·min(lr, 1/sqrt t)·U / max(1, RMS(U)/d).
+
+    U = g / sqrt(V), V = R·C / mean(R), with R and C averages of the row and column sums of g².
 
     Args:
         params: parameters or groups.
-        lr: most that a parameter moves in one step, in units of its own size.
+        lr: largest change of a parameter per step, in units of its own RMS.
         beta2_decay: exponent of t in the weight of the new squares, below 0.
-        eps: least root of V (that of the dtype if not given), and the least size that a parameter is taken to have.
-        d: clips RMS(U).
-        weight_decay: share of a parameter taken away per step, times lr.
+        eps: smallest root of V (None: that of the dtype), and smallest RMS θ.
+        d: largest RMS(U) before it is clipped.
+        weight_decay: share of a parameter that is subtracted per step, times lr.
+        rules: refused, see `TorchOptimizer`.
     """
 
     def __init__(
         self,
-        params: Any,
-        momentum: Callable[..., nn.Module] | None = None,
-        spectrum: Callable[..., nn.Module] | None = None,
+        params: ParamsT,
         *,
         lr: float = 1e-2,
         beta2_decay: float = -0.8,
         eps: tuple[float | None, float] = (None, 1e-3),
         d: float = 1.0,
         weight_decay: float = 0.0,
+        **rules: Factory | None,
     ):
         options = {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d}
-        super().__init__(params, momentum, spectrum, **options, weight_decay=weight_decay)
+        super().__init__(params, options | {"weight_decay": weight_decay}, **rules)

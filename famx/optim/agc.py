@@ -1,9 +1,10 @@
 """Adaptive gradient clipping around another optimizer, unit by unit (arXiv:2102.06171)."""
 
-from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from famx.nn.clip import clip_by_unit_norm
 from famx.optim._wrapper import Wrapper
@@ -13,44 +14,42 @@ from famx.validate import POSITIVE, check_number
 
 @register
 class AGC(Wrapper):
-    """The base sees g_i·min(1, clip·max(‖θ_i‖, eps·√n_i) / ‖g_i‖), i the rows of matrices and the output channels of
-    convolutions, of n_i entries; a vector is one unit.
+    """The base gets g_i·min(1, clip·max(‖θ_i‖, eps·√n_i) / ‖g_i‖) instead of g_i.
+
+    The units i, of n_i entries, are the rows of matrices and the output channels of convolutions; a
+    vector is one unit.
 
     Args:
-        params: an optimizer, or parameters or groups over which the base is built.
-        momentum: factory of the rule that the base wears.
-        spectrum: factory of what that rule measures with.
-        base: name of the optimizer.
-        lr: its learning rate; its usual one if not given.
-        base_lr: another name of `lr`.
-        clip: longest gradient of a unit, in units of the unit's own length.
-        eps: what each weight counts as at the least.
+        params: an optimizer, or parameters or groups to build the base over.
+        clip: largest norm of a unit's gradient, in units of the norm of its weights.
+        eps: smallest size of a weight that is assumed, since biases start at zero.
+        options: `base`, `lr`, `momentum` and `spectrum` of `Wrapper`.
     """
 
     def __init__(
         self,
-        params: Any,
-        momentum: Callable[..., nn.Module] | None = None,
-        spectrum: Callable[..., nn.Module] | None = None,
+        params: ParamsT | torch.optim.Optimizer,
         *,
-        base: str = "adamw",
-        lr: float | None = None,
-        base_lr: float | None = None,
         clip: float = 0.01,
         eps: float = 1e-3,
+        **options: Any,
     ):
         check_number("clip", clip, POSITIVE)
         check_number("eps", eps, POSITIVE)
-        self.clip, self.eps = clip, eps
-        super().__init__(params, momentum, spectrum, base=base, lr=base_lr if lr is None else lr)
+        self.clip = clip
+        self.eps = eps
+        self.full_gradients: list[Tensor] = []
+        super().__init__(params, **options)
 
     def before(self, params: list[Tensor]) -> None:
-        self.gradients = [p.grad for p in params]
+        self.full_gradients = []
         for p in params:
-            p.grad = p.grad.clone()
+            if p.grad is not None:
+                self.full_gradients.append(p.grad)
+                p.grad = p.grad.clone()
         clip_by_unit_norm(params, self.clip, self.eps)
 
-    def after(self, params: list[Tensor], moved: float | Tensor) -> None:
-        for p, gradient in zip(params, self.gradients, strict=True):
+    def after(self, params: list[Tensor], stepped: float | Tensor) -> None:
+        for p, gradient in zip(params, self.full_gradients, strict=True):
             p.grad = gradient
-        self.gradients = []
+        self.full_gradients = []

@@ -1,314 +1,306 @@
-"""The shell of famx's own update rules: a momentum for every tensor, no waiting for the device, no step on NaN."""
+"""Base of famx's own update rules: a momentum for each tensor, no wait for the device."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
-from famx import registry
 from famx.nn.hooks import set_observed
-from famx.notation import Kind, Layout, TensorInfo, UserError
-from famx.optim._common import captured, dense, keep_dtypes, refuse_complex, whole
-from famx.validate import check_number
+from famx.notation import Kind, UserError
+from famx.optim._gradients import decayed_grad, is_capturing, non_finite
+from famx.optim._kernels import scalars
+from famx.optim._param_groups import check_group, tensor_info
+from famx.optim._rules import (
+    Factory,
+    buffers_of,
+    build_rule,
+    check_coefficients,
+    check_factories,
+    check_range,
+    make_capturable,
+    restore_buffers,
+    shapes,
+)
+from famx.optim._state import getstate, keep_dtypes
 
-LAYOUTS: dict[Kind, Layout] = {"conv": "log", "attention": "split"}
+Group = dict[str, Any]
 
 
 class Update(NamedTuple):
-    """One parameter in one step. The last three are floats where the device is the host, else 0-d tensors on it.
+    """One parameter in one step. Numbers are floats on the CPU, else 0-d tensors on the device.
 
     Args:
-        param, gradient: the gradient is contiguous.
-        state: of the parameter.
-        a: its coefficient of momentum.
-        product: of all coefficients so far, this one among them.
-        steps: taken with a gradient, this one among them.
+        param: the parameter.
+        gradient: contiguous.
+        state: the state of the parameter, named tensors.
+        momentum: its coefficient, in [0, 1).
+        momentum_product: product of its coefficients in all steps so far, this one included.
+        step: number of its steps with a gradient, this one included.
     """
 
     param: Tensor
     gradient: Tensor
     state: dict[str, Tensor]
-    a: float | Tensor
-    product: float | Tensor
-    steps: float | Tensor
+    momentum: float | Tensor
+    momentum_product: float | Tensor
+    step: float | Tensor
 
 
 class Optimizer(torch.optim.Optimizer):
-    """Asks the momentum rule for a coefficient per tensor; `update` takes the step, unless a gradient is not finite.
+    """Asks the momentum rule for one coefficient a tensor, and leaves the step itself to `update`.
 
-    The step is cancelled on the device: its kernels read the flag, and the rule's buffers are put back; only the count
-    of calls goes on, which says when a rule begins and when it measures, for that is the host's. A parameter without
-    gradient is left alone; in the spectrum its gradient counts as zero. While `observed`, `metrics` holds the
-    coefficients (`momentum`, their means `momentum/<kind>`), what the rule shows, and `skipped`, the steps cancelled.
+    A step with a gradient that is not finite is skipped without a wait for the device: the kernels
+    read a flag, and the buffers of the rule are restored. `calls`, which says when a rule begins
+    to act and when it measures, is counted on the host and goes on. A parameter without gradient
+    stays as it is, and its gradient is zero for the rule. While `observed` is True, `metrics` holds
+    the coefficients (`momentum`), their means (`momentum/<kind>`) and the number of steps skipped
+    (`skipped`).
 
-    Who has read all gradients already, to clip their norm, may spare `step` the reading: `found_inf` set to a 0-d
-    tensor, 1 where one is not finite, else 0, serves the next step alone.
+    A caller that has checked all gradients, as for clipping, can set `found_inf` (0-d, 1 = one is
+    not finite); the next step then does not read them again.
 
-    With `capturable` set to True a CUDA graph can capture a step, once one has been taken outside of it: tensors on the
-    device count the steps then, and what is done in some steps is computed in each. A learning rate that is a number is
-    captured as it is, like torch's own.
+    With `capturable` set to True a CUDA graph can capture a step, once one has been taken outside
+    of it: steps are then counted in tensors on the device, and work that is due in some steps only
+    is done in each. As in torch's optimizers, a learning rate that is a float is captured as it is.
 
     Args:
         params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own.
-        momentum: factory of the rule, called with `tensors` (and `spectrum`, if that is given); `usual` if not given.
-        spectrum: factory of what the rule measures with; the rule's usual one if not given.
-        usual: name and hyperparameters of the momentum rule that is worn where none is given.
-        defaults: of the groups.
+        defaults: options of groups that do not set them: `lr`, `alpha` (base momentum),
+            `weight_decay`, `n_bands`, and what `update` reads.
+        momentum: factory of the momentum rule, called with `tensors` and, if that is passed,
+            `spectrum`; without one, the rule that `default_rule` describes is built.
+        spectrum: factory of the spectrum that the rule measures; without one, the rule's default.
+
+    Attributes:
+        default_rule: name and hyperparameters of a momentum rule, as in a config.
     """
+
+    default_rule: Mapping[str, Any]
+    # torch's constructor adds groups too
+    accepts_groups = True
 
     def __init__(
         self,
-        params: Any,
-        momentum: Callable[..., nn.Module] | None,
-        spectrum: Callable[..., nn.Module] | None,
-        *,
-        usual: Mapping[str, Any],
-        **defaults: Any,
+        params: ParamsT,
+        defaults: Mapping[str, Any],
+        momentum: Factory | None = None,
+        spectrum: Factory | None = None,
     ):
-        for room, factory in (("momentum", momentum), ("spectrum", spectrum)):
-            if factory is not None and not callable(factory):
-                raise UserError(
-                    f"{room}={factory!r} is no factory: give a class of famx.{room}, or a partial of one"
-                )
+        check_factories({"momentum": momentum, "spectrum": spectrum})
         super().__init__(params, {"kind": "other", **defaults})
-        self.observed = self.capturable = False
+        self.accepts_groups = False
+        self.observed = False
+        self.capturable = False
         self.found_inf: Tensor | None = None
         self.metrics: dict[str, Tensor] = {}
         self.calls: int | Tensor = 0
-        self.tensors = [_info(p, group) for p, group in self._owned()]
-        if momentum is not None:
-            known = registry.hyperparameters(registry.get("momentum", usual["name"]))
-            for key in [
-                key for key in known if usual.get(key, known[key].default) != known[key].default
-            ]:
-                raise UserError(
-                    f"{key}={usual[key]} is for momentum {usual['name']}, but another one is given: set it there"
-                )
-        build = momentum or partial(registry.build, "momentum", usual)
-        self.rule = build(tensors=self.tensors, **({"spectrum": spectrum} if spectrum else {}))
-        if spectrum and not hasattr(self.rule, "spectrum"):
-            raise UserError(
-                f"momentum {type(self.rule).__name__} measures no spectrum, so spectrum= has no use here"
-            )
+        self.tensors = [tensor_info(p, group) for p, group in self._params_with_groups()]
+        self.rule: nn.Module = build_rule(self.tensors, self.default_rule, momentum, spectrum)
+        self.rule_observed = False
         self.skipped = torch.zeros((), dtype=torch.long)
-        self.product, self.steps = torch.ones(len(self.tensors)), torch.zeros(len(self.tensors))
+        self.momentum_products = torch.ones(len(self.tensors))
+        self.steps = torch.zeros(len(self.tensors))
 
     def init(self, param: Tensor) -> dict[str, Tensor]:
-        """The state of a parameter, as named tensors."""
+        """Returns the initial state of a parameter, as named tensors."""
         raise NotImplementedError
 
-    def update(self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor) -> None:
-        """Takes the step of a group.
+    def update(self, group: Group, updates: Sequence[Update], found_inf: Float[Tensor, ""]) -> None:
+        """Takes the step of the parameters of a group that have a gradient.
 
         Args:
-            rows: where there is a gradient.
-            cancel: 0-d, 1 where everything is to stay as it is, else 0.
+            found_inf: 0-d, 1 where parameters and state must stay as they are, else 0.
         """
         raise NotImplementedError
 
     @torch._disable_dynamo  # torch's fused kernels cannot be traced
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Takes one step; `closure`, if given, computes the loss anew, which is returned.
+        """Takes one step.
+
+        Args:
+            closure: computes the loss and its gradients again.
+
+        Returns:
+            The loss that `closure` returns, None without one.
 
         Raises:
-            UserError: a CUDA graph is being captured, and it is not ready for that.
+            UserError: a CUDA graph is being captured, and the optimizer is not ready for that.
         """
-        if captured() and isinstance(self.calls, int):
+        if is_capturing() and isinstance(self.calls, int):
             raise UserError(
-                f"{type(self).__name__}.step counts on the host: set capturable=True and take a step before the capture"
+                f"{type(self).__name__}.step counts on the host: "
+                "set capturable=True and take a step before the capture"
             )
         loss = None if closure is None else torch.enable_grad()(closure)()
-        told, self.found_inf = self.found_inf, None
-        owned = self._owned()
-        gradients = [_decayed(p, group) for p, group in owned]
+        flag = self.found_inf
+        self.found_inf = None
+
+        # gradients, and whether one is not finite
+        params = self._params_with_groups()
+        gradients = [decayed_grad(p, group) for p, group in params]
         present = [gradient is not None for gradient in gradients]
         if not any(present):
             return loss
-        cancel = _cancel([g for g in gradients if g is not None]) if told is None else told.float()
-        self._move(cancel.device)
+        if flag is None:
+            found_inf = non_finite([g for g in gradients if g is not None])
+        else:
+            found_inf = flag.float()
+        self._move_to(found_inf.device)
         self.calls += 1  # in place, if it is a tensor
-        coefficients = self._choose(owned, gradients, cancel)
-        chosen = self._held(coefficients, cancel)
-        taken = 1 - cancel
+
+        # a coefficient for each tensor
+        coefficients = self._choose_momentum(params, gradients, found_inf)
+        momenta = self._check_momentum(coefficients, found_inf)
+
+        # skipped steps and absent gradients do not count
+        increment = 1 - found_inf
         if not all(present):
-            taken = taken * _mask(tuple(present), cancel.device)
-        self.steps += taken
-        torch.where(taken > 0, self.product * coefficients, self.product, out=self.product)
-        numbers = zip(gradients, chosen, scalars(self.product), scalars(self.steps), strict=True)
+            increment = increment * _mask(tuple(present), found_inf.device)
+        self.steps += increment
+        products = self.momentum_products
+        torch.where(increment > 0, products * coefficients, products, out=products)
+
+        # the step, group by group
+        rows = zip(gradients, momenta, scalars(products), scalars(self.steps), strict=True)
         for group in self.param_groups:
-            own = zip(group["params"], islice(numbers, len(group["params"])), strict=True)
-            rows = [
-                Update(p, g, self._state(p), a, product, t)
-                for p, (g, a, product, t) in own
-                if g is not None
+            group_rows = islice(rows, len(group["params"]))
+            updates = [
+                Update(p, gradient, self._state_of(p), momentum, product, step)
+                for p, (gradient, momentum, product, step) in zip(
+                    group["params"], group_rows, strict=True
+                )
+                if gradient is not None
             ]
-            if rows:
-                self.update(group, rows, cancel)
-        self.skipped += cancel.long()
+            if updates:
+                self.update(group, updates, found_inf)
+        self.skipped += found_inf.long()
         if self.observed:
-            self._show(coefficients)
+            self._record_metrics(coefficients)
         return loss
 
-    def _choose(
+    def _choose_momentum(
         self,
-        owned: list[tuple[Tensor, dict[str, Any]]],
+        params: list[tuple[Tensor, Group]],
         gradients: list[Tensor | None],
-        cancel: Float[Tensor, ""],
+        found_inf: Float[Tensor, ""],
     ) -> Float[Tensor, " tensors"]:
-        """The rule's coefficients; what the rule keeps stays as it was where a gradient is not finite."""
-        if getattr(self.rule, "observed", False) is not self.observed:
+        """Calls the rule; restores its buffers where a gradient is not finite."""
+        if self.rule_observed is not self.observed:
             set_observed(self.rule, self.observed)
-        whole = [
+            self.rule_observed = self.observed
+        dense = [
             p.new_zeros(()).expand(p.shape) if g is None else g
-            for (p, _), g in zip(owned, gradients, strict=True)
+            for (p, _), g in zip(params, gradients, strict=True)
         ]
-        if cancel.device.type == "cpu" and not self.capturable and scalars(cancel[None]) == [0.0]:
-            return self.rule(whole, self.calls)
-        kept = [
-            (module, *item)
-            for module in self.rule.modules()
-            for item in module.named_buffers(recurse=False)
-        ]
-        coefficients = self.rule(whole, self.calls)
-        for module, name, old in kept:
-            if (new := getattr(module, name)) is not old:
-                # into the same memory, which is all that a CUDA graph knows
-                setattr(module, name, torch.where(cancel > 0, old, new, out=old))
+        if found_inf.device.type == "cpu" and not self.capturable and _is_zero(found_inf):
+            return self.rule(dense, self.calls)
+        saved = buffers_of(self.rule)
+        coefficients = self.rule(dense, self.calls)
+        restore_buffers(saved, found_inf)
         return coefficients
 
-    def _held(self, coefficients: Any, cancel: Float[Tensor, ""]) -> Sequence[float | Tensor]:
-        """The rule's coefficients one by one.
+    def _check_momentum(
+        self, coefficients: Float[Tensor, " tensors"], found_inf: Float[Tensor, ""]
+    ) -> Sequence[float | Tensor]:
+        """Returns the rule's coefficients one by one.
 
         Raises:
-            UserError: they are not one a tensor, or in a step that is taken one is not in [0, 1), which is seen where
-                they are on the host.
+            UserError: they are not one a tensor, or one is outside [0, 1) in a step that is not
+                skipped; the range is checked only where the coefficients are on the host.
         """
-        name, n = type(self.rule).__name__, len(self.tensors)
-        if not isinstance(coefficients, Tensor) or coefficients.shape != (n,):
-            found = getattr(coefficients, "shape", type(coefficients).__name__)
-            raise UserError(
-                f"momentum {name} gives {found}, it must be a tensor of shape ({n},), one number a parameter"
-            )
-        chosen = scalars(coefficients)
-        read = coefficients.device.type == "cpu" and scalars(cancel[None]) == [0.0]
-        # the sum is for one that is no number, of which neither the least nor the largest need tell
-        if read and not (min(chosen) >= 0 and max(chosen) < 1 and sum(chosen) >= 0):
-            outside = next(a for a in chosen if not 0 <= a < 1)
-            raise UserError(f"momentum {name} gives {outside:.3g}, a coefficient must be in [0, 1)")
-        return chosen
+        check_coefficients(self.rule, coefficients, len(self.tensors))
+        momenta = scalars(coefficients)
+        if coefficients.device.type == "cpu" and _is_zero(found_inf):
+            check_range(self.rule, momenta)
+        return momenta
 
-    def _state(self, param: Tensor) -> dict[str, Tensor]:
+    def _state_of(self, param: Tensor) -> dict[str, Tensor]:
         state = self.state[param]
         if not state:
             state.update(self.init(param))
         return state
 
-    def _show(self, coefficients: Float[Tensor, " tensors"]) -> None:
-        kinds: dict[Kind, list[int]] = {}
+    def _record_metrics(self, coefficients: Float[Tensor, " tensors"]) -> None:
+        rows_by_kind: dict[Kind, list[int]] = {}
         for i, info in enumerate(self.tensors):
-            kinds.setdefault(info.kind, []).append(i)
-        means = {f"momentum/{kind}": coefficients[rows].mean() for kind, rows in kinds.items()}
-        self.metrics = {
-            "momentum": coefficients,
-            "skipped": self.skipped,
-            **means,
-            **self.rule.metrics,
-        }
+            rows_by_kind.setdefault(info.kind, []).append(i)
+        self.metrics = {"momentum": coefficients, "skipped": self.skipped}
+        for kind, rows in rows_by_kind.items():
+            self.metrics[f"momentum/{kind}"] = coefficients[rows].mean()
 
-    def _owned(self) -> list[tuple[Tensor, dict[str, Any]]]:
+    def _params_with_groups(self) -> list[tuple[Tensor, Group]]:
         return [(p, group) for group in self.param_groups for p in group["params"]]
 
-    def _move(self, device: torch.device) -> None:
+    def _move_to(self, device: torch.device) -> None:
         if self.skipped.device != device:
             self.rule.to(device)
-            self.skipped, self.product, self.steps = (
-                x.to(device) for x in (self.skipped, self.product, self.steps)
-            )
-        for part in (self, *self.rule.modules()) if self.capturable else ():
-            if not getattr(part, "capturable", True):
-                raise UserError(
-                    f"capturable=True is not for {type(part).__name__}, which draws on the host in every step"
-                )
-            if isinstance(getattr(part, "calls", None), int):
-                part.calls = torch.tensor(part.calls, device=device)
+            self.skipped = self.skipped.to(device)
+            self.momentum_products = self.momentum_products.to(device)
+            self.steps = self.steps.to(device)
+        if self.capturable:
+            make_capturable((self, *self.rule.modules()), device)
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's, and under "famx" what belongs to no single parameter: numbers and tensors of their own dtype."""
-        shared = {
+        """Returns torch's state_dict and, as "famx", the state that belongs to no single parameter.
+
+        The latter holds numbers and tensors; the names of those of the rule begin with `rule.`.
+        """
+        shared: dict[str, Any] = {
             "calls": int(self.calls),
             "skipped": self.skipped,
-            "product": self.product,
+            "momentum_products": self.momentum_products,
             "steps": self.steps,
         }
-        rule = {f"rule.{name}": value for name, value in self.rule.state_dict().items()}
-        return {**super().state_dict(), "famx": {**shared, **rule}}
+        for name, value in self.rule.state_dict().items():
+            shared[f"rule.{name}"] = value
+        return {**super().state_dict(), "famx": shared}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes what `state_dict` gave.
+        """Loads what `state_dict` returned.
 
         Raises:
             UserError: it is of another optimizer, or of one with another momentum rule or spectrum.
         """
-        shared = dict(state_dict.get("famx", {}))
-        rule = {
-            name.removeprefix("rule."): value
-            for name, value in shared.items()
-            if name.startswith("rule.")
-        }
-        expected = {
-            name: getattr(value, "shape", None) for name, value in self.rule.state_dict().items()
-        }
-        found = {name: getattr(value, "shape", None) for name, value in rule.items()}
-        if "calls" not in shared or found != expected:
+        shared = state_dict.get("famx", {})
+        rule_state = {}
+        for name, value in shared.items():
+            if name.startswith("rule."):
+                rule_state[name.removeprefix("rule.")] = value
+        loaded = shapes(rule_state)
+        expected = shapes(self.rule.state_dict())
+        if "calls" not in shared or loaded != expected:
             raise UserError(
-                f"the state is not of this {type(self).__name__}: it keeps {found}, this one {expected}"
+                f"the state is not of this {type(self).__name__}: "
+                f"its momentum rule has {loaded}, this one has {expected}"
             )
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "famx"})
         keep_dtypes(self, state_dict, self.init)
-        self.rule.load_state_dict(rule)
+        self.rule.load_state_dict(rule_state)
         self.calls = shared["calls"]
-        for name in ("skipped", "product", "steps"):
+        for name in ("skipped", "momentum_products", "steps"):
             setattr(self, name, shared[name].to(self.skipped.device, copy=True))
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if hasattr(self, "rule"):
+    def add_param_group(self, param_group: Group) -> None:
+        """Adds a group and checks its options; only the constructor can call it.
+
+        Raises:
+            UserError: the optimizer is complete, or an option is not allowed.
+        """
+        if not self.accepts_groups:
             raise UserError(
-                f"{type(self).__name__} follows the tensors it began with: give all groups at the start"
+                f"the momentum rule of {type(self).__name__} is built for the tensors of the "
+                "constructor: pass all groups there"
             )
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        if group["kind"] not in get_args(Kind):
-            raise UserError(
-                f"kind={group['kind']} is none{registry.suggest(str(group['kind']), get_args(Kind))}"
-            )
-        if not 0 <= group["alpha"] < 1:
-            raise ValueError(f"alpha={group['alpha']} is not in [0, 1)")
-        if not isinstance(group["n_bands"], int) or group["n_bands"] < 1:
-            raise ValueError(f"n_bands={group['n_bands']} must be a whole number of at least 1")
-        for name in ("lr", "weight_decay"):
-            value = group[name]
-            if not isinstance(value, Tensor) and not (
-                isinstance(value, int | float) and 0 <= value < torch.inf
-            ):
-                raise ValueError(f"{name}={value!r} must be a number, at least 0 and finite")
-        for name, value in group.items():
-            if name != "params":
-                check_number(name, value)
-        refuse_complex(group["params"], type(self).__name__)
+        check_group(self.param_groups[-1], type(self).__name__)
 
-    __getstate__ = whole
-
-
-def _info(param: Tensor, group: Mapping[str, Any]) -> TensorInfo:
-    kind = group["kind"]
-    return TensorInfo(
-        tuple(param.shape), kind, group["alpha"], group["n_bands"], LAYOUTS.get(kind, "equal")
-    )
+    __getstate__ = getstate
 
 
 @lru_cache(maxsize=8)
@@ -316,30 +308,6 @@ def _mask(present: tuple[bool, ...], device: torch.device) -> Float[Tensor, " te
     return torch.tensor(present, dtype=torch.float32).to(device, non_blocking=True)
 
 
-def scalars(values: Float[Tensor, " n"]) -> Sequence[float | Tensor]:
-    """The values one by one: numbers where they lie in the host's memory, so that nobody waits, else 0-d tensors."""
-    return values.tolist() if values.device.type == "cpu" else list(values.unbind())
-
-
-def at_least(value: float | Tensor, floor: float) -> float | Tensor:
-    """The larger of the two."""
-    return value.clamp_min(floor) if isinstance(value, Tensor) else max(value, floor)
-
-
-def _cancel(gradients: list[Tensor]) -> Float[Tensor, ""]:
-    """1 where an entry, or the sum of a tensor's, is not finite, else 0."""
-    # a sum is the fastest way to read all entries, and one that is not finite makes the sum so
-    sums = torch.stack(
-        [g.sum(dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
-    )
-    return (sums * 0).sum().ne(0).float()
-
-
-def _decayed(param: Tensor, group: Mapping[str, Any]) -> Tensor | None:
-    """The gradient, contiguous, with the coupled weight decay where that is asked for; None if it has no entries."""
-    gradient = dense(param)
-    if gradient is None or not gradient.numel():
-        return None
-    if group["weight_decay"] and not group.get("decoupled", True):
-        gradient = gradient.add(param, alpha=group["weight_decay"])
-    return gradient.contiguous()
+def _is_zero(flag: Float[Tensor, ""]) -> bool:
+    """Returns whether a flag on the host is 0."""
+    return scalars(flag[None]) == [0.0]

@@ -1,13 +1,15 @@
-"""Descent along an average of gradients, whose momentum a rule chooses tensor by tensor (seed.md: the step of FAM)."""
+"""Descent along an average of gradients, a momentum rule for each tensor: FAM's step (seed.md)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
-from famx.optim._kernels import EPS, PLAIN, average, contiguous, descend
-from famx.optim.base import Optimizer, Update, at_least
+from famx.optim._kernels import EPS, average, clamp_min, contiguous, descend
+from famx.optim._rules import Factory
+from famx.optim.base import Group, Optimizer, Update
 from famx.registry import register
 
 
@@ -15,25 +17,26 @@ from famx.registry import register
 class EmaSGD(Optimizer):
     """m <- a·m + (1 - a)·g; θ <- θ - lr·(m + weight_decay·θ), a per tensor from the momentum rule.
 
+    The default rule is `constant`: a = alpha.
+
     Args:
         params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own.
-        momentum: factory of the rule; `constant` if not given: a = alpha.
-        spectrum: factory of what the rule measures with; the rule's usual one if not given.
-        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want far less.
+        lr: learning rate; the default is for gradients clipped by unit (`trainer.unit_clip`),
+            others need a much smaller one.
         alpha: base momentum, in [0, 1).
-        weight_decay: share of a parameter taken away per step, times lr.
-        n_bands: bands its spectrum is measured in, if the rule measures one.
-        decoupled: False adds weight_decay·θ to the gradient instead, before it is measured and averaged.
+        weight_decay: share of a parameter that is subtracted per step, times lr.
+        n_bands: bands of the spectrum, if the rule measures one.
+        decoupled: False adds weight_decay·θ to the gradient instead, before it is measured and
+            averaged.
         debias: whether m is divided by 1 - product of all a, the sum of its weights.
+        rules: factories `momentum` and `spectrum`, see `Optimizer`.
     """
 
-    usual: ClassVar[Mapping[str, Any]] = {"name": "constant"}
+    default_rule: Mapping[str, Any] = {"name": "constant"}
 
     def __init__(
         self,
-        params: Any,
-        momentum: Callable[..., nn.Module] | None = None,
-        spectrum: Callable[..., nn.Module] | None = None,
+        params: ParamsT,
         *,
         lr: float = 20.0,
         alpha: float = 0.9,
@@ -41,7 +44,9 @@ class EmaSGD(Optimizer):
         n_bands: int = 8,
         decoupled: bool = True,
         debias: bool = False,
+        **rules: Factory | None,
     ):
+        self.debias = debias
         defaults = {
             "lr": lr,
             "alpha": alpha,
@@ -49,67 +54,70 @@ class EmaSGD(Optimizer):
             "n_bands": n_bands,
             "decoupled": decoupled,
         }
-        self.debias = debias
-        super().__init__(params, momentum, spectrum, usual=self.usual, **defaults)
+        super().__init__(params, defaults, **rules)
 
     def init(self, param: Tensor) -> dict[str, Tensor]:
         return {"exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format)}
 
-    def update(self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor) -> None:
-        averages = [row.state["exp_avg"] for row in rows]
-        # m / (1 - product) itself is the average m <- m + w·(g - m); a cancelled first step has no product yet
-        weights = [
-            (1 - row.a) / at_least(1 - row.product, EPS) if self.debias else 1 - row.a
-            for row in rows
-        ]
+    def update(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
+        if self.debias:
+            # m / (1 - product) itself is the average m <- m + w·(g - m);
+            # after a first step that is skipped, the product is still 1
+            weights = [(1 - u.momentum) / clamp_min(1 - u.momentum_product, EPS) for u in updates]
+        else:
+            weights = [1 - u.momentum for u in updates]
         weight_decay = group["weight_decay"] * group["decoupled"]
-        step = self.at_once if cancel.device.type == "cpu" else self.in_turn
-        step(rows, averages, weights, group["lr"], weight_decay, cancel)
+        step = self._fused_step if found_inf.device.type == "cpu" else self._per_tensor_step
+        step(updates, weights, group["lr"], weight_decay, found_inf)
 
-    def at_once(
+    def _fused_step(
         self,
-        rows: Sequence[Update],
-        averages: Sequence[Tensor],
-        weights: Sequence[float],
-        lr: float | Tensor,
-        weight_decay: float,
-        cancel: Tensor,
-    ) -> None:
-        """m <- m + w·(g - m); θ <- θ - lr·(m + weight_decay·θ), in place, in one kernel for all of one w."""
-        alike: dict[Any, list[tuple[Tensor, Tensor, Tensor]]] = {}
-        for row, m, w in zip(rows, averages, weights, strict=True):
-            alike.setdefault((w, m.dtype), []).append((row.param, row.gradient, m))
-        for (w, _), tensors in alike.items():
-            params, gradients, ms = zip(*tensors, strict=True)
-            if w == 1.0:  # without momentum the kernel takes no averages
-                average(ms, gradients, [w] * len(ms), cancel)
-                descend(params, ms, lr, weight_decay, cancel)
-                continue
-            with contiguous(params) as dense:
-                if weight_decay:
-                    # the kernel's own decay would go into m
-                    torch._foreach_mul_(dense, 1 - lr * weight_decay * (1 - cancel))
-                options = PLAIN | {"momentum": 1 - w, "dampening": 1 - w}
-                torch._fused_sgd_(
-                    dense,
-                    gradients,
-                    ms,
-                    lr=lr,
-                    weight_decay=0.0,
-                    maximize=False,
-                    found_inf=cancel,
-                    **options,
-                )
-
-    def in_turn(
-        self,
-        rows: Sequence[Update],
-        averages: Sequence[Tensor],
+        updates: Sequence[Update],
         weights: Sequence[float | Tensor],
         lr: float | Tensor,
         weight_decay: float,
-        cancel: Tensor,
+        found_inf: Tensor,
     ) -> None:
-        """The same where coefficients are on the device: the kernel of both takes but numbers."""
-        average(averages, [row.gradient for row in rows], weights, cancel)
-        descend([row.param for row in rows], averages, lr, weight_decay, cancel)
+        """m <- m + w·(g - m); θ <- θ - lr·(m + weight_decay·θ), one kernel for each w."""
+        batches: dict[Any, tuple[list[Tensor], list[Tensor], list[Tensor]]] = {}
+        for u, w in zip(updates, weights, strict=True):
+            m = u.state["exp_avg"]
+            params, gradients, averages = batches.setdefault((w, m.dtype), ([], [], []))
+            params.append(u.param)
+            gradients.append(u.gradient)
+            averages.append(m)
+        for (w, _), (params, gradients, averages) in batches.items():
+            if w == 1.0:  # without momentum the kernel ignores the averages
+                average(averages, gradients, [w] * len(averages), found_inf)
+                descend(params, averages, lr, weight_decay, found_inf)
+                continue
+            with contiguous(params) as dense:
+                if weight_decay:
+                    # the kernel's own decay would become part of m
+                    torch._foreach_mul_(dense, 1 - lr * weight_decay * (1 - found_inf))
+                torch._fused_sgd_(
+                    dense,
+                    gradients,
+                    averages,
+                    lr=lr,
+                    weight_decay=0.0,
+                    momentum=1 - w,
+                    dampening=1 - w,
+                    nesterov=False,
+                    maximize=False,
+                    is_first_step=False,
+                    found_inf=found_inf,
+                )
+
+    def _per_tensor_step(
+        self,
+        updates: Sequence[Update],
+        weights: Sequence[float | Tensor],
+        lr: float | Tensor,
+        weight_decay: float,
+        found_inf: Tensor,
+    ) -> None:
+        """The same with weights on the device: the kernel of `_fused_step` takes numbers only."""
+        averages = [u.state["exp_avg"] for u in updates]
+        average(averages, [u.gradient for u in updates], weights, found_inf)
+        descend([u.param for u in updates], averages, lr, weight_decay, found_inf)

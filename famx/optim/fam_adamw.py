@@ -1,13 +1,15 @@
-"""AdamW whose beta1 a momentum rule chooses tensor by tensor, by the spectrum of its gradient (seed.md; 1711.05101)."""
+"""AdamW whose beta1 a momentum rule chooses for each tensor (seed.md; arXiv:1711.05101)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from famx.optim._kernels import average, contiguous, descend
-from famx.optim.base import Optimizer, Update
+from famx.optim._rules import Factory
+from famx.optim.base import Group, Optimizer, Update
 from famx.registry import register
 from famx.validate import NON_NEGATIVE, check_number
 
@@ -16,48 +18,46 @@ from famx.validate import NON_NEGATIVE, check_number
 class FAMAdamW(Optimizer):
     """m <- a·m + (1-a)·g; v <- β₂·v + (1-β₂)·g²; θ <- θ - lr·(m̂/(sqrt(v̂) + eps) + weight_decay·θ).
 
-    m̂ = m / (1 - product of all a of the tensor), v̂ = v / (1 - β₂ᵗ). Wears momentum `fam` on spectrum `temporal`;
-    with a = betas[0] always, it is AdamW.
+    m̂ = m / (1 - product of all a of the tensor), v̂ = v / (1 - β₂ᵗ). The default rule is `fam` on
+    the spectrum `temporal`; with a = betas[0] in all steps, this is AdamW.
 
     Args:
-        params: parameters or groups; a group may have `kind`, `alpha` (its base momentum) and `n_bands` of its own.
-        momentum: factory of another rule.
-        spectrum: factory of another measure.
+        params: parameters or groups; a group may have `kind`, `alpha` (its base momentum) and
+            `n_bands` of its own.
         lr: learning rate.
         betas: base momentum of groups without `alpha`, and decay of the average of g², in [0, 1).
         eps: added to the root.
-        weight_decay: share of a parameter taken away per step, times lr.
+        weight_decay: share of a parameter that is subtracted per step, times lr.
         n_bands: bands of the spectrum.
+        rules: factories `momentum` and `spectrum`, see `Optimizer`.
     """
 
-    usual: ClassVar[Mapping[str, Any]] = {"name": "fam"}
+    default_rule: Mapping[str, Any] = {"name": "fam"}
 
     def __init__(
         self,
-        params: Any,
-        momentum: Callable[..., nn.Module] | None = None,
-        spectrum: Callable[..., nn.Module] | None = None,
+        params: ParamsT,
         *,
         lr: float = 2e-3,
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         n_bands: int = 8,
+        **rules: Factory | None,
     ):
         alpha, beta2 = betas
         check_number("eps", eps, NON_NEGATIVE)
         if not 0 <= beta2 < 1:
             raise ValueError(f"the second of betas={betas} is not in [0, 1)")
-        defaults = {"lr": lr, "alpha": alpha, "beta2": beta2, "eps": eps}
-        super().__init__(
-            params,
-            momentum,
-            spectrum,
-            usual=self.usual,
-            **defaults,
-            weight_decay=weight_decay,
-            n_bands=n_bands,
-        )
+        defaults = {
+            "lr": lr,
+            "alpha": alpha,
+            "beta2": beta2,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "n_bands": n_bands,
+        }
+        super().__init__(params, defaults, **rules)
 
     def init(self, param: Tensor) -> dict[str, Tensor]:
         return {
@@ -65,18 +65,21 @@ class FAMAdamW(Optimizer):
             for name in ("exp_avg", "exp_avg_sq")
         }
 
-    def update(self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor) -> None:
-        (self.in_one_kernel if cancel.device.type == "cpu" else self.in_turn)(group, rows, cancel)
+    def update(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
+        step = self._fused_step if found_inf.device.type == "cpu" else self._per_tensor_step
+        step(group, updates, found_inf)
 
-    def in_one_kernel(self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor) -> None:
-        """By torch's fused kernel, a call for all tensors whose coefficients and products agree."""
-        alike: dict[Any, list[Update]] = {}
-        for row in rows:
-            # the kernel divides by 1 - aᵗ; a cancelled first step has no product yet
-            longer = (1 - row.a**row.steps) / (1 - row.product) if row.steps else 1.0
-            alike.setdefault((row.a, round(longer, 7), row.steps, row.param.dtype), []).append(row)
-        for (a, longer, steps, _), own in alike.items():
-            params, gradients, states, *_ = zip(*own, strict=True)
+    def _fused_step(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
+        """One fused kernel for all tensors whose coefficients, products and steps agree."""
+        batches: dict[Any, list[Update]] = {}
+        for u in updates:
+            # the kernel divides m by 1 - aᵗ, and `ratio` corrects that to 1 - product;
+            # after a first step that is skipped, the product is still 1
+            ratio: Any = (1 - u.momentum**u.step) / (1 - u.momentum_product) if u.step else 1.0
+            key = (u.momentum, round(ratio, 7), u.step, u.param.dtype)
+            batches.setdefault(key, []).append(u)
+        for (a, ratio, t, _), batch in batches.items():
+            params, gradients, states, *_ = zip(*batch, strict=True)
             with contiguous(params) as dense:
                 torch._fused_adamw_(
                     dense,
@@ -84,28 +87,30 @@ class FAMAdamW(Optimizer):
                     [state["exp_avg"] for state in states],
                     [state["exp_avg_sq"] for state in states],
                     [],
-                    [torch.tensor(steps)] * len(own),
-                    lr=group["lr"] * longer,
+                    [torch.tensor(t)] * len(batch),
+                    lr=group["lr"] * ratio,
                     beta1=a,
                     beta2=group["beta2"],
-                    weight_decay=group["weight_decay"] / longer,
+                    weight_decay=group["weight_decay"] / ratio,
                     eps=group["eps"],
                     amsgrad=False,
                     maximize=False,
-                    found_inf=cancel,
+                    found_inf=found_inf,
                 )
 
-    def in_turn(self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor) -> None:
-        """Average by average, where coefficients are on the device: the fused kernel takes but numbers."""
-        beta2, params = group["beta2"], [row.param for row in rows]
-        gradients = [row.gradient for row in rows]
-        m = [row.state["exp_avg"] for row in rows]
-        v = [row.state["exp_avg_sq"] for row in rows]
-        average(m, gradients, [1 - row.a for row in rows], cancel)
-        average(v, torch._foreach_mul(gradients, gradients), [1 - beta2] * len(v), cancel)
-        debiased = [x / (1 - beta2**row.steps) for x, row in zip(v, rows, strict=True)]
+    def _per_tensor_step(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
+        """The same with coefficients on the device: the kernel above takes numbers only."""
+        beta2 = group["beta2"]
+        gradients = [u.gradient for u in updates]
+        m = [u.state["exp_avg"] for u in updates]
+        v = [u.state["exp_avg_sq"] for u in updates]
+        average(m, gradients, [1 - u.momentum for u in updates], found_inf)
+        average(v, torch._foreach_mul(gradients, gradients), [1 - beta2] * len(v), found_inf)
+        debiased_v = [x / (1 - beta2**u.step) for x, u in zip(v, updates, strict=True)]
+        roots = torch._foreach_sqrt(debiased_v)
         directions = [
-            x / (1 - row.product) / (root + group["eps"])
-            for x, root, row in zip(m, torch._foreach_sqrt(debiased), rows, strict=True)
+            x / (1 - u.momentum_product) / (root + group["eps"])
+            for x, root, u in zip(m, roots, updates, strict=True)
         ]
-        descend(params, directions, group["lr"], group["weight_decay"], cancel)
+        params = [u.param for u in updates]
+        descend(params, directions, group["lr"], group["weight_decay"], found_inf)

@@ -1,9 +1,10 @@
-"""Lookahead around another optimizer: k steps forward, then part of the way back (arXiv:1907.08610)."""
+"""Lookahead around another optimizer: k steps forward, part of the way back (arXiv:1907.08610)."""
 
-from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from famx.optim._wrapper import Wrapper
 from famx.registry import register
@@ -13,45 +14,41 @@ from famx.registry import register
 class Lookahead(Wrapper):
     """After every k steps of the base: slow <- slow + share·(θ - slow); θ <- slow.
 
-    A parameter that has no gradient in a k-th step waits for the next. A step that the base cancels counts among the k.
+    A parameter that has no gradient in a k-th step waits for the next one. A step that the base
+    skips counts among the k.
 
     Args:
-        params: an optimizer, or parameters or groups over which the base is built.
-        momentum: factory of the rule that the base wears.
-        spectrum: factory of what that rule measures with.
-        base: name of the optimizer.
-        lr: its learning rate; its usual one if not given.
-        base_lr: another name of `lr`.
-        k: steps forward.
-        share: of the way that is kept, in (0, 1].
+        params: an optimizer, or parameters or groups to build the base over.
+        k: steps of the base between two of the slow weights.
+        share: of the way from the slow weights that is taken, in (0, 1] (alpha in the paper).
+        options: `base`, `lr`, `momentum` and `spectrum` of `Wrapper`.
     """
 
     def __init__(
         self,
-        params: Any,
-        momentum: Callable[..., nn.Module] | None = None,
-        spectrum: Callable[..., nn.Module] | None = None,
+        params: ParamsT | torch.optim.Optimizer,
         *,
-        base: str = "adamw",
-        lr: float | None = None,
-        base_lr: float | None = None,
         k: int = 5,
         share: float = 0.5,
+        **options: Any,
     ):
         if not isinstance(k, int) or k < 1 or not 0 < share <= 1:
             raise ValueError(f"k={k} must be a whole number of at least 1, share={share} in (0, 1]")
-        self.k, self.portion = k, share
-        super().__init__(params, momentum, spectrum, base=base, lr=base_lr if lr is None else lr)
+        self.k = k
+        self.share = share
+        super().__init__(params, **options)
 
     def before(self, params: list[Tensor]) -> None:
         for p in params:
-            if p not in self.kept:
-                self.kept[p] = {"slow": p.detach().clone()}
+            if p not in self.wrapper_state:
+                self.wrapper_state[p] = {"slow": p.detach().clone()}
 
-    def after(self, params: list[Tensor], moved: float | Tensor) -> None:
+    def after(self, params: list[Tensor], stepped: float | Tensor) -> None:
         if self.calls % self.k:
             return
         for p in params:
-            slow, whole = self.kept[p]["slow"], p.new_ones(()).mul_(moved)
-            slow.lerp_(p, whole * self.portion)
-            p.lerp_(slow, whole)
+            slow = self.wrapper_state[p]["slow"]
+            # 0 or 1 as a tensor, which decides without a wait for the device
+            weight = p.new_ones(()).mul_(stepped)
+            slow.lerp_(p, weight * self.share)
+            p.lerp_(slow, weight)

@@ -1,55 +1,67 @@
-"""MaxFactor: Adafactor scaled by the largest row, its step a sign as long as the row's largest entry (seed.md)."""
+"""MaxFactor: Adafactor scaled by its largest row; steps are sign times row maximum (seed.md)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from operator import mul
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
-from famx.optim._kernels import average, descend
-from famx.optim.base import Optimizer, Update, at_least, scalars
+from famx.optim._kernels import TINY, average, clamp_min, descend, scalars
+from famx.optim._rules import Factory
+from famx.optim.base import Group, Optimizer, Update
 from famx.registry import register
 
-TINY = torch.finfo(torch.float32).tiny
 Magnitude = Literal["row", "max", "median"]
+Scalars = Sequence[float | Tensor]
+
+
+@runtime_checkable
+class FollowsTensors(Protocol):
+    """A momentum rule that says by their indices which tensors it follows."""
+
+    rows: list[int]
 
 
 @register
 class MaxFactor(Optimizer):
     """θ <- θ - lr·weight_decay·θ - a·U for vectors, - a·sign(U)·max|U of the row| for matrices.
 
-    a = max(eps₂, RMS θ)·max(min_lr, min(lr, 1/sqrt t)), but 0 where lr is. Convolutions are matrices, output channels
-    x all the rest. U = u / (max(1, RMS(u)/clip_threshold)·max|u|), u = g / sqrt(max(V, eps₁²)). Matrices:
-    V = R·C / max(R), the averages of the row and column means of g², the new ones with weight
-    b = clamp(t^beta2_decay, .001, .999). Vectors and scalars: V <- gamma·V + (1 - gamma)·g².
-    A matrix whose g² is too large for a number stays as it is.
-    Under a momentum rule the gradients of the tensors it follows are first averaged: m <- a·m + (1 - a)·g is their g.
+    a = max(eps₂, RMS θ)·max(min_lr, min(lr, 1/sqrt t)), but 0 where lr is.
+    U = u / (max(1, RMS(u)/clip_threshold)·max|u|), u = g / sqrt(max(V, eps₁²)).
+    Matrices: V = R·C / max(R), with R and C the averages of the row and column means of g², new
+    ones with weight b = clamp(t^beta2_decay, .001, .999). Convolutions are matrices, output
+    channels x all else. Vectors and scalars: V <- gamma·V + (1 - gamma)·g².
+    A matrix whose g² overflows is not changed. With a momentum rule, the gradients of the tensors
+    that it follows are averaged first: their g is m <- a·m + (1 - a)·g.
 
     Args:
-        params: parameters or groups; under a rule a group may have `kind`, `alpha` and `n_bands` of its own.
-        momentum: factory of a momentum rule; without one gradients are taken as they are.
-        spectrum: factory of what that rule measures with.
-        lr: most that a parameter moves in one step, in units of its own size.
+        params: parameters or groups; with a rule, a group may have `kind`, `alpha` and `n_bands` of
+            its own.
+        lr: largest change of a parameter per step, in units of its own RMS.
         beta2_decay: exponent of the weight b, below 0.
-        eps: least root of V, and the least size that a parameter is taken to have.
-        clip_threshold: of RMS(u).
-        weight_decay: share of a parameter taken away per step, times lr.
+        eps: smallest root of V, and smallest RMS θ that is assumed.
+        clip_threshold: largest RMS(u) before u is scaled down.
+        weight_decay: share of a parameter that is subtracted per step, times lr.
         gamma: decay of V of vectors, in [0, 1).
-        min_lr: least rate of a group whose lr is not 0.
+        min_lr: smallest rate of a group whose lr is not 0.
         full_matrix: whether matrices too have a V of their own shape, with weight b.
-        clip: if given, g is first shortened to clip·‖θ‖, or clip·eps₂·sqrt(entries) where that is more.
-        magnitude: of a matrix' step: largest entry of each row of |U|, of all, or median of all.
+        clip: if a number, g is first shortened to clip·max(‖θ‖, eps₂·sqrt(entries)).
+        magnitude: of a matrix's step: largest entry of each row of |U|, of all, or their median.
+        rules: factories `momentum` and `spectrum`, see `Optimizer`; without `momentum`, gradients
+            are not averaged.
     """
 
-    usual: ClassVar[Mapping[str, Any] | None] = None
+    default_rule: Mapping[str, Any] = {"name": "constant"}
+    # whether gradients are averaged where no momentum rule is passed
+    averages_by_default: ClassVar[bool] = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
-        params: Any,
-        momentum: Callable[..., nn.Module] | None = None,
-        spectrum: Callable[..., nn.Module] | None = None,
+        params: ParamsT,
         *,
         lr: float = 0.1,
         beta2_decay: float = -0.8,
@@ -61,210 +73,245 @@ class MaxFactor(Optimizer):
         full_matrix: bool = False,
         clip: float | None = None,
         magnitude: Magnitude = "row",
+        **rules: Factory | None,
     ):
         if not 0 <= gamma < 1 or beta2_decay >= 0 or min(eps) <= 0:
             raise ValueError(
-                f"gamma={gamma} must be in [0, 1), beta2_decay={beta2_decay} below 0, eps={eps} above 0"
+                f"gamma={gamma} must be in [0, 1), beta2_decay={beta2_decay} below 0, "
+                f"eps={eps} above 0"
             )
         if magnitude not in ("row", "max", "median"):
-            raise ValueError(f"magnitude={magnitude} is none of row, max, median")
+            raise ValueError(f"magnitude={magnitude} must be row, max or median")
         if clip_threshold <= 0 or (clip is not None and clip <= 0):
             raise ValueError(f"clip_threshold={clip_threshold} and clip={clip} must be above 0")
-        self.room: Tensor | None = None
-        self.full_matrix, self.magnitude = full_matrix, magnitude
-        options = {
+        self.full_matrix = full_matrix
+        self.magnitude = magnitude
+        self.scratch: Tensor | None = None
+        defaults = {
+            "lr": lr,
+            "alpha": 0.9,
+            "n_bands": 8,
             "beta2_decay": beta2_decay,
             "eps": eps,
             "clip_threshold": clip_threshold,
+            "weight_decay": weight_decay,
             "gamma": gamma,
+            "min_lr": min_lr,
+            "clip": clip,
         }
-        super().__init__(
-            params,
-            momentum,
-            spectrum,
-            usual=self.usual or {"name": "constant"},
-            **{
-                "lr": lr,
-                "alpha": 0.9,
-                "n_bands": 8,
-                "weight_decay": weight_decay,
-                "min_lr": min_lr,
-                "clip": clip,
-            },
-            **options,
-        )
-        worn = momentum is not None or self.usual is not None
-        self.followed = {self._owned()[i][0] for i in self.rule.rows} if worn else set()
+        super().__init__(params, defaults, **rules)
+        self.averaged: set[Tensor] = set()
+        if rules.get("momentum") is not None or self.averages_by_default:
+            params_in_order = [p for p, _ in self._params_with_groups()]
+            self.averaged = set(params_in_order)
+            if isinstance(self.rule, FollowsTensors):
+                self.averaged = {params_in_order[i] for i in self.rule.rows}
 
     def init(self, param: Tensor) -> dict[str, Tensor]:
-        # sums of squares need more digits than half precision has
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(
-                shape, dtype=torch.promote_types(param.dtype, torch.float32), device=param.device
-            )
-
-        averaged = param in self.followed
-        state = (
-            {"exp_avg": torch.zeros_like(param, memory_format=torch.contiguous_format)}
-            if averaged
-            else {}
-        )
+        state = {}
+        if param in self.averaged:
+            state["exp_avg"] = torch.zeros_like(param, memory_format=torch.contiguous_format)
         if param.ndim < 2 or self.full_matrix:
-            return state | {"exp_avg_sq": zeros(*param.shape)}
-        return state | {
-            "exp_avg_sq_row": zeros(len(param)),
-            "exp_avg_sq_col": zeros(prod(param.shape[1:])),
-        }
+            shapes = {"exp_avg_sq": tuple(param.shape)}
+        else:
+            shapes = {"exp_avg_sq_row": (len(param),), "exp_avg_sq_col": (prod(param.shape[1:]),)}
+        # sums of squares need more digits than half precision has
+        dtype = torch.promote_types(param.dtype, torch.float32)
+        for name, shape in shapes.items():
+            state[name] = torch.zeros(shape, dtype=dtype, device=param.device)
+        return state
 
-    def _show(self, coefficients: Tensor) -> None:
-        averaged = torch.tensor([float(p in self.followed) for p, _ in self._owned()]).to(
-            coefficients.device
-        )
-        super()._show(averaged * coefficients)  # what is not averaged has no momentum
+    def _record_metrics(self, coefficients: Float[Tensor, " tensors"]) -> None:
+        is_averaged = [float(p in self.averaged) for p, _ in self._params_with_groups()]
+        mask = torch.tensor(is_averaged).to(coefficients.device)
+        # where gradients are not averaged, there is no momentum
+        super()._record_metrics(mask * coefficients)
 
-    def update(self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor) -> None:
-        followed = [row for row in rows if row.param in self.followed]
-        averages = [row.state["exp_avg"] for row in followed]
+    def update(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
+        # average the gradients of the tensors that the rule follows
+        averaged = [u for u in updates if u.param in self.averaged]
         average(
-            averages, [row.gradient for row in followed], [1 - row.a for row in followed], cancel
+            [u.state["exp_avg"] for u in averaged],
+            [u.gradient for u in averaged],
+            [1 - u.momentum for u in averaged],
+            found_inf,
         )
-        taken = [row.state.get("exp_avg", row.gradient) for row in rows]
-        gradients = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in taken]
-        sizes = [
-            at_least(length * max(1, row.param.numel()) ** -0.5, group["eps"][1])
-            for row, length in zip(rows, _lengths([row.param for row in rows]), strict=True)
-        ]
+        sources = [u.state.get("exp_avg", u.gradient) for u in updates]
+        gradients = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in sources]
+        # a = RMS θ · rate, in units of lr; `descend` multiplies by lr
+        sizes = self._sizes(group, updates)
         if group["clip"] is not None:
-            longest = [
-                group["clip"] * size * row.param.numel() ** 0.5
-                for row, size in zip(rows, sizes, strict=True)
-            ]
-            lengths = zip(longest, _lengths(gradients), strict=True)
-            limits = [1 / at_least(length / at_least(most, TINY), 1.0) for most, length in lengths]
-            gradients = [g * share for g, share in zip(gradients, limits, strict=True)]
-        weights, shares = self.rates(group, rows, cancel)
-        whole = list(zip(rows, gradients, weights, map(mul, sizes, shares), strict=True))
-        if vectors := [each for each in whole if each[1].ndim < 2]:
-            self.move_vectors(group, vectors, cancel)
-        for each in whole:
-            if each[1].ndim > 1:
-                self.move_matrix(group, *each, cancel)
+            gradients = self._clip(group, updates, gradients, sizes)
+        weights, rates = self._weights_and_rates(group, updates, found_inf)
+        steps = list(map(mul, sizes, rates))
+        # vectors together, matrices one by one
+        vectors = [i for i, g in enumerate(gradients) if g.ndim < 2]
+        if vectors:
+            self._update_vectors(
+                group,
+                [updates[i] for i in vectors],
+                [gradients[i] for i in vectors],
+                [steps[i] for i in vectors],
+                found_inf,
+            )
+        for u, g, weight, a in zip(updates, gradients, weights, steps, strict=True):
+            if g.ndim > 1:
+                self._update_matrix(group, u, g, weight, a, found_inf)
 
-    def rates(
-        self, group: dict[str, Any], rows: Sequence[Update], cancel: Tensor
-    ) -> tuple[Sequence[float | Tensor], Sequence[float | Tensor]]:
-        """Of each tensor b, and max(min_lr, min(lr, 1/sqrt t)) in units of lr, for the descent multiplies by that."""
-        t = torch.stack([torch.as_tensor(row.steps) for row in rows]).clamp_min(1.0)
-        lr = group["lr"]
-        lr = (
-            lr.to(t.device, t.dtype, non_blocking=True)
-            if isinstance(lr, Tensor)
-            else torch.full_like(cancel, lr)
-        )
-        rate = torch.minimum(t.rsqrt(), lr).clamp_min(group["min_lr"])
-        return scalars(t.pow(group["beta2_decay"]).clamp(1e-3, 0.999)), scalars(
-            torch.where(lr > 0, rate / lr, 0.0)
-        )
-
-    def scale(
-        self, group: dict[str, Any], a: float | Tensor, top: float | Tensor, rms: float | Tensor
-    ) -> Any:
-        """a / (D·max|u|), from the largest and the root mean square of u."""
-        return a / at_least(top * at_least(rms / group["clip_threshold"], 1.0), TINY)
-
-    def move_vectors(
-        self, group: dict[str, Any], whole: Sequence[Sequence[Any]], cancel: Tensor
-    ) -> None:
-        """θ <- θ - lr·weight_decay·θ - a·U for vectors and scalars."""
-        rows, gradients, _, strides = zip(*whole, strict=True)
-        v = [row.state["exp_avg_sq"] for row in rows]
-        squares = torch._foreach_minimum(
-            torch._foreach_mul(gradients, gradients), torch.finfo(torch.float32).max
-        )
-        average(v, squares, [1 - group["gamma"]] * len(v), cancel)
-        roots = torch._foreach_sqrt(torch._foreach_maximum(v, group["eps"][0] ** 2))
-        u = torch._foreach_div(gradients, roots)
-        tops, norms = (
-            scalars(torch.stack([x.float() for x in torch._foreach_norm(u, p)]))
-            for p in (torch.inf, 2)
-        )
-        rms = [norm * max(1, x.numel()) ** -0.5 for norm, x in zip(norms, u, strict=True)]
-        scales = [self.scale(group, *each) for each in zip(strides, tops, rms, strict=True)]
-        steps = [
-            (x * scale).to(row.param.dtype) for row, x, scale in zip(rows, u, scales, strict=True)
+    def _sizes(self, group: Group, updates: Sequence[Update]) -> Scalars:
+        """Returns max(eps₂, RMS θ) of each parameter."""
+        norms = _norms([u.param for u in updates])
+        return [
+            clamp_min(norm * max(1, u.param.numel()) ** -0.5, group["eps"][1])
+            for u, norm in zip(updates, norms, strict=True)
         ]
-        descend([row.param for row in rows], steps, group["lr"], group["weight_decay"], cancel)
 
-    def move_matrix(
+    def _clip(
+        self, group: Group, updates: Sequence[Update], gradients: list[Tensor], sizes: Scalars
+    ) -> list[Tensor]:
+        """Returns the gradients shortened to clip·size·sqrt(entries)."""
+        clipped = []
+        for u, g, size, norm in zip(updates, gradients, sizes, _norms(gradients), strict=True):
+            longest = group["clip"] * size * u.param.numel() ** 0.5
+            clipped.append(g * (1 / clamp_min(norm / clamp_min(longest, TINY), 1.0)))
+        return clipped
+
+    def _weights_and_rates(
+        self, group: Group, updates: Sequence[Update], found_inf: Tensor
+    ) -> tuple[Scalars, Scalars]:
+        """Returns the weights b, and max(min_lr, min(lr, 1/sqrt t)) / lr (0 where lr is 0)."""
+        t = torch.stack([torch.as_tensor(u.step) for u in updates]).clamp_min(1.0)
+        lr = group["lr"]
+        if isinstance(lr, Tensor):
+            lr = lr.to(t.device, t.dtype, non_blocking=True)
+        else:
+            lr = torch.full_like(found_inf, lr)
+        weights = t.pow(group["beta2_decay"]).clamp(1e-3, 0.999)
+        rate = torch.minimum(t.rsqrt(), lr).clamp_min(group["min_lr"])
+        return scalars(weights), scalars(torch.where(lr > 0, rate / lr, 0.0))
+
+    def _scale(
+        self, group: Group, a: float | Tensor, largest: float | Tensor, rms: float | Tensor
+    ) -> float | Tensor:
+        """Returns a / (max(1, RMS(u)/clip_threshold)·max|u|), the factor from u to the step."""
+        divisor = largest * clamp_min(rms / group["clip_threshold"], 1.0)
+        return a / clamp_min(divisor, TINY)
+
+    def _update_vectors(
         self,
-        group: dict[str, Any],
-        row: Update,
-        g: Tensor,
-        weight: float | Tensor,
-        a: float | Tensor,
-        cancel: Tensor,
+        group: Group,
+        updates: Sequence[Update],
+        gradients: list[Tensor],
+        steps: Scalars,
+        found_inf: Tensor,
     ) -> None:
-        """θ <- θ - lr·weight_decay·θ - a·sign(U)·magnitude."""
-        g = g.reshape(len(g), -1)
-        u2, spare = self.scratch(g)
-        torch.mul(g, g, out=u2)
-        means = u2.mean(1)
-        cancel = torch.maximum(
-            cancel, (means.sum() * 0).ne(0).to(cancel)
-        )  # g² has left the range of numbers
-        relative = self.divide(u2, means, row.state, weight, group["eps"][0] ** 2, spare, cancel)
-        largest, mean = u2.amax(1, keepdim=True) * relative, u2.mean(1, keepdim=True) * relative
-        top, rms = scalars(torch.stack([largest.max(), mean.mean()]).sqrt())
-        if self.magnitude != "row":
-            largest = largest.max() if self.magnitude == "max" else (u2 * relative).median()
-        step = torch.sign(g, out=u2).mul_(largest.sqrt() * self.scale(group, a, top, rms))
-        step = step.to(row.param.dtype).view(row.param.shape)
-        descend([row.param], [step], group["lr"], group["weight_decay"], cancel)
+        """θ <- θ - lr·weight_decay·θ - a·U for vectors and scalars; `steps` are a / lr."""
+        v = [u.state["exp_avg_sq"] for u in updates]
+        squares = torch._foreach_mul(gradients, gradients)
+        squares = torch._foreach_minimum(squares, torch.finfo(torch.float32).max)
+        average(v, squares, [1 - group["gamma"]] * len(v), found_inf)
+        roots = torch._foreach_sqrt(torch._foreach_maximum(v, group["eps"][0] ** 2))
+        scaled = torch._foreach_div(gradients, roots)
+        largest = scalars(torch.stack([x.float() for x in torch._foreach_norm(scaled, torch.inf)]))
+        norms = scalars(torch.stack([x.float() for x in torch._foreach_norm(scaled, 2)]))
+        directions = []
+        for i, (u, x) in enumerate(zip(updates, scaled, strict=True)):
+            rms = norms[i] * max(1, x.numel()) ** -0.5
+            factor = self._scale(group, steps[i], largest[i], rms)
+            directions.append((x * factor).to(u.param.dtype))
+        params = [u.param for u in updates]
+        descend(params, directions, group["lr"], group["weight_decay"], found_inf)
 
-    def divide(
+    def _update_matrix(
+        self,
+        group: Group,
+        update: Update,
+        gradient: Tensor,
+        weight: float | Tensor,
+        step: float | Tensor,
+        found_inf: Tensor,
+    ) -> None:
+        """θ <- θ - lr·weight_decay·θ - a·sign(U)·magnitude; `weight` is b, `step` is a / lr."""
+        g = gradient.reshape(len(gradient), -1)
+        u2, buffer = self._scratch_like(g)
+        torch.mul(g, g, out=u2)
+        row_means = u2.mean(1)
+        # a matrix whose g² overflows is not changed
+        overflow = (row_means.sum() * 0).ne(0).to(found_inf)
+        found_inf = torch.maximum(found_inf, overflow)
+        # u² = g² / V, up to a factor for each row
+        floor = group["eps"][0] ** 2
+        factor = self._divide_by_v(u2, row_means, update.state, weight, floor, buffer, found_inf)
+        row_largest = u2.amax(1, keepdim=True) * factor
+        row_mean = u2.mean(1, keepdim=True) * factor
+        largest, rms = scalars(torch.stack([row_largest.max(), row_mean.mean()]).sqrt())
+        # sign(U) times the magnitude, written over u²
+        if self.magnitude == "max":
+            row_largest = row_largest.max()
+        elif self.magnitude == "median":
+            row_largest = (u2 * factor).median()
+        scale = self._scale(group, step, largest, rms)
+        direction = torch.sign(g, out=u2).mul_(row_largest.sqrt() * scale)
+        direction = direction.to(update.param.dtype).view(update.param.shape)
+        descend([update.param], [direction], group["lr"], group["weight_decay"], found_inf)
+
+    def _divide_by_v(
         self,
         u2: Tensor,
-        means: Tensor,
+        row_means: Tensor,
         state: dict[str, Tensor],
         weight: float | Tensor,
-        least: float,
-        spare: Tensor,
-        cancel: Tensor,
+        floor: float,
+        buffer: Tensor,
+        found_inf: Tensor,
     ) -> Tensor:
-        """Takes g² into the statistics and divides it by max(V, least), but for a factor a row, which it returns.
+        """Averages g² into V and divides g² by max(V, floor) in place, up to a factor for each row.
 
         Args:
-            means: of the rows of g².
+            u2: g² as a matrix, overwritten.
+            row_means: means of its rows.
+            buffer: of the same shape, overwritten.
+
+        Returns:
+            The factor, which broadcasts against the rows: u² = u2·factor.
         """
         if self.full_matrix:
-            kept = state["exp_avg_sq"].view(u2.shape)
-            average([kept], [u2], [weight], cancel)
-            u2 /= torch.clamp_min(kept, least, out=spare)
+            v = state["exp_avg_sq"].view(u2.shape)
+            average([v], [u2], [weight], found_inf)
+            u2 /= torch.clamp_min(v, floor, out=buffer)
             return u2.new_ones(())
-        rows, columns = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
-        average([rows, columns], [means, u2.mean(0)], [weight, weight], cancel)
+        rows = state["exp_avg_sq_row"]
+        columns = state["exp_avg_sq_col"]
+        average([rows, columns], [row_means, u2.mean(0)], [weight, weight], found_inf)
         rows = rows / rows.max().clamp_min(TINY)
-        if u2.device.type == "cpu" and scalars((rows.min() * columns.min())[None])[0] >= least:
-            u2 *= 1 / columns  # a third of the time of the general way
+        # on the host the product of minima shows that no V is below the floor; then a division by
+        # columns alone, and the rows as the factor, takes a third of the time
+        if u2.device.type == "cpu" and scalars((rows.min() * columns.min())[None])[0] >= floor:
+            u2 *= 1 / columns
             return (1 / rows)[:, None]
-        u2 /= torch.outer(rows, columns, out=spare).clamp_min_(least)
+        u2 /= torch.outer(rows, columns, out=buffer).clamp_min_(floor)
         return u2.new_ones(())
 
-    def scratch(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Two tensors of that shape to write into, the same memory for all: new memory costs more than the sums."""
-        room, n = self.room, like.numel()
+    def _scratch_like(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns two tensors of that shape to write into.
+
+        They are the same memory in all calls, since allocating costs more than the sums.
+        """
+        n = tensor.numel()
+        scratch = self.scratch
         if (
-            room is None
-            or room.shape[1] < n
-            or room.dtype != like.dtype
-            or room.device != like.device
+            scratch is None
+            or scratch.shape[1] < n
+            or scratch.dtype != tensor.dtype
+            or scratch.device != tensor.device
         ):
-            room = self.room = like.new_empty(2, n)
-        return room[0, :n].view(like.shape), room[1, :n].view(like.shape)
+            scratch = tensor.new_empty(2, n)
+            self.scratch = scratch
+        return scratch[0, :n].view(tensor.shape), scratch[1, :n].view(tensor.shape)
 
 
-def _lengths(tensors: Sequence[Tensor]) -> Sequence[float | Tensor]:
-    """Euclidean, of each."""
-    half = any(x.dtype.itemsize < 4 for x in tensors)
-    norms = torch._foreach_norm([x.float() for x in tensors] if half else tensors)
-    return scalars(torch.stack([x.float() for x in norms]))
+def _norms(tensors: Sequence[Tensor]) -> Scalars:
+    """Returns the Euclidean norm of each tensor."""
+    if any(x.dtype.itemsize < 4 for x in tensors):
+        tensors = [x.float() for x in tensors]
+    return scalars(torch.stack([x.float() for x in torch._foreach_norm(list(tensors))]))

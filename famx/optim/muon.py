@@ -1,12 +1,15 @@
-"""Muon, torch's own, for matrices; AdamW for the rest (Jordan et al. 2024; arXiv:2502.16982)."""
+"""Muon, torch's own, for matrices; AdamW for all else (Jordan et al. 2024; arXiv:2502.16982)."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from famx.notation import UserError
-from famx.optim._common import dense, refuse_complex, whole
+from famx.optim._gradients import dense_grad, require_real_floats
+from famx.optim._state import getstate
 from famx.optim._torch import TorchOptimizer
 from famx.optim.adamw import AdamW
 from famx.registry import register
@@ -14,26 +17,27 @@ from famx.registry import register
 
 @register
 class Muon(torch.optim.Optimizer):
-    """m <- alpha·m + (1 - alpha)·g; θ <- θ - lr·(.2·sqrt(longer side)·O + weight_decay·θ), O the nearest to
-    m, with Nesterov's look ahead, whose singular values are all about 1. Vectors, scalars, tensors of more axes and
-    embeddings: AdamW, with the same lr, which the factor makes alike.
+    """m <- alpha·m + (1 - alpha)·g; θ <- θ - lr·(.2·sqrt(longer side)·O + weight_decay·θ).
+
+    O is the matrix nearest to m (with Nesterov momentum) whose singular values are all about 1.
+    Vectors, scalars, tensors of more axes and embeddings take AdamW with the same lr, since the
+    factor makes the sizes of both steps equal.
 
     Args:
-        params: parameters or groups; of one with `kind` "embedding" matrices too get AdamW.
+        params: parameters or groups; in a group with `kind` "embedding", matrices too take AdamW.
         lr: learning rate.
-        weight_decay: share of a parameter taken away per step, times lr.
+        weight_decay: share of a parameter that is subtracted per step, times lr.
         alpha: momentum of matrices, in [0, 1).
-        nesterov: whether to look ahead.
+        nesterov: whether to use Nesterov momentum.
         ns_steps: Newton-Schulz iterations towards O.
         betas, eps: of AdamW.
     """
 
     exempt: ClassVar[dict[str, str]] = TorchOptimizer.exempt
-    observed = False
 
     def __init__(
         self,
-        params: Any,
+        params: ParamsT,
         *,
         lr: float = 2e-3,
         weight_decay: float = 0.01,
@@ -45,53 +49,72 @@ class Muon(torch.optim.Optimizer):
     ):
         if not 0 <= alpha < 1 or ns_steps < 1:
             raise ValueError(f"alpha={alpha} must be in [0, 1), ns_steps={ns_steps} at least 1")
+        self.observed = False
         self.metrics: dict[str, Tensor] = {}
-        matrices, rest = [], []
+        # matrices of all groups, then all else
+        muon_groups = []
+        adamw_groups = []
         for group in torch.optim.Optimizer(params, {}).param_groups:
-            refuse_complex(group["params"], "Muon")
-            flat = [p.ndim == 2 and group.get("kind") != "embedding" for p in group["params"]]
-            for some, chosen in ((matrices, True), (rest, False)):
-                own = [
-                    p for p, is_flat in zip(group["params"], flat, strict=True) if is_flat is chosen
-                ]
-                some.append({**group, "params": own, "orthogonal": chosen})
-        options = {"lr": lr, "weight_decay": weight_decay}
+            require_real_floats(group["params"], "Muon")
+            matrices: list[Tensor] = []
+            rest: list[Tensor] = []
+            for p in group["params"]:
+                is_matrix = p.ndim == 2 and group.get("kind") != "embedding"
+                (matrices if is_matrix else rest).append(p)
+            muon_groups.append({**group, "params": matrices, "orthogonal": True})
+            adamw_groups.append({**group, "params": rest, "orthogonal": False})
         self.muon = torch.optim.Muon(
-            matrices,
-            **options,
+            muon_groups,
+            lr=lr,
+            weight_decay=weight_decay,
             momentum=alpha,
             nesterov=nesterov,
             ns_steps=ns_steps,
             adjust_lr_fn="match_rms_adamw",
         )
-        self.adamw = AdamW(rest, **options, betas=betas, eps=eps)
-        super().__init__([*self.muon.param_groups, *self.adamw.param_groups], options)
-        self.share()
+        self.adamw = AdamW(adamw_groups, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
+        groups = [*self.muon.param_groups, *self.adamw.param_groups]
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
+        self._share_state()
 
-    def share(self) -> None:
-        """Lets both work on the groups and the state of this."""
+    def _share_state(self) -> None:
+        """Makes this optimizer's groups and state those of the two inside it."""
         self.muon.param_groups = [group for group in self.param_groups if group["orthogonal"]]
         self.adamw.param_groups = [group for group in self.param_groups if not group["orthogonal"]]
-        self.muon.state = self.adamw.state = self.state
+        self.muon.state = self.state
+        self.adamw.state = self.state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group that the constructor has sorted.
+
+        Raises:
+            UserError: it is another group.
+        """
         if "orthogonal" not in param_group:
-            raise UserError("Muon sorts the tensors it begins with: give all groups at the start")
+            raise UserError("Muon sorts the parameters in its constructor: pass all groups there")
         super().add_param_group(param_group)
 
-    __getstate__ = whole
+    __getstate__ = getstate
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Takes one step; `closure`, if given, computes the loss anew, which is returned."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Takes one step.
+
+        Args:
+            closure: computes the loss and its gradients again.
+
+        Returns:
+            The loss that `closure` returns, None without one.
+        """
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             for p in group["params"]:
-                dense(p)
+                dense_grad(p)
         self.muon.step()
         self.adamw.step()
         return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.share()
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Loads what `state_dict` returned."""
+        super().load_state_dict(dict(state_dict))
+        self._share_state()

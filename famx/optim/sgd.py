@@ -1,46 +1,45 @@
 """SGD with momentum, torch's own (Sutskever et al. 2013)."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch import nn
+from torch.optim.optimizer import ParamsT
 
+from famx.optim._rules import Factory
 from famx.optim._torch import TorchOptimizer
 from famx.registry import register
 
 
 @register
 class SGD(TorchOptimizer, torch.optim.SGD):
-    """g' = g + weight_decay·θ; m <- alpha·m + g'; θ <- θ - lr·m, or with Nesterov's look ahead θ - lr·(g' + alpha·m).
+    """g' = g + weight_decay·θ; m <- alpha·m + g'; θ <- θ - lr·m, Nesterov: θ - lr·(g' + alpha·m).
 
     Args:
         params: parameters or groups.
-        lr: learning rate; the default is for gradients bounded unit by unit (`trainer.clip`), raw ones want far less.
+        lr: learning rate; the default is for gradients clipped by unit (`trainer.unit_clip`),
+            others need a much smaller one.
         alpha: momentum, in [0, 1).
-        nesterov: whether to look ahead.
+        nesterov: whether to use Nesterov momentum.
         weight_decay: of the coupled decay.
+        rules: refused, see `TorchOptimizer`.
     """
 
     def __init__(
         self,
-        params: Any,
-        momentum: Callable[..., nn.Module] | None = None,
-        spectrum: Callable[..., nn.Module] | None = None,
+        params: ParamsT,
         *,
         lr: float = 2.0,
         alpha: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 0.0,
+        **rules: Factory | None,
     ):
         if not 0 <= alpha < 1:
             raise ValueError(f"alpha={alpha} is not in [0, 1)")
-        # torch's fused kernel fails where one parameter gets its first gradient after another
         options = {
             "lr": lr,
             "momentum": alpha,
             "nesterov": nesterov,
             "weight_decay": weight_decay,
+            # torch's fused kernel fails where a parameter gets its first gradient later than others
             "foreach": True,
         }
-        super().__init__(params, momentum, spectrum, **options)
+        super().__init__(params, options, **rules)

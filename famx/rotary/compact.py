@@ -1,22 +1,24 @@
-"""Plane rotations without parameters on some of the channels; the others carry content alone (seed.md)."""
+"""RoPE on some of the channels, with chosen speeds; the others carry content alone (seed.md)."""
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
 from famx.registry import register
-from famx.rotary.base import PairRotary, geometric, pairs_of
+from famx.rotary.base import PairRotary, count_pairs, geometric_frequencies
 
 
 @register
 class CompactRotary(PairRotary):
-    """`x_k <- x_k * exp(i * t * scale * theta^(-k/n))` on the first n pairs of channels; the others pass unrotated.
+    """`x_k <- x_k * exp(i * t * scale * theta^(-k/n))` on the first n pairs of channels.
+
+    The other channels pass unrotated.
 
     Args:
         rot_count: n; half of the pairs when None.
-        scale: radians that the fastest pair turns a position.
-        theta: how many times slower the pair after the last would be.
-        learned_freq: the frequencies are parameters, in radians per position.
+        scale: frequency of the fastest pair, in radians per position.
+        theta: how many times slower the pair after the last would rotate.
+        learned_freq: whether the frequencies are parameters, in radians per position.
     """
 
     def __init__(
@@ -28,17 +30,20 @@ class CompactRotary(PairRotary):
         theta: float = 10000.0,
         learned_freq: bool = False,
     ):
-        pairs = pairs_of(head_dim, scale=scale, theta=theta)
-        rot_count = (pairs + 1) // 2 if rot_count is None else rot_count
+        pairs = count_pairs(head_dim, scale=scale, theta=theta)
+        if rot_count is None:
+            rot_count = (pairs + 1) // 2
         if not 1 <= rot_count <= pairs:
             raise ValueError(
                 f"rot_count={rot_count} must be from 1 to {pairs}, the pairs of head_dim={head_dim}"
             )
-        super().__init__(tuple(scale * f for f in geometric(rot_count, theta)), learned_freq)
-        self.still = pairs - rot_count
+        frequencies = geometric_frequencies(rot_count, theta)
+        super().__init__(tuple(scale * frequency for frequency in frequencies), learned_freq)
+        self.unrotated = pairs - rot_count
 
-    def speeds(self) -> tuple[float, ...] | Float[Tensor, "pairs"]:
-        # a turn by 0 is exact, and faster than to join what turns and what does not
+    def angular_frequencies(self) -> tuple[float, ...] | Float[Tensor, " pairs"]:
+        """Returns the frequencies of all pairs, 0 for those that pass unrotated."""
+        # a rotation by 0 is exact, and faster than joining rotated and unrotated channels
         if self.frequency is None:
-            return self.frequencies + (0.0,) * self.still
-        return pad(self.frequency, (0, self.still))
+            return self.frequencies + (0.0,) * self.unrotated
+        return pad(self.frequency, (0, self.unrotated))

@@ -1,6 +1,6 @@
-"""Learned rotations times ranges of frequencies, moved by what a position holds (seed.md)."""
+"""Learned rotations times ranges of frequencies, shifted by the content of a position (seed.md)."""
 
-from math import tau
+from math import ceil, tau
 from typing import ClassVar
 
 import torch
@@ -8,22 +8,30 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from famx.registry import register
-from famx.rotary.base import block_diagonal, constant, exact, pairs_of, turn, widened
+from famx.rotary._channels import block_diagonal, compute_dtype, rotate
+from famx.rotary._tables import constant, to_float64
+from famx.rotary.base import Rotary, count_pairs
 
 
 @register
-class LearnedRotations(nn.Module):
-    """Pair (r, f) turns by `rotation_r * range_f`, `rotation_r = t * speed_r + min(t, reach) * tanh(W_r x)`.
+class LearnedRotations(Rotary):
+    """Rotates pair (r, f) of channels by the angle `rotation_r * range_f`.
 
-    Speeds and W are learned; W starts at 0, the speeds evenly up to 1. So content moves a position, in each rotation,
-    by at most `reach`, and the first not at all. An odd last channel passes unrotated.
+    `rotation_r = t * speed_r + min(t, reach) * tanh(W_r x)`
+
+    Speeds and W are learned; W is 0 at first, the speeds are evenly spaced up to 1. Content thus
+    shifts a position, in each rotation, by at most `reach`, and the first position not at all. An
+    odd last channel passes unrotated.
 
     Args:
-        freq_ranges: what each rotation is multiplied by, in radians; as many rotations as fill all pairs.
-        reach: in positions; 0 leaves out the content, and scores then depend on the distance alone.
+        freq_ranges: factors of each rotation, in radians; there are as many rotations as are
+            needed for all pairs of channels.
+        reach: in positions; with 0 content is left out, and scores depend on the distance alone.
     """
 
-    exempt: ClassVar[dict[str, str]] = {"distance_law": "what a position holds moves it"}
+    exempt: ClassVar[dict[str, str]] = {
+        "depends_on_distance_alone": "the content of a position shifts it"
+    }
 
     def __init__(
         self,
@@ -33,41 +41,46 @@ class LearnedRotations(nn.Module):
         reach: float = 1.0,
     ):
         super().__init__()
-        self.pairs = pairs_of(head_dim)
-        if not freq_ranges or min(freq_ranges) <= 0 or reach < 0:
-            raise ValueError(
-                f"freq_ranges={freq_ranges} must be some numbers above 0, and {reach=} at least 0"
-            )
-        self.freq_ranges, self.reach = tuple(freq_ranges), reach
-        rotations = -(-self.pairs // len(freq_ranges))
+        self.pairs = count_pairs(head_dim)
+        if not freq_ranges or min(freq_ranges) <= 0:
+            raise ValueError(f"freq_ranges={freq_ranges} must be one or more numbers above 0")
+        if reach < 0:
+            raise ValueError(f"reach={reach} must be at least 0")
+        self.freq_ranges = tuple(freq_ranges)
+        self.reach = reach
+        rotations = ceil(self.pairs / len(freq_ranges))
         self.speed = nn.Parameter(torch.arange(rotations, 0, -1) / rotations)
         self.weight = nn.Parameter(torch.zeros(rotations, head_dim)) if reach else None
 
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
-        """Rotates position `offset + t`."""
-        speed = exact(self.speed)
-        spread = constant(
-            _spread, (self.freq_ranges, len(speed), self.pairs), speed.device, speed.dtype
-        )
-        position = torch.arange(
-            offset, offset + x.shape[-2], device=speed.device, dtype=speed.dtype
-        )
-        angle = torch.outer(position, speed @ spread)
-        wide = x.to(widened(x.dtype))
-        # what is left of whole turns fits in 32 bits
+        """See `Rotary.forward`."""
+        # angles by position, in 64 bits
+        speed = to_float64(self.speed)
+        arguments = (self.freq_ranges, len(speed), self.pairs)
+        ranges = constant(_range_matrix, arguments, speed.device, speed.dtype)
+        stop = offset + x.shape[-2]
+        position = torch.arange(offset, stop, device=speed.device, dtype=speed.dtype)
+        angle = torch.outer(position, speed @ ranges)
+        # without its full turns an angle fits in 32 bits
+        wide = x.to(compute_dtype(x.dtype))
         angle = (angle - (angle / tau).round() * tau).to(wide)
+        # shifts by content
         if self.weight is not None:
             with torch.autocast(x.device.type, enabled=False):  # would round the angles
-                # tanh(a) = 2 sigmoid(2 a) - 1, three times as fast; and so is a product with the positions last
-                moved = (2 * self.weight.to(wide) @ wide.transpose(-1, -2)).sigmoid() * 2 - 1
-                moved = moved * position.clamp(max=self.reach).to(wide)
-                angle = (moved.transpose(-1, -2) @ spread.to(wide)).add_(angle)
-        return turn(x, torch.complex(angle.cos(), angle.sin()))
+                # tanh(a) = 2 sigmoid(2 a) - 1 is three times as fast, and so is this product with
+                # the positions last
+                shift = (2 * self.weight.to(wide) @ wide.transpose(-1, -2)).sigmoid() * 2 - 1
+                shift = shift * position.clamp(max=self.reach).to(wide)
+                angle = (shift.transpose(-1, -2) @ ranges.to(wide)).add_(angle)
+        return rotate(x, torch.complex(angle.cos(), angle.sin()))
 
 
-def _spread(
+def _range_matrix(
     ranges: tuple[float, ...], rotations: int, pairs: int, device: torch.device
 ) -> Float[Tensor, "{rotations} {pairs}"]:
-    """Each rotation times each range, in this order: the same as an outer product, and faster than one so narrow."""
+    """Returns the matrix that multiplies each rotation by each range, in the order of the pairs.
+
+    The product is the same as an outer product, and faster than one so narrow.
+    """
     blocks = torch.tensor(ranges, dtype=torch.float64, device=device).expand(rotations, 1, -1)
     return block_diagonal(blocks, rotations * len(ranges))[:, :pairs]

@@ -1,4 +1,4 @@
-"""Unit quaternions turn blocks of three or four channels, each block about an axis of its own (seed.md)."""
+"""Rotates blocks of three or four channels by unit quaternions about their own axes (seed.md)."""
 
 from math import pi, sqrt
 
@@ -8,31 +8,26 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
 from famx.registry import register
-from famx.rotary.base import (
-    as_complex,
-    first,
-    first_turns,
-    geometric,
-    pairs_of,
-    replaced,
-    turns,
-    widened,
-)
+from famx.rotary._channels import complex_pairs, compute_dtype, replace_pairs
+from famx.rotary._tables import phasor_table, positions, rotation_table
+from famx.rotary.base import Rotary, count_pairs, geometric_frequencies
 
 
 @register
-class QuaternionRotary(nn.Module):
-    """`x <- x q`, `q = cos a + u sin a`, on blocks of four channels; of three `q x q*`, `q = cos(a/2) + u sin(a/2)`.
+class QuaternionRotary(Rotary):
+    """Multiplies block j of the channels by a quaternion of the angle `a = t theta^(-j/blocks)`.
 
-    The angle of block j is `a = t theta^(-j/blocks)`, its axis u a unit vector, one for all positions, so that scores
-    depend on the distance. Of four channels, themselves a quaternion, all turn: block j of n is the j-th pair of
-    neighbours and the (n + j)-th. Three, the channels j, n + j and 2 n + j, turn about the axis. Channels left over,
-    the last, pass unrotated.
+    Four channels: `x <- x q`, `q = cos a + u sin a`. The block is itself a quaternion, and all of
+    it rotates; block j of n is the j-th pair of neighbours and the (n + j)-th.
+    Three channels: `x <- q x q*`, `q = cos(a/2) + u sin(a/2)`, which rotates the channels j, n + j
+    and 2 n + j about the axis.
+    The axis u of a block is a unit vector, the same at all positions, so that scores depend on the
+    distance alone. The last channels, too few for a block, pass unrotated.
 
     Args:
-        channels: of a block, 3 or 4.
-        theta: how many times slower the block after the last would turn.
-        learned: the axes are parameters; else they are spread evenly over the sphere.
+        channels: size of a block, 3 or 4.
+        theta: how many times slower the block after the last would rotate.
+        learned: whether the axes are parameters; otherwise they are spread evenly over the sphere.
     """
 
     def __init__(
@@ -41,79 +36,96 @@ class QuaternionRotary(nn.Module):
         super().__init__()
         if channels not in (3, 4):
             raise ValueError(f"channels={channels} must be 3 or 4")
-        pairs_of(head_dim, least=channels, theta=theta)
-        self.n, self.channels = head_dim // channels, channels
-        # one a pair of channels when a block is two pairs, else one a channel; a turn by 0 is exact
-        self.frequencies = geometric(self.n, theta) * (3 if channels == 3 else 2)
-        if channels == 3:
-            self.frequencies += (0.0,) * (head_dim % 3)
-        self.axis = nn.Parameter(_spread(self.n).float()) if learned else None
+        count_pairs(head_dim, minimum=channels, theta=theta)
+        self.channels = channels
+        self.n = head_dim // channels
+        # one per pair of channels in a block of two pairs, else one per channel; a rotation by 0
+        # is exact
+        frequencies = geometric_frequencies(self.n, theta)
+        if channels == 4:
+            self.frequencies = frequencies * 2
+        else:
+            self.frequencies = frequencies * 3 + (0.0,) * (head_dim % 3)
+        self.axis = nn.Parameter(_spiral(self.n).float()) if learned else None
 
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
-        """Rotates position `offset + t`."""
+        """See `Rotary.forward`."""
         factors = self.factors(offset, x)
-        return self.of_three(x, factors) if self.channels == 3 else self.of_four(x, factors)
+        if self.channels == 3:
+            return self.rotate_threes(x, factors)
+        return self.rotate_fours(x, factors)
 
     def factors(
         self, offset: int, x: Float[Tensor, "b h t k"]
     ) -> Float[Tensor, "3 t k"] | Complex[Tensor, "2 t n2"]:
-        """What to multiply the blocks' channels by: themselves, the next ones of the block and so on around it."""
-        dtype, seen = widened(x.dtype), (offset, x.shape[-2], x.device)
+        """Returns the factors of each channel, then of the next one of its block, and so on."""
+        dtype = compute_dtype(x.dtype)
+        seq_len = x.shape[-2]
         if self.axis is not None:
-            return _factors(
-                normalize(self.axis.to(dtype), dim=-1),
-                turns(self.frequencies, *seen, dtype),
-                self.channels,
-            )
-        kind = dtype if self.channels == 3 else torch.promote_types(dtype, torch.complex64)
-        return first(_fixed, (self.frequencies, self.n, self.channels), *seen, kind)
+            axis = normalize(self.axis.to(dtype), dim=-1)
+            table = rotation_table(self.frequencies, offset, seq_len, x.device, dtype)
+            return _factors(axis, table, self.channels)
+        # four channels are two complex numbers
+        if self.channels == 4:
+            dtype = torch.promote_types(dtype, torch.complex64)
+        arguments = (self.frequencies, self.n, self.channels)
+        return positions(_constant_factors, arguments, offset, seq_len, x.device, dtype)
 
-    def of_three(
+    def rotate_threes(
         self, x: Float[Tensor, "b h t k"], factors: Float[Tensor, "3 t k"]
     ) -> Float[Tensor, "b h t k"]:
-        wide, n, k = x.to(factors.dtype), self.n, x.shape[-1]
-        # a channel left over gets some other, times 0: two pieces are faster to join than three
-        following = torch.cat((wide[..., n : 3 * n], wide[..., : k - 2 * n]), dim=-1).mul_(
-            factors[1]
-        )
-        last = torch.cat((wide[..., 2 * n : 3 * n], wide[..., : k - n]), dim=-1)
-        return following.addcmul_(last, factors[2]).addcmul_(wide, factors[0]).type_as(x)
+        """Rotates blocks of three channels about their axes."""
+        wide = x.to(factors.dtype)
+        n = self.n
+        k = x.shape[-1]
+        # channels in no block get another one times 0: two pieces are faster to join than three
+        second = torch.cat((wide[..., n : 3 * n], wide[..., : k - 2 * n]), dim=-1)
+        third = torch.cat((wide[..., 2 * n : 3 * n], wide[..., : k - n]), dim=-1)
+        rotated = second.mul_(factors[1]).addcmul_(third, factors[2])
+        return rotated.addcmul_(wide, factors[0]).type_as(x)
 
-    def of_four(
+    def rotate_fours(
         self, x: Float[Tensor, "b h t k"], factors: Complex[Tensor, "2 t n2"]
     ) -> Float[Tensor, "b h t k"]:
-        z = as_complex(x, 2 * self.n)
-        return replaced(x, z.roll(self.n, -1).mul_(factors[1]).addcmul_(z, factors[0]))
+        """Multiplies blocks of four channels by their quaternions."""
+        # the other pair of a block is n pairs away
+        z = complex_pairs(x, 2 * self.n)
+        rotated = z.roll(self.n, -1).mul_(factors[1]).addcmul_(z, factors[0])
+        return replace_pairs(x, rotated)
 
 
 def _factors(
     axis: Float[Tensor, "n 3"], table: Complex[Tensor, "t columns"], channels: int
 ) -> Float[Tensor, "3 t columns"] | Complex[Tensor, "2 t columns"]:
     """See `QuaternionRotary.factors`."""
-    i, j, k = axis.unbind(-1)
-    cos, sin = table.real, table.imag
+    cos = table.real
+    sin = table.imag
     if channels == 4:
         # (a + b j)(c + d j) = (a c - b d*) + (a d + b c*) j
-        own, real, imag = torch.cat((i, -i)), torch.cat((-j, j)), torch.cat((k, k))
-        return torch.stack((torch.complex(cos, sin * own), torch.complex(sin * real, sin * imag)))
+        i, j, k = axis.unbind(-1)
+        same = torch.complex(cos, sin * torch.cat((i, -i)))
+        cross = torch.complex(sin * torch.cat((-j, j)), sin * torch.cat((k, k)))
+        return torch.stack((same, cross))
     # cos x + (1 - cos) u (u . x) + sin u x x
-    around = torch.stack([axis.roll(-s, 1).T for s in range(3)]).flatten(1)
-    u, following, last = pad(around, (0, table.shape[-1] - 3 * len(axis)))
+    cycled = torch.stack([axis.roll(-shift, 1).T for shift in range(3)]).flatten(1)
+    u, second, third = pad(cycled, (0, table.shape[-1] - 3 * len(axis)))
     along = (1 - cos) * u
     return torch.stack(
-        (cos + along * u, along * following - sin * last, along * last + sin * following)
+        (cos + along * u, along * second - sin * third, along * third + sin * second)
     )
 
 
-def _fixed(
+def _constant_factors(
     frequencies: tuple[float, ...], n: int, channels: int, size: int, device: torch.device
 ) -> Float[Tensor, "3 {size} columns"] | Complex[Tensor, "2 {size} columns"]:
-    return _factors(_spread(n).to(device), first_turns(frequencies, size, device), channels)
+    """Returns the factors at the positions 0 to size - 1 about axes that are not learned."""
+    return _factors(_spiral(n).to(device), phasor_table(frequencies, size, device), channels)
 
 
-def _spread(n: int) -> Float[Tensor, "{n} 3"]:
-    """Unit vectors along a spiral over the sphere: each turns by the golden angle from the one before."""
+def _spiral(n: int) -> Float[Tensor, "{n} 3"]:
+    """Returns unit vectors along a spiral over the sphere, each the golden angle after the last."""
     k = torch.arange(n, dtype=torch.float64)
-    z, angle = 1 - (2 * k + 1) / n, pi * (3 - sqrt(5)) * k
+    z = 1 - (2 * k + 1) / n
+    angle = pi * (3 - sqrt(5)) * k
     radius = (1 - z * z).sqrt()
     return torch.stack((radius * angle.cos(), radius * angle.sin(), z), dim=-1)

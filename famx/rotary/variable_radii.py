@@ -1,4 +1,4 @@
-"""RoPE that also learns how much each pair of channels counts: a turn times a radius (after seed.md's author)."""
+"""RoPE with a learned radius that scales each pair of channels (after seed.md's author)."""
 
 from math import expm1, log
 from typing import ClassVar
@@ -9,28 +9,28 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from famx.registry import register
-from famx.rotary.base import PairRotary, geometric, pairs_of
+from famx.rotary.base import PairRotary, count_pairs, geometric_frequencies
 
 
 @register
 class VariableRadii(PairRotary):
-    """`x_k <- x_k * r_k exp(i * t * theta^(-2k/d))` on pairs of channels, `r = softplus(radius)`, 1 at first.
+    """`x_k <- x_k * r_k exp(i * t * theta^(-2k/d))`, `r = softplus(radius)`, 1 at first.
 
-    An odd last channel passes as it is.
+    k counts the pairs of neighbouring channels. An odd last channel passes unchanged.
 
     Args:
-        theta: the slowest pair turns once in about `2 pi theta` positions.
+        theta: the slowest pair makes a full turn in about `2 pi theta` positions.
     """
 
-    exempt: ClassVar[dict[str, str]] = {
-        "norm_kept": "the radii weigh the pairs, which is what the part is for"
-    }
+    exempt: ClassVar[dict[str, str]] = {"norm_unchanged": "the learned radii scale the pairs"}
 
     def __init__(self, head_dim: int, *, theta: float = 10000.0):
-        pairs = pairs_of(head_dim, theta=theta)
-        super().__init__(geometric(pairs, theta))
+        pairs = count_pairs(head_dim, theta=theta)
+        super().__init__(geometric_frequencies(pairs, theta))
+        # softplus(log(e - 1)) = 1
         self.radius = nn.Parameter(torch.full((pairs,), log(expm1(1.0))))
 
     def table(self, offset: int, x: Float[Tensor, "b h t k"]) -> Complex[Tensor, "t pairs"]:
+        """See `PairRotary.table`."""
         table = super().table(offset, x)
         return table * softplus(self.radius.to(table.real.dtype))

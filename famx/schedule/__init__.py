@@ -1,3 +1,5 @@
+"""Schedules of the learning rate."""
+
 from famx.schedule.constant import Constant
 from famx.schedule.linear import Linear
 from famx.schedule.warmup_cosine import WarmupCosine

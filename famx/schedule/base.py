@@ -1,16 +1,28 @@
-"""What schedules share: a multiple of the peak as a pure function of the step."""
+"""Schedules: the interface, and warm-up followed by a decay."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import cos, pi
 
 
+class Schedule(ABC):
+    """The learning rate as a multiple of its peak, a function of the step alone.
+
+    A schedule is built with `total_steps`, the step from which it is constant.
+    """
+
+    @abstractmethod
+    def __call__(self, step: int) -> float:
+        """Returns the multiple of the peak at a step, counted from 0; in [0, 1]."""
+
+
 @dataclass(frozen=True)
-class Warmup:
-    """start + (1 - start)·t/w up to step w, 1 up to step s, end + (1 - end)·fall((t - s)/(T - s)), then end.
+class Warmup(Schedule):
+    """start + (1 - start)·t/w up to step w, then end + (1 - end)·curve((t - w)/(T - w)), then end.
 
     Args:
         total_steps: T, the step from which the multiple stays at `end`.
-        warmup_steps: w, the step of the peak; a tenth of `total_steps` if not given, never beyond it.
+        warmup_steps: w, the step of the peak; a tenth of `total_steps` when None, never beyond it.
         start: multiple of the peak at step 0, in [0, 1].
         end: multiple of the peak at the last step, in [0, 1].
     """
@@ -21,41 +33,71 @@ class Warmup:
     end: float = 0.0
 
     def __post_init__(self):
-        for name in ("total_steps", "warmup_steps", "decay_start"):
-            if not (getattr(self, name, None) or 0) >= 0:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} must be at least 0, steps are counted from there"
-                )
-        for name in ("start", "end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} is outside 0 to 1, it is a multiple of the peak"
-                )
+        _check_step("total_steps", self.total_steps)
+        _check_step("warmup_steps", self.warmup_steps)
+        for name, multiple in (("start", self.start), ("end", self.end)):
+            if not 0 <= multiple <= 1:
+                raise ValueError(f"{name}={multiple} is outside 0 to 1, the multiples of the peak")
 
     @property
-    def peak(self) -> int:
-        """w"""
-        return (
-            self.total_steps // 10
-            if self.warmup_steps is None
-            else min(self.warmup_steps, self.total_steps)
-        )
+    def peak_step(self) -> int:
+        """Returns w, the step at which the warm-up ends."""
+        if self.warmup_steps is None:
+            return self.total_steps // 10
+        return min(self.warmup_steps, self.total_steps)
 
     @property
-    def decay(self) -> int:
-        """s"""
-        return self.peak
+    def decay_step(self) -> int:
+        """Returns the step at which the decay begins."""
+        return self.peak_step
 
     def __call__(self, step: int) -> float:
+        """See `Schedule.__call__`."""
+        # first, so that a schedule of no steps is at its end
         if step >= self.total_steps:
             return self.end
-        if step < self.peak:
-            return self.start + (1 - self.start) * step / self.peak
-        if step <= self.decay:
+        # warm-up
+        if step < self.peak_step:
+            return self.start + (1 - self.start) * step / self.peak_step
+        # plateau; of one step where the decay begins at the peak
+        if step <= self.decay_step:
             return 1.0
-        progress = (step - self.decay) / (self.total_steps - self.decay)
-        return self.end + (1 - self.end) * self.fall(progress)
+        # decay
+        progress = (step - self.decay_step) / (self.total_steps - self.decay_step)
+        return self.end + (1 - self.end) * self.curve(progress)
 
-    def fall(self, progress: float) -> float:
-        """From 1 to 0 while progress goes from 0 to 1: half a cosine."""
+    def curve(self, progress: float) -> float:
+        """Returns the form of the decay, from 1 to 0 for progress from 0 to 1: half a cosine."""
         return (1 + cos(pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class WarmupPlateau(Warmup):
+    """As `Warmup`, but the decay begins at step s: between w and s the multiple is 1.
+
+    Args:
+        decay_start: s; the schedule's own default when None, never before the peak.
+    """
+
+    decay_start: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_step("decay_start", self.decay_start)
+
+    @property
+    @abstractmethod
+    def default_decay_start(self) -> int:
+        """Returns s for `decay_start=None`."""
+
+    @property
+    def decay_step(self) -> int:
+        """Returns s, the step at which the plateau ends."""
+        start = self.default_decay_start if self.decay_start is None else self.decay_start
+        return max(self.peak_step, start)
+
+
+def _check_step(name: str, step: int | None) -> None:
+    # `not step >= 0` also refuses NaN
+    if step is not None and not step >= 0:
+        raise ValueError(f"{name}={step} must be at least 0, from which steps are counted")

@@ -15,5 +15,6 @@ class Linear(Warmup):
         total_steps, warmup_steps, start, end: as in `warmup_cosine`.
     """
 
-    def fall(self, progress: float) -> float:
+    def curve(self, progress: float) -> float:
+        """Returns a straight line."""
         return 1 - progress

@@ -3,23 +3,20 @@
 from dataclasses import dataclass
 
 from famx.registry import register
-from famx.schedule.base import Warmup
+from famx.schedule.base import WarmupPlateau
 
 
 @register
 @dataclass(frozen=True)
-class WarmupPlateauCosine(Warmup):
+class WarmupPlateauCosine(WarmupPlateau):
     """As `warmup_cosine`, but the cosine begins at step s: between w and s the multiple is 1.
 
     Args:
         total_steps, warmup_steps, start, end: as in `warmup_cosine`.
-        decay_start: s; half-way between peak and end if not given, never before the peak.
+        decay_start: s; half-way between the peak and T when None, never before the peak.
     """
 
-    decay_start: int | None = None
-
     @property
-    def decay(self) -> int:
-        """s"""
-        middle = (self.peak + self.total_steps) // 2
-        return max(self.peak, middle if self.decay_start is None else self.decay_start)
+    def default_decay_start(self) -> int:
+        """Returns the step half-way between the peak and T."""
+        return (self.peak_step + self.total_steps) // 2

@@ -3,26 +3,24 @@
 from dataclasses import dataclass
 
 from famx.registry import register
-from famx.schedule.base import Warmup
+from famx.schedule.base import WarmupPlateau
 
 
 @register
 @dataclass(frozen=True)
-class WSD(Warmup):
+class WSD(WarmupPlateau):
     """As `linear`, but the line begins at step s: between w and s the multiple is 1.
 
     Args:
         total_steps, warmup_steps, start, end: as in `warmup_cosine`.
-        decay_start: s; nine tenths of all steps if not given, never before the peak.
+        decay_start: s; nine tenths of all steps when None, never before the peak.
     """
 
-    decay_start: int | None = None
-
     @property
-    def decay(self) -> int:
-        """s"""
-        late = self.total_steps - self.total_steps // 10
-        return max(self.peak, late if self.decay_start is None else self.decay_start)
+    def default_decay_start(self) -> int:
+        """Returns the step after nine tenths of all steps."""
+        return self.total_steps - self.total_steps // 10
 
-    def fall(self, progress: float) -> float:
+    def curve(self, progress: float) -> float:
+        """Returns a straight line."""
         return 1 - progress

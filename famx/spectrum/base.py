@@ -1,19 +1,147 @@
-"""What spectra share: how bands divide the bins of a spectrum, and what white noise would give them."""
+"""Spectra: the interface, the division of bins into bands, and the shares of white noise."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from famx.notation import Layout, TensorInfo
+from famx.notation import Kind, Layout, TensorInfo
+
+
+class Spectrum(nn.Module, ABC):
+    """Measures how each gradient's power is divided among its bands.
+
+    A spectrum is built with `tensors`, one `TensorInfo` for each gradient, in their order. Its
+    state is in buffers that a call replaces and never mutates, so that an optimizer can restore
+    them when it skips a step.
+
+    Attributes:
+        fresh: whether the last call measured; if not, it returned the previous shares.
+        every: calls from one measurement to the next.
+        capturable: whether a CUDA graph can capture calls, that is whether they do without the
+            host. A spectrum that counts its calls, in `calls`, must then accept a 0-d tensor there.
+        white_shares: shares of white noise, zero where a tensor has fewer bands.
+        observed, metrics: see `famx.nn.hooks.Observed`.
+    """
+
+    fresh: bool | Tensor = True
+    every: int = 1
+    capturable: bool = True
+    observed: bool = False
+    white_shares: Float[Tensor, "tensors bands"]
+
+    def __init__(self, tensors: Sequence[TensorInfo]):
+        super().__init__()
+        self.tensors = tensors
+        self.max_bands = max((info.n_bands for info in tensors), default=0)
+        self.metrics: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def forward(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors bands"]:
+        """Returns the share of power in each band, zero where a tensor has fewer bands."""
+
+    @abstractmethod
+    def degrees_of_freedom(self) -> Float[Tensor, " tensors"]:
+        """Returns the number of independent power values in a measurement of each tensor.
+
+        The entries of a tensor are taken as independent.
+        """
+
+    def relative(self, shares: Float[Tensor, "tensors bands"]) -> Float[Tensor, "tensors bands"]:
+        """Returns the shares in units of white noise: 1 is white, 0 where there is no band."""
+        return torch.where(self.white_shares > 0, shares / self.white_shares, 0.0)
+
+    def report_bands(self, shares: Float[Tensor, "tensors bands"]) -> None:
+        """Fills `metrics` with shares in units of white noise, if the spectrum is observed.
+
+        The shares may be those of the last call or a history of them. `bands` are those of all
+        tensors, `bands/<kind>` their means over the tensors of a kind.
+        """
+        if not self.observed:
+            return
+        relative = self.relative(shares)
+        rows_by_kind: dict[Kind, list[int]] = {}
+        for row, info in enumerate(self.tensors):
+            rows_by_kind.setdefault(info.kind, []).append(row)
+        # a new dict, so that readers of the previous one are not affected
+        self.metrics = {"bands": relative}
+        for kind, rows in rows_by_kind.items():
+            self.metrics[f"bands/{kind}"] = relative[rows].mean(0)
+
+
+class SampledSpectrum(Spectrum):
+    """The spectrum along the entries of a gradient, or along some of them.
+
+    Tensors of the same layout, length and number of bands are measured together. A subclass defines
+    how many entries are read (`length`), which (`samples`), their power (`power`), and the bins of
+    each band (`bands`).
+    """
+
+    order: Tensor
+    freedom: Float[Tensor, " tensors"]
+
+    def __init__(self, tensors: Sequence[TensorInfo]):
+        super().__init__(tensors)
+        # rows by layout, number of bins and number of bands
+        self.groups: dict[tuple[Layout, int, int], list[int]] = {}
+        for row, info in enumerate(tensors):
+            n_bins = self.length(info) // 2 + 1
+            self.groups.setdefault((info.layout, n_bins, info.n_bands), []).append(row)
+        # the bins of each band, and their number as a share of all: the power of white noise
+        white_shares = torch.zeros(len(tensors), self.max_bands)
+        for group, ((layout, n_bins, n_bands), rows) in enumerate(self.groups.items()):
+            member = membership(self.bands(layout, n_bins, n_bands), n_bins, self.max_bands)
+            white_shares[rows] = member.sum(0) / member.sum().clamp_min(1.0)
+            self.register_buffer(f"member{group}", member, persistent=False)
+        # restores the order of the tensors from that of the groups
+        rows_in_groups = [row for rows in self.groups.values() for row in rows]
+        order = torch.tensor(rows_in_groups, dtype=torch.long).argsort()
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("white_shares", white_shares, persistent=False)
+        freedom = torch.tensor([(self.length(info) // 2 + 1) / 2 for info in tensors])
+        self.register_buffer("freedom", freedom, persistent=False)
+
+    def forward(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors bands"]:
+        """See `Spectrum.forward`."""
+        samples = self.samples(gradients)
+        shares = []
+        for group, rows in enumerate(self.groups.values()):
+            # half precision has too small a range for powers
+            series = torch.stack([samples[row] for row in rows]).float()
+            shares.append(self.power(series) @ self.get_buffer(f"member{group}"))
+        return torch.cat(shares)[self.order]
+
+    def degrees_of_freedom(self) -> Float[Tensor, " tensors"]:
+        """Returns half a value for each bin."""
+        return self.freedom
+
+    @abstractmethod
+    def length(self, info: TensorInfo) -> int:
+        """Returns how many entries are read of a tensor."""
+
+    @abstractmethod
+    def bands(self, layout: Layout, n_bins: int, n_bands: int) -> list[tuple[int, int]]:
+        """Returns the first bin of each band and the one after its last."""
+
+    @abstractmethod
+    def samples(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Returns the entries that are read, one series for each tensor."""
+
+    @abstractmethod
+    def power(self, series: Float[Tensor, "rows samples"]) -> Float[Tensor, "rows bins"]:
+        """Returns the power in each bin of each series, as a share of all its power."""
 
 
 def edges(layout: Layout, n_bins: int, n_bands: int) -> list[tuple[int, int]]:
-    """First and past-the-last bin of each band; every bin belongs to one band, every band has a bin.
+    """Returns the first bin of each band and the one after its last.
 
-    equal: bands of n_bins // n_bands bins. log: from N^(i/n) - 1 to N^((i+1)/n) - 1, at least one bin each.
-    split: half of the bands on each half of the spectrum. Bins left over by a division belong to the last band.
+    Every bin belongs to one band, and every band has a bin.
+    equal: bands of n_bins // n_bands bins.
+    log: from N^(i/n) - 1 to N^((i+1)/n) - 1, at least one bin each.
+    split: half of the bands on each half of the spectrum.
+    Bins that remain after a division belong to the last band.
 
     Raises:
         ValueError: there are fewer bins than bands.
@@ -21,103 +149,23 @@ def edges(layout: Layout, n_bins: int, n_bands: int) -> list[tuple[int, int]]:
     if n_bins < n_bands:
         raise ValueError(f"n_bands={n_bands} is more than the {n_bins} bins of the spectrum")
     if layout == "split" and n_bands > 1:
-        lower = edges("equal", n_bins // 2, n_bands // 2)
-        upper = edges("equal", n_bins - n_bins // 2, n_bands - n_bands // 2)
-        return lower + [(start + n_bins // 2, stop + n_bins // 2) for start, stop in upper]
-    cuts = [0]
+        middle = n_bins // 2
+        lower = edges("equal", middle, n_bands // 2)
+        upper = edges("equal", n_bins - middle, n_bands - n_bands // 2)
+        return lower + [(start + middle, stop + middle) for start, stop in upper]
+    starts = [0]
     for i in range(1, n_bands):
-        cut = int(n_bins ** (i / n_bands) - 1) if layout == "log" else i * (n_bins // n_bands)
-        cuts.append(min(max(cut, cuts[-1] + 1), n_bins - n_bands + i))
-    return list(zip(cuts, [*cuts[1:], n_bins], strict=True))
+        start = int(n_bins ** (i / n_bands) - 1) if layout == "log" else i * (n_bins // n_bands)
+        # at least one bin for the band before, and for each band from here on
+        starts.append(min(max(start, starts[-1] + 1), n_bins - n_bands + i))
+    return list(zip(starts, [*starts[1:], n_bins], strict=True))
 
 
 def membership(
-    bands: Sequence[tuple[int, int]], n_bins: int, most_bands: int
+    bands: Sequence[tuple[int, int]], n_bins: int, max_bands: int
 ) -> Float[Tensor, "bins bands"]:
-    """One where the bin belongs to the band."""
-    member = torch.zeros(n_bins, most_bands)
+    """Returns a matrix with 1 where the bin belongs to the band, otherwise 0."""
+    member = torch.zeros(n_bins, max_bands)
     for band, (start, stop) in enumerate(bands):
         member[start:stop, band] = 1.0
     return member
-
-
-class Spectrum(nn.Module):
-    """Measures how each gradient's power is shared among its bands: `(gradients) -> (tensors, most bands)`.
-
-    Its state are buffers, which a call replaces and never writes into: whoever calls can put the former ones back.
-
-    Attributes:
-        fresh: whether the last call measured; if not, it handed out the former shares.
-        every: calls from one measurement to the next.
-        white: the shares of white noise, zero where a tensor has fewer bands.
-        capturable: False where it needs the host in every call. Where others count their calls, in `calls`, that may be
-            a 0-d tensor, for CUDA graphs (`famx.optim.base.Optimizer`).
-        freedom: independent power values behind the last measurement of a tensor, if its entries do not move together.
-    """
-
-    fresh: bool | Tensor = True
-    every = 1
-    capturable = True
-    white: Tensor
-    freedom: Tensor
-
-    def __init__(self, tensors: Sequence[TensorInfo]):
-        super().__init__()
-        self.tensors = tensors
-        self.most_bands = max((info.n_bands for info in tensors), default=0)
-
-    def relative(self, shares: Float[Tensor, "tensors bands"]) -> Float[Tensor, "tensors bands"]:
-        """The shares in units of white noise: 1 is white; 0 where a tensor has fewer bands."""
-        return torch.where(self.white > 0, shares / self.white, 0.0)
-
-
-class Sampled(Spectrum):
-    """The spectrum along some of a gradient's entries: tensors alike in length and bands are measured together.
-
-    A subclass says how many entries (`length`), which (`samples`), their `power`, and the `bands` of its bins.
-    """
-
-    def __init__(self, tensors: Sequence[TensorInfo]):
-        super().__init__(tensors)
-        self.alike: dict[tuple[Layout, int, int], list[int]] = {}
-        for i, info in enumerate(tensors):
-            self.alike.setdefault(
-                (info.layout, self.length(info) // 2 + 1, info.n_bands), []
-            ).append(i)
-        white = torch.zeros(len(tensors), self.most_bands)
-        for group, ((layout, n_bins, n_bands), rows) in enumerate(self.alike.items()):
-            member = membership(self.bands(layout, n_bins, n_bands), n_bins, self.most_bands)
-            white[rows] = member.sum(0) / member.sum().clamp_min(1.0)
-            self.register_buffer(f"member{group}", member, persistent=False)
-        order = [i for rows in self.alike.values() for i in rows]
-        self.register_buffer(
-            "order", torch.tensor(order, dtype=torch.long).argsort(), persistent=False
-        )
-        self.register_buffer("white", white, persistent=False)
-        freedom = torch.tensor([(self.length(info) // 2 + 1) / 2 for info in tensors])
-        self.register_buffer("freedom", freedom, persistent=False)
-
-    def forward(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors bands"]:
-        samples = self.samples(gradients)
-        shares = [
-            self.power(torch.stack([samples[i] for i in rows]).float())
-            @ getattr(self, f"member{group}")
-            for group, rows in enumerate(self.alike.values())
-        ]
-        return torch.cat(shares)[self.order]
-
-    def length(self, info: TensorInfo) -> int:
-        """Entries read of a tensor."""
-        raise NotImplementedError
-
-    def bands(self, layout: Layout, n_bins: int, n_bands: int) -> list[tuple[int, int]]:
-        """First and past-the-last bin of each band."""
-        raise NotImplementedError
-
-    def samples(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """The entries read, one series a tensor."""
-        raise NotImplementedError
-
-    def power(self, series: Float[Tensor, "alike samples"]) -> Float[Tensor, "alike bins"]:
-        """What each bin of each series holds, as a share of all."""
-        raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The spectrum along a gradient's entries: says something where an axis has an order (taps, mel bins, positions)."""
+"""The spectrum along a gradient's entries, for axes that have an order (taps, mel bins)."""
 
 from collections.abc import Sequence
 
@@ -8,36 +8,42 @@ from torch import Tensor
 
 from famx.notation import Layout, TensorInfo
 from famx.registry import register
-from famx.spectrum.base import Sampled, edges
+from famx.spectrum.base import SampledSpectrum, edges
+
+TINY = torch.finfo(torch.float32).tiny
 
 
 @register
-class Contiguous(Sampled):
-    """share_b = sum_{f in b} |F(f)|² / sum_f |F(f)|², F = rfft of the first entries, without the zero bin.
+class Contiguous(SampledSpectrum):
+    """share_b = sum_{f in b} |F(f)|² / sum_f |F(f)|², F = rfft of the first entries, without f = 0.
 
     Args:
-        entries: that are read of each tensor; all where it has fewer.
+        entries: number of entries that are read of each tensor, or all where it has fewer.
     """
 
     def __init__(self, tensors: Sequence[TensorInfo], *, entries: int = 4096):
-        self.entries = entries
+        self.entries = entries  # read by `length`, which the next line calls
         super().__init__(tensors)
 
     def length(self, info: TensorInfo) -> int:
+        """See `SampledSpectrum.length`."""
         return min(self.entries, info.numel)
 
     def bands(self, layout: Layout, n_bins: int, n_bands: int) -> list[tuple[int, int]]:
+        """Returns the bands of all bins but the first, that of the mean."""
         return [(start + 1, stop + 1) for start, stop in edges(layout, n_bins - 1, n_bands)]
 
     def samples(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        return [
-            gradient.reshape(-1)[: self.length(info)]
-            for gradient, info in zip(gradients, self.tensors, strict=True)
-        ]
+        """Returns the first entries of each gradient."""
+        samples = []
+        for gradient, info in zip(gradients, self.tensors, strict=True):
+            samples.append(gradient.reshape(-1)[: self.length(info)])
+        return samples
 
-    def power(self, series: Float[Tensor, "alike samples"]) -> Float[Tensor, "alike bins"]:
+    def power(self, series: Float[Tensor, "rows samples"]) -> Float[Tensor, "rows bins"]:
+        """See `SampledSpectrum.power`."""
         # scaled first: squares of small gradients leave the range of fp32
-        largest = series.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        largest = series.abs().amax(-1, keepdim=True).clamp_min(TINY)
         power = torch.fft.rfft(series / largest).abs().square()
         power[:, 0] = 0.0
-        return power / power.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        return power / power.sum(-1, keepdim=True).clamp_min(TINY)

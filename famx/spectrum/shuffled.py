@@ -1,4 +1,4 @@
-"""The spectrum as published: of entries in random order, so that any signal looks white (seed.md)."""
+"""The spectrum as published: of entries in random order, which whitens any signal (seed.md)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,86 +10,106 @@ from torch import Tensor
 
 from famx.notation import Layout, TensorInfo
 from famx.registry import register
-from famx.spectrum.base import Sampled
+from famx.seeding import torch_generator
+from famx.spectrum.base import SampledSpectrum
+
+LARGE = 10_000  # entries; of a tensor with more, only some are read
+MAX_ROWS = 64  # of a large tensor, and as many columns
+MAX_ENTRIES = 1000  # of a large vector
 
 
 @register
-class Shuffled(Sampled):
-    """share_b = sum_{f in b} |F(f)| / (sum_f |F(f)| + eps), F = rfft of the entries drawn for this call.
+class Shuffled(SampledSpectrum):
+    """share_b = sum_{f in b} |F(f)| / (sum_f |F(f)| + eps), F = rfft of sampled entries.
 
-    Of a tensor with more than 10,000 entries 64 random rows x 64 random columns, or 1,000 random entries of a vector;
-    of the others all. Literal: bins left over by the division into bands belong to none.
+    Every call samples anew. Of a tensor with more than 10,000 entries it takes 64 random rows x 64
+    random columns, or 1,000 random entries of a vector; of other tensors it takes all entries. As
+    published, the bins that remain after the division into bands belong to no band.
 
     Args:
-        seed: the draw is a function of it and of the number of the call; no global generator is read.
+        seed: the sample is a function of the seed and the number of the call; no global generator
+            is read.
         eps: added to the sum.
     """
 
     capturable = False
     exempt: ClassVar[dict[str, str]] = {
-        "sums_to_one": "bins left over by the division into bands belong to none",
-        "flat_on_white": "the steady bin and the bins left over are not accounted for",
+        "sums_to_one": "bins that remain after the division into bands belong to none",
+        "flat_on_white": "the bin of the mean and the remaining bins are not accounted for",
         "separates_slow_and_fast": "a random order whitens any signal",
     }
 
     def __init__(self, tensors: Sequence[TensorInfo], *, seed: int = 0, eps: float = 1e-8):
-        self.seed, self.eps, self.calls = seed, eps, 0
         super().__init__(tensors)
+        self.seed = seed
+        self.eps = eps
+        self.calls = 0
 
     def length(self, info: TensorInfo) -> int:
-        if info.numel <= 10_000:
+        """See `SampledSpectrum.length`."""
+        if info.numel <= LARGE:
             return info.numel
         if len(info.shape) == 1:
-            return 1000
-        return (
-            min(64, info.shape[0])
-            * min(64, info.shape[1])
-            * (info.numel // (info.shape[0] * info.shape[1]))
-        )
+            return MAX_ENTRIES
+        rows, columns = info.shape[:2]
+        return min(MAX_ROWS, rows) * min(MAX_ROWS, columns) * (info.numel // (rows * columns))
 
     def bands(self, layout: Layout, n_bins: int, n_bands: int) -> list[tuple[int, int]]:
+        """See `SampledSpectrum.bands`."""
         if layout == "log":
-            cuts = [int(n_bins ** (i / n_bands) - 1) for i in range(n_bands + 1)]
-            return list(pairwise(cuts))
+            starts = [int(n_bins ** (i / n_bands) - 1) for i in range(n_bands + 1)]
+            return list(pairwise(starts))
         if layout == "equal":
-            return [
-                (i * (n_bins // n_bands), (i + 1) * (n_bins // n_bands)) for i in range(n_bands)
-            ]
-        half = n_bins // 2
-        upper = self.bands("equal", n_bins - half, n_bands - n_bands // 2)
-        return self.bands("equal", half, n_bands // 2) + [
-            (start + half, stop + half) for start, stop in upper
-        ]
+            size = n_bins // n_bands
+            return [(i * size, (i + 1) * size) for i in range(n_bands)]
+        # split: half of the bands on each half of the spectrum
+        middle = n_bins // 2
+        lower = self.bands("equal", middle, n_bands // 2)
+        upper = self.bands("equal", n_bins - middle, n_bands - n_bands // 2)
+        return lower + [(start + middle, stop + middle) for start, stop in upper]
 
     def draws(self, call: int) -> list[list[Tensor]]:
-        """The indices drawn along each tensor's leading axes at a call, counted from 1; none where all is read."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + call)
-        drawn: list[list[Tensor]] = []
+        """Returns the indices sampled along the leading axes of each tensor; none means all.
+
+        Args:
+            call: number of the call, counted from 1.
+        """
+        generator = torch_generator(self.seed, call)
+        draws: list[list[Tensor]] = []
         for info in self.tensors:
-            large = info.numel > 10_000
-            axes = (info.shape[:2], (64, 64)) if len(info.shape) > 1 else (info.shape, (1000,))
-            sizes = zip(*axes, strict=True) if large else ()
-            drawn.append([torch.randperm(size, generator=generator)[:most] for size, most in sizes])
-        return drawn
+            indices: list[Tensor] = []
+            if info.numel > LARGE:
+                # of a convolution only output and input channels are sampled
+                matrix = len(info.shape) > 1
+                count = MAX_ROWS if matrix else MAX_ENTRIES
+                for size in info.shape[:2]:
+                    indices.append(torch.randperm(size, generator=generator)[:count])
+            draws.append(indices)
+        return draws
 
     def forward(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors bands"]:
+        """See `Spectrum.forward`."""
         self.calls += 1
         return super().forward(gradients)
 
     def samples(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        picked = []
-        for gradient, draw in zip(gradients, self.draws(self.calls), strict=True):
-            for axis, index in enumerate(draw):
+        """Returns the entries sampled for this call."""
+        samples = []
+        for gradient, indices in zip(gradients, self.draws(self.calls), strict=True):
+            for axis, index in enumerate(indices):
                 gradient = gradient.index_select(axis, index.to(gradient.device, non_blocking=True))
-            picked.append(gradient.reshape(-1))
-        return picked
+            samples.append(gradient.reshape(-1))
+        return samples
 
-    def power(self, series: Float[Tensor, "alike samples"]) -> Float[Tensor, "alike bins"]:
+    def power(self, series: Float[Tensor, "rows samples"]) -> Float[Tensor, "rows bins"]:
+        """Returns magnitudes, not power, as published."""
         magnitude = torch.fft.rfft(series).abs()
         return magnitude / (magnitude.sum(-1, keepdim=True) + self.eps)
 
     def get_extra_state(self) -> int:
+        """Returns the number of calls, for `state_dict`."""
         return self.calls
 
     def set_extra_state(self, state: int) -> None:
+        """Sets the number of calls."""
         self.calls = state

@@ -1,55 +1,78 @@
-"""Word and character errors."""
+"""Word and character error rates (jiwer), with bootstrap intervals over utterances."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jiwer
 import numpy as np
 
+from famx.task.base import Score
 
-class Errors(NamedTuple):
-    """Edits between references and hypotheses, over all utterances, and the interval of their rate.
+_PROCESS = {"word": jiwer.process_words, "char": jiwer.process_characters}
 
-    `rate` is (substitutions + deletions + insertions) / `units`; `low` and `high` bound it with 95 % confidence
-    (bootstrap over utterances, Bisani & Ney 2004).
+
+@dataclass(frozen=True)
+class ErrorRate(Score):
+    """rate = (substitutions + deletions + insertions) / units, over all utterances.
+
+    `low` and `high` bound it with 95 % confidence (bootstrap over utterances, Bisani & Ney 2004).
+
+    Args:
+        units: words or characters of the references.
     """
 
-    rate: float
     substitutions: int
     deletions: int
     insertions: int
     units: int
-    low: float
-    high: float
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {
+            "substitutions": self.substitutions,
+            "deletions": self.deletions,
+            "insertions": self.insertions,
+            "units": self.units,
+        }
 
 
 def edits(
     references: Sequence[str], hypotheses: Sequence[str], unit: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Substitutions, deletions and insertions of each utterance, and the units of its reference.
+    """Counts the edits of each utterance.
 
     Args:
         unit: `word` or `char`.
+
+    Returns:
+        (utterances, 3) substitutions, deletions and insertions; (utterances,) units of references.
     """
-    process = {"word": jiwer.process_words, "char": jiwer.process_characters}[unit]
-    each = [
-        process(reference, hypothesis)
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
-    ]
-    counts = np.array([[e.substitutions, e.deletions, e.insertions] for e in each])
-    return counts, np.array([e.hits + e.substitutions + e.deletions for e in each])
+    counts = []
+    units = []
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        result = _PROCESS[unit](reference, hypothesis)
+        counts.append([result.substitutions, result.deletions, result.insertions])
+        units.append(result.hits + result.substitutions + result.deletions)
+    return np.array(counts), np.array(units)
 
 
-def errors(
+def error_rate(
     references: Sequence[str], hypotheses: Sequence[str], unit: str, resamples: int = 1000
-) -> Errors:
-    """Counts the edits over words or characters, `unit` is one of `word` and `char`."""
+) -> ErrorRate:
+    """Computes the error rate over words or characters; `unit` is `word` or `char`."""
     counts, units = edits(references, hypotheses, unit)
-    drawn = np.random.default_rng(0).integers(len(units), size=(resamples, len(units)))
-    rates = counts.sum(1)[drawn].sum(1) / np.maximum(1, units[drawn].sum(1))
+    # bootstrap: the rate of as many utterances, sampled with replacement
+    sampled = np.random.default_rng(0).integers(len(units), size=(resamples, len(units)))
+    errors = counts.sum(1)[sampled].sum(1)
+    rates = errors / np.maximum(1, units[sampled].sum(1))
     low, high = np.quantile(rates, [0.025, 0.975])
     substitutions, deletions, insertions = (int(n) for n in counts.sum(0))
-    rate = float(counts.sum() / max(1, units.sum()))
-    return Errors(
-        rate, substitutions, deletions, insertions, int(units.sum()), float(low), float(high)
+    return ErrorRate(
+        rate=float(counts.sum() / max(1, units.sum())),
+        low=float(low),
+        high=float(high),
+        substitutions=substitutions,
+        deletions=deletions,
+        insertions=insertions,
+        units=int(units.sum()),
     )

@@ -1,1 +1,99 @@
-"""What every task shares: decoding a split, and counting errors the way the field does."""
+"""The contract of the task room: a loss, its evaluation, and scores to select and compare by."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from famx.nn.batch import Batch
+from famx.notation import Modality
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of a split, lower is better, with its 95 % interval.
+
+    Args:
+        rate: the score itself; a fraction, shown in percent, unless `is_fraction` is False.
+        low, high: bounds of the interval, NaN where they are not known.
+    """
+
+    rate: float
+    low: float
+    high: float
+
+    is_fraction: ClassVar[bool] = True
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counts that the rate is made of, by name."""
+        return {}
+
+    def summary(self) -> dict[str, float]:
+        """Returns the score as plain numbers, for `scores.<split>.json`."""
+        return {"rate": self.rate, **self.counts, "low": self.low, "high": self.high}
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """A decoder of the room `decode`: the texts that a model recognises or writes."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> list[str]: ...
+
+
+class Task(ABC):
+    """A task: which data it reads, its loss, and how its outputs are scored.
+
+    Args:
+        tokenizer: token ids <-> text.
+        decode: factory of the decoder, called with the tokenizer; the task's default where None.
+
+    Attributes:
+        modality: of its data and frontend.
+        causal: whether its model must not see later positions.
+        output: kind of scores that its model gives, which a decoder must match: "frames" with a
+            blank (CTC), or "tokens", each predicted from those before it.
+        selection_metric: metric on dev by which checkpoints are selected, "loss" or a name that
+            `score` returns; lower is better.
+        default_parts: room -> part where the config says `default`.
+        special_tokens: first tokens of the vocabulary.
+    """
+
+    modality: ClassVar[Modality]
+    causal: ClassVar[bool]
+    output: ClassVar[str]
+    selection_metric: ClassVar[str]
+    default_parts: ClassVar[Mapping[str, str]]
+    special_tokens: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, tokenizer: Tokenizer, decoder: Decoder):
+        self.tokenizer = tokenizer
+        self.decoder = decoder
+
+    @abstractmethod
+    def count(self, batch: Batch) -> int:
+        """Counts the units that the loss is a mean over."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        """Computes the mean loss of a batch."""
+
+    @abstractmethod
+    def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
+        """Computes the loss of a batch and its hypotheses (none where only the loss counts)."""
+
+    def decode(self, model: nn.Module, batch: Batch) -> list[str]:
+        """Decodes a batch: a text for each row."""
+        return self.decoder(model, batch)
+
+    def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Score]:
+        """Scores hypotheses by name; empty where the loss is the only score."""
+        return {}
+
+    def reject(self, n_frames: int, text: str) -> str | None:
+        """Says why a text cannot be learned from so many frames; None where it can."""
+        return None

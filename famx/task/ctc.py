@@ -1,65 +1,96 @@
-"""Connectionist temporal classification (Graves et al. 2006): speech to text, frame by frame, decoded greedily."""
+"""Connectionist temporal classification: speech to text, frame by frame (Graves et al. 2006)."""
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 from torch.nn.functional import ctc_loss
 
+from famx import registry
+from famx.nn.batch import Batch
+from famx.notation import Modality
 from famx.registry import register
-from famx.task._wer import errors
+from famx.task._wer import ErrorRate, error_rate
+from famx.task.base import Decoder, Task
+
+
+@runtime_checkable
+class FrameDecoder(Decoder, Protocol):
+    """A decoder that can use the scores of a pass that has already been made."""
+
+    def decode_scores(self, scores: Tensor, lengths: Tensor) -> list[str]: ...
 
 
 @register
-class CTC:
-    """-log p(text | signal) summed over all alignments, per token; id 0 of the tokenizer is the blank.
+class CTC(Task):
+    """loss = -log p(text | signal) / tokens, p summed over all alignments; token 0 is the blank.
 
     Args:
-        units: tokens that the tokenizer is built with; 0 for characters, which fast speech has too many of for
-            frames of 40 ms.
+        tokenizer: its first token is the blank.
+        decode: factory of the decoder.
+        vocab_size: tokens with which the tokenizer is built; 0 for characters, of which fast speech
+            has too many for frames of 40 ms.
     """
 
+    modality: ClassVar[Modality] = Modality.SPEECH
     causal: ClassVar[bool] = False
-    unit: ClassVar[str] = "seconds"
-    metric: ClassVar[str] = "wer"
-    usual: ClassVar[dict[str, str]] = {"frontend": "log_mel", "data": "spoken"}
+    output: ClassVar[str] = "frames"
+    selection_metric: ClassVar[str] = "wer"
+    default_parts: ClassVar[dict[str, str]] = {
+        "data": "spoken",
+        "frontend": "log_mel",
+        "decode": "ctc_greedy",
+    }
+    special_tokens: ClassVar[tuple[str, ...]] = ("<blank>",)
+    decoder: FrameDecoder
 
-    def __init__(self, tokenizer, *, units: int = 96):
-        self.tokenizer, self.units = tokenizer, units
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        decode: Callable[..., FrameDecoder] | None = None,
+        *,
+        vocab_size: int = 96,
+    ):
+        if decode is None:
+            decoder = registry.build("decode", {"name": "ctc_greedy"}, tokenizer=tokenizer)
+        else:
+            decoder = decode(tokenizer=tokenizer)
+        super().__init__(tokenizer, decoder)
+        self.vocab_size = vocab_size
 
-    def count(self, batch) -> int:
-        """Units that the loss is the mean over: tokens to emit."""
+    def count(self, batch: Batch) -> int:
+        """Counts the tokens to emit."""
         return int(batch.target_lengths.sum())
 
-    def loss(self, model, batch) -> Float[Tensor, ""]:
-        return self._loss(*model(batch.inputs, batch.lengths, batch.spans), batch)
-
-    def judge(self, model, batch) -> tuple[Float[Tensor, ""], list[str]]:
-        """`loss` and `decode` of one pass through the model."""
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
-        return self._loss(scores, lengths, batch), self._texts(scores, lengths)
+        return self._loss(scores, lengths, batch)
 
-    def frames_needed(self, text: str) -> int:
-        """Frames without which the text cannot be emitted: one a token, one more between equal neighbours."""
-        ids = self.tokenizer.encode(text).ids
-        return len(ids) + sum(a == b for a, b in pairwise(ids))
+    def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
+        """Computes the loss and the hypotheses by one pass through the model."""
+        scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
+        return self._loss(scores, lengths, batch), self.decoder.decode_scores(scores, lengths)
 
-    @torch.inference_mode()
-    def decode(self, model, batch) -> list[str]:
-        """The likeliest symbol of every frame, repeats merged, blanks dropped."""
-        return self._texts(*model(batch.inputs, batch.lengths))
-
-    def score(self, references: list[str], hypotheses: list[str]) -> dict:
-        """Word and character error rates by name, each an `Errors`."""
+    def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, ErrorRate]:
+        """Computes word and character error rates."""
         return {
-            "wer": errors(references, hypotheses, "word"),
-            "cer": errors(references, hypotheses, "char"),
+            "wer": error_rate(references, hypotheses, "word"),
+            "cer": error_rate(references, hypotheses, "char"),
         }
 
+    def reject(self, n_frames: int, text: str) -> str | None:
+        """Rejects a text that needs more frames: one a token, one more between equal neighbours."""
+        ids = self.tokenizer.encode(text).ids
+        needed = len(ids) + sum(a == b for a, b in pairwise(ids))
+        if n_frames >= needed:
+            return None
+        return f"has {n_frames} frames and its text needs {needed}, more than CTC can emit"
+
     def _loss(
-        self, scores: Float[Tensor, "b t c"], lengths: Int[Tensor, " b"], batch
+        self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"], batch: Batch
     ) -> Float[Tensor, ""]:
         log_probs = scores.float().log_softmax(-1).transpose(0, 1)
         total = ctc_loss(
@@ -71,13 +102,3 @@ class CTC:
             zero_infinity=True,
         )
         return total / self.count(batch)
-
-    def _texts(self, scores: Float[Tensor, "b t c"], lengths: Int[Tensor, " b"]) -> list[str]:
-        best = scores.argmax(-1)
-        best = best.masked_fill(
-            torch.arange(best.shape[1], device=best.device) >= lengths[:, None], 0
-        )
-        fresh = torch.ones_like(best, dtype=torch.bool)
-        fresh[:, 1:] = best[:, 1:] != best[:, :-1]
-        rows = best.masked_fill(~fresh, 0).tolist()
-        return [self.tokenizer.decode([i for i in row if i]) for row in rows]

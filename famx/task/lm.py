@@ -1,56 +1,64 @@
 """Language model: predicts each next character or byte from those before it."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from famx import registry
+from famx.nn.batch import Batch
+from famx.nn.masks import length_mask
+from famx.notation import Modality
 from famx.registry import register
+from famx.task.base import Decoder, Task
+
+IGNORED = -100  # target of padding, which cross_entropy leaves out
 
 
 @register
-class LanguageModel:
-    """-log p(next | before), the mean over all positions, in nats. A batch holds one id more than it predicts."""
+class LanguageModel(Task):
+    """loss = -log p(next | before), the mean over positions, in nats.
 
+    A row of a batch holds one id more than it has predictions.
+
+    Args:
+        tokenizer: token ids <-> text.
+        decode: factory of the decoder.
+    """
+
+    modality: ClassVar[Modality] = Modality.TEXT
     causal: ClassVar[bool] = True
-    unit: ClassVar[str] = "tokens"
-    metric: ClassVar[str] = "loss"
-    usual: ClassVar[dict[str, str]] = {"frontend": "tokens", "data": "text"}
+    output: ClassVar[str] = "tokens"
+    selection_metric: ClassVar[str] = "loss"
+    default_parts: ClassVar[dict[str, str]] = {
+        "data": "text",
+        "frontend": "tokens",
+        "decode": "lm_greedy",
+    }
 
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, decode: Callable[..., Decoder] | None = None):
+        if decode is None:
+            decoder = registry.build("decode", {"name": "lm_greedy"}, tokenizer=tokenizer)
+        else:
+            decoder = decode(tokenizer=tokenizer)
+        super().__init__(tokenizer, decoder)
 
-    def count(self, batch) -> int:
-        """Units that the loss is the mean over: predicted ids."""
+    def count(self, batch: Batch) -> int:
+        """Counts the predicted ids."""
         return int(batch.lengths.sum()) - len(batch.ids)
 
-    def loss(self, model, batch) -> Float[Tensor, ""]:
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        # without padding no lengths are given, and attention needs no mask
         lengths = batch.lengths - 1 if batch.padding else None
         scores, lengths = model(batch.inputs[:, :-1], lengths)
         targets = batch.inputs[:, 1:]
-        real = torch.arange(targets.shape[1], device=targets.device) < lengths[:, None]
-        return cross_entropy(
-            scores.float().flatten(0, 1), targets.masked_fill(~real, -100).flatten()
-        )
+        padding = ~length_mask(lengths, targets.shape[1])
+        targets = targets.masked_fill(padding, IGNORED)
+        return cross_entropy(scores.float().flatten(0, 1), targets.flatten())
 
-    def judge(self, model, batch) -> tuple[Float[Tensor, ""], list[str]]:
-        """The loss, and no text, for none is compared."""
+    def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
+        """Computes the loss alone: a continuation that differs from the text is no error."""
         return self.loss(model, batch), []
-
-    @torch.inference_mode()
-    def decode(self, model, batch) -> list[str]:
-        """The likeliest continuation of the first half of each row, one id at a time."""
-        start = batch.inputs.shape[1] // 2
-        state: dict = {}
-        chunk, written = batch.inputs[:, :start], []
-        for _ in range(batch.inputs.shape[1] - start):
-            scores, _ = model(chunk, state=state)
-            chunk = scores[:, -1:].argmax(-1)
-            written.append(chunk)
-        return [self.tokenizer.decode(row) for row in torch.cat(written, 1).tolist()]
-
-    def score(self, references: list[str], hypotheses: list[str]) -> dict:
-        """Nothing but the loss counts: a continuation that differs from the text is no error."""
-        return {}

@@ -1,15 +1,17 @@
-"""Checkpoints that a crash, a full disk or a stranger cannot spoil: safetensors and JSON, verified, never unpickled."""
+"""Checkpoints of safetensors and JSON: written atomically, verified on load, never unpickled."""
 
 import errno
 import hashlib
 import json
 import logging
 import os
+import random
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -17,170 +19,189 @@ from torch import Tensor, nn
 
 from famx.notation import UserError
 
-
-def load_weights(model: nn.Module, saved: Mapping[str, Any], source: Any) -> None:
-    """Puts the averaged weights of a checkpoint, or its plain ones, into the model.
-
-    Raises:
-        UserError: they are another model's.
-    """
-    averaged = saved.get("averaged", {})
-    theirs = {
-        key.removeprefix("module."): value for key, value in averaged.items() if key != "n_averaged"
-    }
-    ours, theirs = model.state_dict(), theirs or saved["model"]
-    wrong = sorted(ours.keys() ^ theirs.keys()) or [
-        k for k in ours if ours[k].shape != theirs[k].shape
-    ]
-    if wrong:
-        shapes = [
-            tuple(tree[wrong[0]].shape) if wrong[0] in tree else "absent" for tree in (theirs, ours)
-        ]
-        raise UserError(
-            f"{source} holds another model: {wrong[0]} is {shapes[0]} there and {shapes[1]} here"
-        )
-    model.load_state_dict(theirs)
-
-
 log = logging.getLogger(__name__)
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def save(folder: Path, step: int, score: float | None, **trees: Any) -> Path:
-    """Writes `folder/step-N`, whole or not at all, and keeps the two newest and the best.
+    """Writes `folder/step-N` completely or not at all; keeps the two newest and the best.
 
     Args:
         folder: holds all checkpoints of a run.
         score: on dev, lower is better; None where this step was not evaluated.
-        trees: nested dicts, lists and tuples of tensors, numbers, strings and None. The tensors of each go to
-            `<name>.safetensors`, the rest of all to `state.json`.
+        trees: nested dicts, lists and tuples of tensors, numbers, strings and None. The tensors of
+            each go to `<name>.safetensors`, everything else to `state.json`.
 
     Raises:
-        UserError: the disk is full; what was there before still loads.
+        UserError: the disk is full; earlier checkpoints still load.
     """
-    target, aside = folder / f"step-{step}", folder / f".step-{step}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
+    target = folder / f"step-{step}"
+    temporary = folder / f".step-{step}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
-        rest: dict[str, Any] = {"step": step, "score": score}
-        for name, tree in trees.items():
-            tensors: dict[str, Tensor] = {}
-            rest[name] = _part(tree, "", tensors)
-            if tensors:
-                save_file(tensors, aside / f"{name}.safetensors")
-        (aside / "state.json").write_text(json.dumps(rest))
-        digests = {
-            file.name: {"size": file.stat().st_size, "sha256": _digest(file)}
-            for file in sorted(aside.iterdir())
-        }
-        (aside / "manifest.json").write_text(json.dumps(digests, indent=1))
-        for file in aside.iterdir():
-            _sync(file)
+        temporary.mkdir(parents=True)
+        _write_files(temporary, step, score, trees)
+        # a rename is atomic, so a crash leaves a complete checkpoint or none
         shutil.rmtree(target, ignore_errors=True)
-        aside.rename(target)
+        temporary.rename(target)
         _sync(folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        full = getattr(error, "errno", None) in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-        ) or "No space left" in str(error)
-        if full:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if getattr(error, "errno", None) in DISK_FULL or "No space left" in str(error):
             raise UserError(
-                f"the disk is full: step {step} could not be saved to {folder}, older ones still load"
+                f"the disk is full: step {step} could not be saved to {folder}, "
+                "earlier checkpoints still load"
             ) from error
         raise
     _prune(folder)
     return target
 
 
-def load(folder: Path, which: str = "last", device: str = "cpu") -> dict[str, Any]:
-    """The trees of the newest (`last`) or the `best` whole checkpoint, with its `step` and `score`.
+def _write_files(folder: Path, step: int, score: float | None, trees: Mapping[str, Any]) -> None:
+    """Writes the tensors of each tree, the state and the manifest, through to the disk."""
+    state: dict[str, Any] = {"step": step, "score": score}
+    for name, tree in trees.items():
+        tensors: dict[str, Tensor] = {}
+        state[name] = _flatten(tree, "", tensors)
+        if tensors:
+            save_file(tensors, folder / f"{name}.safetensors")
+    (folder / "state.json").write_text(json.dumps(state))
+    manifest = {
+        file.name: {"size": file.stat().st_size, "sha256": _digest(file)}
+        for file in sorted(folder.iterdir())
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    for file in folder.iterdir():
+        _sync(file)
 
-    Every file is verified against the manifest; a damaged checkpoint is passed over with a warning.
+
+def load(folder: Path, which: str = "last", device: str = "cpu") -> dict[str, Any]:
+    """Reads the newest (`last`) or the `best` complete checkpoint: its trees, `step` and `score`.
+
+    Every file is verified against the manifest; a damaged checkpoint is skipped with a warning.
 
     Raises:
-        UserError: there is none that is whole.
+        UserError: there is no complete checkpoint.
     """
-    found = _steps(folder)
+    candidates = list(reversed(_steps(folder)))
     if which == "best":
-        scored = [
-            (score, -step)
-            for step, score in ((step, _score(folder, step)) for step in found)
-            if score is not None
-        ]
-        found += [-step for _, step in sorted(scored, reverse=True)]
-    for step in reversed(found):
+        # evaluated steps come first, the best and then the newest of them first
+        scored = [(_score(folder, step), -step) for step in candidates]
+        ranked = sorted((score, step) for score, step in scored if score is not None)
+        candidates = [-step for _, step in ranked] + candidates
+    for step in candidates:
         path = folder / f"step-{step}"
-        if wrong := _damage(path):
-            log.warning("%s is damaged (%s), falling back to an older checkpoint", path, wrong)
+        damage = _find_damage(path)
+        if damage:
+            log.warning("%s is damaged (%s), falling back to an older checkpoint", path, damage)
             continue
-        rest = json.loads((path / "state.json").read_text())
-        for name in rest.keys() - {"step", "score"}:
-            file = path / f"{name}.safetensors"
-            rest[name] = _whole(rest[name], load_file(file, device=device) if file.exists() else {})
-        return rest
-    raise UserError(f"{folder} holds no whole checkpoint")
+        return _read_files(path, device)
+    raise UserError(f"{folder} holds no complete checkpoint")
 
 
-def _part(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """The tree as JSON, its tensors moved into `tensors` under their paths (one that stands twice, once)."""
+def _read_files(path: Path, device: str) -> dict[str, Any]:
+    state = json.loads((path / "state.json").read_text())
+    for name in state.keys() - {"step", "score"}:
+        file = path / f"{name}.safetensors"
+        tensors = load_file(file, device=device) if file.exists() else {}
+        state[name] = _unflatten(state[name], tensors)
+    return state
+
+
+def load_weights(model: nn.Module, saved: Mapping[str, Any], source: object) -> None:
+    """Loads the averaged weights of a checkpoint, or its plain ones, into the model.
+
+    Args:
+        source: where the checkpoint comes from, for the error message.
+
+    Raises:
+        UserError: they are of another model.
+    """
+    weights = _averaged_weights(saved) or saved["model"]
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        saved_shape = _shape_of(weights, name)
+        expected_shape = _shape_of(expected, name)
+        if saved_shape != expected_shape:
+            raise UserError(
+                f"{source} is a checkpoint of another model: {name} is {saved_shape} there, "
+                f"{expected_shape} in this one"
+            )
+    model.load_state_dict(weights)
+
+
+def _averaged_weights(saved: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns the weights that torch's AveragedModel saved, under the model's own names."""
+    averaged = dict(saved.get("averaged", {}))
+    averaged.pop("n_averaged", None)
+    return {name.removeprefix("module."): tensor for name, tensor in averaged.items()}
+
+
+def _shape_of(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
+    return tuple(weights[name].shape) if name in weights else "absent"
+
+
+def _flatten(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Converts a tree to JSON; moves its tensors into `tensors` by their paths, each one once."""
     if isinstance(tree, Tensor):
-        same = [key for key, other in tensors.items() if other is tree or _shared(other, tree)]
-        if not same:
-            tensors[path] = tree.detach().contiguous()
-        return {"tensor": same[0] if same else path}
+        for name, tensor in tensors.items():
+            if tensor is tree or _shares_memory(tensor, tree):
+                return {"tensor": name}
+        tensors[path] = tree.detach().contiguous()
+        return {"tensor": path}
     if isinstance(tree, dict):
-        below = [
-            [key, _part(value, f"{path}.{key}".lstrip("."), tensors)] for key, value in tree.items()
-        ]
-        return {"dict": below}
+        pairs = []
+        for key, value in tree.items():
+            pairs.append([key, _flatten(value, f"{path}.{key}".lstrip("."), tensors)])
+        return {"dict": pairs}
     if isinstance(tree, list | tuple):
-        return {
-            type(tree).__name__: [
-                _part(value, f"{path}.{i}".lstrip("."), tensors) for i, value in enumerate(tree)
-            ]
-        }
+        items = []
+        for i, value in enumerate(tree):
+            items.append(_flatten(value, f"{path}.{i}".lstrip("."), tensors))
+        return {type(tree).__name__: items}
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
     raise TypeError(
-        f"a checkpoint holds tensors, numbers and words, not {type(tree).__name__} at {path}"
+        f"a checkpoint holds tensors, numbers and strings, not {type(tree).__name__} at {path}"
     )
 
 
-def _whole(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `_part`."""
+def _unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Inverts `_flatten`."""
     if not isinstance(tree, dict):
         return tree
     ((kind, value),) = tree.items()
     if kind == "tensor":
         return tensors[value]
     if kind == "dict":
-        return {key: _whole(below, tensors) for key, below in value}
-    return {"list": list, "tuple": tuple}[kind](_whole(below, tensors) for below in value)
+        return {key: _unflatten(item, tensors) for key, item in value}
+    items = [_unflatten(item, tensors) for item in value]
+    return tuple(items) if kind == "tuple" else items
 
 
-def _shared(a: Tensor, b: Tensor) -> bool:
-    return (
-        a.numel() > 0 and a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.dtype == b.dtype
-    )
+def _shares_memory(a: Tensor, b: Tensor) -> bool:
+    same_start = a.numel() > 0 and a.data_ptr() == b.data_ptr()
+    return same_start and a.shape == b.shape and a.dtype == b.dtype
 
 
-def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, None when it is whole."""
+def _find_damage(path: Path) -> str | None:
+    """Says what is wrong with a checkpoint; None where it is complete."""
     try:
-        digests = json.loads((path / "manifest.json").read_text())
-        for name, file in digests.items():
-            if (path / name).stat().st_size != file["size"] or _digest(path / name) != file[
-                "sha256"
-            ]:
+        manifest = json.loads((path / "manifest.json").read_text())
+        for name, entry in manifest.items():
+            file = path / name
+            if file.stat().st_size != entry["size"] or _digest(file) != entry["sha256"]:
                 return f"{name} differs from its manifest"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
-    return None if "state.json" in digests else "manifest.json does not name state.json"
+    if "state.json" not in manifest:
+        return "manifest.json does not name state.json"
+    return None
 
 
 def _steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, oldest first."""
+    """Lists the steps that have a checkpoint, oldest first."""
     names = [path.name.removeprefix("step-") for path in folder.glob("step-*")]
     return sorted(int(name) for name in names if name.isdigit())
 
@@ -193,11 +214,13 @@ def _score(folder: Path, step: int) -> float | None:
 
 
 def _prune(folder: Path) -> None:
+    """Removes all checkpoints but the two newest and the best."""
     steps = _steps(folder)
-    scores = {step: score for step in steps if (score := _score(folder, step)) is not None}
-    best = min(scores, key=lambda step: (scores[step], step), default=None)
+    scores = {step: _score(folder, step) for step in steps}
+    evaluated = [(score, step) for step, score in scores.items() if score is not None]
+    best_step = min(evaluated)[1] if evaluated else None
     for step in steps[:-2]:
-        if step != best:
+        if step != best_step:
             shutil.rmtree(folder / f"step-{step}")
 
 
@@ -215,39 +238,32 @@ def _sync(path: Path) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """Every random generator a part might draw from, as a tree that `save` takes."""
-    import random
-
-    import numpy
-
-    words = numpy.random.get_state(legacy=False)
+    """Returns the state of every global random generator, as a tree that `save` accepts."""
+    legacy = numpy.random.get_state(legacy=False)
+    assert isinstance(legacy, dict)
     numpy_state = {
-        "key": torch.from_numpy(words["state"]["key"].astype("int64")),
-        "pos": words["state"]["pos"],
+        "key": torch.from_numpy(legacy["state"]["key"].astype("int64")),
+        "pos": legacy["state"]["pos"],
+        "has_gauss": legacy["has_gauss"],
+        "gauss": legacy["gauss"],
     }
-    numpy_state |= {"has_gauss": words["has_gauss"], "gauss": words["gauss"]}
     state = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy_state}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Puts back what `rng_state` read."""
-    import random
-
-    import numpy
-
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Restores what `rng_state` returned."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
-    kept = state["numpy"]
-    words = {"key": kept["key"].numpy().astype("uint32"), "pos": kept["pos"]}
+    saved = state["numpy"]
     numpy.random.set_state(
         {
             "bit_generator": "MT19937",
-            "state": words,
-            "has_gauss": kept["has_gauss"],
-            "gauss": kept["gauss"],
+            "state": {"key": saved["key"].numpy().astype("uint32"), "pos": saved["pos"]},
+            "has_gauss": saved["has_gauss"],
+            "gauss": saved["gauss"],
         }
     )
     if "cuda" in state and torch.cuda.is_available():

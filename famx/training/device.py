@@ -1,4 +1,4 @@
-"""What a run computes on: its device, the processes that share the work, and the signals that end it."""
+"""The device, the processes that share the work, and the signals that end a run."""
 
 import atexit
 import contextlib
@@ -14,69 +14,84 @@ from torch import distributed
 
 from famx.notation import UserError
 
+# options of glibc's mallopt (malloc.h)
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+
 
 def rank() -> int:
-    """The number of this process among torchrun's; 0 alone reports and writes."""
+    """Returns the number of this process among torchrun's; process 0 alone reports and writes."""
     return int(os.environ.get("RANK", 0))
 
 
 def world_size() -> int:
-    """How many processes share the work."""
+    """Returns the number of processes that share the work."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def join_process_group(device: torch.device) -> bool:
-    """Joins torchrun's other processes, if there are any; whether this is the one that writes."""
+    """Joins torchrun's other processes, if any; returns whether this is process 0."""
     if world_size() > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(
-            distributed.destroy_process_group
-        )  # a thread of its own, left running, aborts the process
+        # a thread of the group that still runs at exit would abort the process
+        atexit.register(distributed.destroy_process_group)
     return rank() == 0
 
 
 def select_device(device: str, threads: int | None) -> torch.device:
-    """The device to train on, ready for it.
+    """Returns the device to train on and prepares it.
+
+    Args:
+        device: auto, cpu, cuda or mps; auto is the first available of cuda, mps, cpu.
+        threads: of the CPU; None leaves torch's default.
 
     Raises:
-        UserError: it is not there.
+        UserError: the device is not available.
     """
-    have = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    name = next(d for d, there in have.items() if there) if device == "auto" else device
-    if not have[name]:
+    names = [name for name, is_available in available.items() if is_available]
+    name = names[0] if device == "auto" else device
+    if name not in names:
         raise UserError(
-            f"trainer.device={name} is not on this machine, which has {', '.join(d for d in have if have[d])}"
+            f"trainer.device={name} is not on this machine, which has {', '.join(names)}"
         )
     if threads:
         torch.set_num_threads(threads)
     if name == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     if name == "cpu" and sys.platform == "linux":
-        # glibc gives every large block back to the kernel at once; keeping them saves a page fault a page and step
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-                libc.mallopt(option, 2**30)
+        _retain_freed_memory()
     return torch.device(name)
 
 
+def _retain_freed_memory() -> None:
+    """Lets glibc reuse large freed blocks, which saves a page fault for every page and step."""
+    libc = ctypes.CDLL(None)
+    try:
+        mallopt = libc.mallopt
+    except AttributeError:  # another C library
+        return
+    for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+        mallopt(option, 2**30)
+
+
 @contextlib.contextmanager
-def handle_signals(heard: Callable[[int], Any]) -> Iterator[None]:
-    """Tells the first Ctrl-C or SIGTERM to `heard`; a second one acts at once."""
+def handle_signals(handler: Callable[[int], object]) -> Iterator[None]:
+    """Passes the first Ctrl-C or SIGTERM to `handler`; a second one acts at once."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def note(number: int, _: Any) -> None:
-        signal.signal(number, before[number])
-        heard(number)
+    def on_signal(number: int, _: Any) -> None:
+        signal.signal(number, previous[signal.Signals(number)])
+        handler(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, note)
+    for number in previous:
+        signal.signal(number, on_signal)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous_handler in previous.items():
+            signal.signal(number, previous_handler)

@@ -1,110 +1,128 @@
-"""Evaluation of a model on a split."""
+"""Evaluation of a model on a split: its loss, its hypotheses and their scores."""
 
-import json
 import math
 import time
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.table import Table
 from torch import nn
 
-from famx import files
+from famx.nn.batch import Batch
+from famx.notation import Modality
+from famx.task.base import Score, Task
 
 
-class Evaluation(NamedTuple):
-    """What a model makes of a split: mean loss, error rates by name, and every utterance.
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's results on a split.
 
     Args:
-        audio: seconds of it; tokens of a text.
-        seconds: that the evaluation took.
+        loss: mean over all units of the task.
+        scores: by name, empty where the loss is the only one.
+        ids, references, hypotheses: of each utterance.
+        modality: of the data.
+        amount: of the data, in seconds of audio or tokens of text.
+        seconds: wall time of the evaluation.
     """
 
     loss: float
-    scores: dict[str, Any]
+    scores: Mapping[str, Score]
     ids: list[str]
     references: list[str]
     hypotheses: list[str]
-    audio: float
+    modality: Modality
+    amount: float
     seconds: float
 
     @property
     def metrics(self) -> dict[str, float]:
-        return {"loss": self.loss} | {name: errors.rate for name, errors in self.scores.items()}
+        """The loss and the rate of each score."""
+        return {"loss": self.loss} | {name: score.rate for name, score in self.scores.items()}
 
     @property
     def real_time_factor(self) -> float:
-        return self.seconds / max(1e-9, self.audio)
+        """Seconds of computation for a second of audio."""
+        return self.seconds / max(1e-9, self.amount)
 
-    def samples(self, n: int = 8) -> list[tuple[str, ...]]:
-        """References and hypotheses, `n` of them from all over the split."""
+    def samples(self, n: int = 8) -> list[tuple[str, str]]:
+        """Returns `n` pairs of reference and hypothesis, spread over the split."""
         step = max(1, len(self.references) // n)
-        return list(zip(self.references[::step], self.hypotheses[::step], strict=True))[:n]
+        pairs = zip(self.references[::step], self.hypotheses[::step], strict=True)
+        return list(pairs)[:n]
 
-    def write(self, folder: Path, split: str, normaliser: str) -> None:
-        """Leaves `scores.<split>.json` in a run's folder, and its `hypotheses.<split>.tsv` (id, ref, hyp), if any."""
-        rows = [
-            "id\tref\thyp",
-            *(
-                "\t".join(row)
-                for row in zip(self.ids, self.references, self.hypotheses, strict=True)
-            ),
-        ]
+    def summary(self, normaliser: str) -> dict[str, Any]:
+        """Returns the scores and sizes as plain values, for `scores.<split>.json`."""
+        summary: dict[str, Any] = {name: score.summary() for name, score in self.scores.items()}
+        summary["loss"] = self.loss
+        summary["normaliser"] = normaliser
         if self.ids:
-            files.write_atomic(folder / f"hypotheses.{split}.tsv", "\n".join(rows) + "\n")
-        scores = {name: errors._asdict() for name, errors in self.scores.items()}
-        scores |= {"loss": self.loss, "normaliser": normaliser}
-        if self.scores:
-            scores |= {
-                "utterances": len(self.ids),
-                "audio_seconds": self.audio,
-                "real_time_factor": self.real_time_factor,
-            }
+            summary["utterances"] = len(self.ids)
+        if self.modality is Modality.SPEECH:
+            summary["audio_seconds"] = self.amount
+            summary["real_time_factor"] = self.real_time_factor
         else:
-            scores |= {"tokens": round(self.audio)}
-        files.write_atomic(folder / f"scores.{split}.json", json.dumps(scores, indent=1) + "\n")
+            summary["tokens"] = round(self.amount)
+        return summary
 
     def table(self, split: str) -> Table:
-        """The scores of a split, to be printed."""
+        """Returns the scores as a table for the terminal."""
         if not self.scores:
             table = Table("loss", "perplexity", title=split, title_justify="left")
             table.add_row(f"{self.loss:.3f}", f"{math.exp(min(self.loss, 99.0)):.3f}")
             return table
         title = f"{split}: real-time factor {self.real_time_factor:.4f}, loss {self.loss:.3f}"
         table = Table(title=title, title_justify="left")
-        for column in ("", "rate", "95 % interval", "sub", "del", "ins", "of"):
+        headings = dict.fromkeys(key for score in self.scores.values() for key in score.counts)
+        for column in ("", "rate", "95 % interval", *headings):
             table.add_column(column, justify="right", no_wrap=True)
-        for name, e in self.scores.items():
-            interval = f"{100 * e.low:.2f} - {100 * e.high:.2f} %"
-            counts = (e.substitutions, e.deletions, e.insertions, e.units)
+        for name, score in self.scores.items():
+            scale = 100 if score.is_fraction else 1
+            unit = " %" if score.is_fraction else ""
+            counts = [f"{score.counts[key]:,}" if key in score.counts else "" for key in headings]
             table.add_row(
-                name.upper(), f"{100 * e.rate:.2f} %", interval, *(f"{n:,}" for n in counts)
+                name.upper(),
+                f"{scale * score.rate:.2f}{unit}",
+                f"{scale * score.low:.2f} - {scale * score.high:.2f}{unit}",
+                *counts,
             )
         return table
 
 
-def evaluate(model: nn.Module, task: Any, batches: Any, device: torch.device) -> Evaluation:
-    """Losses and hypotheses of every batch; error rates come from the hypotheses."""
+def evaluate(
+    model: nn.Module, task: Task, batches: Iterable[Batch], device: torch.device
+) -> Evaluation:
+    """Evaluates a model on batches of a split, without dropout and without gradients."""
     model.eval()
-    started, total, count, audio = time.perf_counter(), 0.0, 0, 0.0
+    started = time.perf_counter()
+    total = 0.0
+    count = 0
+    amount = 0.0
     ids: list[str] = []
     references: list[str] = []
     hypotheses: list[str] = []
     for batch in batches:
         moved = batch.to(device)
         with torch.inference_mode():
-            loss, found = task.judge(model, moved)
+            loss, texts = task.evaluate_batch(model, moved)
+        # the mean loss of a batch counts once for each of its units
         total = total + loss.double().cpu() * task.count(batch)
-        count, audio = count + task.count(batch), audio + batch.seconds
-        if task.metric != "loss":
-            ids, references, hypotheses = (
-                ids + batch.ids,
-                references + batch.texts,
-                hypotheses + found,
-            )
+        count += task.count(batch)
+        amount += batch.amount
+        if texts:
+            ids += batch.ids
+            references += batch.texts
+            hypotheses += texts
     scores = task.score(references, hypotheses) if references else {}
-    spent = time.perf_counter() - started
     return Evaluation(
-        float(total) / max(1, count), scores, ids, references, hypotheses, audio, spent
+        loss=float(total) / max(1, count),
+        scores=scores,
+        ids=ids,
+        references=references,
+        hypotheses=hypotheses,
+        modality=task.modality,
+        amount=amount,
+        seconds=time.perf_counter() - started,
     )

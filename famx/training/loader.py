@@ -1,24 +1,33 @@
-"""Batches of like lengths within a budget, in an order and with an augmentation that (seed, epoch, index) decide."""
+"""Batches of similar lengths; (seed, epoch, index) decide their order and augmentation."""
 
 import itertools
 import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from famx.data._audio import resample
 from famx.data._tokenizers import encode
-from famx.nn.batch import Batch, Example, _measured
-from famx.notation import UserError
+from famx.data.base import Dataset
+from famx.nn.batch import Batch, Example
+from famx.notation import Modality, UserError
 from famx.seeding import numpy_rng
 from famx.validate import COUNT, FACTOR, FRACTION, NON_NEGATIVE, POSITIVE, ConfigSection
+
+log = logging.getLogger(__name__)
+
+Key = tuple[int, int]
+"""Epoch and index of an example."""
+Item = tuple[Example, np.ndarray | None]
+"""An example and its spans to blank, (masks, 4)."""
 
 
 @dataclass
@@ -26,18 +35,21 @@ class LoaderConfig(ConfigSection):
     """How examples become batches.
 
     Args:
-        batch: budget of a batch with its padding: seconds of audio, or tokens of text; None: 24 seconds, 1,024 tokens.
-        buckets: groups of like length that an epoch's order is shuffled within.
-        workers: processes that read ahead; 0 reads in the trainer's own.
-        speed: factors that recordings are sped up by, one drawn for each.
-        snr: how many decibels white noise stays below a recording, one drawn for each; without any there is no noise.
-        time_masks: stretches of time that are blanked (SpecAugment, arXiv 1904.08779).
-        time_width: longest of them, share of the utterance.
-        mel_masks: bands of frequency that are blanked.
-        mel_width: widest of them, share of the mel axis.
+        batch_seconds: budget of a batch of speech, padding included, in seconds.
+        batch_tokens: budget of a batch of text, padding included, in tokens.
+        buckets: groups of similar length, inside which the order of an epoch is shuffled.
+        workers: processes that read ahead; with 0 the trainer's own process reads.
+        speed: factors of speed, one of which is sampled for each recording.
+        snr: signal-to-noise ratios in dB, one of which is sampled for each recording; without any,
+            no white noise is added.
+        time_masks: number of time spans to blank (SpecAugment, arXiv:1904.08779).
+        time_width: longest time span, as a fraction of the utterance.
+        mel_masks: number of frequency bands to blank.
+        mel_width: widest band, as a fraction of the mel axis.
     """
 
-    batch: Annotated[float | None, POSITIVE] = None
+    batch_seconds: Annotated[float, POSITIVE] = 24.0
+    batch_tokens: Annotated[int, COUNT] = 1024
     buckets: Annotated[int, COUNT] = 30
     workers: Annotated[int, NON_NEGATIVE] = 0
     speed: Annotated[list[float], FACTOR] = field(
@@ -56,76 +68,83 @@ class LoaderConfig(ConfigSection):
                 "loader.speed=[] must have a factor, [1.0] for the recordings as they are"
             )
 
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-log = logging.getLogger(__name__)
-
-Key = tuple[int, int]
-"""Epoch and index."""
-Item = tuple[Example, np.ndarray | None]
-"""An example and the rectangles to blank in it."""
+    def budget(self, modality: Modality) -> float:
+        """Returns the budget of a batch, in seconds or in tokens."""
+        if modality is Modality.SPEECH:
+            return self.batch_seconds
+        return float(self.batch_tokens)
 
 
 @dataclass
 class Augmentation:
-    """What happens to each item of an epoch.
+    """Changes to the examples of one epoch, by their index.
 
     Args:
-        speed: the factor that it is sped up by.
-        snr: decibels that noise stays below it, infinite for none.
-        noise: the seed of that noise.
-        spans: the rectangles that are blanked.
+        speed: factor of speed.
+        snr: signal-to-noise ratio in dB, infinite for no noise.
+        noise_seeds: seed of the noise.
+        spans: spans to blank, as in `Batch`.
     """
 
     speed: Float[np.ndarray, " items"]
     snr: Float[np.ndarray, " items"]
-    noise: Int[np.ndarray, " items"]
+    noise_seeds: Int[np.ndarray, " items"]
     spans: Float[np.ndarray, "items masks 4"]
 
     def apply(self, signal: Float[Tensor, " n"], index: int) -> Float[Tensor, " m"]:
-        """The signal of an item, sped up, with its noise."""
+        """Changes the speed of an example, then adds white noise."""
+        # faster by 5 % = fewer samples at the same rate
         signal = resample(signal, round(100 * self.speed[index]), 100)
         if np.isinf(self.snr[index]):
             return signal
-        noise = torch.from_numpy(
-            np.random.default_rng(self.noise[index]).standard_normal(len(signal), np.float32)
-        )
-        return signal + noise * signal.square().mean().sqrt() * 10 ** (-self.snr[index] / 20)
+        # noise whose root mean square is `snr` dB below that of the signal
+        rng = np.random.default_rng(self.noise_seeds[index])
+        noise = torch.from_numpy(rng.standard_normal(len(signal), np.float32))
+        signal_level = signal.square().mean().sqrt()
+        return signal + noise * signal_level * 10 ** (-self.snr[index] / 20)
 
 
-def augmentation(config: LoaderConfig, seed: int, epoch: int, items: int) -> Augmentation:
-    """A function of its arguments; nothing reads what was drawn before."""
-    masks = config.time_masks + config.mel_masks
-    rows = np.arange(masks)
-    start = np.where(rows < config.time_masks, 0, 2)
-    place, width = numpy_rng(seed, "masks", epoch).random((2, items, masks), dtype=np.float32)
-    width *= np.where(start == 0, config.time_width, config.mel_width)
-    spans = np.tile(np.array([0, 1, 0, 1], np.float32), (items, masks, 1))
-    spans[:, rows, start], spans[:, rows, start + 1] = place * (1 - width), width
-    snr = numpy_rng(seed, "snr", epoch).choice(config.snr or [np.inf], items)
-    noise = numpy_rng(seed, "noise", epoch).integers(2**63, size=items)
+def sample_augmentation(config: LoaderConfig, seed: int, epoch: int, n_items: int) -> Augmentation:
+    """Samples the augmentation of an epoch, as a function of the arguments alone."""
+    n_masks = config.time_masks + config.mel_masks
+    masks = np.arange(n_masks)
+    is_time_mask = masks < config.time_masks
+    # a span blanks all of its other axis
+    spans = np.tile(np.array([0, 1, 0, 1], np.float32), (n_items, n_masks, 1))
+    start_column = np.where(is_time_mask, 0, 2)
+    # widths are uniform from 0 to the largest; positions are uniform where the span fits
+    rng = numpy_rng(seed, "masks", epoch)
+    position, width = rng.random((2, n_items, n_masks), dtype=np.float32)
+    width *= np.where(is_time_mask, config.time_width, config.mel_width)
+    spans[:, masks, start_column] = position * (1 - width)
+    spans[:, masks, start_column + 1] = width
     return Augmentation(
-        numpy_rng(seed, "speed", epoch).choice(config.speed, items), snr, noise, spans
+        speed=numpy_rng(seed, "speed", epoch).choice(config.speed, n_items),
+        snr=numpy_rng(seed, "snr", epoch).choice(config.snr or [np.inf], n_items),
+        noise_seeds=numpy_rng(seed, "noise", epoch).integers(2**63, size=n_items),
+        spans=spans,
     )
 
 
-def bucketed(
-    lengths: Float[np.ndarray, " items"], buckets: int, rng: np.random.Generator
+def shuffle_in_buckets(
+    lengths: Float[np.ndarray, " items"], n_buckets: int, rng: np.random.Generator
 ) -> Int[np.ndarray, " items"]:
-    """Indices by length, shuffled within `buckets` groups of equal count."""
-    groups = np.array_split(np.argsort(lengths, kind="stable"), buckets)
-    return np.concatenate([rng.permutation(group) for group in groups])
+    """Returns all indices by length, shuffled inside each of `n_buckets` equally large groups."""
+    buckets = np.array_split(np.argsort(lengths, kind="stable"), n_buckets)
+    return np.concatenate([rng.permutation(bucket) for bucket in buckets])
 
 
-def filled(
+def cut_into_batches(
     order: Int[np.ndarray, " items"], lengths: Float[np.ndarray, " items"], budget: float
 ) -> list[list[int]]:
-    """`order` cut into batches whose rows x longest stay within `budget`, one item at the least in each."""
+    """Cuts indices, in their order, into batches with rows · longest <= budget.
+
+    A batch has at least one item, even if that is longer than the budget.
+    """
     batches: list[list[int]] = []
     longest = 0.0
     for index in order:
+        # a longer item makes all rows of the batch longer
         longest = max(longest, float(lengths[index]))
         if not batches or longest * (len(batches[-1]) + 1) > budget:
             batches.append([])
@@ -134,154 +153,194 @@ def filled(
     return batches
 
 
-class _Items(torch.utils.data.Dataset):
-    """What a worker does: reads, speeds up, masks, pads."""
+class Loader:
+    """Batches of a data set: augmented ones for training without end, or each example once.
+
+    Args:
+        dataset: one split.
+        tokenizer: tokenizer of the targets; None where the task has no targets but the inputs.
+        seed: decides every random draw, together with the epoch and the index.
+        config: how examples become batches.
+
+    Raises:
+        UserError: a text has characters that the tokenizer does not have.
+    """
 
     def __init__(
         self,
-        dataset: Any,
-        tokenizer: "Tokenizer | None",
+        dataset: Dataset,
+        tokenizer: Tokenizer | None,
+        seed: int = 0,
+        config: LoaderConfig | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.tokenizer = tokenizer
+        self.seed = seed
+        self.config = config or LoaderConfig()
+        self.budget = self.config.budget(dataset.modality)
+        # refused here and not after hours of training
+        if tokenizer:
+            for name, text in zip(dataset.ids, dataset.texts, strict=True):
+                encode(tokenizer, text, name)
+
+    def plan(self, epoch: int) -> list[list[Key]]:
+        """Returns all batches of an epoch in their order."""
+        # lengths after the change of speed, which the budget is for
+        lengths = np.asarray(self.dataset.at(epoch).lengths, dtype=np.float64)
+        if self.dataset.modality is Modality.SPEECH:
+            lengths = lengths / self._augmentation(epoch).speed
+        # batches of similar lengths, in random order
+        rng = numpy_rng(self.seed, "order", epoch)
+        order = shuffle_in_buckets(lengths, self.config.buckets, rng)
+        batches = cut_into_batches(order, lengths, self.budget)
+        plan = []
+        for number in rng.permutation(len(batches)):
+            plan.append([(epoch, index) for index in batches[number]])
+        return plan
+
+    def train_batches(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[int, int, Batch]]:
+        """Yields augmented batches without end, with their epoch and their position in it.
+
+        The first one is number `skip` of `epoch`. After (epoch, position) was the last batch used,
+        `train_batches(epoch, position + 1)` continues with exactly the next one.
+        """
+        # the same plan twice: once for the workers, which read ahead, once to label their batches
+        steps, steps_ahead = itertools.tee(self._steps(epoch, skip))
+        augment = self._augmentation if self.dataset.modality is Modality.SPEECH else None
+        keys = (batch_keys for _, _, batch_keys in steps_ahead)
+        batches = self._read(keys, augment, self.config.workers)
+        for (batch_epoch, position, _), batch in zip(steps, batches, strict=True):
+            if batch is not None:
+                yield batch_epoch, position, batch
+
+    def eval_batches(self) -> Iterator[Batch]:
+        """Yields every example once as it is, the shortest first."""
+        lengths = np.asarray(self.dataset.lengths, dtype=np.float64)
+        order = np.argsort(lengths, kind="stable")
+        keys = []
+        for indices in cut_into_batches(order, lengths, self.budget):
+            keys.append([(0, index) for index in indices])
+        for batch in self._read(keys, None, 0):
+            if batch is not None:
+                yield batch
+
+    def _augmentation(self, epoch: int) -> Augmentation:
+        n_items = len(self.dataset.at(epoch))
+        return sample_augmentation(self.config, self.seed, epoch, n_items)
+
+    def _steps(self, epoch: int, skip: int) -> Iterator[tuple[int, int, list[Key]]]:
+        """Yields the plan of an epoch from batch `skip` on, then those of all later epochs."""
+        for next_epoch in itertools.count(epoch):
+            plan = self.plan(next_epoch)
+            first = skip if next_epoch == epoch else 0
+            for position in range(first, len(plan)):
+                yield next_epoch, position, plan[position]
+
+    def _read(
+        self, keys: Iterable[list[Key]], augment: Callable[[int], Augmentation] | None, workers: int
+    ) -> Iterator[Batch | None]:
+        """Yields the batch of each list of keys; None where all of its examples are skipped.
+
+        Raises:
+            UserError: an example cannot be read, and the data set does not skip such ones.
+        """
+        reader = _Reader(self.dataset, self.tokenizer, augment)
+        loader = torch.utils.data.DataLoader(
+            reader,
+            batch_sampler=keys,
+            collate_fn=reader.collate,
+            num_workers=workers,
+            worker_init_fn=_ignore_interrupts,
+            # its own generator: starting workers would draw from the global one
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class _Reader(torch.utils.data.Dataset):
+    """The work of one worker: reads examples, augments them, and pads them to batches.
+
+    Errors are returned as values, since a worker's exception would arrive as a traceback.
+
+    Args:
+        dataset: one split.
+        tokenizer: tokenizer of the targets, or None.
+        augment: epoch -> its augmentation; None for the examples as they are.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        tokenizer: Tokenizer | None,
         augment: Callable[[int], Augmentation] | None,
     ) -> None:
-        self.dataset, self.tokenizer, self.augment = dataset, tokenizer, augment
-        self.left_out: set[str] = set()
-        self._turn_to(0)
+        self.dataset = dataset
+        self.tokenizer = tokenizer
+        self.augment = augment
+        self.reported: set[str] = set()
+        self._start_epoch(0)
 
-    def _turn_to(self, epoch: int) -> None:
-        self.epoch, self.view = epoch, self.dataset.at(epoch)
+    def _start_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.view = self.dataset.at(epoch)
         self.augmentation = self.augment(epoch) if self.augment else None
 
     def __getitem__(self, key: Key) -> Item | UserError:
         epoch, index = key
+        # keys of a worker come in the order of epochs
         if epoch != self.epoch:
-            self._turn_to(epoch)
+            self._start_epoch(epoch)
         try:
             example = self.view[index]
         except UserError as error:
             return error
         if self.augmentation is None:
             return example, None
-        signal = self.augmentation.apply(example.signal, index)
-        return example._replace(signal=signal), self.augmentation.spans[index]
+        augmented = self.augmentation.apply(example.signal, index)
+        return example._replace(signal=augmented), self.augmentation.spans[index]
 
     def collate(self, items: list[Item | UserError]) -> Batch | UserError | None:
-        """A batch; or the error of a bad recording, as a value, since a worker's exception arrives as a traceback."""
-        errors = [item for item in items if isinstance(item, UserError)]
-        if errors and not getattr(self.dataset, "skip_bad", False):
-            return errors[0]
-        for error in errors:
-            if str(error) not in self.left_out:
-                log.warning("left out: %s", error)
-                self.left_out.add(str(error))
-        found = [item for item in items if not isinstance(item, UserError)]
-        return self._batch(*zip(*found, strict=True)) if found else None
+        """Pads items to a batch, without those that could not be read.
 
-    def _batch(self, examples: tuple[Example, ...], spans: tuple[np.ndarray | None, ...]) -> Batch:
-        targets = [torch.empty(0, dtype=torch.int64) for _ in examples]
-        if self.tokenizer:
-            targets = [
-                torch.tensor(encode(self.tokenizer, e.text, e.id), dtype=torch.int64)
-                for e in examples
-            ]
-        return _measured(
+        Returns:
+            The batch, None where no item is left, or the first error if none may be skipped.
+        """
+        # each bad example is reported once, although every epoch reads it again
+        readable: list[Item] = []
+        for item in items:
+            if not isinstance(item, UserError):
+                readable.append(item)
+            elif not self.dataset.skip_bad:
+                return item
+            elif str(item) not in self.reported:
+                log.warning("left out: %s", item)
+                self.reported.add(str(item))
+        return self._pad(readable) if readable else None
+
+    def _pad(self, items: list[Item]) -> Batch:
+        examples = [example for example, _ in items]
+        spans = [item_spans for _, item_spans in items if item_spans is not None]
+        targets = [self._target(example) for example in examples]
+        return Batch(
             ids=[example.id for example in examples],
             texts=[example.text for example in examples],
             inputs=pad_sequence([example.signal for example in examples], batch_first=True),
             lengths=torch.tensor([len(example.signal) for example in examples]),
             targets=pad_sequence(targets, batch_first=True),
             target_lengths=torch.tensor([len(target) for target in targets]),
-            spans=torch.from_numpy(np.stack(spans))
-            if spans[0] is not None and len(spans[0])
-            else None,
+            spans=torch.from_numpy(np.stack(spans)) if spans and len(spans[0]) else None,
+            modality=self.dataset.modality,
         )
 
-
-BATCHES = {"seconds": 24.0, "tokens": 1024.0}
-
-
-class Loader:
-    """Batches of a data part, for training without end, or plainly once.
-
-    Args:
-        dataset: `len`, `lengths`, `texts`, `ids`, `unit`, and `at(epoch)[index] -> Example`.
-        tokenizer: of the targets; None where the examples have none.
-        seed: with the epoch and the index decides every draw.
-
-    Raises:
-        UserError: a text has characters that the tokenizer has not.
-    """
-
-    def __init__(
-        self,
-        dataset: Any,
-        tokenizer: "Tokenizer | None",
-        seed: int = 0,
-        config: LoaderConfig | None = None,
-    ) -> None:
-        self.dataset, self.tokenizer, self.seed = dataset, tokenizer, seed
-        self.config = config or LoaderConfig()
-        self.budget = self.config.batch or BATCHES[dataset.unit]
-        if tokenizer:
-            for name, text in zip(dataset.ids, dataset.texts, strict=True):
-                encode(tokenizer, text, name)
-
-    def plan(self, epoch: int) -> list[list[Key]]:
-        """All batches of an epoch in their order."""
-        lengths = np.asarray(self.dataset.at(epoch).lengths, dtype=np.float64)
-        if self.dataset.unit == "seconds":
-            lengths = lengths / self._augment(epoch).speed
-        rng = numpy_rng(self.seed, "order", epoch)
-        batches = filled(bucketed(lengths, self.config.buckets, rng), lengths, self.budget)
-        return [[(epoch, index) for index in batches[k]] for k in rng.permutation(len(batches))]
-
-    def _augment(self, epoch: int) -> Augmentation:
-        return augmentation(self.config, self.seed, epoch, len(self.dataset.at(epoch)))
-
-    def train(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[int, int, Batch]]:
-        """Batches for ever, as (epoch, position in it, batch), from `skip` batches into `epoch` on.
-
-        After (epoch, position) was the last one used, `train(epoch, position + 1)` goes on with exactly the next.
-        """
-        steps, ahead = itertools.tee(self._steps(epoch, skip))
-        augment = self._augment if self.dataset.unit == "seconds" else None
-        batches = self._read((keys for _, _, keys in ahead), augment, self.config.workers)
-        for (at, position, _), batch in zip(steps, batches, strict=True):
-            if batch is not None:
-                yield at, position, batch
-
-    def plain(self) -> Iterator[Batch]:
-        """Every item once as it is, the shortest first."""
-        lengths = np.asarray(self.dataset.lengths, dtype=np.float64)
-        keys = [
-            [(0, index) for index in batch]
-            for batch in filled(np.argsort(lengths, kind="stable"), lengths, self.budget)
-        ]
-        yield from (batch for batch in self._read(keys, None, 0) if batch is not None)
-
-    def _steps(self, epoch: int, skip: int) -> Iterator[tuple[int, int, list[Key]]]:
-        for at in itertools.count(epoch):
-            plan = self.plan(at)
-            for position in range(skip if at == epoch else 0, len(plan)):
-                yield at, position, plan[position]
-
-    def _read(
-        self, keys: Iterable[list[Key]], augment: Callable[[int], Augmentation] | None, workers: int
-    ) -> Iterator[Batch | None]:
-        items = _Items(self.dataset, self.tokenizer, augment)
-        reader = torch.utils.data.DataLoader(
-            items,
-            batch_sampler=keys,
-            collate_fn=items.collate,
-            num_workers=workers,
-            worker_init_fn=_leave_interrupts_to_the_trainer,
-            # its own, or starting workers would draw from the global one
-            generator=torch.Generator().manual_seed(self.seed),
-        )
-        for batch in reader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+    def _target(self, example: Example) -> Int[Tensor, " u"]:
+        """Returns the token ids of an example's text, none without a tokenizer."""
+        token_ids = encode(self.tokenizer, example.text, example.id) if self.tokenizer else []
+        return torch.tensor(token_ids, dtype=torch.int64)
 
 
-def _leave_interrupts_to_the_trainer(worker: int) -> None:
+def _ignore_interrupts(worker: int) -> None:
+    """Leaves Ctrl-C to the trainer, which saves the run before it stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,8 @@
-"""A run's folder: taken by one run alone, read by whoever goes on with it."""
+"""The folder of a run, and every file in it."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,99 +10,151 @@ import yaml
 from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 
-from famx.config.schema import CONF
+from famx import files
+from famx.config.errors import refuse_renamed
+from famx.config.schema import root_defaults
 from famx.notation import UserError
 from famx.registry import ROOMS
+from famx.training.evaluate import Evaluation
+
+SECTIONS = (*ROOMS, "model", "trainer", "loader")  # mappings that every stored config has
 
 
-def load_config(run: str | Path) -> dict[str, Any]:
-    """The config of a run; what did not exist when it was written is as it is now.
+class RunDir:
+    """The files of one run.
 
-    Raises:
-        UserError: it is missing or damaged.
+    Args:
+        path: its folder, which need not exist yet.
     """
-    file = Path(run) / "config.yaml"
-    try:
-        config = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{run} is not a run: {file} cannot be read ({str(error).splitlines()[0]})"
-        ) from error
-    newest = yaml.safe_load((CONF / "train.yaml").read_text())
-    sections = (*ROOMS, "model", "trainer", "loader")
-    config = config if isinstance(config, dict) else {}
-    if missing := [key for key in sections if not isinstance(config.get(key), dict)]:
-        raise UserError(f"{run} is not a run: {file} has no section {', '.join(missing)}")
-    return {
-        key: value for key, value in newest.items() if key not in ("defaults", "hydra")
-    } | config
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.tokenizer_file = self.path / "tokenizer.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.param_groups_file = self.path / "groups.tsv"
+        self.spectrum_file = self.path / "spectrum.parquet"
+        self.log_file = self.path / "famx.log"
+        self.checkpoints = self.path / "checkpoints"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def scores_file(self, split: str) -> Path:
+        return self.path / f"scores.{split}.json"
+
+    def hypotheses_file(self, split: str) -> Path:
+        return self.path / f"hypotheses.{split}.tsv"
+
+    # a run that begins
+
+    def require_empty(self) -> None:
+        """Refuses the folder for a new run.
+
+        Raises:
+            UserError: it holds a run.
+        """
+        if not (self.checkpoints.exists() or self.config_file.exists()):
+            return
+        if any(self.checkpoints.glob("*")):
+            remedy = f"continue it with resume={self}"
+        else:
+            remedy = "it has saved no checkpoint, so remove it"
+        raise UserError(f"{self} already holds a run: {remedy}, or choose another folder")
+
+    @contextlib.contextmanager
+    def lock(self, resume: bool) -> Iterator[None]:
+        """Reserves the folder for this process.
+
+        Raises:
+            UserError: another process trains in it, or, for a new run, it holds one.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(self.path / ".lock", timeout=0).acquire()
+        except Timeout as error:
+            raise UserError(f"{self} is in use: another process trains in it") from error
+        with lock:
+            if not resume:
+                self.require_empty()
+                self.checkpoints.mkdir()
+            yield
+
+    def save_setup(self, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+        """Writes the config and the tokenizer, from which the run can be built again."""
+        files.write_atomic(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
+        files.write_atomic(self.tokenizer_file, tokenizer.to_str(pretty=True))
+
+    # a run that exists
+
+    def require_checkpoints(self) -> Path:
+        """Returns the folder of the checkpoints.
+
+        Raises:
+            UserError: the run has none.
+        """
+        if not self.checkpoints.is_dir():
+            raise UserError(f"{self} is not a run with checkpoints: there is no {self.checkpoints}")
+        return self.checkpoints
+
+    def load_config(self) -> dict[str, Any]:
+        """Reads the run's config; keys that it was written without have today's defaults.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        try:
+            config = yaml.safe_load(self.config_file.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{self} is not a run: {self.config_file} cannot be read ({reason})"
+            ) from error
+        if not isinstance(config, dict):
+            config = {}
+        refuse_renamed(config, str(self.config_file))
+        missing = [key for key in SECTIONS if not isinstance(config.get(key), dict)]
+        if missing:
+            raise UserError(
+                f"{self} is not a run: {self.config_file} has no section {', '.join(missing)}"
+            )
+        return root_defaults() | config
+
+    def load_tokenizer(self) -> Tokenizer:
+        """Reads the run's tokenizer.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        try:
+            return Tokenizer.from_str(self.tokenizer_file.read_text())
+        except Exception as error:  # tokenizers raises nothing more specific
+            raise UserError(f"{self.tokenizer_file} is missing or damaged: {error}") from error
+
+    # its scores
+
+    def write_evaluation(self, evaluation: Evaluation, split: str, normaliser: str) -> None:
+        """Writes `scores.<split>.json`, and `hypotheses.<split>.tsv` (id, ref, hyp) if any."""
+        if evaluation.ids:
+            rows = zip(evaluation.ids, evaluation.references, evaluation.hypotheses, strict=True)
+            lines = ["id\tref\thyp", *("\t".join(row) for row in rows)]
+            files.write_atomic(self.hypotheses_file(split), "\n".join(lines) + "\n")
+        scores = json.dumps(evaluation.summary(normaliser), indent=1)
+        files.write_atomic(self.scores_file(split), scores + "\n")
+
+    def remove_evaluations(self) -> None:
+        """Removes the scores of a run that is trained further."""
+        for file in [*self.path.glob("scores.*.json"), *self.path.glob("hypotheses.*.tsv")]:
+            file.unlink()
 
 
-def find_runs(given: Sequence[str]) -> list[Path]:
-    """The folders of runs, each once, as they come; a sweep's folder stands for all runs in it, by their names."""
-    folders: dict[Path, Path] = {}
-    for folder in map(Path, given):
-        inside = sorted(file.parent for file in folder.glob("*/config.yaml"))
-        for run in [folder] if (folder / "config.yaml").exists() or not inside else inside:
-            folders.setdefault(run.resolve(), run)
-    return list(folders.values())
-
-
-def require_empty(folder: Path) -> None:
-    """Refuses a folder for a new run.
-
-    Raises:
-        UserError: it holds a run.
-    """
-    if (folder / "checkpoints").exists() or (folder / "config.yaml").exists():
-        saved = any((folder / "checkpoints").glob("*"))
-        way = (
-            f"go on with resume={folder}"
-            if saved
-            else "it has saved nothing to go on from, so remove it"
-        )
-        raise UserError(f"{folder} already holds a run: {way}, or choose another folder")
-
-
-@contextlib.contextmanager
-def lock(folder: Path, resume: bool) -> Iterator[None]:
-    """Keeps the folder for this run alone, as long as it lasts.
-
-    Raises:
-        UserError: another process trains in it, or for a new run: it holds one.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        held = FileLock(folder / ".lock", timeout=0).acquire()
-    except Timeout as error:
-        raise UserError(f"{folder} is in use: another process trains in it") from error
-    with held:
-        if not resume:
-            require_empty(folder)
-            (folder / "checkpoints").mkdir()
-        yield
-
-
-def load_tokenizer(run: Path) -> Tokenizer:
-    """The tokenizer of a run.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    file = run / "tokenizer.json"
-    try:
-        return Tokenizer.from_str(file.read_text())
-    except Exception as error:  # tokenizers raises no other
-        raise UserError(f"{file} is missing or damaged: {error}") from error
-
-
-def checkpoint_dir(run: str | Path) -> Path:
-    """The checkpoint folder of a run.
-
-    Raises:
-        UserError: the run has none.
-    """
-    folder = Path(run) / "checkpoints"
-    if not folder.is_dir():
-        raise UserError(f"{run} is not a run with checkpoints: there is no {folder}")
-    return folder
+def find_runs(paths: Sequence[str | Path]) -> list[Path]:
+    """Lists the folders of runs, each once, in the order given; a sweep's stands for its runs."""
+    by_target: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        runs = sorted(file.parent for file in path.glob("*/config.yaml"))
+        if (path / "config.yaml").exists() or not runs:
+            runs = [path]
+        for run in runs:
+            by_target.setdefault(run.resolve(), run)
+    return list(by_target.values())

@@ -1,48 +1,67 @@
-"""The training loop, over objects that are already built."""
+"""The training loop: optimizer steps over objects that are already built; the rest is hooks."""
 
 import contextlib
 import math
+import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
+import numpy
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from famx.monitoring.metrics import module_images, module_metrics, observe_last_batch, to_host
-from famx.monitoring.optimizer_probe import OptimizerProbe
-from famx.monitoring.progress import TrainingProgress, format_score
-from famx.monitoring.spectrum_log import SpectrumLog
-from famx.monitoring.tensorboard import RunLog
+from famx.nn.batch import Batch
 from famx.nn.clip import clip_by_unit_norm
-from famx.nn.hooks import set_observed
+from famx.nn.hooks import HasPenalty, LearnsFromLoss, SkipsNonFinite
 from famx.notation import UserError
-from famx.training import checkpoint, device
-from famx.training.evaluate import evaluate
+from famx.task.base import Task
+from famx.training import checkpoint
+from famx.training.device import handle_signals, rank, world_size
+from famx.training.hooks import Hook
 from famx.validate import COUNT, DECAY, POSITIVE, THREADS, ConfigSection
+
+TIMED_STEPS = 20  # after so many steps, max_time is converted to a number of steps
+WARMUP_STEPS = 5  # of these, not timed
+PROVISIONAL_STEPS = 1000  # total steps that the schedule assumes until then
+RESERVE = 0.07  # share of max_time left for evaluations and checkpoints
+SAVED = (
+    "total_steps",
+    "epoch",
+    "position",
+    "evals_without_improvement",
+    "best_score",
+    "latest",
+    "seconds",
+    "loss_sum",
+)
+
+Position = tuple[int, int, Batch]  # epoch, position of the batch in it, batch
 
 
 @dataclass
 class TrainerConfig(ConfigSection):
-    """How long is trained, and what is done in between.
+    """How long is trained, and what happens in between.
 
     Args:
-        max_steps: optimizer steps; where given, max_time is not looked at.
-        max_time: seconds; total_steps is fixed from the first 20 steps.
-        eval_every, save_every: steps between evaluations on dev and between checkpoints; None: ten times a run.
+        max_steps: optimizer steps; where given, max_time has no effect.
+        max_time: seconds; the number of steps is fixed after the first 20 of them.
+        eval_every: steps between evaluations on dev; None: ten times a run.
+        save_every: steps between checkpoints; None: ten times a run.
         log_every: steps between reports; nothing is read from the device in between.
-        accumulate: batches a step.
-        clip: largest norm of a unit's gradient, as a share of the norm of its weights. A bound on all together leaves
-            what a few loud tensors dominate as it is; without a second moment the quiet ones would hardly move. None
-            leaves gradients as they are.
+        accumulate: batches per step.
+        unit_clip: largest norm of the gradient of a unit (a row of a matrix, an output channel, a
+            vector), as a fraction of the norm of its weights; None for no clipping. A bound on the
+            norm of all gradients would leave the few large ones in charge: without a second moment
+            the others would hardly move.
         patience: evaluations without a better score before the run ends.
         ema: decay of the averaged weights that are evaluated; 0 for none.
-        threads: of the CPU; None leaves torch's choice.
+        precision: of the forward pass; auto is bf16 on CUDA, else fp32.
+        threads: of the CPU; None leaves torch's default.
     """
 
     max_steps: Annotated[int | None, COUNT] = None
@@ -51,7 +70,7 @@ class TrainerConfig(ConfigSection):
     save_every: Annotated[int | None, COUNT] = None
     log_every: Annotated[int, COUNT] = 50
     accumulate: Annotated[int, COUNT] = 1
-    clip_by_unit_norm: Annotated[float | None, POSITIVE] = 0.005
+    unit_clip: Annotated[float | None, POSITIVE] = 0.005
     patience: Annotated[int | None, COUNT] = None
     ema: Annotated[float, DECAY] = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -59,287 +78,293 @@ class TrainerConfig(ConfigSection):
     threads: Annotated[int | None, THREADS] = None
 
 
-TIMED_STEPS = 20  # of which the first five warm up; total_steps follows from the rest
-PROVISIONAL_STEPS = 1000  # what the schedule is told until then
-RESERVE = 0.07  # share of max_time left for evaluations and checkpoints
+@dataclass
+class Interval:
+    """What has been trained since the last report: steps, amount of data, and wall seconds."""
+
+    steps: int = 0
+    amount: float = 0.0
+    padding: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def amount_per_second(self) -> float:
+        return self.amount / max(self.seconds, 1e-9)
 
 
+@dataclass
 class Trainer:
-    """Steps until done, reports, evaluates, saves; goes on from a checkpoint as if never stopped.
+    """Takes optimizer steps until a run is done; continues from a checkpoint bit for bit.
 
     Args:
-        batches: `(epoch, position) -> endless iterator of (epoch, position, batch)`.
-        dev: `() -> iterator` of the batches to evaluate on.
-        schedule: `total_steps -> (step -> multiple of the peak)`.
-        seed_for: `(purpose, *numbers) -> int`, the seed of a random draw.
-        microscope: watches the optimizer; None for none.
+        schedule: `total_steps -> (step -> multiple of the peak learning rate)`.
+        batches: `(epoch, position) -> endless iterator` over `Position`s from there on.
+        seed_for: `(purpose, *index) -> int`, the seed of a random draw.
+        hooks: evaluation, checkpoints, monitoring and progress, in the order they are called.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        task: Any,
-        optimizer: torch.optim.Optimizer,
-        schedule: Callable[[int], Callable[[int], float]],
-        batches: Callable[[int, int], Iterator],
-        dev: Callable[[], Iterator],
-        seed_for: Callable[..., int],
-        folder: Path,
-        config: TrainerConfig,
-        device: torch.device,
-        microscope: OptimizerProbe | None = None,
-    ):
-        self.model, self.task, self.optimizer, self.config, self.device = (
-            model,
-            task,
-            optimizer,
-            config,
-            device,
-        )
-        self.build_schedule, self.batches, self.dev = lru_cache(maxsize=1)(schedule), batches, dev
-        # torch.manual_seed notes its caller for devices that are not there, which takes longer than all of `clip`
-        self.random = torch.default_generator if device.type == "cpu" else torch
-        self.seed_for, self.folder, self.microscope = seed_for, folder, microscope
-        self.rank, self.world = device.rank(), device.world_size()
-        self.averaged = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
-            if config.ema
-            else None
-        )
-        self.wrapped = DistributedDataParallel(model) if self.world > 1 else model
-        self.penalties = [m for m in model.modules() if hasattr(m, "penalty")]
-        self.feedbacks = [m for m in model.modules() if hasattr(m, "after_step")]
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for group in optimizer.param_groups:
+    model: nn.Module
+    task: Task
+    optimizer: torch.optim.Optimizer
+    schedule: Callable[[int], Callable[[int], float]]
+    batches: Callable[[int, int], Iterator[Position]]
+    seed_for: Callable[..., int]
+    config: TrainerConfig
+    device: torch.device
+    hooks: Sequence[Hook] = ()
+
+    # the state of the run; `step` and what SAVED names are stored in checkpoints
+    step: int = field(default=0, init=False)
+    epoch: int = field(default=0, init=False)
+    position: int = field(default=0, init=False)
+    total_steps: int | None = field(default=None, init=False)
+    seconds: float = field(default=0.0, init=False)
+    best_score: float = field(default=math.inf, init=False)
+    evals_without_improvement: int = field(default=0, init=False)
+    latest: dict[str, float] = field(default_factory=dict, init=False)
+    # the state between two reports or within a step
+    interval: Interval = field(default_factory=Interval, init=False)
+    dev_score: float | None = field(default=None, init=False)
+    stopped_by: int | None = field(default=None, init=False)
+    is_report_due: bool = field(default=False, init=False)
+    step_seconds: list[float] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.rank = rank()
+        self.world_size = world_size()
+        self.is_main_process = self.rank == 0
+        self.total_steps = self.config.max_steps
+        self.loss_sum = torch.zeros((), device=self.device)
+        self.grad_norm = torch.zeros((), device=self.device)
+        self.build_schedule = lru_cache(maxsize=1)(self.schedule)
+        # torch.manual_seed records its caller for absent devices, which takes longer than clipping
+        self.torch_rng = torch.default_generator if self.device.type == "cpu" else torch
+        # the model as it is trained, evaluated, and shared between processes
+        self.averaged: AveragedModel | None = None
+        if self.config.ema:
+            average = get_ema_multi_avg_fn(self.config.ema)
+            self.averaged = AveragedModel(self.model, multi_avg_fn=average)
+        self.wrapped: nn.Module = self.model
+        if self.world_size > 1:
+            self.wrapped = DistributedDataParallel(self.model)
+        # parts of the model and the optimizer with abilities of their own
+        modules = list(self.model.modules())
+        self.penalized = [module for module in modules if isinstance(module, HasPenalty)]
+        self.loss_learners = [module for module in modules if isinstance(module, LearnsFromLoss)]
+        self.parameters = []
+        for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.total_steps = config.max_steps
-        self.step = self.epoch = self.position = self.stale = self.saved = 0
-        self.best, self.last, self.seconds = float("inf"), {}, 0.0
-        self.loss_sum = torch.zeros((), device=device)
-        self.since = {"steps": 0, "audio": 0.0, "padding": 0.0, "seconds": 0.0}
-        self.stopped_by: int | None = None
-        self.screen = TrainingProgress(task.metric, quiet=self.rank > 0)
-        self.pace = f"train/{'tokens' if task.unit == 'tokens' else 'audio'}_per_second"
+            self.parameters += group["params"]
 
     # the run
 
     def fit(self) -> dict[str, float]:
-        """Trains to the end, or to a signal, after which the state is saved (`stopped_by` holds it)."""
-        self.journal = RunLog(self.folder, self.step) if self.rank == 0 else None
-        seen = self.microscope
-        self.record = seen and SpectrumLog(self.folder, seen.names, seen.kinds, self.step)
-        streaming = self.batches(self.epoch, self.position)
-        with device.handle_signals(partial(setattr, self, "stopped_by")), self.screen.open():
-            while not self._done() and not self.stopped_by:
-                self.advance(streaming)
-            if self.stopped_by and self.rank == 0:
-                if self.saved != self.step:
-                    self.save(None)
-                self.journal.close()
-        return self.last
+        """Trains to the end, or to a signal (then `stopped_by` holds its number).
 
-    def advance(self, streaming: Iterator) -> None:
-        """One optimizer step, and whatever is due after it."""
+        Returns:
+            The latest metrics by tag.
+        """
+        batches = self.batches(self.epoch, self.position)
+        for hook in self.hooks:
+            hook.on_start(self)
+        try:
+            with handle_signals(self._stop):
+                while not self.is_done and not self.stopped_by:
+                    self.advance(batches)
+                if self.stopped_by:
+                    for hook in self.hooks:
+                        hook.on_stop(self)
+        finally:
+            for hook in self.hooks:
+                hook.on_end(self)
+        return self.latest
+
+    def advance(self, batches: Iterator[Position]) -> None:
+        """Takes one optimizer step and performs everything that is due after it."""
         started = time.perf_counter()
-        batches = [next(streaming) for _ in range(self.config.accumulate)]
-        self.epoch, self.position = batches[-1][0], batches[-1][1] + 1
-        self._train([batch for _, _, batch in batches])
-        self._time(time.perf_counter() - started)
-        self._after_step()
+        positions = [next(batches) for _ in range(self.config.accumulate)]
+        self.epoch, last_position, _ = positions[-1]
+        self.position = last_position + 1
+        self.train_step([batch for _, _, batch in positions])
+        self._count_time(time.perf_counter() - started)
+        for hook in self.hooks:
+            hook.after_step(self)
+        if self.world_size > 1:
+            self._agree_on_stop()
 
-    def finish(self, settings: dict[str, Any], results: dict[str, float]) -> None:
-        """Leaves the row by which TensorBoard compares this run with others, and closes the journal."""
-        self.journal.compare(settings, results, self.step)
-        self.journal.close()
-
-    def _done(self) -> bool:
-        tired = self.config.patience is not None and self.stale >= self.config.patience
-        return tired or (self.total_steps is not None and self.step >= self.total_steps)
-
-    def _train(self, batches: list) -> None:
-        """One optimizer step on the global batch, of which this process takes its share."""
-        self.watched = (
-            self.step + 1
-        ) % self.config.log_every == 0 or self.step + 1 == self.total_steps
+    def train_step(self, batches: Sequence[Batch]) -> None:
+        """Takes one optimizer step on the global batch, of which this process computes its share."""
+        next_step = self.step + 1
+        self.is_report_due = next_step % self.config.log_every == 0 or next_step == self.total_steps
         if not self.model.training:
             self.model.train()
-        if self.watched:
-            set_observed(self.model, True)
-        if hasattr(self.optimizer, "observed"):
-            self.optimizer.observed = self.watched
-        multiple = self.build_schedule(self.total_steps or PROVISIONAL_STEPS)(self.step)
+        for hook in self.hooks:
+            hook.before_step(self)
+        # learning rate
+        schedule = self.build_schedule(self.total_steps or PROVISIONAL_STEPS)
+        multiple = schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiple
+        # gradients
         loss_sum = self._backward(batches)
-        norms = clip_by_unit_norm(self.parameters, self.config.clip or math.inf)
-        self.grad_norm = norms.norm()
-        if hasattr(self.optimizer, "found_inf"):  # famx's own need not read all gradients again
+        grad_norms = clip_by_unit_norm(self.parameters, self.config.unit_clip or math.inf)
+        self.grad_norm = grad_norms.norm()
+        if isinstance(self.optimizer, SkipsNonFinite):
+            # all gradients have been read for their norms, so the optimizer need not read them
             self.optimizer.found_inf = self.grad_norm.isfinite().logical_not()
-        with (
-            self.microscope.around(self.step + 1, norms)
-            if self.microscope
-            else contextlib.nullcontext()
-        ):
-            self.optimizer.step()
+        # update
+        for hook in self.hooks:
+            hook.before_optimizer_step(self, grad_norms)
+        self.optimizer.step()
+        for hook in self.hooks:
+            hook.after_optimizer_step(self)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.loss_sum += loss_sum
         if self.averaged:
             self.averaged.update_parameters(self.model)
-        if self.feedbacks:
-            mean = self._summed(loss_sum)
-            for module in self.feedbacks:
-                module.after_step(mean)
-        self.since["steps"] += 1
-        self.since["audio"] += sum(batch.seconds for batch in batches)
-        self.since["padding"] += sum(batch.padding for batch in batches) / len(batches)
+        # parts with learning rules of their own
+        if self.loss_learners:
+            mean_loss = self.sum_over_processes(loss_sum)
+            for module in self.loss_learners:
+                module.after_step(mean_loss)
+        # counters of the report
+        self.interval.steps += 1
+        self.interval.amount += sum(batch.amount for batch in batches)
+        self.interval.padding += sum(batch.padding for batch in batches) / len(batches)
 
-    def _backward(self, batches: list) -> Tensor:
-        """Gathers the gradients of this process's share of each batch; its share of the loss, penalties not counted."""
-        total, loss_sum = (
-            sum(self.task.count(batch) for batch in batches),
-            torch.zeros((), device=self.device),
-        )
+    def _backward(self, batches: Sequence[Batch]) -> Tensor:
+        """Accumulates the gradients of this process's share; returns its loss without penalties."""
+        total = sum(self.task.count(batch) for batch in batches)
+        loss_sum = torch.zeros((), device=self.device)
         for i, batch in enumerate(batches):
-            self.random.manual_seed(self.seed_for("step", self.step, i, self.rank))
-            share = batch.shard(self.rank % len(batch.ids), self.world)
-            weight = self.task.count(share) / total if self.rank < len(batch.ids) else 0.0
-            waits = self.world > 1 and i + 1 < len(batches)
-            with self.wrapped.no_sync() if waits else contextlib.nullcontext():
+            self._seed_global_generators(self.seed_for("step", self.step, i, self.rank))
+            # a batch of fewer rows than processes is repeated, with a weight of 0
+            share = batch.shard(self.rank % len(batch.ids), self.world_size)
+            weight = 0.0
+            if self.rank < len(batch.ids):
+                weight = self.task.count(share) / total
+            with self._gradient_sync(is_last=i + 1 == len(batches)):
                 with self._autocast():
                     loss = self.task.loss(self.wrapped, share.to(self.device))
-                costs = [cost for m in self.penalties if (cost := m.penalty()) is not None]
-                (sum(costs, loss) * (weight * self.world)).backward()
+                penalties = [module.penalty() for module in self.penalized]
+                objective = sum((p for p in penalties if p is not None), loss)
+                (objective * (weight * self.world_size)).backward()
             loss_sum += loss.detach() * weight
         return loss_sum
 
-    def _time(self, spent: float) -> None:
-        """Counts the seconds of a step; after the first twenty, fixes how many there will be."""
-        self.seconds += spent
-        self.since["seconds"] += spent
-        if self.total_steps is None:
-            self.timed = [*getattr(self, "timed", []), spent]
-            if len(self.timed) >= TIMED_STEPS:
-                each = sum(self.timed[5:]) / len(self.timed[5:])
-                steps = self.step + int(
-                    (self.config.max_time * (1 - RESERVE) - self.seconds) / each
-                )
-                steps = torch.tensor(max(self.step, steps), device=self.device)
-                if self.world > 1:
-                    distributed.broadcast(steps, 0)
-                self.total_steps = int(steps)
+    def _seed_global_generators(self, seed: int) -> None:
+        """Seeds torch's, numpy's and Python's generators, so that a part may draw from any."""
+        self.torch_rng.manual_seed(seed)
+        numpy.random.seed(seed % 2**32)
+        random.seed(seed)
 
-    def _after_step(self) -> None:
+    def _gradient_sync(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Postpones the exchange of gradients between processes to the last batch of a step."""
+        if isinstance(self.wrapped, DistributedDataParallel) and not is_last:
+            return self.wrapped.no_sync()
+        return contextlib.nullcontext()
+
+    def _autocast(self) -> torch.autocast:
+        is_bf16 = self.config.precision == "bf16"
+        if self.config.precision == "auto":
+            is_bf16 = self.device.type == "cuda"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16)
+
+    # how long, and what is due
+
+    @property
+    def is_done(self) -> bool:
+        patience = self.config.patience
+        if patience is not None and self.evals_without_improvement >= patience:
+            return True
+        return self.total_steps is not None and self.step >= self.total_steps
+
+    @property
+    def is_evaluation_due(self) -> bool:
+        return self._is_due(self.config.eval_every)
+
+    @property
+    def is_save_due(self) -> bool:
+        return self.is_evaluation_due or self._is_due(self.config.save_every)
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The averaged model where there is one, else the model."""
+        return self.averaged or self.model
+
+    def _is_due(self, every: int | None) -> bool:
         tenth = max(1, (self.total_steps or 2**31) // 10)
-        evaluates = self.step % (self.config.eval_every or tenth) == 0 or self._done()
-        saves = evaluates or self.step % (self.config.save_every or tenth) == 0
-        if self.watched:
-            set_observed(self.model, False)
-            self._report()
-        elif saves:
-            self._refuse_divergence("train", self._summed(self.loss_sum).item())
-        if evaluates:
-            self._evaluate()
-        if self.rank == 0 and saves:
-            self.save(self.last.get(f"dev/{self.task.metric}") if evaluates else None)
-        if self.world > 1:
-            flags = torch.tensor([self.stopped_by or 0, self.stale], device=self.device)
-            distributed.all_reduce(flags, distributed.ReduceOp.MAX)
-            self.stopped_by, self.stale = (int(n) for n in flags)
+        return self.step % (every or tenth) == 0 or self.is_done
 
-    def _report(self) -> None:
-        """Reads from the device all that has gathered since the last report."""
-        since, loss = self.since, self._summed(self.loss_sum) / self.since["steps"]
-        sources = {
-            "optim": getattr(self.optimizer, "metrics", {}),
-            "seen": getattr(self.microscope, "metrics", {}),
-        }
-        train = {"train/loss": loss, "train/grad_norm": self.grad_norm}
-        found = to_host(all=train | module_metrics(self.model), **sources)
-        seen = {
-            key.removeprefix("seen/"): found.pop(key)
-            for key in list(found)
-            if key.startswith("seen/")
-        }
-        metrics = {key.removeprefix("all/"): value for key, value in found.items()}
-        if seen:
-            metrics |= {
-                f"microscope/{key}": value
-                for key, value in self.record.add(self.step, seen).items()
-            }
-        metrics["train/lr"] = self.optimizer.param_groups[0]["lr"]
-        metrics[self.pace] = since["audio"] / since["seconds"]
-        metrics["train/padding"] = since["padding"] / since["steps"]
-        self.loss_sum.zero_()
-        self.since = dict.fromkeys(since, 0.0)
-        if self.journal:
-            self.journal.write(self.step, self.epoch, self.seconds, "train", metrics)
-        self.last |= {key: value for key, value in metrics.items() if not isinstance(value, Tensor)}
-        self._tell("train", f"loss {metrics['train/loss']:.3f}")
-        self._refuse_divergence("train", metrics["train/loss"])
+    def _count_time(self, seconds: float) -> None:
+        """Counts the wall time of a step; after 20 steps, fixes how many there will be."""
+        self.seconds += seconds
+        self.interval.seconds += seconds
+        if self.total_steps is not None:
+            return
+        self.step_seconds.append(seconds)
+        if len(self.step_seconds) < TIMED_STEPS:
+            return
+        timed = self.step_seconds[WARMUP_STEPS:]
+        remaining = self.config.max_time * (1 - RESERVE) - self.seconds
+        total = self.step + int(remaining / (sum(timed) / len(timed)))
+        agreed = torch.tensor(max(self.step, total), device=self.device)
+        if self.world_size > 1:
+            distributed.broadcast(agreed, 0)
+        self.total_steps = int(agreed)
 
-    def _refuse_divergence(self, split: str, loss: float) -> None:
-        """Ends a run whose loss is not finite, before anything is saved of it."""
-        if not math.isfinite(loss):
-            lr = self.optimizer.param_groups[0]["lr"]
-            told = (
-                f"the {split} loss is {loss} at step {self.step}, with a learning rate of {lr:.3g}"
-            )
-            way_out = "choose a smaller optim.lr, or look for a fault in parts of your own by python -m famx.check"
-            raise UserError(f"{told}: {way_out}; {self.folder} keeps the checkpoints before it")
+    def require_finite(self, split: str, loss: float) -> None:
+        """Ends a run whose loss is not finite, before anything of it is saved.
 
-    def _evaluate(self) -> None:
-        """Decodes dev on the first process, while the others wait."""
-        if self.rank == 0:
-            started = time.perf_counter()
-            model = self.averaged or self.model
-            found = evaluate(model, self.task, observe_last_batch(model, self.dev()), self.device)
-            self.seconds += time.perf_counter() - started
-            metrics = {f"dev/{name}": value for name, value in found.metrics.items()}
-            self.journal.write(self.step, self.epoch, self.seconds, "dev", metrics)
-            self._refuse_divergence("dev", found.loss)
-            self.journal.table(
-                self.step, "dev/samples", ("reference", "hypothesis"), found.samples()
-            )
-            seen = self.record.pictures() if self.record else {}
-            self.journal.draw(self.step, seen | module_images(model))
-            self.last |= metrics
-            score = metrics[f"dev/{self.task.metric}"]
-            self.stale, self.best = (0, score) if score < self.best else (self.stale + 1, self.best)
-            self._tell(
-                "dev",
-                "  ".join(
-                    f"{name} {format_score(name, value)}" for name, value in found.metrics.items()
-                ),
-            )
-
-    # its state
-
-    def save(self, score: float | None) -> None:
-        """Writes a checkpoint with all that resuming needs."""
-        keys = (
-            "total_steps",
-            "epoch",
-            "position",
-            "stale",
-            "best",
-            "last",
-            "seconds",
-            "since",
-            "loss_sum",
+        Raises:
+            UserError: the loss is not finite.
+        """
+        if math.isfinite(loss):
+            return
+        lr = self.optimizer.param_groups[0]["lr"]
+        raise UserError(
+            f"the {split} loss is {loss} at step {self.step}, with a learning rate of {lr:.3g}: "
+            "choose a smaller optim.lr, or look for a fault in parts of your own with "
+            "python -m famx.check; the run keeps its checkpoints of earlier steps"
         )
+
+    # several processes
+
+    def sum_over_processes(self, value: Tensor) -> Tensor:
+        value = value.clone()
+        if self.world_size > 1:
+            distributed.all_reduce(value)
+        return value
+
+    def _agree_on_stop(self) -> None:
+        """Makes all processes stop where one received a signal or the first ran out of patience."""
+        flags = torch.tensor(
+            [self.stopped_by or 0, self.evals_without_improvement], device=self.device
+        )
+        distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+        self.stopped_by, self.evals_without_improvement = (int(flag) for flag in flags)
+
+    def _stop(self, signal_number: int) -> None:
+        self.stopped_by = signal_number
+
+    # checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns everything that resuming needs, a tree for each file of the checkpoint."""
         trees = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.averaged:
             trees["averaged"] = self.averaged.state_dict()
-        if self.microscope:
-            trees["microscope"] = self.microscope.state_dict()
-            self.record.write()
-        state = {key: getattr(self, key) for key in keys} | {"rng": checkpoint.rng_state()}
-        checkpoint.save(self.folder / "checkpoints", self.step, score, **trees, trainer=state)
-        self.saved = self.step
+        for hook in self.hooks:
+            if hook.state_name:
+                trees[hook.state_name] = hook.state_dict()
+        state = {name: getattr(self, name) for name in SAVED}
+        state["interval"] = vars(self.interval)
+        trees["trainer"] = state | {"rng": checkpoint.rng_state()}
+        return trees
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Goes on from what `checkpoint.load` read. A `max_steps` in the config replaces the saved total.
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restores what `checkpoint.load` read. A `max_steps` in the config replaces the saved one.
 
         Raises:
             UserError: it is less than what has been trained.
@@ -348,36 +373,19 @@ class Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.averaged:
             self.averaged.load_state_dict(saved["averaged"])
-        if self.microscope and "microscope" in saved:
-            self.microscope.load_state_dict(saved["microscope"])
+        for hook in self.hooks:
+            if hook.state_name in saved:
+                hook.load_state_dict(saved[hook.state_name])
         state = saved["trainer"]
-        checkpoint.set_rng_state(state.pop("rng"))
+        checkpoint.set_rng_state(state["rng"])
         self.step = saved["step"]
-        for key, value in state.items():
-            setattr(self, key, value)
+        for name in SAVED:
+            setattr(self, name, state[name])
         self.loss_sum = self.loss_sum.to(self.device)
+        self.interval = Interval(**state["interval"])
         self.total_steps = self.config.max_steps or self.total_steps
         if self.total_steps is not None and self.total_steps < self.step:
             raise UserError(
-                f"trainer.max_steps={self.total_steps} is less than the {self.step} steps already trained"
+                f"trainer.max_steps={self.total_steps} is less than the {self.step} steps "
+                "that are already trained"
             )
-
-    # small things
-
-    def _autocast(self) -> Any:
-        low = self.config.precision == "bf16" or (
-            self.config.precision == "auto" and self.device.type == "cuda"
-        )
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
-
-    def _summed(self, value: Tensor) -> Tensor:
-        """The sum over all processes."""
-        value = value.clone()
-        if self.world > 1:
-            distributed.all_reduce(value)
-        return value
-
-    def _tell(self, split: str, text: str) -> None:
-        so_far = self.since["audio"] / max(self.since["seconds"], 1e-9)
-        rate = self.last.get(self.pace, so_far)
-        self.screen.tell(split, text, self.step, self.total_steps, rate, self.seconds, self.best)

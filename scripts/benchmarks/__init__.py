@@ -1,55 +1,83 @@
-"""How anything is measured: side by side, in turns, since machines are noisy and absolute times prove nothing."""
+"""Ratios of times, measured interleaved: machines are noisy, and absolute times prove nothing."""
 
+import importlib.util
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from statistics import median
+from types import ModuleType
 
 import torch
 
-from famx.analysis.cost import Spent, interleaved
+from famx.analysis.cost import Timings, interleaved
 from famx.notation import UserError
 from famx.registry import suggest
 
-__all__ = ["Spent", "asked", "copy_rate", "interleaved", "matrix_rate", "told"]
+__all__ = [
+    "Timings",
+    "copy_rate",
+    "interleaved",
+    "load_reference",
+    "matrix_rate",
+    "print_ratio",
+    "select_rows",
+]
+
+REFERENCES = Path(__file__).parents[2] / "tests" / "reference"
 
 
-def asked(words: list[str], known: Iterable[str]) -> list[str]:
-    """Those of the known that the words name, all when there are no words.
+def select_rows(words: Sequence[str], rows: Iterable[str]) -> list[str]:
+    """Returns the rows that the words name, all without words.
 
     Raises:
-        UserError: a word names none.
+        UserError: a word names no row.
     """
-    known = list(known)
+    rows = list(rows)
     for word in words:
-        if word not in known:
-            raise UserError(f"{word}: no such row{suggest(word, known)}")
-    return [name for name in known if not words or name in words]
+        if word not in rows:
+            raise UserError(f"{word}: no such row{suggest(word, rows)}")
+    return [row for row in rows if not words or row in words]
 
 
-def told(name: str, spent: Spent, gate: str = "") -> None:
-    """Prints how long the first took in units of the second."""
-    ratios = [a / b for a, b in zip(*spent, strict=True)]
-    line = f"{name}: min/min {min(spent[0]) / min(spent[1]):.3f}, median of ratios {median(ratios):.3f}"
-    print(f"{line}{gate and f' (gate {gate})'}", flush=True)
+def print_ratio(name: str, timings: Timings, gate: str = "") -> None:
+    """Prints the time of the first function in units of the second.
+
+    Args:
+        gate: the largest ratio that is accepted.
+    """
+    first, second = timings
+    ratios = [a / b for a, b in zip(first, second, strict=True)]
+    fastest = min(first) / min(second)
+    line = f"{name}: min/min {fastest:.3f}, median of ratios {median(ratios):.3f}"
+    print(line + (f" (gate {gate})" if gate else ""), flush=True)
+
+
+def load_reference(name: str) -> ModuleType:
+    """Loads a module of tests/reference, the slow plain forms that parts are tested against."""
+    spec = importlib.util.spec_from_file_location(name, REFERENCES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def copy_rate(megabytes: int = 256) -> float:
-    """Bytes a second that this machine reads and writes when it copies a large tensor."""
+    """Returns the bytes per second that a copy of a large tensor reads and writes."""
     source = torch.randn(megabytes * 2**18)
     target = torch.empty_like(source)
     return 2 * source.numel() * source.element_size() / _fastest(lambda: target.copy_(source))
 
 
 def matrix_rate(size: int = 1024) -> float:
-    """Floating-point operations a second of a product of two square matrices."""
+    """Returns the floating-point operations per second of a product of two square matrices."""
     a, b = torch.randn(2, size, size)
     return 2 * size**3 / _fastest(lambda: a @ b)
 
 
 def _fastest(function: Callable[[], object], rounds: int = 10) -> float:
-    found = []
+    """Returns the least seconds of several calls."""
+    elapsed = []
     for _ in range(rounds):
         started = time.perf_counter()
         function()
-        found.append(time.perf_counter() - started)
-    return min(found)
+        elapsed.append(time.perf_counter() - started)
+    return min(elapsed)

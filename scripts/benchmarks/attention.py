@@ -1,9 +1,7 @@
-"""The gates of attention in one table: times as ratios, memory, and floors of this machine. The words name rows."""
+"""Attention blocks: times as ratios, memory, and floors of this machine: attention [ROW...]"""
 
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -11,22 +9,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks import asked, copy_rate, interleaved, matrix_rate
+from benchmarks import copy_rate, interleaved, load_reference, matrix_rate, select_rows
 from famx.analysis import cost
 from famx.registry import build
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+D_MODEL = 256
+N_HEADS = 8
+WINDOW = 128
+NAME_WIDTH = 72
 
-from reference.relative_force import paired
 
-D, H, W = 256, 8, 128
+class Rates(NamedTuple):
+    """What this machine can do at most: FLOPs and bytes per second."""
+
+    flops: float
+    bytes: float
 
 
 class Timed(NamedTuple):
-    """A call, and what it must at least do.
+    """A call and what it has to compute.
 
     Args:
-        inputs: whose gradients its backward pass finds.
+        call: returns the output.
+        inputs: tensors whose gradients the backward pass computes.
         flops: of its matrix products, forward.
     """
 
@@ -34,176 +39,193 @@ class Timed(NamedTuple):
     inputs: tuple[Tensor, ...]
     flops: float
 
+    def floor(self, rates: Rates) -> float:
+        """Returns the seconds that products and copies of inputs and outputs take at least."""
+        moved_bytes = 4 * sum(x.numel() for x in self.inputs) + 4 * self.inputs[0].numel()
+        return self.flops / rates.flops + moved_bytes / rates.bytes
+
+
+class Gates(NamedTuple):
+    """Accepted ratios, "" for any; None where the pass is not measured."""
+
+    forward: str | None
+    with_backward: str | None
+
 
 def main(words: list[str]) -> None:
-    """A line for each comparison, of all rows when there are no words."""
+    """Prints a line for each comparison of the rows that the words name, all without words."""
     rows = {row.__name__: row for row in ROWS}
-    chosen = asked(words, rows)
-    rates = matrix_rate(), copy_rate()
+    selected = select_rows(words, rows)
+    rates = Rates(matrix_rate(), copy_rate())
     print(
-        f"products at {rates[0] / 1e9:.0f} GFLOP/s, copies at {rates[1] / 1e9:.1f} GB/s, {torch.get_num_threads()}"
+        f"products at {rates.flops / 1e9:.0f} GFLOP/s, copies at {rates.bytes / 1e9:.1f} GB/s, "
+        f"{torch.get_num_threads()} threads, d_model={D_MODEL}, n_heads={N_HEADS}; "
+        "floor: the FLOPs and the bytes of inputs and outputs at these rates"
     )
-    print(
-        f"threads, d={D}, h={H}; the floor: FLOPs over the one rate + bytes of what goes in and out over the other"
-    )
-    print(f"{'':72}{'min/min':>8}{'median':>8}  {'gate':10}{'ms':>8}{'floor':>8}")
-    for name in chosen:
+    print(f"{'':{NAME_WIDTH}}{'min/min':>8}{'median':>8}  {'gate':10}{'ms':>8}{'floor':>8}")
+    for name in selected:
         rows[name](rates)
 
 
-def relative_force(rates: tuple[float, float]) -> None:
-    """Beside its plain form, the whole multihead block, and the mixing alone of one such; and its temporaries."""
-    short = torch.randn(1, 256, D, requires_grad=True)
-    block = built("relative_force")
-    fast, plain = whole(block, short), whole(block, short, partial(paired, block))
-    compared(
-        "relative_force s=256: plain form / it",
-        fast,
-        plain,
-        rates,
-        (None, ">= 80"),
-        inverse=True,
-        rounds=5,
-    )
-    held = cost.peak(partial(cost.forward, built("relative_force", hop_levels=1), short))
-    name = "relative_force s=256, one hop: peak / b s^2 (h+1) 4 bytes"
-    print(f"{name:72}{held / (256**2 * (H + 1) * 4):8.2f}{'<= 4':>14}")
-    x, mixing = torch.randn(1, 512, D, requires_grad=True), sdpa(512)
-    multihead = whole(built("multihead"), x)
+def relative_force(rates: Rates) -> None:
+    """Compares with its plain form, with multihead and with its mixing; measures its memory."""
+    # the plain form
+    short = torch.randn(1, 256, D_MODEL, requires_grad=True)
+    block = build_block("relative_force")
+    fast = timed_block(block, short)
+    plain_form = partial(load_reference("relative_force").forward_pairs, block)
+    plain = timed_block(block, short, plain_form)
+    title = "relative_force s=256: plain form / it"
+    compare(title, fast, plain, rates, Gates(None, ">= 80"), inverse=True, rounds=5)
+
+    # temporary memory
+    one_hop = build_block("relative_force", hop_levels=1)
+    peak = cost.peak(partial(cost.forward, one_hop, short))
+    title = "relative_force s=256, one hop: peak / b s^2 (h+1) 4 bytes"
+    ratio = peak / (256**2 * (N_HEADS + 1) * 4)
+    print(f"{title:{NAME_WIDTH}}{ratio:8.2f}{'<= 4':>14}")
+
+    # the plain block and its mixing
+    x = torch.randn(1, 512, D_MODEL, requires_grad=True)
+    mixing = timed_sdpa(512)
+    multihead = timed_block(build_block("multihead"), x)
     for hops, gate in ((1, "<= 2"), (3, "<= 12")):
-        timed = whole(built("relative_force", hop_levels=hops), x)
-        name = f"relative_force s=512, {hops} hops"
-        compared(
-            f"{name} / multihead, block by block", timed, multihead, rates, (gate, ""), rounds=30
-        )
-        compared(
-            f"{name} / SDPA without projections", timed, mixing, rates, (gate, None), rounds=30
-        )
+        block = timed_block(build_block("relative_force", hop_levels=hops), x)
+        title = f"relative_force s=512, {hops} hops"
+        for name, baseline, gates in (
+            ("multihead, block by block", multihead, Gates(gate, "")),
+            ("SDPA without projections", mixing, Gates(gate, None)),
+        ):
+            compare(f"{title} / {name}", block, baseline, rates, gates, rounds=30)
 
 
-def sliding_window(rates: tuple[float, float]) -> None:
-    """The mixing alone, of one sequence of 4096 with a window of 128."""
-    s, h = 4096, 4
+def sliding_window(rates: Rates) -> None:
+    """Compares the mixing of one sequence of 4096 in a window of 128 with masked attention."""
+    s = 4096
+    n_heads = 4
     distance = torch.arange(s)[:, None] - torch.arange(s)
     for causal in (True, False):
-        near = (distance < W) & (distance > (-1 if causal else -W))
-        dense = sdpa(s, near, h)
-        block, flops = (
-            built("sliding_window", causal, h, windows=(W,)),
-            4 * s * (W if causal else 2 * W - 1) * D,
-        )
-        banded = Timed(partial(block.mix, *dense.inputs, None, causal), dense.inputs, flops)
-        name = f"sliding_window s={s} w={W}{' causal' * causal}: dense masked SDPA / it"
-        compared(name, banded, dense, rates, (">= 5", ">= 7"), inverse=True, rounds=5)
+        within = (distance < WINDOW) & (distance > (-1 if causal else -WINDOW))
+        dense = timed_sdpa(s, within, n_heads)
+        block = build_block("sliding_window", causal, n_heads, windows=(WINDOW,))
+        keys = WINDOW if causal else 2 * WINDOW - 1
+        mix = partial(block.mix, *dense.inputs, None, causal)
+        banded = Timed(mix, dense.inputs, flops=4 * s * keys * D_MODEL)
+        title = f"sliding_window s={s} w={WINDOW}{' causal' * causal}: dense masked SDPA / it"
+        compare(title, banded, dense, rates, Gates(">= 5", ">= 7"), inverse=True, rounds=5)
 
 
-def growth(rates: tuple[float, float]) -> None:
-    """The whole block of four times the length."""
-    for name, hyper in (("sliding_window", {"windows": (W,)}), ("adaptive_span", {"max_span": W})):
-        block = built(name, True, **hyper)
-        long, short = (whole(block, torch.randn(1, s, D, requires_grad=True)) for s in (4096, 1024))
-        compared(
-            f"{name} up to {W} away: time(4096) / time(1024)", long, short, rates, ("<= 5", "<= 5")
-        )
+def growth(rates: Rates) -> None:
+    """Compares blocks whose time is linear in the length on four times the length."""
+    for name, hyperparameters in (
+        ("sliding_window", {"windows": (WINDOW,)}),
+        ("adaptive_span", {"max_span": WINDOW}),
+    ):
+        block = build_block(name, True, **hyperparameters)
+        long = timed_block(block, torch.randn(1, 4096, D_MODEL, requires_grad=True))
+        short = timed_block(block, torch.randn(1, 1024, D_MODEL, requires_grad=True))
+        title = f"{name} up to {WINDOW} away: time(4096) / time(1024)"
+        compare(title, long, short, rates, Gates("<= 5", "<= 5"))
 
 
-def long(rates: tuple[float, float]) -> None:
-    """Blocks of several parts beside the plain one at length 1500."""
-    x = torch.randn(1, 1500, D, requires_grad=True)
-    multihead = whole(built("multihead"), x)
+def long(rates: Rates) -> None:
+    """Compares blocks of several parts with multihead at length 1500."""
+    x = torch.randn(1, 1500, D_MODEL, requires_grad=True)
+    multihead = timed_block(build_block("multihead"), x)
     for name in ("integrated", "worm"):
-        compared(
-            f"{name} t=1500 / multihead",
-            whole(built(name), x),
-            multihead,
-            rates,
-            ("<= 4", "<= 4"),
-            rounds=5,
-        )
+        block = timed_block(build_block(name), x)
+        title = f"{name} t=1500 / multihead"
+        compare(title, block, multihead, rates, Gates("<= 4", "<= 4"), rounds=5)
 
 
-def myelinated(rates: tuple[float, float]) -> None:
-    """With every node on, beside as many multihead blocks, and beside as many whole layers."""
-    x, n = torch.randn(8, 150, D, requires_grad=True), 3
-    block = built("myelinated", n_layers=n, threshold=0.0)
-    blocks = nn.Sequential(*(built("multihead") for _ in range(n)))
-    layers = nn.Sequential(
-        *(cost.build_alone("layer", "prenorm", cost.Sizes(D, H, 150)) for _ in range(n))
-    )
-    for name, plain, gates in (
-        ("multihead blocks", blocks, ("", "")),
-        ("prenorm layers", layers, ("<= 1.3", "<= 1.3")),
+def myelinated(rates: Rates) -> None:
+    """Compares, with all nodes open, with as many multihead blocks and with as many layers."""
+    n = 3
+    x = torch.randn(8, 150, D_MODEL, requires_grad=True)
+    block = build_block("myelinated", n_layers=n, threshold=0.0)
+    blocks = nn.Sequential(*(build_block("multihead") for _ in range(n)))
+    sizes = cost.Sizes(D_MODEL, N_HEADS, 150)
+    layers = nn.Sequential(*(cost.build_alone("layer", "prenorm", sizes) for _ in range(n)))
+    for name, baseline, gates in (
+        ("multihead blocks", blocks, Gates("", "")),
+        ("prenorm layers", layers, Gates("<= 1.3", "<= 1.3")),
     ):
         title = f"myelinated b=8 t=150, all nodes on / {n} {name}"
-        compared(title, whole(block, x), whole(plain, x), rates, gates, rounds=15)
+        compare(title, timed_block(block, x), timed_block(baseline, x), rates, gates, rounds=15)
 
 
 ROWS = (relative_force, sliding_window, growth, long, myelinated)
 
 
-def built(name: str, causal: bool = False, n_heads: int = H, **hyper: object) -> nn.Module:
-    rotary = build("rotary", {"name": "rope"}, head_dim=D // n_heads)
+def build_block(
+    name: str, causal: bool = False, n_heads: int = N_HEADS, **hyperparameters: object
+) -> nn.Module:
+    rotary = build("rotary", {"name": "rope"}, head_dim=D_MODEL // n_heads)
     return build(
         "attention",
-        {"name": name, **hyper},
-        d_model=D,
+        {"name": name, **hyperparameters},
+        d_model=D_MODEL,
         n_heads=n_heads,
         rotary=rotary,
         causal=causal,
     )
 
 
-def whole(block: nn.Module, x: Tensor, call: Callable[[Tensor], Tensor] | None = None) -> Timed:
-    """A block with its projections, or another way to compute what it does."""
+def timed_block(
+    block: nn.Module, x: Tensor, plain_form: Callable[[Tensor], Tensor] | None = None
+) -> Timed:
+    """Returns the call of a block on x, or of another form of what it computes."""
     flops = cost.flops(block.eval(), x[:1]) * x.shape[0] * x.shape[1]
-    return Timed(partial(call or block.train(), x), (x, *block.parameters()), flops)
+    return Timed(partial(plain_form or block.train(), x), (x, *block.parameters()), flops)
 
 
-def sdpa(s: int, mask: Tensor | None = None, n_heads: int = H) -> Timed:
-    """Torch's mixing of values alone, queries, keys and values given."""
-    inputs = tuple(torch.randn(1, n_heads, s, D // n_heads, requires_grad=True) for _ in range(3))
-    return Timed(partial(scaled_dot_product_attention, *inputs, mask), inputs, 4 * s * s * D)
+def timed_sdpa(s: int, mask: Tensor | None = None, n_heads: int = N_HEADS) -> Timed:
+    """Returns torch's mixing of values, without projections."""
+    shape = (1, n_heads, s, D_MODEL // n_heads)
+    inputs = tuple(torch.randn(shape, requires_grad=True) for _ in range(3))
+    mix = partial(scaled_dot_product_attention, *inputs, mask)
+    return Timed(mix, inputs, flops=4 * s * s * D_MODEL)
 
 
-def compared(
+def compare(
     name: str,
     part: Timed,
-    other: Timed,
-    rates: tuple[float, float],
-    gates: tuple[str | None, str | None],
+    baseline: Timed,
+    rates: Rates,
+    gates: Gates,
+    *,
     inverse: bool = False,
     rounds: int = 7,
 ) -> None:
-    """Lines of the table, forward and with the backward pass; none where the gate is None.
+    """Prints a line for the pass forward and one that includes the backward pass.
 
     Args:
-        inverse: the ratio is of the other's time to the part's.
+        inverse: prints the baseline's time in units of the part's.
     """
 
     def forward(timed: Timed) -> Callable[[int], object]:
         return torch.no_grad()(lambda _: timed.call())
 
-    def backward(timed: Timed) -> Callable[[int], object]:
+    def with_backward(timed: Timed) -> Callable[[int], object]:
         return lambda _: torch.autograd.grad(timed.call().sum(), timed.inputs, allow_unused=True)
 
-    moved = 4 * sum(x.numel() for x in part.inputs) + 4 * part.inputs[0].numel()
     # a backward pass has twice the products and copies of a forward pass
-    for kind, turned, gate, passes in (
-        ("forward", forward, gates[0], 1),
-        ("and backward", backward, gates[1], 3),
+    for title, make_call, gate, n_passes in (
+        ("forward", forward, gates.forward, 1),
+        ("and backward", with_backward, gates.with_backward, 3),
     ):
         if gate is None:
             continue
-        calls = turned(part), turned(other)
-        for call in calls:
-            call(0)
-        spent = interleaved(*calls, rounds)
-        ratios = [b / a if inverse else a / b for a, b in zip(*spent, strict=True)]
-        least = min(spent[1]) / min(spent[0]) if inverse else min(spent[0]) / min(spent[1])
-        floor = passes * (part.flops / rates[0] + moved / rates[1])
-        times = f"{1e3 * min(spent[0]):8.1f}{1e3 * floor:8.1f}"
-        print(
-            f"{name}, {kind}"[:72].ljust(72)
-            + f"{least:8.2f}{median(ratios):8.2f}  {gate:10}{times}",
-            flush=True,
-        )
+        call = make_call(part)
+        baseline_call = make_call(baseline)
+        call(0)
+        baseline_call(0)
+        timings = interleaved(call, baseline_call, rounds)
+        numerators, denominators = reversed(timings) if inverse else timings
+        ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
+        fastest = min(numerators) / min(denominators)
+        floor = n_passes * part.floor(rates)
+        line = f"{name}, {title}"[:NAME_WIDTH].ljust(NAME_WIDTH)
+        line += f"{fastest:8.2f}{median(ratios):8.2f}  {gate:10}"
+        line += f"{1e3 * min(timings[0]):8.1f}{1e3 * floor:8.1f}"
+        print(line, flush=True)

@@ -1,4 +1,4 @@
-"""What each block of the source costs in a whole model: parameters, a training step, its memory: blocks [MODEL...]"""
+"""What each block of the seed costs in a model: parameters, step, memory: blocks [MODEL...]"""
 
 import tempfile
 from functools import partial
@@ -7,6 +7,7 @@ from statistics import median
 from benchmarks import interleaved
 from benchmarks.loop import NEVER, Prepared, famx_loop
 from famx.analysis import cost
+from famx.nn.batch import Batch
 
 BLOCKS = (
     "adaptive_span",
@@ -15,41 +16,47 @@ BLOCKS = (
     "integrated",
     "myelinated",
     "relative_force",
+    "sliding_window",
+    "worm",
 )
-BLOCKS += ("sliding_window", "worm")
 
 
 def main(words: list[str], steps: int = 4, rounds: int = 6) -> None:
-    """A line for each model, its step as the embedded default takes it, beside the transformer's in turns.
+    """Prints a line for each model: its training step, interleaved with the transformer's.
 
-    The memory is the most that a pass forward and backward over one batch allocates on top of the model.
+    The memory is the peak that a pass forward and backward over one batch allocates.
     """
-    usual = Prepared("model=transformer")
-    stream = usual.stream()
+    baseline = Prepared("model=transformer")
+    stream = baseline.stream()
     batches = [next(stream) for _ in range(steps)]
     print(
-        f"{'model':16}{'parameters':>12}{'ms a step':>12}{'of transformer':>16}{'MB a pass':>12}{'of transformer':>16}"
+        f"{'model':16}{'parameters':>12}{'ms a step':>12}{'of transformer':>16}"
+        f"{'MB a pass':>12}{'of transformer':>16}"
     )
     for name in ("transformer", *(words or BLOCKS)):
         prepared = Prepared(f"model={name}")
-        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-            loops = [
-                famx_loop(each.trainer(folder, NEVER), batches)
-                for each, folder in ((prepared, one), (usual, other))
-            ]
-            for loop in loops:
-                loop(0)
-            spent = interleaved(*loops, rounds)
-        held = [cost.peak(partial(learn, each, batches[0][-1])) for each in (prepared, usual)]
-        numel = sum(p.numel() for p in prepared.model.parameters())
-        ratio = median(a / b for a, b in zip(*spent, strict=True))
+        # time
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+            loop = famx_loop(prepared.trainer(folder, NEVER), batches)
+            baseline_loop = famx_loop(baseline.trainer(other, NEVER), batches)
+            loop(0)
+            baseline_loop(0)
+            seconds, baseline_seconds = interleaved(loop, baseline_loop, rounds)
+        ratio = median(a / b for a, b in zip(seconds, baseline_seconds, strict=True))
+        # memory
+        batch = batches[0][-1]
+        memory = cost.peak(partial(train, prepared, batch))
+        baseline_memory = cost.peak(partial(train, baseline, batch))
+        parameters = sum(p.numel() for p in prepared.experiment.model.parameters())
         print(
-            f"{name:16}{numel:12,}{1e3 * median(spent[0]) / steps:12.0f}{ratio:16.2f}"
-            f"{held[0] / 2**20:12.0f}{held[0] / held[1]:16.2f}",
+            f"{name:16}{parameters:12,}{1e3 * median(seconds) / steps:12.0f}{ratio:16.2f}"
+            f"{memory / 2**20:12.0f}{memory / baseline_memory:16.2f}",
             flush=True,
         )
 
 
-def learn(prepared: Prepared, batch: object) -> None:
-    prepared.task.loss(prepared.model.train(), batch).backward()
-    prepared.model.zero_grad()
+def train(prepared: Prepared, batch: Batch) -> None:
+    """Runs a pass forward and backward."""
+    model = prepared.experiment.model
+    prepared.experiment.task.loss(model.train(), batch).backward()
+    model.zero_grad()

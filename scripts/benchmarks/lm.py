@@ -1,31 +1,46 @@
-"""nanoGPT's CPU setting, famx against a bare loop of the same model, in turns of 100 steps: lm data.path=TEXT"""
+"""nanoGPT's CPU setting, famx against a bare loop of the same model: lm data.path=TEXT"""
 
 import tempfile
 
-from benchmarks import interleaved, told
+from benchmarks import interleaved, print_ratio
 from benchmarks.loop import NEVER, Prepared
-from famx.experiment import run as experiment
+from famx.training.evaluate import evaluate
+
+STEPS = 100  # that one of the two takes before it is the other's turn
 
 
 def main(words: list[str]) -> None:
     """Prints the ratio of times, and the validation loss of both."""
     prepared = Prepared("experiment=shakespeare", *words)
-    steps, streams = prepared.config["trainer"]["max_steps"], (prepared.stream(), prepared.stream())
+    stream = prepared.stream()
+    bare_stream = prepared.stream()
+    model, step = prepared.bare()
     with tempfile.TemporaryDirectory() as folder:
-        trainer, (bare, step) = prepared.trainer(folder, NEVER), prepared.bare()
-        spent = interleaved(
-            lambda _: [trainer.advance(streams[0]) for _ in range(100)],
-            lambda _: [step(next(streams[1])[2]) for _ in range(100)],
-            steps // 100,
-        )
-    told("famx / bare loop", spent, "1.05")
-    held_out = experiment.data(prepared.config, "test")  # what nanoGPT validates on
-    for name, model, seconds in (
-        ("famx", trainer.model, sum(spent[0])),
-        ("bare", bare, sum(spent[1])),
+        trainer = prepared.trainer(folder, NEVER)
+
+        def famx_steps(_: int) -> None:
+            for _ in range(STEPS):
+                trainer.advance(stream)
+
+        def bare_steps(_: int) -> None:
+            for _ in range(STEPS):
+                _, _, batch = next(bare_stream)
+                step(batch)
+
+        rounds = prepared.settings.max_steps // STEPS
+        timings = interleaved(famx_steps, bare_steps, rounds)
+    print_ratio("famx / bare loop", timings, "1.05")
+
+    # nanoGPT validates on the split that famx calls test
+    experiment = prepared.experiment
+    loader = experiment.loader("test")
+    for name, trained, seconds in (
+        ("famx", trainer.model, sum(timings[0])),
+        ("bare", model, sum(timings[1])),
     ):
-        loader = experiment.batches(prepared.config, held_out, prepared.tokenizer)
-        found = experiment.evaluate(model, prepared.task, loader.plain(), prepared.device)
+        batches = loader.eval_batches()
+        loss = evaluate(trained, experiment.task, batches, experiment.device).loss
         print(
-            f"{name}: {seconds:.1f} s, validation loss {found.loss:.3f} over {len(held_out)} blocks (gate 1.90)"
+            f"{name}: {seconds:.1f} s, validation loss {loss:.3f} "
+            f"over {len(loader.dataset)} blocks (gate 1.90)"
         )

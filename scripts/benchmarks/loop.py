@@ -1,8 +1,9 @@
-"""famx's trainer against a hand-written loop of the same model and batches, and its reports against none."""
+"""famx's trainer against a hand-written loop of the same model, and its reports against none."""
 
 import copy
 import tempfile
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -10,94 +11,79 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from benchmarks import interleaved, told
+from benchmarks import interleaved, print_ratio
 from famx.config.errors import explain_hydra_error
 from famx.config.schema import CONF, register_schemas, to_plain
-from famx.experiment import run as experiment
+from famx.experiment.build import build_experiment, build_run_optimizer, build_trainer
+from famx.experiment.resolve import resolve
+from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, WriteRunLog
 from famx.monitoring.optimizer_probe import OptimizerProbe
-from famx.monitoring.spectrum_log import SpectrumLog
-from famx.monitoring.tensorboard import RunLog
-from famx.optim._param_groups import group_settings
+from famx.nn.batch import Batch
 from famx.registry import build
-from famx.training import device
+from famx.training.device import select_device
 from famx.training.loader import LoaderConfig
+from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer, TrainerConfig
 
 NEVER = 10**9
 
 
 class Prepared:
-    """Everything a run is made of, for a command line's words."""
+    """An experiment of command-line words, from which trainers and bare loops are made."""
 
     def __init__(self, *words: str):
-        self.config = experiment.settle(self.composed(*words))
+        self.config = resolve(self.compose(*words))
         self.settings = TrainerConfig(**self.config["trainer"])
-        self.device = device.select_device(self.settings.device, self.settings.threads)
-        self.data = experiment.data(self.config, "train")
-        units = {key: value for key, value in self.config["task"].items() if key == "units"}
-        self.tokenizer = self.data.build_tokenizer(**units)
-        self.task = build("task", self.config["task"], tokenizer=self.tokenizer)
-        torch.manual_seed(0)
-        self.model = experiment.build_model(self.config, self.tokenizer.get_vocab_size()).to(
-            self.device
-        )
+        device = select_device(self.settings.device, self.settings.threads)
+        self.experiment = build_experiment(self.config, device)
 
     @staticmethod
-    def composed(*words: str) -> dict:
-        """The config of the words, before it is settled."""
+    def compose(*words: str) -> dict[str, Any]:
+        """Returns the config of the words, before it is resolved."""
         register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             try:
                 return to_plain(compose("train", list(words)))
             except (HydraException, OmegaConfBaseException) as error:
-                raise explain_hydra_error(error, to_plain(compose("train"))) from error
+                raise (explain_hydra_error(error, words) or error) from error
 
-    def stream(self):
-        return experiment.batches(self.config, self.data, self.tokenizer).train()
+    def stream(self) -> Iterator[tuple[int, int, Batch]]:
+        """Returns training batches without end."""
+        return self.experiment.loader("train").train_batches()
 
-    def trainer(self, folder: str, log_every: int, watch: str = "off") -> Trainer:
-        """One that never evaluates or saves, over a copy of the model."""
-        model = copy.deepcopy(self.model)
-        optim = self.config["optim"]
-        groups = experiment.parameter_groups(model, **group_settings(optim))
-        settings = vars(self.settings) | {
-            "log_every": log_every,
-            "eval_every": NEVER,
-            "save_every": NEVER,
-        }
-        optimizer = experiment.build_optimizer(optim, groups)
-        trainer = Trainer(
-            model,
-            self.task,
-            optimizer,
-            lambda total: build("schedule", self.config["schedule"], total_steps=total),
-            lambda *place: iter(()),
-            lambda: iter(()),
-            lambda *place: hash(place) % 2**31,
-            Path(folder),
-            TrainerConfig(**settings),
-            self.device,
-            None if watch == "off" else OptimizerProbe(model, optimizer, watch, log_every),
-        )
-        trainer.screen.console.quiet = True
-        seen = trainer.microscope
-        trainer.journal = RunLog(Path(folder))
-        trainer.record = seen and SpectrumLog(Path(folder), seen.names, seen.kinds, 0)
+    def trainer(self, folder: str, log_every: int, probe: str = "off") -> Trainer:
+        """Builds a trainer over a copy of the model, which reports but never evaluates or saves."""
+        experiment = copy.copy(self.experiment)
+        experiment.model = copy.deepcopy(self.experiment.model)
+        never = {"log_every": log_every, "eval_every": NEVER, "save_every": NEVER}
+        settings = TrainerConfig(**(vars(self.settings) | never))
+        optimizer = build_run_optimizer(experiment, settings)
+        run_dir = RunDir(folder)
+        run_log = WriteRunLog(run_dir)
+        hooks = [ReportMetrics(), run_log]
+        if probe != "off":
+            watcher = OptimizerProbe(experiment.model, optimizer, probe, log_every)
+            hooks.insert(0, ProbeOptimizer(watcher, run_dir, run_log))
+        trainer = build_trainer(experiment, optimizer, settings, hooks)
+        for hook in hooks:
+            hook.on_start(trainer)
         return trainer
 
-    def bare(self):
-        """The shortest loop that trains a copy of the model: forward, backward, clip, step, schedule."""
-        model, config = copy.deepcopy(self.model), self.config
-        rate, weight_decay = config["optim"]["lr"], config["optim"]["weight_decay"]
+    def bare(self) -> tuple[nn.Module, Callable[[Batch], None]]:
+        """Returns a copy of the model and the shortest loop that trains it by AdamW."""
+        model = copy.deepcopy(self.experiment.model)
+        task = self.experiment.task
+        optim = self.config["optim"]
         optimizer = torch.optim.AdamW(
-            model.parameters(), lr=rate, weight_decay=weight_decay, fused=True
+            model.parameters(), lr=optim["lr"], weight_decay=optim["weight_decay"], fused=True
         )
-        schedule = build("schedule", config["schedule"], total_steps=config["trainer"]["max_steps"])
+        total_steps = self.config["trainer"]["max_steps"]
+        schedule = build("schedule", self.config["schedule"], total_steps=total_steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
 
-        def step(batch):
+        def step(batch: Batch) -> None:
             model.train()
-            loss = self.task.loss(model, batch)
+            loss = task.loss(model, batch)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -109,24 +95,50 @@ class Prepared:
 
 def main(words: list[str], rounds: int = 12, steps: int = 25) -> None:
     """Prints both ratios; the words are of the command line of `famx.train`."""
-    for name, log_every, gate in (("loop / bare loop", 50, "1.05"), ("reports / none", 50, "1.02")):
-        optim = ["optim=fam"] if "reports" in name else []
-        prepared = Prepared(*optim, *words, f"trainer.max_steps={2 * rounds * steps}")
-        stream = prepared.stream()
-        batches = [next(stream) for _ in range(steps)]
-        with tempfile.TemporaryDirectory() as folder:
-            loops = [famx_loop(prepared.trainer(folder, log_every), batches)]
-            if optim:
-                loops.append(famx_loop(prepared.trainer(folder, NEVER), batches))
-            else:
-                _, step = prepared.bare()
-                loops.append(
-                    lambda _, step=step, batches=batches: [step(batch) for _, _, batch in batches]
-                )
-            for loop in loops:
-                loop(0)
-            told(name, interleaved(*loops, rounds), gate)
+    max_steps = f"trainer.max_steps={2 * rounds * steps}"
+    # the trainer against a bare loop
+    prepared = Prepared(*words, max_steps)
+    batches = _first_batches(prepared, steps)
+    _, bare_step = prepared.bare()
+    with tempfile.TemporaryDirectory() as folder:
+        loop = famx_loop(prepared.trainer(folder, 50), batches)
+
+        def bare_loop(_: int) -> None:
+            for _, _, batch in batches:
+                bare_step(batch)
+
+        _compare("loop / bare loop", loop, bare_loop, rounds, "1.05")
+    # reports every 50 steps against none
+    prepared = Prepared("optim=fam", *words, max_steps)
+    batches = _first_batches(prepared, steps)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other_folder:
+        loop = famx_loop(prepared.trainer(folder, 50), batches)
+        silent_loop = famx_loop(prepared.trainer(other_folder, NEVER), batches)
+        _compare("reports / none", loop, silent_loop, rounds, "1.02")
 
 
-def famx_loop(trainer: Trainer, batches: list):
-    return lambda _: [trainer.advance(iter([batch])) for batch in batches]
+def famx_loop(trainer: Trainer, batches: list[tuple[int, int, Batch]]) -> Callable[[int], None]:
+    """Returns a function that trains once on each of the batches."""
+
+    def loop(_: int) -> None:
+        for batch in batches:
+            trainer.advance(iter([batch]))
+
+    return loop
+
+
+def _first_batches(prepared: Prepared, count: int) -> list[tuple[int, int, Batch]]:
+    stream = prepared.stream()
+    return [next(stream) for _ in range(count)]
+
+
+def _compare(
+    name: str,
+    loop: Callable[[int], None],
+    baseline: Callable[[int], None],
+    rounds: int,
+    gate: str,
+) -> None:
+    for function in (loop, baseline):
+        function(0)
+    print_ratio(name, interleaved(loop, baseline, rounds), gate)

@@ -1,149 +1,179 @@
-"""Steps of optimizers on the 98 tensors (5 M entries) of a transformer, beside torch's or a plain form: optim [NAME]"""
+"""Optimizer steps on the 98 tensors of a transformer, in units of those of torch: optim [ROW...]"""
 
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import cycle
-from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from benchmarks import asked, copy_rate, interleaved, told
+from benchmarks import copy_rate, interleaved, load_reference, print_ratio, select_rows
 from famx.optim import FAM, AdamW, FAMAdamW, FAMPublished, MaxFactor, parameter_groups
 from famx.registry import build
 
-WIDTH, VOCABULARY = 224, 1000
-WARM = 130  # steps before the clock starts: rules begin to act after 100
+WIDTH = 224
+VOCAB_SIZE = 1000
+WARMUP_STEPS = 130  # rules begin to act after 100
+# passes over the parameters' memory that a step takes at least, reads and writes
+PASSES = {"SGD with momentum": 5, "AdamW": 7}
+
+Groups = list[dict[str, Any]]
+
+
+class Steps(Protocol):
+    """Anything that takes a step along the gradients of its parameters."""
+
+    def step(self) -> object: ...
+
+
+class Row(NamedTuple):
+    """Two optimizers whose steps are compared, each built from parameter groups."""
+
+    baseline_name: str
+    optimizer: Callable[[Groups], Steps]
+    baseline: Callable[[Groups], Steps]
+    gate: str
 
 
 class Block(nn.Module):
-    """Twelve tensors."""
+    """A transformer layer of twelve tensors."""
 
     def __init__(self):
         super().__init__()
         self.attention = nn.MultiheadAttention(WIDTH, 4)
-        self.wide, self.narrow = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.wide = nn.Linear(WIDTH, 4 * WIDTH)
+        self.narrow = nn.Linear(4 * WIDTH, WIDTH)
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2))
 
 
-def model() -> nn.Module:
-    """Eight blocks, a table and its way back."""
+class SkippableSteps:
+    """An optimizer that is told at each step that its gradients are finite, as the trainer does."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        self.optimizer = optimizer
+        self.found_inf = torch.zeros(())
+
+    def step(self) -> None:
+        self.optimizer.found_inf = self.found_inf
+        self.optimizer.step()
+
+
+class PlainPublishedFAM:
+    """The slow plain form that the tests compare `fam_published` with."""
+
+    def __init__(self, groups: Groups):
+        optimizer = FAMPublished(groups)
+        settings = [(info.kind, info.base, info.n_bands) for info in optimizer.tensors]
+        row_by_index = {index: row for row, index in enumerate(optimizer.rule.rows)}
+        draws = optimizer.rule.spectrum.draws
+        self.params = list(ungrouped(groups))
+
+        def draw(step: int) -> list[list[Tensor]]:
+            of_measured = draws(step)
+            of_all: list[list[Tensor]] = []
+            for i in range(len(self.params)):
+                of_all.append(of_measured[row_by_index[i]] if i in row_by_index else [])
+            return of_all
+
+        reference = load_reference("fam_published")
+        self.plain = reference.PlainFAM([p.data for p in self.params], settings, draw)
+
+    def step(self) -> None:
+        self.plain.step([p.grad for p in self.params])
+
+
+def transformer() -> nn.Module:
+    """Returns eight blocks between an embedding and an output layer."""
     torch.manual_seed(0)
-    ends = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
-    return nn.ModuleList([*ends, *(Block() for _ in range(8))])
+    embedding = nn.Embedding(VOCAB_SIZE, WIDTH)
+    output = nn.Linear(WIDTH, VOCAB_SIZE, bias=False)
+    return nn.ModuleList([embedding, output, *(Block() for _ in range(8))])
 
 
-def stepping(make: Callable[[list], object]) -> Callable[[int], object]:
-    """A function of the round that takes a step along gradients made beforehand, noise about a slow drift."""
-    groups = parameter_groups(model())
-    params = [p for group in groups for p in group["params"]]
+def step_function(make_optimizer: Callable[[Groups], Steps]) -> Callable[[int], object]:
+    """Returns a function of the round that takes a step along gradients that are made in advance.
+
+    They are noise around a slow drift.
+    """
+    groups = parameter_groups(transformer())
+    params = list(ungrouped(groups))
     drift = [torch.randn_like(p) / 10 for p in params]
-    rows = cycle([[d + torch.randn_like(d) for d in drift] for _ in range(4)])
-    optimizer = make(groups)
+    gradients = []
+    for _ in range(4):
+        gradients.append([d + torch.randn_like(d) for d in drift])
+    next_gradients = cycle(gradients)
+    optimizer = make_optimizer(groups)
 
     def step(_: int) -> None:
-        for p, gradient in zip(params, next(rows), strict=True):
+        for p, gradient in zip(params, next(next_gradients), strict=True):
             p.grad = gradient
         optimizer.step()
 
-    for i in range(WARM):
+    for i in range(WARMUP_STEPS):
         step(i)
     return step
 
 
-def bare(groups: list) -> Iterator[nn.Parameter]:
-    return (p for group in groups for p in group["params"])
+def ungrouped(groups: Groups) -> Iterator[nn.Parameter]:
+    """Yields the parameters of groups, without famx's settings."""
+    for group in groups:
+        yield from group["params"]
 
 
-def plain_fam(groups: list) -> object:
-    """The slow form that the tests hold `fam_published` equal to, as an optimizer."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-    from reference import fam_published
-
-    famx = FAMPublished(groups)
-    settings = [(info.kind, info.base, info.n_bands) for info in famx.tensors]
-    params = list(bare(groups))
-    rows = {row: i for i, row in enumerate(famx.rule.rows)}
-    draws = famx.rule.spectrum.draws
-
-    def draw(step: int) -> list:
-        drawn = draws(step)
-        return [drawn[rows[i]] if i in rows else [] for i in range(len(params))]
-
-    reference = fam_published.PlainFAM([p.data for p in params], settings, draw)
-    reference_step = reference.step
-    reference.step = lambda: reference_step([p.grad for p in params])
-    return reference
+def torch_adamw(groups: Groups) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(ungrouped(groups), lr=1e-3, weight_decay=0.01, fused=True)
 
 
-def told_finite(optimizer: torch.optim.Optimizer) -> object:
-    """One that is told each step, as famx's trainer does it, what the norm of the gradients said of them."""
-    finite, step = torch.zeros(()), optimizer.step
-
-    def taking() -> None:
-        optimizer.found_inf = finite
-        step()
-
-    optimizer.step = taking
-    return optimizer
+def torch_sgd(groups: Groups) -> torch.optim.Optimizer:
+    return torch.optim.SGD(ungrouped(groups), lr=1e-3, momentum=0.9, fused=True)
 
 
-def temporal(every: int) -> Callable[..., nn.Module]:
-    return lambda tensors: build("spectrum", {"name": "temporal", "every": every}, tensors=tensors)
+def torch_adafactor(groups: Groups) -> torch.optim.Optimizer:
+    return torch.optim.Adafactor(ungrouped(groups), foreach=True)
+
+
+def fam_that_measures_each_step(groups: Groups) -> torch.optim.Optimizer:
+    return FAM(groups, spectrum=partial(build, "spectrum", {"name": "temporal", "every": 1}))
 
 
 def main(words: list[str], rounds: int = 100) -> None:
-    """Prints ratios; words choose among them by their first word. At the end, the floor that copying sets."""
-    adam = {"lr": 1e-3, "weight_decay": 0.01}
-    pairs = {
-        "fam_adamw / torch AdamW fused": (
-            lambda g: FAMAdamW(g, **adam),
-            lambda g: torch.optim.AdamW(bare(g), **adam, fused=True),
+    """Prints the ratios of the rows that the words name, all without words; then the floors."""
+    fam_adamw = partial(FAMAdamW, lr=1e-3, weight_decay=0.01)
+    adamw = partial(AdamW, lr=1e-3, weight_decay=0.01)
+    rows = {
+        "fam_adamw": Row("torch AdamW fused", fam_adamw, torch_adamw, "1.15, reach 1.03"),
+        "fam_adamw_in_training": Row(
+            "torch AdamW fused",
+            lambda groups: SkippableSteps(fam_adamw(groups)),
+            torch_adamw,
             "1.15, reach 1.03",
         ),
-        "fam_adamw_in_training / torch AdamW fused": (
-            lambda g: told_finite(FAMAdamW(g, **adam)),
-            lambda g: torch.optim.AdamW(bare(g), **adam, fused=True),
-            "1.15, reach 1.03",
-        ),
-        "adamw / torch AdamW fused": (
-            lambda g: AdamW(g, **adam),
-            lambda g: torch.optim.AdamW(bare(g), **adam, fused=True),
-            "",
-        ),
-        "fam / torch SGD momentum fused": (
-            FAM,
-            lambda g: torch.optim.SGD(bare(g), lr=1e-3, momentum=0.9, fused=True),
+        "adamw": Row("torch AdamW fused", adamw, torch_adamw, ""),
+        "fam": Row("torch SGD momentum fused", FAM, torch_sgd, "1.5, reach 1.25"),
+        "fam_in_training": Row(
+            "torch SGD momentum fused",
+            lambda groups: SkippableSteps(FAM(groups)),
+            torch_sgd,
             "1.5, reach 1.25",
         ),
-        "fam_in_training / torch SGD momentum fused": (
-            lambda g: told_finite(FAM(g)),
-            lambda g: torch.optim.SGD(bare(g), lr=1e-3, momentum=0.9, fused=True),
-            "1.5, reach 1.25",
+        "fam_measured_each_step": Row(
+            "torch SGD momentum fused", fam_that_measures_each_step, torch_sgd, "1.5"
         ),
-        "fam_measured_each_step / torch SGD momentum fused": (
-            lambda g: FAM(g, spectrum=temporal(1)),
-            lambda g: torch.optim.SGD(bare(g), lr=1e-3, momentum=0.9, fused=True),
-            "1.5",
-        ),
-        "maxfactor / torch Adafactor foreach": (
-            MaxFactor,
-            lambda g: torch.optim.Adafactor(bare(g), foreach=True),
-            "0.5, reach 0.25",
-        ),
-        "fam_published / its plain form": (FAMPublished, plain_fam, "0.5, reach 0.3"),
+        "maxfactor": Row("torch Adafactor foreach", MaxFactor, torch_adafactor, "0.5, reach 0.25"),
+        "fam_published": Row("its plain form", FAMPublished, PlainPublishedFAM, "0.5, reach 0.3"),
     }
-    titles = {name.split()[0]: name for name in pairs}
-    for name in asked(words, titles):
-        one, other, gate = pairs[titles[name]]
-        told(titles[name], interleaved(stepping(one), stepping(other), rounds), gate)
-    numel = sum(p.numel() for p in model().parameters())
+    for name in select_rows(words, rows):
+        row = rows[name]
+        functions = (step_function(row.optimizer), step_function(row.baseline))
+        print_ratio(f"{name} / {row.baseline_name}", interleaved(*functions, rounds), row.gate)
+
+    # the floor that copying sets
+    numel = sum(p.numel() for p in transformer().parameters())
     rate = copy_rate()
-    for name, passes in (("SGD with momentum", 5), ("AdamW", 7)):
-        print(
-            f"floor of {name}: {passes} passes over {numel:,} parameters, {1e3 * passes * 4 * numel / rate:.2f} ms"
-        )
-    sketch = FAM(parameter_groups(model())).rule.spectrum.ring
-    print(
-        f"temporal sketch: {sketch.nbytes / (4 * numel):.3f} of the parameters' bytes (gate 0.04, reach 0.02)"
-    )
+    for name, passes in PASSES.items():
+        milliseconds = 1e3 * passes * 4 * numel / rate
+        print(f"floor of {name}: {passes} passes over {numel:,} parameters, {milliseconds:.2f} ms")
+    sketch = FAM(parameter_groups(transformer())).rule.spectrum.ring
+    share = sketch.nbytes / (4 * numel)
+    print(f"temporal sketch: {share:.3f} of the parameters' bytes (gate 0.04, reach 0.02)")

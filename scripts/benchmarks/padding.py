@@ -1,19 +1,23 @@
-"""The share of padding in batches of lengths like LibriSpeech's: most of 12 to 16 s, some down to 1.5 s."""
+"""The share of padding in batches of lengths like LibriSpeech's: most 12 to 16 s, some 1.5 s."""
 
 import numpy as np
 
-from famx.training.loader import bucketed, filled
+from famx.training.loader import cut_into_batches, shuffle_in_buckets
+
+N_UTTERANCES = 20_000
+N_BUCKETS = 30
+BATCH_SECONDS = 200.0
 
 
 def main(words: list[str]) -> None:
-    random = np.random.default_rng(0)
-    lengths = np.where(
-        random.random(20_000) < 0.7,
-        random.normal(14.2, 1.2, 20_000),
-        random.uniform(1.5, 14, 20_000),
-    )
-    batches = filled(bucketed(lengths, 30, random), lengths, 200.0)
-    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
-    print(
-        f"{100 * (1 - lengths.sum() / padded):.2f} % of 30 buckets' batches is padding (gate 5 %)"
-    )
+    """Prints the share of padding."""
+    rng = np.random.default_rng(0)
+    is_long = rng.random(N_UTTERANCES) < 0.7
+    long = rng.normal(14.2, 1.2, N_UTTERANCES)
+    short = rng.uniform(1.5, 14, N_UTTERANCES)
+    lengths = np.where(is_long, long, short)
+    order = shuffle_in_buckets(lengths, N_BUCKETS, rng)
+    batches = cut_into_batches(order, lengths, BATCH_SECONDS)
+    padded_seconds = sum(len(batch) * lengths[batch].max() for batch in batches)
+    share = 1 - lengths.sum() / padded_seconds
+    print(f"{100 * share:.2f} % of the batches of {N_BUCKETS} buckets is padding (gate 5 %)")

@@ -1,19 +1,25 @@
-"""Each rotary in units of one elementwise addition of the same tensor, beside the floor of its bytes and products."""
+"""Each rotary in units of an addition of the same tensor, with the floor of bytes and products."""
 
 from statistics import median
 
 import torch
 
-from benchmarks import asked, copy_rate, interleaved, matrix_rate
+from benchmarks import copy_rate, interleaved, matrix_rate, select_rows
 from famx.analysis.cost import flops
 from famx.registry import build, names
 
-B, H, T, K = 4, 4, 1024, 64
-GATES = dict.fromkeys(("rope", "givens", "quaternion", "compact"), 6)
-ALSO = (
+BATCH = 4
+N_HEADS = 4
+T = 1024
+HEAD_DIM = 64
+GATES = {"rope": 6, "givens": 6, "quaternion": 6, "compact": 6}
+DEFAULT_GATE = 15
+# givens with each channel of the first half in two pairs
+PAIRS = [channel + shift for channel in range(HEAD_DIM // 2) for shift in (0, HEAD_DIM // 2)]
+VARIANTS = (
     {"name": "rope", "learned": True},
     {"name": "compact", "learned_freq": True},
-    {"name": "givens", "pairs": [i + j for i in range(K // 2) for j in (0, K // 2)]},
+    {"name": "givens", "pairs": PAIRS},
     {"name": "quaternion", "learned": True},
     {"name": "quaternion", "channels": 3},
 )
@@ -21,30 +27,38 @@ ALSO = (
 
 @torch.inference_mode()
 def main(words: list[str], rounds: int = 60) -> None:
-    """Prints forward ratios; the words are names of rotaries, all when there are none."""
-    chosen = asked(words, names("rotary"))
-    x = torch.randn(B, H, T, K)
-    size, products = x.numel() * x.element_size(), matrix_rate()
-    copies = 2 * size / copy_rate(size >> 20)  # x is read once and written once
+    """Prints ratios of the rotaries that the words name, all without words."""
+    selected = select_rows(words, names("rotary"))
+    x = torch.randn(BATCH, N_HEADS, T, HEAD_DIM)
+    n_bytes = x.numel() * x.element_size()
+    flops_per_second = matrix_rate()
+    copy_seconds = 2 * n_bytes / copy_rate(n_bytes >> 20)  # x is read once and written once
     print(
-        f"x is {B} x {H} x {T} x {K}; floor: {1e3 * copies:.2f} ms to copy it, FLOPs at {products / 1e9:.0f} GFLOP/s"
+        f"x is {BATCH} x {N_HEADS} x {T} x {HEAD_DIM}; floor: {1e3 * copy_seconds:.2f} ms to copy "
+        f"it, FLOPs at {flops_per_second / 1e9:.0f} GFLOP/s"
     )
     print(f"{'of x + x':40}{'min/min':>8}{'median':>8}  {'gate':6}{'ms':>8}{'floor':>8}")
-    for config in [{"name": name} for name in chosen] + [
-        also for also in ALSO if also["name"] in chosen
-    ]:
-        rotary = build("rotary", config, head_dim=K)
+    configs = [{"name": name} for name in selected]
+    configs += [variant for variant in VARIANTS if variant["name"] in selected]
+    for config in configs:
+        rotary = build("rotary", config, head_dim=HEAD_DIM)
         for _ in range(3):
             rotary(x)
-        spent = interleaved(lambda i, r=rotary: r(x), lambda i: x + x, rounds)
-        ratio, middle = (
-            min(spent[0]) / min(spent[1]),
-            median(a / b for a, b in zip(*spent, strict=True)),
+        timings = interleaved(lambda _, rotary=rotary: rotary(x), lambda _: x + x, rounds)
+        seconds, baseline_seconds = timings
+        fastest = min(seconds) / min(baseline_seconds)
+        middle = median(a / b for a, b in zip(*timings, strict=True))
+        floor = copy_seconds + flops(rotary, x) * T / flops_per_second
+        gate = f"<= {GATES.get(config['name'], DEFAULT_GATE)}"
+        print(
+            f"{_title(config):40}{fastest:8.2f}{middle:8.2f}  {gate:6}"
+            f"{1e3 * min(seconds):8.2f}{1e3 * floor:8.2f}",
+            flush=True,
         )
-        title = " ".join(key if value is True else f"{value}"[:20] for key, value in config.items())
-        gate, floor = (
-            f"<= {GATES.get(config['name'], 15)}",
-            copies + flops(rotary, x) * T / products,
-        )
-        times = f"{1e3 * min(spent[0]):8.2f}{1e3 * floor:8.2f}"
-        print(f"{title:40}{ratio:8.2f}{middle:8.2f}  {gate:6}{times}", flush=True)
+
+
+def _title(config: dict[str, object]) -> str:
+    words = []
+    for key, value in config.items():
+        words.append(key if value is True else f"{value}"[:20])
+    return " ".join(words)

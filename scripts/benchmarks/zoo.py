@@ -1,8 +1,10 @@
-"""Does each attention x rotary x layer (20 steps; zoo drawn: 50 draws, 50 steps) learn from the embedded speech?"""
+"""Does each attention x rotary x layer learn from the embedded speech? zoo [drawn] [WORD...]"""
 
 import itertools
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -10,83 +12,101 @@ from rich.progress import track
 from torch import nn
 
 from benchmarks.loop import Prepared
-from famx.experiment import run as experiment
+from famx.experiment.build import build_optimizer
+from famx.experiment.resolve import resolve
+from famx.model import build_model
+from famx.nn.batch import Batch
+from famx.nn.hooks import HasPenalty
+from famx.optim import parameter_groups
 from famx.registry import names
 
-SMALL = [
+SMALL = (
     "model.d_model=48",
     "model.n_layers=2",
     "frontend=log_mel",
     "frontend.channels=8",
-    "loader.batch=8",
-]
+    "loader.batch_seconds=8",
+)
+PRODUCT_STEPS = 20
+N_SAMPLES = 50
+SAMPLE_STEPS = 50
+
+ModelConfig = dict[str, Any]
 
 
 def main(words: list[str]) -> int:
-    """Prints a line for each model that fails, then how many did not; words beside `drawn` are the command line's.
+    """Prints a line for each model that fails, then how many did not.
+
+    With the word `drawn`, models are sampled from the space of `model=drawn`; other words are of
+    the command line of `famx.train`.
 
     Returns:
         The exit status, 1 if any failed.
     """
-    drawn, words = "drawn" in words, [word for word in words if word != "drawn"]
-    prepared = Prepared(*SMALL, *words)
-    steps, models = (50, list(draws(50))) if drawn else (20, list(products()))
+    prepared = Prepared(*SMALL, *(word for word in words if word != "drawn"))
+    if "drawn" in words:
+        steps = SAMPLE_STEPS
+        models = list(sampled_models(N_SAMPLES))
+    else:
+        steps = PRODUCT_STEPS
+        models = list(all_combinations())
     stream = prepared.stream()
     batches = [next(stream)[-1] for _ in range(steps)]
-    failed = 0
+    n_failed = 0
     for name, model in track(models, f"{steps} steps of each", console=Console(stderr=True)):
-        config = experiment.settle(prepared.config | {"model": prepared.config["model"] | model})
+        config = prepared.config | {"model": prepared.config["model"] | model}
         try:
-            told = complaint(prepared, config, batches)
+            failure = why_not_learned(prepared, resolve(config), batches)
         except Exception as error:
-            told = f"{type(error).__name__}: {error}"
-        if told:
-            failed += 1
-            print(f"{name}: {told}", flush=True)
-    print(f"{len(models) - failed} of {len(models)} models learned in {steps} steps")
-    return int(failed > 0)
+            failure = f"{type(error).__name__}: {error}"
+        if failure:
+            n_failed += 1
+            print(f"{name}: {failure}", flush=True)
+    print(f"{len(models) - n_failed} of {len(models)} models learned in {steps} steps")
+    return int(n_failed > 0)
 
 
-def products():
-    """Every attention x every rotary x every layer."""
+def all_combinations() -> Iterator[tuple[str, ModelConfig]]:
+    """Yields a model of two equal layers for every attention x rotary x layer."""
     rooms = ("attention", "rotary", "layer")
     for combination in itertools.product(*map(names, rooms)):
-        yield " ".join(combination), {"layers": [dict(zip(rooms, combination, strict=True))] * 2}
+        layer = dict(zip(rooms, combination, strict=True))
+        yield " ".join(combination), {"layers": [layer] * 2}
 
 
-def draws(count: int):
-    """Draws of the space of `model=drawn`, by seed."""
-    draw = Prepared.composed("model=drawn")["model"]["draw"]
+def sampled_models(count: int) -> Iterator[tuple[str, ModelConfig]]:
+    """Yields models that are sampled from the space of `model=drawn`, by seed."""
+    draw = Prepared.compose("model=drawn")["model"]["draw"]
     for seed in range(count):
-        yield (
-            f"model.draw.seed={seed}",
-            {"name": "drawn", "n_layers": 4, "layers": None, "draw": draw | {"seed": seed}},
-        )
+        seeded = draw | {"seed": seed}
+        model = {"name": "drawn", "n_layers": 4, "layers": None, "draw": seeded}
+        yield f"model.draw.seed={seed}", model
 
 
-def complaint(prepared: Prepared, config: dict, batches: list) -> str:
-    """What is wrong with the losses of a model trained on the batches in turn; nothing if they fall."""
+def why_not_learned(
+    prepared: Prepared, config: Mapping[str, Any], batches: Sequence[Batch]
+) -> str | None:
+    """Trains a model on each batch; returns what is wrong with its losses, None if they fall."""
+    experiment = prepared.experiment
     torch.manual_seed(0)
-    model = experiment.build_model(config, prepared.tokenizer.get_vocab_size()).to(prepared.device)
-    optimizer = experiment.build_optimizer(
-        config["optim"], experiment.parameter_groups(model, config["optim"]["lr"])
-    )
-    paying, losses = [m for m in model.modules() if hasattr(m, "penalty")], []
+    model = build_model(config, experiment.tokenizer.get_vocab_size()).to(experiment.device)
+    optim = config["optim"]
+    optimizer = build_optimizer(optim, parameter_groups(model, optim["lr"]))
+    penalized = [module for module in model.modules() if isinstance(module, HasPenalty)]
+    losses: list[float] = []
     for batch in batches:
-        loss = prepared.task.loss(model, batch.to(prepared.device))
+        # the loss, and what gates cost
+        loss = experiment.task.loss(model, batch.to(experiment.device))
         losses.append(loss.item())
-        costs = [cost for module in paying if (cost := module.penalty()) is not None]
-        sum(costs, loss).backward()
-        if (
-            not math.isfinite(losses[-1])
-            or not nn.utils.clip_grad_norm_(model.parameters(), 1.0).isfinite()
-        ):
+        penalties = [module.penalty() for module in penalized]
+        sum((penalty for penalty in penalties if penalty is not None), loss).backward()
+        grad_norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if not (math.isfinite(losses[-1]) and grad_norm.isfinite()):
             return f"loss {losses[-1]} or its gradient is not finite at step {len(losses)}"
         optimizer.step()
         optimizer.zero_grad()
-    first, last = mean(losses[:5]), mean(losses[-5:])
-    return (
-        ""
-        if last < first
-        else f"its loss does not fall, {first:.3f} in the first five steps, {last:.3f} in the last"
-    )
+    first = mean(losses[:5])
+    last = mean(losses[-5:])
+    if last < first:
+        return None
+    return f"the loss does not fall: {first:.3f} in the first five steps, {last:.3f} in the last"

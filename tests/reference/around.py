@@ -1,4 +1,4 @@
-"""Lookahead, adaptive gradient clipping and EMA-Nesterov around any `step(gradients)`, in plain form."""
+"""Lookahead, adaptive clipping and EMA-Nesterov around any `step(gradients)`, in plain form."""
 
 import torch
 from reference.clip import clipped_tensor
@@ -6,7 +6,10 @@ from reference.clip import clipped_tensor
 
 class PlainLookahead:
     def __init__(self, params, base, k=5, share=0.5):
-        self.params, self.base, self.k, self.share = params, base, k, share
+        self.params = params
+        self.base = base
+        self.k = k
+        self.share = share
         self.slow = [p.clone() for p in params]
         self.t = 0
 
@@ -21,7 +24,10 @@ class PlainLookahead:
 
 class PlainAGC:
     def __init__(self, params, base, clip=0.01, eps=1e-3):
-        self.params, self.base, self.clip, self.eps = params, base, clip, eps
+        self.params = params
+        self.base = base
+        self.clip = clip
+        self.eps = eps
 
     def step(self, gradients):
         pairs = zip(self.params, gradients, strict=True)
@@ -29,11 +35,15 @@ class PlainAGC:
 
 
 class PlainEMANesterov:
-    """θ apart from the point y where gradients are taken, which the parameters show."""
+    """Stores θ; the parameters are at the point y where gradients are computed."""
 
     def __init__(self, params, base, beta=0.5, gamma=0.95, start_step=100, stop_step=None):
-        self.params, self.base, self.beta, self.gamma = params, base, beta, gamma
-        self.start_step, self.stop_step = start_step, stop_step
+        self.params = params
+        self.base = base
+        self.beta = beta
+        self.gamma = gamma
+        self.start_step = start_step
+        self.stop_step = stop_step
         self.theta = [p.clone() for p in params]
         self.m = [torch.zeros_like(p) for p in params]
         self.t = 0

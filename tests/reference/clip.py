@@ -1,23 +1,27 @@
-"""The clip of each unit by its own weights, one tensor and one unit at a time."""
+"""Clipping by the norms of units in plain form: one tensor and one unit at a time."""
 
 
 def plain_clip(params, share, eps=1e-3):
-    """Clipped gradients, None where there is none, and the norms of the gradients as they were."""
-    clipped, norms = [], []
+    """Returns the clipped gradients, None where there is none, and the norms of the gradients."""
+    clipped = []
+    norms = []
     for p in params:
-        gradient = None if p.grad is None else p.grad.double()
-        norms.append(0.0 if gradient is None else gradient.norm().item())
-        clipped.append(
-            gradient if gradient is None else clipped_tensor(p.double(), gradient, share, eps)
-        )
+        if p.grad is None:
+            clipped.append(None)
+            norms.append(0.0)
+            continue
+        gradient = p.grad.double()
+        clipped.append(clipped_tensor(p.double(), gradient, share, eps))
+        norms.append(gradient.norm().item())
     return clipped, norms
 
 
 def clipped_tensor(weights, gradient, share, eps):
+    """Returns the gradient of one tensor, clipped unit by unit."""
     gradient = gradient.clone()
     units = zip(weights, gradient, strict=True) if weights.ndim > 1 else [(weights, gradient)]
-    for own, g in units:
-        longest = share * max(own.norm().item(), eps * own.numel() ** 0.5)
+    for unit, g in units:
+        longest = share * max(unit.norm().item(), eps * unit.numel() ** 0.5)
         if g.norm() > longest:
             g.mul_(longest / g.norm())
     return gradient

@@ -1,4 +1,4 @@
-"""FAM on the temporal spectrum in plain form: one tensor, one coordinate, one frequency at a time."""
+"""FAM on the temporal spectrum in plain form: one tensor, one coordinate, one frequency a time."""
 
 import cmath
 from math import gcd, pi, sqrt
@@ -14,14 +14,16 @@ def even(n_bins, n):
 
 
 def edges(kind, n):
+    """Returns the first bin and the end of each of n bands."""
     if kind != "attention":
         return even(BINS, n)
-    return even(BINS // 2, n // 2) + [
-        (a + BINS // 2, b + BINS // 2) for a, b in even(BINS - BINS // 2, n - n // 2)
-    ]
+    middle = BINS // 2
+    upper = even(BINS - middle, n - n // 2)
+    return even(middle, n // 2) + [(start + middle, stop + middle) for start, stop in upper]
 
 
 def coordinates(shape):
+    """Returns the indices of the entries that are followed."""
     numel = torch.Size(shape).numel()
     stride = numel // COORDINATES
     while len(shape) > 1 and gcd(stride, shape[-1]) > 1:
@@ -30,20 +32,24 @@ def coordinates(shape):
 
 
 def shares(series, kind, n):
-    """Of one tensor, from its followed coordinates: a list of WINDOW lists of COORDINATES values."""
+    """Returns the share of power in each band of one tensor.
+
+    Args:
+        series: WINDOW lists of COORDINATES values.
+    """
     mean = [0.0] * BINS
     for column in zip(*series, strict=True):
-        power = [
-            abs(sum(x * cmath.exp(-2j * pi * f * t / WINDOW) for t, x in enumerate(column))) ** 2
-            for f in range(BINS)
-        ]
+        power = []
+        for f in range(BINS):
+            terms = (x * cmath.exp(-2j * pi * f * t / WINDOW) for t, x in enumerate(column))
+            power.append(abs(sum(terms)) ** 2)
         for f in range(BINS):
             mean[f] += power[f] / sum(power) / COORDINATES
-    return [sum(mean[a:b]) for a, b in edges(kind, n)]
+    return [sum(mean[start:stop]) for start, stop in edges(kind, n)]
 
 
 def fires(bands, widths):
-    """Whether these bands together are louder than white noise by a quarter and by four deviations of chance."""
+    """Returns whether bands have more power than white noise by a quarter and four deviations."""
     width = sum(widths)
     chance = 4 * sqrt((1 - width) / (width * COORDINATES * BINS / 2))
     return sum(bands) > width * (1 + max(0.25, chance))
@@ -58,22 +64,8 @@ def momentum(kind, bands, a):
 
     loud = {b: bands[b] / widths[b] for b in range(n) if region(b, b + 1)}
     largest = max(loud, key=loud.get) if loud else None
-    base = a
-    if kind == "conv":
-        if region(n // 4, 3 * n // 4):
-            a = max(base, min(0.97, base + 0.07))
-        elif region(3 * n // 4, n):
-            a = max(base, min(0.95, base + 0.05))
-    elif kind == "attention":
-        if largest is not None and largest < n // 4:
-            a = min(base, max(0.85, base - 0.05))
-        elif largest is not None and largest > 3 * n // 4:
-            a = max(base, min(0.98, base + 0.08))
-    elif kind == "embedding":
-        if region(3 * n // 4, n):
-            a = max(base, min(0.98, base + 0.08))
-    elif region(n // 2, n):
-        a = max(base, min(0.95, base + 0.05))
+    a = handler(kind, region, largest, n, a)
+    # the boost of the loudest band
     if largest is not None and largest < n // 3:
         return 0.95 * a
     if largest is not None and largest >= n - n // 3:
@@ -81,33 +73,62 @@ def momentum(kind, bands, a):
     return a
 
 
+def handler(kind, region, largest, n, base):
+    """Returns the momentum by the rule of the tensor's kind."""
+    if kind == "conv":
+        if region(n // 4, 3 * n // 4):
+            return max(base, min(0.97, base + 0.07))
+        if region(3 * n // 4, n):
+            return max(base, min(0.95, base + 0.05))
+    elif kind == "attention":
+        if largest is not None and largest < n // 4:
+            return min(base, max(0.85, base - 0.05))
+        if largest is not None and largest > 3 * n // 4:
+            return max(base, min(0.98, base + 0.08))
+    elif kind == "embedding":
+        if region(3 * n // 4, n):
+            return max(base, min(0.98, base + 0.08))
+    elif region(n // 2, n):
+        return max(base, min(0.95, base + 0.05))
+    return base
+
+
 class PlainFAM:
+    """FAM; `settings` are the kind, the base momentum and the number of bands of each tensor."""
+
     def __init__(self, params, settings, lr, fam_start_step, beta=0.99):
-        self.params, self.settings, self.lr = params, settings, lr
-        self.fam_start_step, self.beta = fam_start_step, beta
+        self.params = params
+        self.settings = settings
+        self.lr = lr
+        self.fam_start_step = fam_start_step
+        self.beta = beta
         self.averages = [torch.zeros_like(p) for p in params]
         self.series = [[] for _ in params]
         self.history = [None] * len(params)
-        self.used = [a for _, a, _ in settings]
+        self.momenta = [a for _, a, _ in settings]
         self.steps = 0
 
     def step(self, gradients):
         self.steps += 1
         for i, gradient in enumerate(gradients):
-            kind, base, n = self.settings[i]
             if gradient.numel() > 256:
-                flat = gradient.flatten().bfloat16().tolist()
-                self.series[i].append([flat[c] for c in coordinates(gradient.shape)])
-                due = self.steps >= WINDOW and (self.steps - WINDOW) % EVERY == 0
-                if due and self.steps > self.fam_start_step:
-                    bands, old = shares(self.series[i][-WINDOW:], kind, n), self.history[i]
-                    keep = self.beta**EVERY
-                    self.history[i] = (
-                        bands
-                        if old is None
-                        else [keep * h + (1 - keep) * b for h, b in zip(old, bands, strict=True)]
-                    )
-                    self.used[i] = momentum(kind, self.history[i], base)
-            a = self.used[i]
+                self.measure(i, gradient)
+            a = self.momenta[i]
             self.averages[i].copy_(a * self.averages[i] + (1 - a) * gradient)
             self.params[i].sub_(self.lr * self.averages[i])
+
+    def measure(self, i, gradient):
+        """Updates the history and the momentum of one tensor, where that is due."""
+        kind, base, n = self.settings[i]
+        flat = gradient.flatten().bfloat16().tolist()
+        self.series[i].append([flat[c] for c in coordinates(gradient.shape)])
+        due = self.steps >= WINDOW and (self.steps - WINDOW) % EVERY == 0
+        if not due or self.steps <= self.fam_start_step:
+            return
+        bands = shares(self.series[i][-WINDOW:], kind, n)
+        if self.history[i] is not None:
+            decay = self.beta**EVERY
+            pairs = zip(self.history[i], bands, strict=True)
+            bands = [decay * h + (1 - decay) * b for h, b in pairs]
+        self.history[i] = bands
+        self.momenta[i] = momentum(kind, bands, base)

@@ -1,4 +1,4 @@
-"""FAM as published, in plain form: one tensor at a time, one step after another, as seed.md describes it."""
+"""FAM as published, in plain form: one tensor at a time, as seed.md describes it."""
 
 import torch
 
@@ -35,53 +35,56 @@ def momentum(kind, bands, a):
 
 
 class PlainFAM:
-    """`draw(step)` gives, for each tensor, the indices along its leading axes; none where the whole tensor is read."""
+    """FAM as published.
 
-    def __init__(
-        self,
-        params,
-        settings,
-        draw,
-        lr=1e-3,
-        beta=0.99,
-        weight_decay=0.0,
-        fam_start_step=100,
-        min_size=256,
-        eps=1e-8,
-    ):
-        self.params, self.settings, self.draw = params, settings, draw
-        self.lr, self.beta, self.weight_decay, self.eps = lr, beta, weight_decay, eps
-        self.fam_start_step, self.min_size = fam_start_step, min_size
+    Args:
+        settings: kind, base momentum and number of bands of each tensor.
+        draw: returns for a step, for each tensor, the indices along its leading axes that are
+            sampled; no indices where the full tensor is measured.
+    """
+
+    def __init__(self, params, settings, draw, lr=1e-3, weight_decay=0.0, fam_start_step=100):
+        self.params = params
+        self.settings = settings
+        self.draw = draw
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.fam_start_step = fam_start_step
+        self.beta = 0.99
+        self.min_size = 256
+        self.eps = 1e-8
         self.averages = [torch.zeros_like(p) for p in params]
         self.history = [None] * len(params)
         self.steps = 0
-        self.used = []
+        self.momenta = []
 
     def step(self, gradients):
         self.steps += 1
-        drawn = self.draw(self.steps)
-        self.used = [self.one(i, gradient, drawn[i]) for i, gradient in enumerate(gradients)]
+        indices = self.draw(self.steps)
+        self.momenta = []
+        for i, (p, gradient) in enumerate(zip(self.params, gradients, strict=True)):
+            gradient = gradient + self.weight_decay * p
+            a = self.settings[i][1]
+            if self.steps > self.fam_start_step and p.numel() > self.min_size:
+                a = self.measure(i, gradient, indices[i])
+            self.averages[i].copy_(a * self.averages[i] + (1 - a) * gradient)
+            p.sub_(self.lr * self.averages[i])
+            self.momenta.append(a)
 
-    def one(self, i, gradient, drawn):
-        p, average, (kind, a, n) = self.params[i], self.averages[i], self.settings[i]
-        gradient = gradient + self.weight_decay * p
-        if self.steps > self.fam_start_step and p.numel() > self.min_size:
-            sample = gradient
-            if len(drawn) == 2:
-                sample = gradient[drawn[0]][:, drawn[1]]
-            elif len(drawn) == 1:
-                sample = gradient[drawn[0]]
-            power = torch.fft.rfft(sample.flatten()).abs()
-            power = power / (power.sum() + self.eps)
-            bands = {"conv": bands_log, "attention": bands_split}.get(kind, bands_equal)(power, n)
-            old = self.history[i]
-            new = (
-                bands
-                if old is None
-                else [self.beta * h + (1 - self.beta) * b for h, b in zip(old, bands, strict=True)]
-            )
-            self.history[i] = new
-            a = momentum(kind, new, a)
-        average.copy_(a * average + (1 - a) * gradient)
-        p.sub_(self.lr * average)
-        return a
+    def measure(self, i, gradient, indices):
+        """Updates the history of one tensor and returns its momentum."""
+        kind, a, n = self.settings[i]
+        sample = gradient
+        if len(indices) > 0:
+            sample = sample[indices[0]]
+        if len(indices) == 2:
+            sample = sample[:, indices[1]]
+        power = torch.fft.rfft(sample.flatten()).abs()
+        power = power / (power.sum() + self.eps)
+        measure_bands = {"conv": bands_log, "attention": bands_split}.get(kind, bands_equal)
+        bands = measure_bands(power, n)
+        if self.history[i] is not None:
+            pairs = zip(self.history[i], bands, strict=True)
+            bands = [self.beta * h + (1 - self.beta) * b for h, b in pairs]
+        self.history[i] = bands
+        return momentum(kind, bands, a)

@@ -1,46 +1,66 @@
-"""The myelinated block for one sequence in evaluation, position by position, skipping what is skipped."""
+"""The myelinated block for one sequence in evaluation, position by position, with real skipping."""
 
 import torch
 
 
-def skipping(block, start):
-    """`x - start`, and how many positions were nodes in each layer. `start` is (time, d_model)."""
-    x, (seq_len, d_model), n_layers = start.clone(), start.shape, len(block.nodes)
-    width = d_model // block.n_heads
-
-    def past(t):
-        return slice(0, t + 1) if block.causal else slice(None)
-
-    jump = [1 + block.policy(start[past(t)].mean(0)).argmax().item() for t in range(seq_len)]
+def run_skipping(block, start):
+    """Returns the output for `start` (time, d_model), and the number of nodes in each layer."""
+    seq_len = len(start)
+    n_layers = len(block.nodes)
+    x = start.clone()
+    jumps = [policy_jump(block, start[visible(block, t)]) for t in range(seq_len)]
     working = [block.working_memory[0, 0] for _ in range(seq_len)]
-    at, nodes = [0] * seq_len, [0] * n_layers
+    # the layer that each position is in, and the positions that were nodes
+    layer_of = [0] * seq_len
+    nodes = [0] * n_layers
     for i, node in enumerate(block.nodes):
         normed = node.norm(x)
-        turned = torch.stack(
-            [torch.cat([block.rotary(part[None, None, None], t).flatten() for part in one.split(width)])
-             for t, one in enumerate(normed)]
-        )  # fmt: skip
-        after = x.clone()
+        rotated = rotate(block, normed)
+        attended = x.clone()
         for t in range(seq_len):
-            if at[t] != i or node.importance(normed[t]).sigmoid() <= block.threshold:
-                continue
-            nodes[i] += 1
-            heads = []
-            for one in range(0, d_model, width):
-                keys = turned[past(t), one : one + width]
-                weights = (keys @ turned[t, one : one + width] / width**0.5).softmax(0)
-                heads.append(weights @ normed[past(t), one : one + width])
-            after[t] += node.gate(normed[t]).sigmoid() * node.adapter(torch.cat(heads))
-        x = after.clone()
+            if layer_of[t] == i and node.importance(normed[t]).sigmoid() > block.threshold:
+                nodes[i] += 1
+                y = attend(block, normed, rotated, t)
+                attended[t] += node.gate(normed[t]).sigmoid() * node.adapter(y)
+        x = attended.clone()
         if i == n_layers - 1:
             break
         for t in range(seq_len):
-            if at[t] == i:
-                pool = after[past(t)].mean(0)
+            if layer_of[t] == i:
+                pool = attended[visible(block, t)].mean(0)
                 g = block.memory_gate(pool).sigmoid()
                 working[t] = g * working[t] + (1 - g) * pool
-                weight = block.jump_weights[jump[t] - 1]
-                x[t] = after[t] + weight * start[t] + (1 - weight) * working[t]
-                at[t] = min(i + jump[t], n_layers - 1)
+                weight = block.jump_weights[jumps[t] - 1]
+                x[t] = attended[t] + weight * start[t] + (1 - weight) * working[t]
+                layer_of[t] = min(i + jumps[t], n_layers - 1)
     normed = block.mlp_norm(x)
     return x + block.mlp_gate(normed).sigmoid() * block.mlp(normed) - start, nodes
+
+
+def visible(block, t):
+    return slice(0, t + 1) if block.causal else slice(None)
+
+
+def policy_jump(block, inputs):
+    return 1 + block.policy(inputs.mean(0)).argmax().item()
+
+
+def rotate(block, normed):
+    """Rotates each head of each position on its own."""
+    width = normed.shape[1] // block.n_heads
+    rotated = torch.empty_like(normed)
+    for t in range(len(normed)):
+        for first in range(0, normed.shape[1], width):
+            channels = slice(first, first + width)
+            rotated[t, channels] = block.rotary(normed[None, None, t : t + 1, channels], t)[0, 0, 0]
+    return rotated
+
+
+def attend(block, normed, rotated, t):
+    width = normed.shape[1] // block.n_heads
+    heads = []
+    for first in range(0, normed.shape[1], width):
+        channels = slice(first, first + width)
+        scores = rotated[visible(block, t), channels] @ rotated[t, channels] / width**0.5
+        heads.append(scores.softmax(0) @ normed[visible(block, t), channels])
+    return torch.cat(heads)

@@ -1,11 +1,13 @@
-"""SimpleFAM in plain form: one tensor at a time, one step after another, as seed.md describes it."""
+"""SimpleFAM in plain form: one tensor at a time, as seed.md describes it."""
 
 import torch
 
 
 class PlainSimpleFAM:
     def __init__(self, params, lr=1e-3, alpha=0.9):
-        self.params, self.lr, self.alpha = params, lr, alpha
+        self.params = params
+        self.lr = lr
+        self.alpha = alpha
         self.averages = [torch.zeros_like(p) for p in params]
         self.steps = 0
 

@@ -1,4 +1,4 @@
-"""The same gradients for a part and for its plain form: noise, slow or fast in time, on a tensor of each kind."""
+"""Tensors of each kind, with gradients for a part and its plain form: noise, slow or fast."""
 
 import torch
 
@@ -10,6 +10,8 @@ KINDS = [
     ("other", 0.9, 8),
 ]
 SHAPES = [(20, 16, 3, 3), (64, 48), (40, 301), (12_000,), (30, 30)]
+# sign of the steady part of the gradient from one step to the next; 0 for noise alone
+SIGNS = (-1.0, 1.0, -1.0, 0.0, -1.0)
 
 
 def tensors():
@@ -18,13 +20,15 @@ def tensors():
 
 
 def gradients(steps):
-    """Each tensor's gradients are noise, slow, or fast in time."""
+    """Yields the gradients of each step: each tensor's are noise, slow, or fast in time."""
     generator = torch.Generator().manual_seed(4)
-    rows = [[torch.randn(shape, generator=generator) for shape in SHAPES] for _ in range(steps)]
+    noise = [[torch.randn(shape, generator=generator) for shape in SHAPES] for _ in range(steps)]
     steady = [2 * torch.randn(shape, generator=generator) for shape in SHAPES]
-    signs = [(-1.0, 0), (1.0, 1), (-1.0, 2), (0.0, 3), (-1.0, 4)]
-    for t, row in enumerate(rows):
-        yield [g + sign**t * steady[i] * abs(sign) for g, (sign, i) in zip(row, signs, strict=True)]
+    for t, row in enumerate(noise):
+        yield [
+            g + sign**t * signal * abs(sign)
+            for g, signal, sign in zip(row, steady, SIGNS, strict=True)
+        ]
 
 
 def groups(params):
@@ -35,7 +39,7 @@ def groups(params):
 
 
 def walk(optimizer, params, reference, steps):
-    """Takes the same steps in both, and yields after each."""
+    """Takes the same steps with an optimizer and its plain form, and yields after each."""
     for row in gradients(steps):
         for p, gradient in zip(params, row, strict=True):
             p.grad = gradient
@@ -44,8 +48,7 @@ def walk(optimizer, params, reference, steps):
         yield
 
 
-def close(params, others):
+def close(params, expected):
     return all(
-        torch.allclose(p, other, rtol=1e-5, atol=1e-5)
-        for p, other in zip(params, others, strict=True)
+        torch.allclose(p, q, rtol=1e-5, atol=1e-5) for p, q in zip(params, expected, strict=True)
     )

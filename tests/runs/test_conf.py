@@ -1,7 +1,6 @@
-"""What the command line accepts, what it refuses, and in which words."""
+"""Composing and training by the command line: presets, names, sweeps, resumed runs, packages."""
 
 import errno
-import importlib
 import os
 import signal
 import subprocess
@@ -11,214 +10,273 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from famx import files
-from famx.config import schema as config
-from famx.config.schema import CONF, register_schemas, schema, to_plain
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.words import preset_names
+from famx.experiment import build_model
 from famx.experiment.build import build_optimizer
 from famx.experiment.resolve import resolve
-from famx.experiment import build_model
-from famx.notation import UserError
-from famx.registry import PARTS, ROOMS, load, load_entry_points, names
+from famx.registry import ROOMS, load, load_entry_points, names
 from famx.training import checkpoint
 from famx.training.loader import LoaderConfig
 from famx.training.trainer import Trainer, TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
-CHOICES = {
-    group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-    for group in ("model", "experiment", "data")
-}
-SMALL = ["model.d_model=16", "model.n_heads=2", "model.n_layers=1"]
+GROUPS = ("model", "experiment", "data")
+SMALL = ("model.d_model=16", "model.n_heads=2", "model.n_layers=1")
+TEXT = (
+    *("task=lm", "data=text", "data.path=text.txt"),
+    *("trainer.max_steps=1", "trainer.device=cpu", *SMALL),
+)
 
 
 def composed(*words):
+    """Returns the resolved config of a small model."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return resolve(to_plain(compose("train", [*words, *SMALL])))
 
 
-@pytest.mark.parametrize("group", CHOICES)
-def test_every_file_of_a_group_composes_and_builds(group):
-    for name in CHOICES[group]:
-        config = composed(f"{group}={name}")
-        model = build_model(config, vocab_size=11)
-        build_optimizer(config["optim"], model.parameters(), config["momentum"], config["spectrum"])
+def build(config):
+    model = build_model(config, vocab_size=11)
+    build_optimizer(config["optim"], model.parameters(), config["momentum"], config["spectrum"])
+
+
+# composing
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_file_of_conf_composes_and_builds(group):
+    for name in preset_names(group):
+        build(composed(f"{group}={name}"))
 
 
 @pytest.mark.parametrize(
-    "room", [room for room in ROOMS if room not in ("data", "momentum", "spectrum")]
+    "room", [room for room in ROOMS if room not in ("data", "decode", "momentum", "spectrum")]
 )
-def test_every_part_of_a_room_composes_and_builds(room):
+def test_every_part_composes_and_builds(room):
     for name in names(room):
         config = composed(f"{room}={name}")
         assert config[room]["name"] == name
-        model = build_model(config, vocab_size=11)
-        build_optimizer(config["optim"], model.parameters(), config["momentum"], config["spectrum"])
+        build(config)
 
 
-def test_a_schema_has_just_what_the_signature_has():
-    for room in ROOMS:
-        for name in names(room):
-            fields = schema(PARTS[room][name], name).__dataclass_fields__
-            assert (
-                "name" in fields
-                and not {"d_model", "params", "rotary", "tokenizer", "causal"} & fields.keys()
-            )
+def test_preset_changes_only_what_it_says():
+    default = composed()["model"]
+    for name in preset_names("model"):
+        text = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
+        if "draw" not in text:
+            changed = {key: value for key, value in text.items() if key != "defaults"}
+            small = {"d_model": 16, "n_layers": 1}
+            assert composed(f"model={name}")["model"] == default | changed | small
 
 
-@pytest.fixture
-def famx(tmp_path, monkeypatch, capsys):
-    """`famx("train", ...)` runs a verb in a folder of its own; its status and what it prints."""
-
-    def run(verb, *words):
-        module = importlib.import_module(f"famx.{verb}")
-        main = module.main if hasattr(module, "main") else lambda: module.show(sys.argv[1:])
-        monkeypatch.setattr(sys, "argv", [verb, *map(str, words)])
-        GlobalHydra.instance().clear()
-        with pytest.raises(SystemExit) as ended:
-            config.verb(main)
-        told = capsys.readouterr()
-        return ended.value.code, told.out, told.err
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(PARTS, "norm", dict(PARTS["norm"]))  # where twice.py registers
-    (tmp_path / "text.txt").write_text("to be or not to be " * 99)
-    (tmp_path / "raises.py").write_text("1 / 0")
-    (tmp_path / "breaks.py").write_text("def (")
-    (tmp_path / "bare.py").write_text(
-        "from famx.registry import register\n\n\n@register\nclass Part: ...\n"
-    )
-    twice = "\n\n\n".join(f"@register('norm')\nclass {name}: ..." for name in "AB")
-    (tmp_path / "twice.py").write_text(f"from famx.registry import register\n\n\n{twice}\n")
-    (tmp_path / "part.txt").write_text("")
-    return run
+def test_experiment_can_set_every_option(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nseed: 3\nprobe: 'off'\ntrainer: {max_steps: 7}\n"
+    (tmp_path / "experiment" / "own.yaml").write_text(text)
+    config = composed("experiment=own", f"hydra.searchpath=[file://{tmp_path}]")
+    assert (config["seed"], config["probe"], config["trainer"]["max_steps"]) == (3, "off", 7)
 
 
-TEXT = (
-    "task=lm",
-    "data=text",
-    "data.path=text.txt",
-    "trainer.max_steps=1",
-    "trainer.device=cpu",
-    *SMALL,
-)
-MISTAKES = {
-    "attention=myelinatd": ["attention=myelinatd: no such part; did you mean myelinated?"],
-    "attention.temprature=1": ["attention=multihead has no attention.temprature"],
-    "layer.dropout=much": ["layer.dropout=much", "Float"],
-    "layer.dropout=nan": ["layer.dropout=nan must be finite"],
-    "layer.drop=0.1": ["layer=prenorm has no layer.drop", "did you mean dropout?"],
-    "atention=multihead": ["atention", "did you mean attention?"],
-    "model.d_model=15": ["d_model=15 is not a multiple of n_heads=2"],
-    "model.d_model=wide": ["model.d_model=wide must be a whole number of 1 or more"],
-    "model.n_layers=0": ["model.n_layers=0 must be a whole number of 1 or more"],
-    "model=drawn model.draw.sed=7": ["model.draw has no model.draw.sed", "did you mean seed?"],
-    "model=drawn model.draw.space.norm=[layrnorm]": [
-        "norm=layrnorm: no such part",
-        "did you mean layernorm?",
-    ],
-    "+trainer.foo=1": ["trainer has no trainer.foo;"],
-    "++nosuch.a=1": ["famx has no nosuch;"],
-    "optim=nothing": ["optim=nothing: no such part", "adamw"],
-    "optim.lr=-1": ["optim.lr=-1.0 must be at least 0"],
-    "optim.lr=inf": ["optim.lr=inf must be finite"],
-    "optim.betas=[0.9]": ["optim.betas=[0.9] must hold 2 values, as (0.9, 0.98) does"],
-    "optim=maxfactor optim.eps=[1,2,3]": ["optim.eps=[1.0, 2.0, 3.0] must hold 2 values"],
-    "seed=-1": ["seed=-1 must be a whole number of 0 or more"],
-    "attention=null": ["attention=null leaves attention without a choice"],
-    "~rotary": ["~rotary leaves rotary without a choice"],
-    "optim=fam,adamw": ["optim=fam,adamw names several values", "give -m too"],
-    "name=" + 300 * "x": ["File name too long"],
-    "model=drawn model.draw.mutate=x": ["it needs seed, mutate: {seed, genes}"],
-    "trainer.threads=100000": ["trainer.threads=100000 must be between 1 and 1,024"],
-    "trainer.device=tpu": ["trainer.device=tpu", "cuda"],
-    "trainer.log_every=0": ["trainer.log_every=0 must be at least 1"],
-    "trainer.max_steps=0": ["trainer.max_steps=0 must be at least 1"],
-    "trainer.max_time=nan": ["trainer.max_time=nan must be finite"],
-    "trainer.clip=0": ["trainer.clip=0.0 must be above 0"],
-    "trainer.ema=1": ["trainer.ema=1.0 must be at least 0 and less than 1"],
-    "loader.batch=0": ["loader.batch=0.0 must be above 0"],
-    "loader.speed=[1,9]": ["loader.speed=[1.0, 9.0] must be between 0.2 and 5"],
-    "loader.speed=[]": ["loader.speed=[] must have a factor"],
-    "loader.snr=[inf]": ["loader.snr=[inf] must be finite"],
-    "loader.mel_width=1.5": ["loader.mel_width=1.5 must be between 0 and 1"],
-    "task=ctc": ["data=text is of tokens and task=ctc of seconds", "manifest"],
-    "data=hub": ["data=hub is of seconds and task=lm of tokens"],
-    "frontend=log_mel": ["frontend=log_mel is of seconds and task=lm of tokens"],
-    "frontend.n_mels=40": ["give frontend=log_mel too"],
-    "task.units=0": ["task=lm has no task.units"],
-    "watch=loud": ["watch=loud: no such setting", "full, light, off"],
-    "kinds.conv.alpha=much": ["kinds.conv.alpha=much must be a number"],
-    "kinds.conv.lr_scale=inf": ["kinds.conv.lr_scale=inf must be finite"],
-    "kinds.conv.alfa=0.5": ["no kinds.conv.alfa", "did you mean alpha?"],
-    "kinds.convv.alpha=0.5": ["kinds has no kinds.convv;", "did you mean conv?"],
-    "kinds.convv.alpha=0.5 layer.drop=0.1": ["kinds has no kinds.convv;", "did you mean conv?"],
-    "~kinds.convv": ["kinds has no kinds.convv;", "did you mean conv?"],
-    "seed.x=3": ["seed has no seed.x"],
-    "experimet=shakespeare": ["famx has no experimet;", "did you mean experiment?"],
-    "kinds.conv.alpha=0.5": [
-        "kinds.conv.alpha=0.5 would change nothing",
-        "optim=adamw has no alpha for each kind",
-    ],
-    "resume=nowhere": ["nowhere is not a run with checkpoints"],
-    "resume=": ["resume= names no run"],
-    "init_from=nowhere": ["nowhere is not a run with checkpoints"],
-    "hydra.run.dir=text.txt": ["text.txt cannot be written: File exists"],
-    "hydra.run.dir=text.txt/run": ["text.txt/run cannot be written: Not a directory"],
-    "--foo": ["python -m famx.train: unrecognized arguments: --foo"],
-    "foo": ["foo cannot be read as KEY=VALUE"],
-    "optim.lr=[": ["optim.lr=[ cannot be read as KEY=VALUE"],
-    "famx_parts=[nowhere.py]": ["there is no file", "nowhere.py"],
-    "famx_parts=nowhere.py": ["there is no file", "nowhere.py"],
-    "famx_parts=[": ["famx_parts=[ cannot be read"],
-    "famx_parts=[raises.py]": ["raises.py cannot be run: ZeroDivisionError: division by zero"],
-    "famx_parts=[breaks.py]": ["breaks.py cannot be run: SyntaxError"],
-    "famx_parts=[bare.py]": ["outside the package a part names its room", "bare.py"],
-    "famx_parts=[twice.py]": ["norm=twice is", "A already, rename"],
-    "famx_parts=[part.txt]": ["part.txt is no Python file"],
-}
+# training
 
 
-@pytest.mark.parametrize("word", MISTAKES)
-def test_a_mistake_is_told_in_one_sentence_and_leaves_nothing(word, famx, tmp_path):
-    status, _, told = famx("train", *TEXT, *word.split())
-    assert status == 2, told
-    (line,) = told.strip().splitlines()
-    for words in MISTAKES[word]:
-        assert words in line
-    assert not list(tmp_path.glob("outputs/*"))
+@pytest.mark.slow
+def test_run_is_named_by_the_chosen_parts(command, tmp_path):
+    words = ("+attention=cosine", "optim=sgd", "momentum=default", "layer.dropout=0.2")
+    assert command("train", *TEXT, *words).status == 0
+    assert len(list(tmp_path.glob("outputs/*_transformer_sgd_text_lm_cosine/config.yaml"))) == 1
+    assert command("train", *TEXT, *words, "name=mine").status == 0
+    assert len(list(tmp_path.glob("outputs/*_mine/config.yaml"))) == 1
 
 
-def test_a_run_is_named_by_the_parts_that_were_chosen(famx, tmp_path):
-    words = ["+attention=cosine", "optim=sgd", "layer.dropout=0.2"]
-    for given, name in (([], "transformer_sgd_text_lm_cosine"), (["name=mine"], "mine")):
-        status, _, told = famx("train", *TEXT, *words, *given)
-        assert status == 0, told
-        assert len(list(tmp_path.glob(f"outputs/*_{name}/config.yaml"))) == 1
+@pytest.mark.slow
+def test_run_can_be_resumed_evaluated_and_not_overwritten(command, tmp_path):
+    words = (*TEXT, "trainer.max_steps=3", "hydra.run.dir=run")
+    finished = command("train", *words)
+    assert finished.status == 0, finished.err
+    for text in ("train loss", "perplexity"):
+        assert text in finished.out
+    # a language model transcribes nothing
+    assert "famx.transcribe" not in finished.out
+    config_file = tmp_path / "run" / "config.yaml"
+    stored = config_file.read_text()
+    assert str(tmp_path / "text.txt") in stored
+    mistakes = {
+        ("train", *words): "run already holds a run: continue it with resume=",
+        ("train", "resume=run", "trainer.max_steps"): "cannot change on resume; these can, each",
+        ("train", "resume=run", "trainer.max_steps=abc"): "trainer.max_steps: Value 'abc'",
+        ("train", "resume=run", "trainer.max_steps=["): "trainer.max_steps=[ cannot be read",
+        ("train", "resume=run", "trainer.log_every=0"): "trainer.log_every=0 must be at least 1",
+        ("train", "resume=run", "optim.lr=1"): "optim.lr=1 cannot change on resume; these can",
+        ("train", "resume=run", "--foo"): "--foo cannot change on resume",
+        ("evaluate", "run", "nonsense"): "nonsense",
+        ("transcribe", "run", "a.wav"): "is a model of text",
+    }
+    for words, sentence in mistakes.items():
+        finished = command(*words)
+        assert finished.status == 2
+        assert sentence in finished.sentence
+        assert config_file.read_text() == stored
+    # options that are newer than the run have their defaults
+    config = yaml.safe_load(stored)
+    for key in ("probe", "param_groups"):
+        del config[key]
+    config_file.write_text(yaml.safe_dump(config))
+    assert command("train", "resume=run", "trainer.max_steps=4").status == 0
+    assert command("evaluate", "run").status == 0
 
 
-def test_the_catalogue_has_every_choice_of_every_group_and_what_it_is(famx):
-    status, out, told = famx("parts")
-    assert status == 0, told
+@pytest.mark.slow
+def test_damaged_or_old_run_is_refused_in_one_sentence(command, tmp_path):
+    assert command("train", *TEXT, "hydra.run.dir=run").status == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    old_config = config | {"watch": "light", "momentum": {"name": "usual"}}
+    cases = {
+        "watch is now probe, momentum=usual is now momentum=default": yaml.safe_dump(old_config),
+        "config.yaml cannot be read": "a: [",
+        "config.yaml has no section": "task: 3",
+        "has no section data, task": "",
+    }
+    commands = (("train", "resume=run"), ("evaluate", "run"), ("transcribe", "run", "a.wav"))
+    for expected, text in cases.items():
+        (tmp_path / "run" / "config.yaml").write_text(text)
+        for words in commands:
+            finished = command(*words)
+            assert finished.status == 2
+            assert expected in finished.sentence
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "run" / "tokenizer.json").write_text("{")
+    for words in commands:
+        finished = command(*words)
+        assert finished.status == 2
+        assert "tokenizer.json" in finished.sentence
+
+
+@pytest.mark.slow
+def test_loss_that_is_not_finite_ends_the_run_before_it_is_saved(command, tmp_path):
+    words = ("optim=sgd", "optim.lr=1e38", "schedule=constant", "trainer.max_steps=40")
+    finished = command("train", *TEXT, *words, "hydra.run.dir=run")
+    assert finished.status == 2
+    assert " loss is " in finished.sentence
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-40"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["events", "famx.log"])
+def test_disk_that_becomes_full_is_reported_in_one_sentence(file, command, tmp_path, monkeypatch):
+    from tensorboard.compat.tensorflow_stub.io import gfile
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if file == "events":
+        # a thread of TensorBoard writes them
+        monkeypatch.setattr(gfile.LocalFileSystem, "append", refuse)
+    else:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / file).symlink_to("/dev/full")
+    finished = command("train", *TEXT, "trainer.log_every=1", "hydra.run.dir=run")
+    assert finished.status == 2
+    assert "run cannot be written: No space left on device" in finished.sentence
+
+
+# sweeps
+
+
+@pytest.mark.slow
+def test_overrides_apply_to_every_run_of_a_sweep(command, tmp_path):
+    words = [word for word in TEXT if not word.startswith("data.path")]
+    swept = ("optim=fam,fam_published", "data.path=choice(./text.txt)")
+    fixed = ("optim.n_bands=4", "trainer.patience=null")
+    finished = command("train", *words, *swept, "-m", *fixed, "hydra.sweep.dir=sweep")
+    assert finished.status == 0, finished.err
+    # only what is swept is in the names
+    expected = {f"optim={name},data.path=._text.txt" for name in ("fam", "fam_published")}
+    assert {path.parent.name for path in tmp_path.glob("sweep/*/config.yaml")} == expected
+
+
+@pytest.mark.slow
+def test_override_replaces_the_sweep_of_an_experiment(command, tmp_path):
+    words = ("experiment=fam_under_the_microscope", *TEXT, "hydra.sweep.dir=sweep")
+    finished = command("train", "-m", *words)
+    assert finished.status == 0, finished.err
+    # the experiment sweeps tasks too, TEXT sets one
+    expected = {f"optim={name}" for name in ("fam_published", "fam", "adamw", "ema_sgd")}
+    assert {path.parent.name for path in tmp_path.glob("sweep/*/config.yaml")} == expected
+
+
+@pytest.mark.slow
+def test_signal_ends_a_sweep_with_the_current_run(command, tmp_path, monkeypatch):
+    train_step = Trainer.train_step
+
+    def train_and_send_signal(*arguments):
+        train_step(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "train_step", train_and_send_signal)
+    words = ("trainer.max_steps=3", "seed=0,1", "hydra.sweep.dir=sweep")
+    finished = command("train", "-m", *TEXT, *words)
+    assert finished.status == 128 + signal.SIGTERM
+    assert [path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()] == ["seed=0"]
+    assert checkpoint.load(tmp_path / "sweep" / "seed=0" / "checkpoints")["step"] == 1
+
+
+# other commands
+
+
+def test_catalogue_lists_every_choice_with_a_description(command):
+    finished = command("parts")
+    assert finished.status == 0, finished.err
     listed = {}
-    for line in out.splitlines():
+    for line in finished.out.splitlines():
         if not line.startswith(" "):
-            room = listed.setdefault(line, [])
+            room = line
+            listed[room] = []
         elif not line.startswith("   "):
-            name, *words = line.split()
-            assert words
-            room.append(name)
-    assert list(listed) == [*ROOMS, "model", "experiment"]
-    for room, found in listed.items():
-        assert found == [*(names(room) if room in ROOMS else []), *CHOICES.get(room, [])]
+            name, *description = line.split()
+            assert description
+            listed[room].append(name)
+    expected = {room: names(room) + preset_names(room) for room in ROOMS}
+    expected |= {group: preset_names(group) for group in ("model", "experiment")}
+    assert listed == expected
+
+
+def test_unknown_word_of_the_catalogue_is_refused(command):
+    for words, sentence in {
+        ("--foo",): "unrecognized arguments: --foo",
+        ("norm", "modl"): "modl: no such room; did you mean model?",
+    }.items():
+        finished = command("parts", *words)
+        assert finished.status == 2
+        assert sentence in finished.sentence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["-m famx.parts norm", "scripts/benchmark"])
+def test_command_ends_quietly_when_its_output_is_closed(words):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    finished = subprocess.run(
+        [sys.executable, *words.split()],
+        cwd=Path(__file__).parents[2],
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        timeout=120,
+    )
+    os.close(write_end)
+    assert finished.returncode == 141
+    assert not finished.stderr
+
+
+# parts of installed packages
 
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """Installs a package of the given entry point."""
+def install(tmp_path, monkeypatch):
+    """Returns a function that installs a package with an entry point of the given value."""
 
-    def install(value):
+    def run(value):
         folder = tmp_path / "site" / "own-1.dist-info"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "METADATA").write_text("Name: own\nVersion: 1\n")
@@ -228,188 +286,60 @@ def installed(tmp_path, monkeypatch):
 
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "site")
-    yield install
+    yield run
     load.cache_clear()
     load_entry_points.cache_clear()
 
 
-def test_parts_of_an_installed_package_are_choices_in_every_command(famx, installed, tmp_path):
-    (tmp_path / "its").mkdir()
-    (tmp_path / "its" / "offset.py").write_text(
-        "import torch\nfrom famx.registry import names, register\nnames('norm')\n\n\n@register('norm')\n"
-        "class Offset(torch.nn.LayerNorm):\n"
-        "    def __init__(self, d_model, *, by: float = 0.0):\n"
-        "        super().__init__(d_model)\n        self.by = by\n"
-        "    def forward(self, x):\n        return super().forward(x) + self.by\n"
-    )
-    installed("its.offset")
-    for command in (
-        ["parts", "norm"],
-        ["train", *TEXT, "norm=offset", "norm.by=0.5", "hydra.run.dir=run"],
-        ["evaluate", "run"],
-        ["train", "resume=run", "trainer.max_steps=2"],
+OFFSET_NORM = """\
+import torch
+from famx.registry import names, register
+
+names("norm")  # the package may use the registry while it is loaded
+
+
+@register("norm")
+class Offset(torch.nn.LayerNorm):
+    def __init__(self, d_model, *, offset: float = 0.0):
+        super().__init__(d_model)
+        self.offset = offset
+
+    def forward(self, x):
+        return super().forward(x) + self.offset
+"""
+
+
+@pytest.mark.slow
+def test_part_of_an_installed_package_is_a_choice_in_every_command(command, install, tmp_path):
+    (tmp_path / "installed_package").mkdir()
+    (tmp_path / "installed_package" / "offset.py").write_text(OFFSET_NORM)
+    install("installed_package.offset")
+    finished = command("parts", "norm")
+    assert finished.status == 0, finished.err
+    assert "offset=0.0" in finished.out
+    for words in (
+        ("train", *TEXT, "norm=offset", "norm.offset=0.5", "hydra.run.dir=run"),
+        ("evaluate", "run"),
+        ("train", "resume=run", "trainer.max_steps=2"),
     ):
-        status, out, told = famx(*command)
-        assert status == 0, told
-        assert command[0] != "parts" or "by=0.0" in out
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["famx_parts"] == []
+        finished = command(*words)
+        assert finished.status == 0, finished.err
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["famx_parts"] == []
 
 
 @pytest.mark.parametrize(
-    ("value", "fault"),
+    ("value", "reason"),
     {
         "nowhere.at_all": "ModuleNotFoundError: No module named 'nowhere'",
         "raises": "ZeroDivisionError: division by zero",
         "bare": "outside the package a part names its room",
     }.items(),
 )
-def test_a_broken_package_is_told_by_its_entry_point(value, fault, famx, installed):
-    installed(value)
-    for command in (["parts", "norm"], ["train", *TEXT]):
-        status, _, told = famx(*command)
-        assert status == 2 and len(told.strip().splitlines()) == 1, told
-        assert f"the entry point famx.parts mine = {value} cannot be loaded: {fault}" in told
-
-
-def test_a_command_ends_with_the_status_of_its_mistake(tmp_path):
-    command = [sys.executable, "-m", "famx.train", "layer.drop=0.1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
-
-
-@pytest.mark.parametrize("command", ["-m famx.parts norm", "scripts/benchmark"])
-def test_a_command_whose_reader_has_enough_ends_quietly(command):
-    read, write = os.pipe()
-    os.close(read)
-    words, root = [sys.executable, *command.split()], Path(__file__).parents[2]
-    done = subprocess.run(words, cwd=root, stdout=write, stderr=subprocess.PIPE, timeout=120)
-    os.close(write)
-    assert done.returncode == 141 and not done.stderr
-
-
-def test_a_folder_holds_one_run_and_a_run_goes_on_only_whole_and_under_right_words(famx, tmp_path):
-    words = [*TEXT, "trainer.max_steps=3", "hydra.run.dir=run"]
-    status, out, told = famx("train", *words)
-    assert status == 0, told
-    assert "train loss" in out and "perplexity" in out and "famx.transcribe" not in out
-    stored = tmp_path / "run" / "config.yaml"
-    before = stored.read_text()
-    assert str(tmp_path / "text.txt") in before
-    mistakes = {
-        ("train", *words): "run already holds a run: go on with resume=",
-        ("train", "resume=run", "trainer.max_steps"): "each with =VALUE",
-        ("train", "resume=run", "trainer.max_steps=abc"): "trainer.max_steps",
-        ("train", "resume=run", "trainer.log_every=0"): "trainer.log_every=0 must be at least 1",
-        ("train", "resume=run", "optim.lr=1"): "optim.lr=1 is not what may change",
-        ("evaluate", "run", "nonsense"): "nonsense",
-        ("transcribe", "run", "a.wav"): "is a model of text",
-        ("parts", "--foo"): "unrecognized arguments: --foo",
-        ("parts", "norm", "modl"): "modl: no such room; did you mean model?",
-    }
-    for command, sentence in mistakes.items():
-        status, _, told = famx(*command)
-        assert status == 2 and sentence in told and len(told.strip().splitlines()) == 1, told
-        assert stored.read_text() == before
-    older = {
-        key: value for key, value in yaml.safe_load(before).items() if key not in ("watch", "kinds")
-    }
-    stored.write_text(yaml.safe_dump(older))
-    status, _, told = famx("train", "resume=run", "trainer.max_steps=4")
-    assert status == 0, told
-    for name, spoiled in (
-        ("tokenizer.json", "{"),
-        ("config.yaml", "a: ["),
-        ("config.yaml", ""),
-        ("config.yaml", "task: 3"),
-    ):
-        (tmp_path / "run" / name).write_text(spoiled)
-        for command in (
-            ("train", "resume=run"),
-            ("evaluate", "run"),
-            ("transcribe", "run", "a.wav"),
-        ):
-            status, _, told = famx(*command)
-            assert status == 2 and name in told and len(told.strip().splitlines()) == 1, told
-
-
-def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(famx, tmp_path):
-    words = [
-        "optim=sgd",
-        "optim.lr=1e38",
-        "schedule=constant",
-        "trainer.max_steps=40",
-        "hydra.run.dir=run",
-    ]
-    status, _, told = famx("train", *TEXT, *words)
-    assert status == 2 and " loss is " in told and len(told.strip().splitlines()) == 1, told
-    assert not list((tmp_path / "run" / "checkpoints").glob("step-40"))
-
-
-def test_words_beside_a_sweep_are_held_to_each_of_its_runs(famx, tmp_path):
-    beside = ["optim.n_bands=4", "trainer.patience=null"]
-    swept = [
-        "optim=fam,fam_published",
-        "data.path=choice(./text.txt)",
-        "trainer.precision=choice(fp32)",
-    ]
-    words = [word for word in TEXT if not word.startswith("data.path")]
-    status, _, told = famx("train", "-m", *words, *swept, *beside, "hydra.sweep.dir=sweep")
-    assert status == 0, told
-    found = {path.parent.name for path in tmp_path.glob("sweep/*/config.yaml")}
-    assert found == {
-        f"optim={name},data.path=._text.txt,trainer.precision=fp32"
-        for name in ("fam", "fam_published")
-    }
-    status, _, told = famx(
-        "train", "-m", "experiment=fam_under_the_microscope", *TEXT, "hydra.sweep.dir=microscope"
-    )
-    assert status == 0, told
-    found = {path.parent.name for path in tmp_path.glob("microscope/*/config.yaml")}
-    assert found == {f"optim={name}" for name in ("fam_published", "fam", "adamw", "ema_sgd")}
-    status, _, told = famx("train", "-m", *SMALL, "experiment=digits,libri", "data.root=nowhere")
-    assert status == 2 and "there is no manifest nowhere" in told, told
-    status, _, told = famx("train", "-m", *TEXT, "optim=fam,adamw", "optim.n_bands=4")
-    assert status == 2 and "optim.n_bands" in told, told
-
-
-def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path, monkeypatch):
-    def full(file, text):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    (tmp_path / "scores.json").write_text("old")
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(UserError, match=r"scores\.json cannot be written: No space left"):
-        files.write_atomic(tmp_path / "scores.json", "new")
-    assert (tmp_path / "scores.json").read_text() == "old"
-
-
-@pytest.mark.parametrize("file", ["events", "famx.log"])
-def test_a_disk_that_fills_up_in_a_run_is_told_in_one_sentence(file, famx, tmp_path, monkeypatch):
-    from tensorboard.compat.tensorflow_stub.io import gfile
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    if file == "events":  # which a thread of their own writes
-        monkeypatch.setattr(gfile.LocalFileSystem, "append", full)
-    else:
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / file).symlink_to("/dev/full")
-    status, _, told = famx("train", *TEXT, "trainer.log_every=1", "hydra.run.dir=run")
-    assert status == 2 and "run cannot be written: No space left on device" in told, told
-    assert len(told.strip().splitlines()) == 1, told
-
-
-def test_a_signal_ends_a_sweep_with_the_run_it_falls_in(famx, tmp_path, monkeypatch):
-    train = Trainer._train
-    monkeypatch.setattr(
-        Trainer, "_train", lambda *run: (train(*run), os.kill(os.getpid(), signal.SIGTERM))
-    )
-    status, _, _ = famx(
-        "train", "-m", *TEXT, "trainer.max_steps=3", "seed=0,1", "hydra.sweep.dir=sweep"
-    )
-    assert status == 128 + signal.SIGTERM
-    assert [folder.name for folder in (tmp_path / "sweep").iterdir() if folder.is_dir()] == [
-        "seed=0"
-    ]
-    assert checkpoint.load(tmp_path / "sweep" / "seed=0" / "checkpoints")["step"] == 1
+def test_broken_package_is_reported_with_its_entry_point(value, reason, command, install):
+    install(value)
+    for words in (("parts", "norm"), ("train", *TEXT)):
+        finished = command(*words)
+        assert finished.status == 2
+        expected = f"the entry point famx.parts mine = {value} cannot be loaded: {reason}"
+        assert expected in finished.sentence

@@ -1,34 +1,42 @@
-"""One step of the trainer, by hand: what it takes of each batch, and what it tells the parts."""
-
-from types import SimpleNamespace
+"""One step of the trainer equals the same step written by hand."""
 
 import pytest
 import torch
 from torch import nn
 
+from famx.nn.batch import Batch
+from famx.notation import Modality
+from famx.task.base import Task
 from famx.training.evaluate import evaluate
 from famx.training.trainer import Trainer, TrainerConfig
 
 
 class Weight(nn.Module):
-    """A weight that costs something and wants to hear of the loss."""
+    """A weight with a penalty, which records the losses that it learns from."""
 
     def __init__(self):
         super().__init__()
-        self.weight, self.heard = nn.Parameter(torch.ones(3)), []
+        self.weight = nn.Parameter(torch.ones(3))
+        self.losses = []
 
     def penalty(self):
         return 0.7 * self.weight.sum()
 
     def after_step(self, loss):
-        self.heard.append(loss.item())
+        self.losses.append(loss.item())
 
 
-class Task:
+class MeanProduct(Task):
     """The mean of `w * x` over all numbers of a batch."""
 
-    unit = "seconds"
-    metric = "loss"
+    modality = Modality.SPEECH
+    causal = False
+    output = "frames"
+    selection_metric = "loss"
+    default_parts = {}  # noqa: RUF012
+
+    def __init__(self):
+        super().__init__(tokenizer=None, decoder=None)
 
     def count(self, batch):
         return batch.inputs.numel()
@@ -36,49 +44,83 @@ class Task:
     def loss(self, model, batch):
         return (model.weight * batch.inputs).mean()
 
+    def evaluate_batch(self, model, batch):
+        return model(model.weight * batch.inputs).mean(), []
 
-def batch(rows):
-    found = SimpleNamespace(
-        inputs=torch.randn(rows, 3), ids=["a"] * rows, texts=[], seconds=1.0, padding=0.0
+
+def random_batch(rows):
+    return Batch(
+        ids=["a"] * rows,
+        texts=[""] * rows,
+        inputs=torch.randn(rows, 3),
+        lengths=torch.full((rows,), 3),
+        targets=torch.zeros(rows, 0, dtype=torch.long),
+        target_lengths=torch.zeros(rows, dtype=torch.long),
+        spans=None,
+        modality=Modality.SPEECH,
     )
-    found.shard, found.to = lambda rank, world: found, lambda device: found
-    return found
 
 
-def test_a_step_is_that_of_all_its_batches_at_once_with_its_penalties_paid_and_the_loss_told(
-    tmp_path,
-):
-    model, task = Weight(), Task()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    config = TrainerConfig(max_steps=9, accumulate=2, clip=1e9, ema=0.75)
-    built = (
-        model,
-        task,
-        optimizer,
-        lambda total: lambda step: 0.1 * (step + 1),
-        lambda *_: iter(()),
-        lambda: iter(()),
+def test_step_equals_gradient_descent_on_all_its_batches_with_penalties_and_averaging():
+    model = Weight()
+    trainer = Trainer(
+        model=model,
+        task=MeanProduct(),
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.5),
+        schedule=lambda total_steps: lambda step: 0.1 * (step + 1),
+        batches=lambda epoch, position: iter(()),
+        seed_for=lambda *_: 0,
+        config=TrainerConfig(max_steps=9, accumulate=2, unit_clip=1e9, ema=0.75),
+        device=torch.device("cpu"),
     )
-    trainer = Trainer(*built, lambda *_: 0, tmp_path, config, torch.device("cpu"))
     weight = averaged = torch.ones(3)
     for step in range(3):
-        batches = [batch(1), batch(5)]
-        whole = torch.cat([each.inputs for each in batches])
-        loss = (weight * whole).mean()
-        weight = weight - 0.05 * (step + 1) * (whole.mean(0) / 3 + 0.7)
+        batches = [random_batch(1), random_batch(5)]
+        inputs = torch.cat([batch.inputs for batch in batches])
+        loss = (weight * inputs).mean()
+        weight = weight - 0.05 * (step + 1) * (inputs.mean(0) / 3 + 0.7)
         averaged = weight if step == 0 else 0.75 * averaged + 0.25 * weight
-        trainer._train(batches)
-        assert model.heard[step] == pytest.approx(loss.item(), abs=1e-6)
+        trainer.train_step(batches)
+        assert model.losses[step] == pytest.approx(loss.item(), abs=1e-6)
         torch.testing.assert_close(model.weight.data, weight)
         torch.testing.assert_close(trainer.averaged.module.weight.data, averaged)
 
 
-def test_what_is_evaluated_is_the_model_without_its_dropout():
+def test_generators_of_torch_numpy_and_python_are_seeded_in_every_step():
+    import random
+
+    import numpy
+
+    samples = []
+
+    class Drawing(MeanProduct):
+        def loss(self, model, batch):
+            numbers = (torch.rand(()).item(), numpy.random.rand(), random.random())
+            samples.append(numbers)
+            return super().loss(model, batch)
+
+    for _ in range(2):
+        model = Weight()
+        trainer = Trainer(
+            model=model,
+            task=Drawing(),
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.5),
+            schedule=lambda total_steps: lambda step: 1.0,
+            batches=lambda epoch, position: iter(()),
+            seed_for=lambda purpose, step, *_: 100 + step,
+            config=TrainerConfig(max_steps=9),
+            device=torch.device("cpu"),
+        )
+        for _ in range(2):
+            trainer.train_step([random_batch(2)])
+    assert samples[:2] == samples[2:]
+    assert all(a != b for a, b in zip(samples[0], samples[1], strict=True))
+
+
+def test_evaluation_uses_the_model_without_dropout():
     model = nn.Sequential(nn.Dropout(0.5)).train()
     model.weight = nn.Parameter(torch.ones(3))
-    task, batches = Task(), [batch(1), batch(5)]
-    task.judge = lambda model, batch: (model(model.weight * batch.inputs).mean(), [])
-    found = evaluate(model, task, batches, torch.device("cpu"))
-    assert found.loss == pytest.approx(
-        torch.cat([each.inputs for each in batches]).mean().item(), abs=1e-6
-    )
+    batches = [random_batch(1), random_batch(5)]
+    evaluation = evaluate(model, MeanProduct(), batches, torch.device("cpu"))
+    mean = torch.cat([batch.inputs for batch in batches]).mean().item()
+    assert evaluation.loss == pytest.approx(mean, abs=1e-6)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from famx import contracts
-from famx.parts import show
 from famx.registry import PARTS, load_file
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -53,8 +52,3 @@ def test_the_example_of_an_own_block_has_16_lines_trains_and_keeps_every_law(tmp
             law(PARTS["attention"]["sharp"])
     finally:
         del PARTS["attention"]["sharp"]
-
-
-def test_the_table_of_parts_is_what_the_catalogue_prints(capsys):
-    show(["--markdown"])
-    assert capsys.readouterr().out.strip() in README

@@ -1,4 +1,4 @@
-"""Whole runs on a corpus of tones: they learn, stop, go on as if never stopped, and share work between processes."""
+"""Whole runs on a corpus of tones: they learn, stop, resume exactly, and share work."""
 
 import json
 import os
@@ -25,10 +25,9 @@ from famx.experiment.run import run
 from famx.inference import Recognizer
 from famx.monitoring.heatmap import ROW
 from famx.notation import UserError
-from famx.train import _sweep_names
 from famx.training import checkpoint
 from famx.training.loader import LoaderConfig
-from famx.training.run_dir import lock
+from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer, TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
@@ -44,10 +43,10 @@ TINY += [
     "trainer.max_steps=7",
     "trainer.log_every=2",
     "trainer.eval_every=3",
-    "loader.batch=4",
+    "loader.batch_seconds=4",
     "loader.buckets=2",
 ]
-TINY += ["trainer.device=cpu", "layer.dropout=0.1", "task.units=0"]
+TINY += ["trainer.device=cpu", "layer.dropout=0.1", "task.vocab_size=0"]
 
 
 def speak(text, rate=16_000):
@@ -90,22 +89,23 @@ def weights(folder):
 @contextmanager
 def stopped_at(step, number):
     """Sends this process a real signal inside the given training step."""
-    train = Trainer._train
+    train_step = Trainer.train_step
 
     def stopping(self, batches):
         if self.step + 1 == step:
             os.kill(os.getpid(), number)
-        train(self, batches)
+        train_step(self, batches)
 
-    Trainer._train = stopping
+    Trainer.train_step = stopping
     yield
-    Trainer._train = train
+    Trainer.train_step = train_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stopped_run_goes_on_as_if_it_never_stopped(corpus, tmp_path, workers):
+def test_resumed_run_equals_an_unbroken_one(corpus, tmp_path, workers):
     words = [f"loader.workers={workers}", "trainer.accumulate=2", "trainer.ema=0.9"]
-    run(composed(corpus, *words), tmp_path / "whole")
+    run(composed(corpus, *words), tmp_path / "unbroken")
     for step, number in ((1, signal.SIGINT), (3, signal.SIGTERM), (6, signal.SIGTERM)):
         folder = tmp_path / f"stopped{step}"
         with stopped_at(step, number):
@@ -113,23 +113,24 @@ def test_a_stopped_run_goes_on_as_if_it_never_stopped(corpus, tmp_path, workers)
         assert checkpoint.load(folder / "checkpoints")["step"] == step
         run(composed(corpus, *words), folder, resume=True)
         for tag in ("train/loss", "train/grad_norm", "dev/loss", "dev/wer"):
-            assert reports(folder, tag) == reports(tmp_path / "whole", tag), tag
+            assert reports(folder, tag) == reports(tmp_path / "unbroken", tag), tag
         best = [
             checkpoint.load(run_folder / "checkpoints", "best")["step"]
-            for run_folder in (folder, tmp_path / "whole")
+            for run_folder in (folder, tmp_path / "unbroken")
         ]
         assert best[0] == best[1]
-        whole = weights(tmp_path / "whole")
-        assert all(torch.equal(value, whole[key]) for key, value in weights(folder).items())
+        expected = weights(tmp_path / "unbroken")
+        assert all(torch.equal(value, expected[key]) for key, value in weights(folder).items())
 
 
-def test_a_watched_run_trains_the_same_and_its_record_goes_on_when_it_is_resumed(corpus, tmp_path):
+@pytest.mark.slow
+def test_probe_changes_no_weight_and_its_log_continues_on_resume(corpus, tmp_path):
     words = ["trainer.max_steps=44", "trainer.log_every=4", "trainer.eval_every=22"]
-    for watch in ("off", "light", "full"):
-        run(composed(corpus, *words, f"watch={watch}"), tmp_path / watch)
-        whole = weights(tmp_path / "off")
+    for level in ("off", "light", "full"):
+        run(composed(corpus, *words, f"probe={level}"), tmp_path / level)
+        expected = weights(tmp_path / "off")
         assert all(
-            torch.equal(value, whole[key]) for key, value in weights(tmp_path / watch).items()
+            torch.equal(value, expected[key]) for key, value in weights(tmp_path / level).items()
         )
     assert not (tmp_path / "off" / "spectrum.parquet").exists()
     for step in (20, 38):
@@ -137,18 +138,16 @@ def test_a_watched_run_trains_the_same_and_its_record_goes_on_when_it_is_resumed
         with stopped_at(step, signal.SIGTERM):
             run(composed(corpus, *words), folder)
         run(composed(corpus, *words), folder, resume=True)
-        found, wanted = (
-            parquet.read_table(path / "spectrum.parquet") for path in (folder, tmp_path / "light")
-        )
-        assert found.equals(wanted) and set(found["step"].to_pylist()) == {32, 36, 40, 44}
-        assert reports(folder, "microscope/lag1/norm") == reports(
-            tmp_path / "light", "microscope/lag1/norm"
-        )
+        table = parquet.read_table(folder / "spectrum.parquet")
+        assert table.equals(parquet.read_table(tmp_path / "light" / "spectrum.parquet"))
+        assert set(table["step"].to_pylist()) == {32, 36, 40, 44}
+        assert reports(folder, "probe/lag1/norm") == reports(tmp_path / "light", "probe/lag1/norm")
     groups = (tmp_path / "light" / "groups.tsv").read_text().splitlines()
     assert groups[0].startswith("kind\ttensors\tparameters") and len(groups) == 5
 
 
-def test_a_run_learns_and_leaves_what_it_promises(corpus, tmp_path, capsys):
+@pytest.mark.slow
+def test_run_learns_and_writes_all_its_files(corpus, tmp_path, capsys):
     folder = tmp_path / "run"
     words = ["trainer.max_steps=150", "trainer.eval_every=50", "optim.lr=1e-2", "layer.dropout=0"]
     words += ["model.d_model=32", "frontend.channels=8", "loader.speed=[1.0]", "loader.mel_masks=0"]
@@ -185,7 +184,7 @@ def test_recordings_of_any_length_rate_and_channels_are_transcribed(corpus, tmp_
         recognizer.transcribe([tmp_path / "nothing.wav"])
 
 
-def test_an_evaluation_draws_what_each_layer_did_over_time(corpus, tmp_path):
+def test_evaluation_writes_images_of_every_layer_over_time(corpus, tmp_path):
     words = [
         "attention=worm",
         "layer=skip",
@@ -212,25 +211,25 @@ def test_an_evaluation_draws_what_each_layer_did_over_time(corpus, tmp_path):
     settings = report.hparams(yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
     assert (
         settings["optim.betas"] == "[0.9, 0.98]"
-        and settings["trainer.clip"] == 0.005
+        and settings["trainer.unit_clip"] == 0.005
         and "layer" in settings
     )
     assert all(isinstance(value, str | int | float) for value in settings.values())
 
 
-def test_a_checkpoint_of_another_model_is_refused(corpus, tmp_path):
+def test_checkpoint_of_another_model_is_refused(corpus, tmp_path):
     run(composed(corpus, "trainer.max_steps=1"), tmp_path / "run")
-    with pytest.raises(UserError, match="holds another model"):
+    with pytest.raises(UserError, match="is a checkpoint of another model"):
         run(
             composed(corpus, f"init_from={tmp_path / 'run'}", "model.d_model=32"),
             tmp_path / "other",
         )
 
 
-def test_what_is_scored_at_the_end_are_the_averaged_weights(corpus, tmp_path):
+def test_averaged_weights_are_scored_at_the_end(corpus, tmp_path):
     run(composed(corpus, "trainer.ema=0.5"), tmp_path / "run")
     saved = checkpoint.load(tmp_path / "run" / "checkpoints", "best")
-    loaded = famx.load(tmp_path / "run").model.state_dict()
+    loaded = famx.load(tmp_path / "run").experiment.model.state_dict()
     assert all(
         torch.equal(value, saved["averaged"][f"module.{key}"]) for key, value in loaded.items()
     )
@@ -247,12 +246,13 @@ def test_patience_ends_a_run_that_no_longer_improves(corpus, tmp_path):
     assert max(reports(tmp_path / "stopped", "dev/loss")) == 3
 
 
-def test_time_given_instead_of_steps_fixes_the_number_of_steps(corpus, tmp_path):
+def test_max_time_fixes_the_number_of_steps(corpus, tmp_path):
     run(composed(corpus, "trainer.max_steps=null", "trainer.max_time=1"), tmp_path / "run")
     saved = checkpoint.load(tmp_path / "run" / "checkpoints")
     assert saved["trainer"]["total_steps"] == saved["step"] >= 20
 
 
+@pytest.mark.slow
 def test_two_processes_report_the_losses_of_one(corpus, tmp_path):
     words = [
         "data=manifest",
@@ -274,14 +274,17 @@ def test_two_processes_report_the_losses_of_one(corpus, tmp_path):
         ]
         command = [sys.executable, *launch, "-m", "famx.train", *words, f"hydra.run.dir={folder}"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-        assert done.returncode == 0, done.stderr
+        result = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=300
+        )
+        assert result.returncode == 0, result.stderr
         losses.append(list(reports(folder, "train/loss").values()))
     assert len(losses[0]) == 30
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
-def test_a_sweep_makes_a_run_of_each_combination(corpus, tmp_path):
+@pytest.mark.slow
+def test_sweep_trains_a_run_of_each_combination(corpus, tmp_path):
     words = [
         "data=manifest",
         f"data.root={corpus}",
@@ -290,77 +293,64 @@ def test_a_sweep_makes_a_run_of_each_combination(corpus, tmp_path):
         f"hydra.sweep.dir={tmp_path}/sweep",
     ]
     command = [sys.executable, "-m", "famx.train", "-m", *words, "optim=fam,adamw", "seed=0,1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    found = sorted(path.parent.name for path in tmp_path.rglob("config.yaml"))
-    assert len(found) == 4 and all("optim=" in name and "seed=" in name for name in found)
-    (printed, *_) = [line for line in done.stdout.splitlines() if "famx.compare" in line]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    runs = sorted(path.parent.name for path in tmp_path.rglob("config.yaml"))
+    assert len(runs) == 4 and all("optim=" in name and "seed=" in name for name in runs)
+    (printed, *_) = [line for line in result.stdout.splitlines() if "famx.compare" in line]
     compared = subprocess.run(
         [sys.executable, *shlex.split(printed)[1:]], capture_output=True, text=True, timeout=120
     )
     assert compared.returncode == 0 and "optim=adamw" in compared.stdout, compared.stderr
 
 
-def test_the_sweep_that_an_experiment_holds_names_its_runs():
-    swept = _sweep_names(
-        ["-m", "experiment=fam_under_the_microscope", "seed=0,1", "trainer.max_steps=30"]
-    )
-    assert swept == [
-        "hydra.sweep.subdir='task=${word:${task.name}},optim=${word:${optim.name}},seed=${word:${seed}}'"
-    ]
-    one = _sweep_names(["-m", "experiment=fam_under_the_microscope", "task=lm"])
-    assert one == ["hydra.sweep.subdir='optim=${word:${optim.name}}'"]
-
-
-def test_the_verbs_work_from_the_command_line(corpus, tmp_path):
+@pytest.mark.slow
+def test_evaluate_and_transcribe_work_from_the_command_line(corpus, tmp_path):
     folder = tmp_path / "run"
     run(composed(corpus), folder)
 
-    def verb(name, *words):
-        command = [sys.executable, "-m", f"famx.{name}", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    def command(name, *words):
+        line = [sys.executable, "-m", f"famx.{name}", *map(str, words)]
+        return subprocess.run(line, capture_output=True, text=True, timeout=120)
 
-    scored = verb("evaluate", folder, "--split", "dev")
+    scored = command("evaluate", folder, "--split", "dev")
     assert (
         scored.returncode == 0 and "WER" in scored.stdout and (folder / "scores.dev.json").is_file()
     )
-    told = verb("transcribe", folder, corpus / "test0.wav")
-    assert told.returncode == 0 and told.stdout.startswith(f"{corpus / 'test0.wav'}\t")
-    refused = verb("evaluate", tmp_path)
+    transcribed = command("transcribe", folder, corpus / "test0.wav", "decode=ctc_greedy")
+    assert transcribed.returncode == 0 and transcribed.stdout.startswith(
+        f"{corpus / 'test0.wav'}\t"
+    )
+    refused = command("evaluate", folder, "decode=lm_greedy")
+    assert refused.returncode == 2 and "decode=ctc_greedy" not in refused.stdout
+    refused = command("evaluate", tmp_path)
     assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()) == 1
 
 
-def test_every_split_is_looked_at_before_the_first_step(corpus, tmp_path):
+def test_every_split_is_read_before_the_first_step(corpus, tmp_path):
     with pytest.raises(UserError, match=r"there is no manifest .*nothing\.tsv"):
         run(composed(corpus, "data.test=nothing.tsv"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_is_one_runs_alone_as_long_as_it_trains(tmp_path):
-    with lock(tmp_path / "run", resume=False):
+def test_folder_is_locked_while_a_run_trains_in_it(tmp_path):
+    run_dir = RunDir(tmp_path / "run")
+    with run_dir.lock(resume=False):
         for resume in (False, True):
-            with pytest.raises(UserError, match="is in use"), lock(tmp_path / "run", resume):
+            with pytest.raises(UserError, match="is in use"), run_dir.lock(resume):
                 pass
-    with lock(tmp_path / "run", resume=True):
+    with run_dir.lock(resume=True):
         pass
-    with (
-        pytest.raises(UserError, match="holds a run: it has saved nothing"),
-        lock(tmp_path / "run", resume=False),
-    ):
+    with pytest.raises(UserError, match="it has saved no checkpoint"), run_dir.lock(resume=False):
         pass
-    (tmp_path / "run/checkpoints/step-1").mkdir()
-    with (
-        pytest.raises(UserError, match="holds a run: go on with resume="),
-        lock(tmp_path / "run", resume=False),
-    ):
+    (run_dir.checkpoints / "step-1").mkdir()
+    with pytest.raises(UserError, match="continue it with resume="), run_dir.lock(resume=False):
         pass
 
 
-def test_a_run_goes_on_without_what_it_began_from_and_beside_damaged_reports(
-    corpus, tmp_path, caplog
-):
+def test_run_resumes_without_its_init_from_and_with_damaged_logs(corpus, tmp_path, caplog):
     run(composed(corpus), tmp_path / "source")
-    words = ["trainer.max_steps=4", "trainer.log_every=1", "watch=light"]
+    words = ["trainer.max_steps=4", "trainer.log_every=1", "probe=light"]
     run(composed(corpus, *words, f"init_from={tmp_path / 'source'}"), tmp_path / "run")
     shutil.rmtree(tmp_path / "source")
     (tmp_path / "run" / "spectrum.parquet").write_text("junk")
@@ -384,7 +374,7 @@ def test_a_run_goes_on_without_what_it_began_from_and_beside_damaged_reports(
         )
 
 
-def test_a_recording_that_only_decoding_shows_to_be_bad_may_be_the_first_one(corpus, tmp_path):
+def test_first_recording_may_be_one_that_fails_only_in_decoding(corpus, tmp_path):
     folder = tmp_path / "spoiled"
     shutil.copytree(corpus, folder)
     for name in ("train0.wav", "test0.wav"):
@@ -402,7 +392,7 @@ def test_a_recording_that_only_decoding_shows_to_be_bad_may_be_the_first_one(cor
     assert checkpoint.load(tmp_path / "other" / "checkpoints")["step"] == 7
 
 
-def test_a_text_too_long_for_its_frames_is_refused_in_every_split(corpus, tmp_path):
+def test_text_too_long_for_its_frames_is_refused_in_every_split(corpus, tmp_path):
     folder = tmp_path / "long"
     shutil.copytree(corpus, folder)
     with (folder / "dev.tsv").open("a") as stream:
@@ -412,7 +402,7 @@ def test_a_text_too_long_for_its_frames_is_refused_in_every_split(corpus, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_scores_of_the_newest_checkpoint_stand_beside_those_of_the_best(corpus, tmp_path):
+def test_other_checkpoints_get_score_files_of_their_own(corpus, tmp_path):
     run(composed(corpus), tmp_path / "run")
     before = (tmp_path / "run" / "scores.test.json").read_text()
     Recognizer(tmp_path / "run", "last").evaluate("test")

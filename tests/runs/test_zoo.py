@@ -42,14 +42,13 @@ class FewSpoken(Spoken):
 
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory):
-    """How many tokens there are, and a batch of the embedded speech."""
+    """A batch of the embedded speech, and its tokenizer."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAMX_CACHE", str(tmp_path_factory.mktemp("cache")))
         data = FewSpoken("train")
-    tokenizer = data.build_tokenizer()
-    return tokenizer.get_vocab_size(), next(
-        Loader(data, tokenizer, config=LoaderConfig(batch=8.0)).plain()
-    )
+    tokenizer = data.build_tokenizer(special_tokens=("<blank>",))
+    loader = Loader(data, tokenizer, config=LoaderConfig(batch_seconds=8.0))
+    return tokenizer, next(loader.eval_batches())
 
 
 @pytest.mark.parametrize(
@@ -58,11 +57,12 @@ def spoken(tmp_path_factory):
     ids=lambda parts: "-".join(parts.values()),
 )
 def test_parts_go_together_and_learn(parts, spoken):
-    vocab_size, batch = spoken
+    tokenizer, batch = spoken
     with initialize_config_dir(str(CONF), version_base="1.3"):
         words = [f"{room}={name}" for room, name in parts.items()]
         config = resolve(to_plain(compose("train", ["model.n_layers=1", *SIZES, *words])))
-    model, task = build_model(config, vocab_size), build("task", {"name": "ctc"}, tokenizer=None)
+    model = build_model(config, tokenizer.get_vocab_size())
+    task = build("task", {"name": "ctc"}, tokenizer=tokenizer)
     optimizer, losses = torch.optim.Adam(model.parameters(), 5e-3), []
     for _ in range(20):
         losses.append(task.loss(model, batch))

@@ -1,4 +1,4 @@
-"""Steps that a CUDA graph replays: the same operations in the same memory, and no number of the host's in them."""
+"""Steps that a CUDA graph replays: the same operations, without a number of the host."""
 
 from functools import partial
 
@@ -16,6 +16,7 @@ from famx.optim.ema_sgd import EmaSGD
 from famx.optim.fam_adamw import FAMAdamW
 from famx.registry import build, get, names
 
+# `fam_published` draws its samples on the host in every step
 RULES = [
     name
     for name in names("momentum")
@@ -26,49 +27,52 @@ OPTIMIZERS = [
     for name in names("optim")
     if issubclass(get("optim", name), Optimizer) and name != "fam_published"
 ]
-BEFORE, REPLAYED = 101, 40  # rules act from step 101 on, and measure every 8
+# rules act from step 101 on, and measure every 8 steps
+BEFORE, REPLAYED = 101, 40
 
 
 class Graph(TorchDispatchMode):
-    """What a CUDA graph does, on any device: takes operations down, and does them again in the same memory."""
+    """Records operations and repeats them in the same memory, as a CUDA graph does."""
 
     def __init__(self):
         super().__init__()
-        self.taken = []
+        self.operations = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.taken.append((func, args, kwargs or {}, out))
-        return out
+        result = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, result))
+        return result
 
     @torch.no_grad()
     def replay(self):
-        for func, args, kwargs, out in self.taken:
-            given = {
-                x.untyped_storage()._cdata
-                for x in tree_leaves((args, kwargs))
-                if isinstance(x, torch.Tensor)
-            }
-            for old, new in zip(tree_leaves(out), tree_leaves(func(*args, **kwargs)), strict=True):
-                if isinstance(old, torch.Tensor) and old.untyped_storage()._cdata not in given:
+        for func, args, kwargs, result in self.operations:
+            inputs = {memory(x) for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+            new_result = func(*args, **kwargs)
+            for old, new in zip(tree_leaves(result), tree_leaves(new_result), strict=True):
+                if isinstance(old, torch.Tensor) and memory(old) not in inputs:
                     old.copy_(new)
+
+
+def memory(tensor):
+    return tensor.untyped_storage()._cdata
 
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """The steps as they are taken where numbers stay on the device."""
+    """Takes steps as where numbers stay on the device."""
     for module in (famx.optim.base, famx.optim.maxfactor):
         monkeypatch.setattr(module, "scalars", lambda values: list(values.unbind()))
-    monkeypatch.setattr(EmaSGD, "at_once", EmaSGD.in_turn)
-    monkeypatch.setattr(FAMAdamW, "in_one_kernel", FAMAdamW.in_turn)
+    monkeypatch.setattr(EmaSGD, "_fused_step", EmaSGD._per_tensor_step)
+    monkeypatch.setattr(FAMAdamW, "_fused_step", FAMAdamW._per_tensor_step)
 
 
 def run(optimizer, gradients, capture):
-    """The parameters after each of the last steps, all of them taken, or all but the first replayed."""
+    """Returns the parameters after each of the last steps; with `capture`, all but one replayed."""
     (group,) = optimizer.param_groups
-    found = []
+    results = []
     for step, row in enumerate(gradients):
         for p, gradient in zip(group["params"], row, strict=True):
+            # into the same memory, where the graph reads it
             p.grad = gradient.clone() if p.grad is None else p.grad.copy_(gradient)
         if capture and step == BEFORE:
             with Graph() as graph:
@@ -78,8 +82,8 @@ def run(optimizer, gradients, capture):
         else:
             optimizer.step()
         if step >= BEFORE:
-            found.append([p.detach().clone() for p in group["params"]])
-    return found
+            results.append([p.detach().clone() for p in group["params"]])
+    return results
 
 
 def params():
@@ -87,9 +91,10 @@ def params():
     return [torch.nn.Parameter(torch.randn(shape)) for shape in ((40, 30), (20, 70), (30,))]
 
 
-def noise():
-    """Gradients that drift slowly, and one that is not finite among those that are replayed."""
-    generator, drift = torch.Generator().manual_seed(0), [torch.zeros_like(p) for p in params()]
+def drifting_gradients():
+    """Yields gradients that change slowly; one of those that are replayed is not finite."""
+    generator = torch.Generator().manual_seed(0)
+    drift = [torch.zeros_like(p) for p in params()]
     for step in range(BEFORE + REPLAYED):
         row = [d.lerp_(torch.randn(d.shape, generator=generator), 0.1).clone() for d in drift]
         if step == BEFORE + 20:
@@ -97,88 +102,92 @@ def noise():
         yield row
 
 
+def with_rule(name):
+    return partial(EmaSGD, momentum=partial(build, "momentum", {"name": name}))
+
+
 @pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize(
     "make",
-    [*(partial(get("optim", name)) for name in OPTIMIZERS)]
-    + [partial(EmaSGD, momentum=partial(build, "momentum", {"name": rule})) for rule in RULES],
+    [*(get("optim", name) for name in OPTIMIZERS), *map(with_rule, RULES)],
     ids=OPTIMIZERS + RULES,
 )
-def test_replayed_steps_are_those_that_would_have_been_taken(make):
-    rows = list(noise())
-    taken, replayed = make(params()), make(params())
-    replayed.capturable = True
-    for one, other in zip(run(taken, rows, False), run(replayed, rows, True), strict=True):
-        for p, q in zip(one, other, strict=True):
+def test_replayed_steps_equal_steps(make):
+    rows = list(drifting_gradients())
+    optimizer = make(params())
+    expected = run(optimizer, rows, capture=False)
+    captured = make(params())
+    captured.capturable = True
+    results = run(captured, rows, capture=True)
+    for expected_params, result_params in zip(expected, results, strict=True):
+        for p, q in zip(expected_params, result_params, strict=True):
             assert torch.allclose(p, q, rtol=1e-5, atol=1e-6)
-    assert int(replayed.skipped) == 1
-    assert int(replayed.calls) == taken.calls
+    assert int(captured.skipped) == 1
+    assert int(captured.calls) == optimizer.calls
 
 
-def test_without_capturable_the_replay_differs_and_so_the_test_above_can_fail(as_on_a_gpu):
-    rows = list(noise())
-    taken, replayed = FAM(params()), FAM(params())
-    ends = [
-        run(optimizer, rows, capture)[-1]
-        for optimizer, capture in ((taken, False), (replayed, True))
-    ]
-    assert not torch.allclose(ends[0][0], ends[1][0], rtol=1e-5, atol=1e-6)
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_replayed_steps_differ_without_capturable():
+    rows = list(drifting_gradients())
+    expected = run(FAM(params()), rows, capture=False)
+    results = run(FAM(params()), rows, capture=True)
+    assert not torch.allclose(expected[-1][0], results[-1][0], rtol=1e-5, atol=1e-6)
 
 
-def test_a_capture_is_refused_in_a_sentence_where_it_would_replay_as_the_same_step(monkeypatch):
-    ready, fresh, around = FAM(params()), FAM(params()), Lookahead(params())
-    random = FAM(params(), partial(build, "momentum", {"name": "random"}))
+def test_a_capture_is_refused_where_each_replay_would_be_the_same_step(monkeypatch):
+    ready = FAM(params())
+    fresh = FAM(params())
+    random = FAM(params(), momentum=partial(build, "momentum", {"name": "random"}))
     for optimizer in (ready, fresh, random):
-        for p, gradient in zip(optimizer.param_groups[0]["params"], next(noise()), strict=True):
+        row = next(drifting_gradients())
+        for p, gradient in zip(optimizer.param_groups[0]["params"], row, strict=True):
             p.grad = gradient
-    ready.capturable = random.capturable = True
+    ready.capturable = True
     ready.step()
-    with pytest.raises(
-        UserError, match="capturable=True is not for Random, which draws on the host"
-    ):
+    random.capturable = True
+    with pytest.raises(UserError, match="capturable=True is not possible with Random"):
         random.step()
     for name in ("is_initialized", "is_current_stream_capturing"):
         monkeypatch.setattr(torch.cuda, name, lambda: True)
     ready.step()
-    with pytest.raises(
-        UserError,
-        match=r"EmaSGD\.step counts on the host: set capturable=True and take a step before",
-    ):
+    with pytest.raises(UserError, match=r"EmaSGD\.step counts on the host: set capturable=True"):
         EmaSGD(params()).step()
     with pytest.raises(UserError, match=r"FAM\.step counts on the host"):
         fresh.step()
-    with pytest.raises(
-        UserError, match="capturable=True is not for Lookahead: set it on the optimizer within"
-    ):
-        around.capturable = True
-    with pytest.raises(
-        UserError, match=r"Lookahead\.step counts on the host: capture that of the optimizer within"
-    ):
-        around.step()
+    wrapper = Lookahead(params())
+    with pytest.raises(UserError, match="capturable=True is not possible with Lookahead"):
+        wrapper.capturable = True
+    with pytest.raises(UserError, match=r"Lookahead\.step counts on the host"):
+        wrapper.step()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_gpu_replays_the_steps_that_it_would_have_taken(name):
-    rows = [[gradient.cuda() for gradient in row] for row in noise()]
-    ends = []
-    for capture in (False, True):
-        own = [torch.nn.Parameter(p.detach().cuda()) for p in params()]
-        optimizer, graph = get("optim", name)(own), torch.cuda.CUDAGraph()
-        optimizer.capturable = capture
-        for p, gradient in zip(own, rows[0], strict=True):
-            p.grad = gradient.clone()
-        for step, row in enumerate(rows):
-            for p, gradient in zip(own, row, strict=True):
-                p.grad.copy_(gradient)
-            if not capture or step < BEFORE:
-                optimizer.step()
-                continue
-            if step == BEFORE:
-                torch.cuda.synchronize()
-                with torch.cuda.graph(graph):
-                    optimizer.step()
-            graph.replay()
-        ends.append(own)
-    for p, q in zip(*ends, strict=True):
+def test_a_gpu_replays_steps_that_equal_steps(name):
+    rows = [[gradient.cuda() for gradient in row] for row in drifting_gradients()]
+    expected = run_on_gpu(name, rows, capture=False)
+    results = run_on_gpu(name, rows, capture=True)
+    for p, q in zip(expected, results, strict=True):
         assert torch.allclose(p, q, rtol=1e-4, atol=1e-5)
+
+
+def run_on_gpu(name, rows, capture):
+    """Returns the parameters after all steps."""
+    gpu_params = [torch.nn.Parameter(p.detach().cuda()) for p in params()]
+    optimizer = get("optim", name)(gpu_params)
+    optimizer.capturable = capture
+    graph = torch.cuda.CUDAGraph()
+    for p, gradient in zip(gpu_params, rows[0], strict=True):
+        p.grad = gradient.clone()
+    for step, row in enumerate(rows):
+        for p, gradient in zip(gpu_params, row, strict=True):
+            p.grad.copy_(gradient)
+        if not capture or step < BEFORE:
+            optimizer.step()
+            continue
+        if step == BEFORE:
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph):
+                optimizer.step()
+        graph.replay()
+    return gpu_params

@@ -1,4 +1,4 @@
-"""Every rule equals a slow plain form of it, or torch's own, over 100 steps."""
+"""Every optimizer equals a slow plain form of it, or torch's own, over 100 steps."""
 
 from functools import partial
 
@@ -24,85 +24,101 @@ from famx.optim import (
     Muon,
     NAdamW,
     SimpleFAM,
+    _kernels,
     base,
 )
 from famx.optim import maxfactor as maxfactor_part
 from famx.registry import build
 
 
+def rule(name, **options):
+    return partial(build, "momentum", {"name": name, **options})
+
+
+def step_both(optimizer, params, other_optimizers, other_params, steps):
+    """Takes the same steps with an optimizer over params and others over other_params."""
+    for row in gradients(steps):
+        for p, q, gradient in zip(params, other_params, row, strict=True):
+            p.grad = gradient
+            q.grad = gradient.clone()
+        optimizer.step()
+        for other_optimizer in other_optimizers:
+            other_optimizer.step()
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_fam_published_equals_its_plain_form(weight_decay):
-    params, plain = tensors(), tensors()
+    params = tensors()
     options = {"lr": 0.1, "weight_decay": weight_decay, "fam_start_step": 20}
     optimizer = FAMPublished(groups(params), **options)
-    measured = optimizer.rule.spectrum
-    reference = fam_published.PlainFAM(plain, KINDS, measured.draws, **options)
+    expected = tensors()
+    draws = optimizer.rule.spectrum.draws
+    reference = fam_published.PlainFAM(expected, KINDS, draws, **options)
     for _ in walk(optimizer, params, reference, 100):
-        assert (
-            torch.allclose(optimizer.rule.coefficients, torch.tensor(reference.used))
-            or optimizer.calls <= 20
-        )
-    assert close(params, plain)
+        if optimizer.calls > 20:
+            momenta = torch.tensor(reference.momenta)
+            assert torch.allclose(optimizer.rule.coefficients, momenta)
+    assert close(params, expected)
 
 
 def test_simple_fam_equals_its_plain_form():
-    params, plain = tensors(), tensors()
-    for _ in walk(SimpleFAM(params, lr=0.1), params, simple_fam.PlainSimpleFAM(plain, lr=0.1), 120):
+    params = tensors()
+    expected = tensors()
+    reference = simple_fam.PlainSimpleFAM(expected, lr=0.1)
+    for _ in walk(SimpleFAM(params, lr=0.1), params, reference, 120):
         pass
-    assert close(params, plain)
+    assert close(params, expected)
 
 
 def test_fam_equals_its_plain_form():
-    params, plain = tensors(), tensors()
+    params = tensors()
     optimizer = FAM(groups(params), lr=0.1, fam_start_step=40)
-    reference = fam.PlainFAM(plain, KINDS, lr=0.1, fam_start_step=40)
+    expected = tensors()
+    reference = fam.PlainFAM(expected, KINDS, lr=0.1, fam_start_step=40)
     for _ in walk(optimizer, params, reference, 100):
-        assert torch.allclose(optimizer.rule.coefficients, torch.tensor(reference.used))
-    assert close(params, plain)
-    assert optimizer.rule.coefficients.tolist() != [a for _, a, _ in KINDS]
+        assert torch.allclose(optimizer.rule.coefficients, torch.tensor(reference.momenta))
+    assert close(params, expected)
+    assert optimizer.rule.coefficients.tolist() != [a for _, a, _ in KINDS], "no rule has fired"
 
 
 @pytest.mark.parametrize(
     ("part", "original"),
     [
-        (AdamW, lambda p: torch.optim.AdamW(p, lr=0.1, betas=(0.9, 0.98), foreach=False)),
-        (SGD, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=False)),
+        (AdamW, partial(torch.optim.AdamW, lr=0.1, betas=(0.9, 0.98), foreach=False)),
+        (SGD, partial(torch.optim.SGD, lr=0.1, momentum=0.9, foreach=False)),
         (
             NAdamW,
-            lambda p: torch.optim.NAdam(
-                p, 0.1, (0.9, 0.98), weight_decay=0.01, decoupled_weight_decay=True
+            partial(
+                torch.optim.NAdam,
+                lr=0.1,
+                betas=(0.9, 0.98),
+                weight_decay=0.01,
+                decoupled_weight_decay=True,
             ),
         ),
-        (Adafactor, lambda p: torch.optim.Adafactor(p, lr=0.1, foreach=False)),
+        (Adafactor, partial(torch.optim.Adafactor, lr=0.1, foreach=False)),
     ],
 )
-def test_wrapped_optimizers_equal_torchs(part, original):
-    params, others = tensors(), tensors()
-    optimizer, other = part(params, lr=0.1), original(others)
-    for row in gradients(100):
-        for p, q, gradient in zip(params, others, row, strict=True):
-            p.grad, q.grad = gradient, gradient.clone()
-        optimizer.step()
-        other.step()
-    assert close(params, others)
+def test_torchs_optimizers_equal_torchs(part, original):
+    params = tensors()
+    expected = tensors()
+    step_both(part(params, lr=0.1), params, [original(expected)], expected, 100)
+    assert close(params, expected)
 
 
-def test_muon_equals_torchs_for_matrices_and_adamw_for_the_rest():
-    params, others = tensors(), tensors()
+def test_muon_equals_torchs_for_matrices_and_adamw_for_all_else():
+    params = tensors()
     optimizer = Muon(groups(params), lr=0.01)
+    expected = tensors()
     muon = torch.optim.Muon(
-        [others[1], others[4]], lr=0.01, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        [expected[1], expected[4]], lr=0.01, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
     )
+    # the third tensor is an embedding
     adamw = torch.optim.AdamW(
-        [others[0], others[2], others[3]], lr=0.01, betas=(0.9, 0.98), foreach=False
+        [expected[0], expected[2], expected[3]], lr=0.01, betas=(0.9, 0.98), foreach=False
     )
-    for row in gradients(20):
-        for p, q, gradient in zip(params, others, row, strict=True):
-            p.grad, q.grad = gradient, gradient.clone()
-        optimizer.step()
-        muon.step()
-        adamw.step()
-    assert close(params, others)
+    step_both(optimizer, params, [muon, adamw], expected, 20)
+    assert close(params, expected)
 
 
 @pytest.mark.parametrize(
@@ -116,100 +132,79 @@ def test_muon_equals_torchs_for_matrices_and_adamw_for_the_rest():
     ],
 )
 def test_maxfactor_equals_its_plain_form(options):
-    params, plain = tensors(), tensors()
-    for _ in walk(
-        MaxFactor(params, **options), params, maxfactor.PlainMaxFactor(plain, **options), 100
-    ):
+    params = tensors()
+    expected = tensors()
+    reference = maxfactor.PlainMaxFactor(expected, **options)
+    for _ in walk(MaxFactor(params, **options), params, reference, 100):
         pass
-    assert close(params, plain)
+    assert close(params, expected)
 
 
-def test_maxfactor_on_gradients_that_fam_has_averaged_equals_its_plain_form():
-    params, plain = tensors(), tensors()
+def test_maxfactor_on_gradients_averaged_by_fam_equals_its_plain_form():
+    params = tensors()
     optimizer = FAMMaxFactor(groups(params), lr=0.01)
     optimizer.rule.start_step = 40
-    averages = [
-        partial(lambda i: optimizer.rule.coefficients[i].item(), i) for i in range(len(params))
-    ]
-    for _ in walk(
-        optimizer, params, maxfactor.PlainMaxFactor(plain, lr=0.01, averages=averages), 100
-    ):
+
+    def momentum_of(i):
+        return optimizer.rule.coefficients[i].item()
+
+    expected = tensors()
+    averages = [partial(momentum_of, i) for i in range(len(params))]
+    reference = maxfactor.PlainMaxFactor(expected, lr=0.01, averages=averages)
+    for _ in walk(optimizer, params, reference, 100):
         pass
-    assert close(params, plain)
-    assert optimizer.rule.coefficients.tolist() != [a for _, a, _ in KINDS]
+    assert close(params, expected)
+    assert optimizer.rule.coefficients.tolist() != [a for _, a, _ in KINDS], "no rule has fired"
 
 
-def test_tensors_that_fam_leaves_alone_take_plain_maxfactor():
-    params, plain = [torch.ones(20)], [torch.ones(20)]
-    optimizer, reference = FAMMaxFactor(params, lr=0.1), maxfactor.PlainMaxFactor(plain)
-    for row in (torch.randn(1, 20, generator=torch.Generator().manual_seed(i)) for i in range(20)):
-        params[0].grad = row[0]
+def test_tensors_that_fam_ignores_take_plain_maxfactor():
+    param = torch.ones(20)
+    expected = torch.ones(20)
+    optimizer = FAMMaxFactor([param], lr=0.1)
+    reference = maxfactor.PlainMaxFactor([expected])
+    for i in range(20):
+        gradient = torch.randn(20, generator=torch.Generator().manual_seed(i))
+        param.grad = gradient
         optimizer.step()
-        reference.step(list(row))
-    assert close(params, plain)
-
-
-def rule(name, **options):
-    return partial(build, "momentum", {"name": name, **options})
+        reference.step([gradient])
+    assert close([param], [expected])
 
 
 @pytest.mark.parametrize(
     "make",
     [
         FAMAdamW,
-        partial(AdamW, momentum=rule("random", every=3)),
-        partial(AdamW, momentum=rule("fam", start_step=40)),
-        partial(AdamW, momentum=rule("fsgdm")),
+        partial(FAMAdamW, momentum=rule("random", every=3)),
+        partial(FAMAdamW, momentum=rule("fam", start_step=40)),
+        partial(FAMAdamW, momentum=rule("fsgdm")),
     ],
 )
-def test_adamw_under_a_rule_equals_its_plain_form(make):
-    params, plain = tensors(), tensors()
+def test_adamw_with_a_momentum_rule_equals_its_plain_form(make):
+    params = tensors()
     optimizer = make(groups(params), lr=0.01, weight_decay=0.1)
     optimizer.observed = True
-    reference = fam_adamw.PlainRuledAdamW(
-        plain, lambda: optimizer.metrics["momentum"].tolist(), lr=0.01, weight_decay=0.1
-    )
+
+    def momenta():
+        return optimizer.metrics["momentum"].tolist()
+
+    expected = tensors()
+    reference = fam_adamw.PlainRuledAdamW(expected, momenta, lr=0.01, weight_decay=0.1)
     for _ in walk(optimizer, params, reference, 100):
         pass
-    assert close(params, plain)
+    assert close(params, expected)
 
 
-def test_adamw_under_a_constant_momentum_is_adamw():
-    params, others = tensors(), tensors()
-    optimizer = AdamW(params, momentum=rule("constant", beta=0.8), lr=0.01)
-    other = torch.optim.AdamW(others, lr=0.01, betas=(0.8, 0.98), foreach=False)
-    for row in gradients(50):
-        for p, q, gradient in zip(params, others, row, strict=True):
-            p.grad, q.grad = gradient, gradient.clone()
-        optimizer.step()
-        other.step()
-    assert close(params, others)
-
-
-@pytest.mark.parametrize("debias", [False, True])
-def test_averages_taken_one_by_one_take_the_same_step_as_one_kernel(debias):
-    """Where coefficients lie on another device than the host, no kernel takes them all."""
-    for make, apart in (
-        (partial(FAMAdamW, lr=0.01), {"in_one_kernel": FAMAdamW.in_turn}),
-        (partial(EmaSGD, lr=0.1, weight_decay=0.1, debias=debias), {"at_once": EmaSGD.in_turn}),
-    ):
-        params, others = tensors(), tensors()
-        optimizer, other = (
-            make(params, momentum=rule("random")),
-            make(others, momentum=rule("random")),
-        )
-        for name, method in apart.items():
-            setattr(other, name, partial(method, other))
-        for row in gradients(40):
-            for p, q, gradient in zip(params, others, row, strict=True):
-                p.grad, q.grad = gradient, gradient
-            optimizer.step()
-            other.step()
-        assert close(params, others)
+def test_fam_adamw_with_a_constant_momentum_is_adamw():
+    params = tensors()
+    optimizer = FAMAdamW(params, momentum=rule("constant", beta=0.8), lr=0.01)
+    expected = tensors()
+    adamw = torch.optim.AdamW(expected, lr=0.01, betas=(0.8, 0.98), foreach=False)
+    step_both(optimizer, params, [adamw], expected, 50)
+    assert close(params, expected)
 
 
 @pytest.mark.parametrize(
-    ("part", "plain", "options"),
+    ("part", "plain_form", "options"),
     [
         (Lookahead, around.PlainLookahead, {"k": 4, "share": 0.3}),
         (AGC, around.PlainAGC, {"clip": 0.02}),
@@ -220,54 +215,108 @@ def test_averages_taken_one_by_one_take_the_same_step_as_one_kernel(debias):
         ),
     ],
 )
-def test_what_is_wrapped_around_another_equals_its_plain_form(part, plain, options):
-    params, others = tensors(), tensors()
-    base = fam.PlainFAM(others, KINDS, lr=0.1, fam_start_step=40)
+def test_wrappers_equal_their_plain_forms(part, plain_form, options):
+    params = tensors()
     optimizer = part(FAM(groups(params), lr=0.1, fam_start_step=40), **options)
-    for _ in walk(optimizer, params, plain(others, base, **options), 100):
+    expected = tensors()
+    plain_base = fam.PlainFAM(expected, KINDS, lr=0.1, fam_start_step=40)
+    for _ in walk(optimizer, params, plain_form(expected, plain_base, **options), 100):
         pass
-    assert close(params, others)
+    assert close(params, expected)
 
 
-def test_momentum_per_band_equals_its_plain_form():
-    params, plain = tensors(), tensors()
-    for _ in walk(FAMBandwise(params, lr=0.1), params, bandwise.PlainBandwise(plain, lr=0.1), 100):
+def test_momentum_for_each_band_equals_its_plain_form():
+    params = tensors()
+    expected = tensors()
+    reference = bandwise.PlainBandwise(expected, lr=0.1)
+    for _ in walk(FAMBandwise(params, lr=0.1), params, reference, 100):
         pass
-    assert close(params, plain)
+    assert close(params, expected)
 
 
-class DeviceFAM(FAM):
-    at_once = FAM.in_turn
+class PerTensorEmaSGD(EmaSGD):
+    _fused_step = EmaSGD._per_tensor_step
 
 
-class DeviceFAMAdamW(FAMAdamW):
-    in_one_kernel = FAMAdamW.in_turn
+class PerTensorFAM(FAM):
+    _fused_step = FAM._per_tensor_step
+
+
+class PerTensorFAMAdamW(FAMAdamW):
+    _fused_step = FAMAdamW._per_tensor_step
+
+
+@pytest.mark.parametrize(
+    ("fused", "per_tensor", "options"),
+    [
+        (FAMAdamW, PerTensorFAMAdamW, {"lr": 0.01}),
+        (EmaSGD, PerTensorEmaSGD, {"lr": 0.1, "weight_decay": 0.1}),
+        (EmaSGD, PerTensorEmaSGD, {"lr": 0.1, "weight_decay": 0.1, "debias": True}),
+    ],
+)
+def test_per_tensor_step_equals_fused_step(fused, per_tensor, options):
+    results = []
+    for part in (fused, per_tensor):
+        params = tensors()
+        optimizer = part(params, momentum=rule("random"), **options)
+        for row in gradients(40):
+            for p, gradient in zip(params, row, strict=True):
+                p.grad = gradient
+            optimizer.step()
+        results.append(params)
+    assert close(*results)
 
 
 @pytest.mark.parametrize(
     ("part", "on_device", "options"),
     [
-        (FAM, DeviceFAM, {"lr": 0.1, "weight_decay": 0.1, "fam_start_step": 20}),
-        (FAM, DeviceFAM, {"lr": 0.1, "debias": True, "fam_start_step": 20}),
-        (FAMAdamW, DeviceFAMAdamW, {"lr": 0.01, "weight_decay": 0.1}),
+        (FAM, PerTensorFAM, {"lr": 0.1, "weight_decay": 0.1, "fam_start_step": 20}),
+        (FAM, PerTensorFAM, {"lr": 0.1, "debias": True, "fam_start_step": 20}),
+        (FAMAdamW, PerTensorFAMAdamW, {"lr": 0.01, "weight_decay": 0.1}),
         (MaxFactor, MaxFactor, {"clip": 0.1}),
         (FAMBandwise, FAMBandwise, {"lr": 0.1}),
     ],
 )
-def test_a_step_whose_numbers_stay_on_the_device_is_the_same_step(
-    part, on_device, options, monkeypatch
-):
+def test_a_step_with_numbers_on_the_device_is_the_same_step(part, on_device, options, monkeypatch):
     rows = list(gradients(60))
     rows[50] = [g + torch.nan for g in rows[50]]
-    found = []
-    for kind in (part, on_device):
+    results = []
+    for cls in (part, on_device):
         params = tensors()
-        optimizer = kind(groups(params), **options)
+        optimizer = cls(groups(params), **options)
         for row in rows:
             for p, gradient in zip(params, row, strict=True):
                 p.grad = gradient
             optimizer.step()
-        found.append(params)
-        for module in (base, maxfactor_part):  # as where the device is not the host
+        results.append(params)
+        # the second time as where the device is not the host
+        for module in (base, maxfactor_part):
             monkeypatch.setattr(module, "scalars", lambda values: list(values.unbind()))
-    assert close(*found)
+    assert close(*results)
+
+
+@pytest.mark.parametrize("found_inf", [0.0, 1.0])
+def test_average_equals_its_plain_form(found_inf):
+    weights = [0.1, torch.tensor(0.5), 0.1, 1.0, 0.3]
+    for dtype in (torch.float32, torch.float64):
+        *_, row = gradients(1)
+        row = [g.to(dtype) for g in row]
+        averages = [m.to(dtype) for m in tensors()]
+        expected = [m.to(dtype) for m in tensors()]
+        _kernels.average(averages, row, weights, torch.tensor(found_inf))
+        _kernels.average_reference(expected, row, weights, torch.tensor(found_inf))
+        assert close(averages, expected)
+        assert close(averages, [m.to(dtype) for m in tensors()]) == bool(found_inf)
+
+
+@pytest.mark.parametrize("found_inf", [0.0, 1.0])
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)])
+def test_descend_equals_its_plain_form(found_inf, lr):
+    *_, row = gradients(1)
+    # every second column of a larger tensor, which is not contiguous
+    params = [torch.stack([p, p], -1)[..., 0] for p in tensors()]
+    expected = tensors()
+    _kernels.descend(params, row, lr, 0.2, torch.tensor(found_inf))
+    _kernels.descend_reference(expected, row, lr, 0.2, torch.tensor(found_inf))
+    assert close(params, expected)
+    assert close(params, tensors()) == bool(found_inf)

@@ -1,40 +1,41 @@
-"""The refiner alone, and in the block that wears it."""
+"""The refiner on its own, and in the block that uses it."""
 
 import pytest
 import torch
+from attention_blocks import build_block
 from torch.testing import assert_close
 
 from famx.attention._q_learning import LEVELS, SHIFTS, Refiner
-from famx.contracts.attention import D, H
-from famx.registry import build
+from famx.contracts.attention import D
 
 
 def test_the_table_follows_the_rule_of_q_learning():
-    refiner, table, state, action, usual = (
-        Refiner(0.3, 0.8, 0.5, 0.1),
-        torch.zeros(2 * LEVELS, len(SHIFTS)),
-        0,
-        2,
-        None,
-    )
+    refiner = Refiner(0.3, 0.8, 0.5, 0.1)
+    table = torch.zeros(2 * LEVELS, len(SHIFTS))
+    state = 0
+    action = SHIFTS.index(0.0)
+    mean_loss = None
     for step in range(40):
         logits = 2 * torch.randn(3, 4)
         assert_close(refiner(logits), logits + SHIFTS[action])
-        share, loss = (
-            (logits + SHIFTS[action]).sigmoid().mean().item(),
-            2 + torch.randn(()).item() / 2,
-        )
-        usual = loss if usual is None else usual
-        to = min(int(share * LEVELS), LEVELS - 1) + LEVELS * (loss > usual)
-        reward = (usual - loss) / usual - 0.1 * share
-        table[state, action] += 0.3 * (reward + 0.8 * table[to].max() - table[state, action])
+        share = (logits + SHIFTS[action]).sigmoid().mean().item()
+        loss = 2 + torch.randn(()).item() / 2
+        if mean_loss is None:
+            mean_loss = loss
+        reward = (mean_loss - loss) / mean_loss - 0.1 * share
+        next_state = min(int(share * LEVELS), LEVELS - 1) + LEVELS * (loss > mean_loss)
+        error = reward + 0.8 * table[next_state].max() - table[state, action]
+        table[state, action] += 0.3 * error
         refiner.after_step(torch.tensor(loss))
         assert_close(refiner.table, table, msg=f"step {step}")
-        state, action, usual = to, refiner.action.item(), 0.99 * usual + 0.01 * loss
+        state = next_state
+        action = refiner.action.item()
+        mean_loss = 0.99 * mean_loss + 0.01 * loss
 
 
-def test_it_finds_the_action_that_lowers_the_loss():
-    refiner, best = Refiner(cost=0.0, gamma=0.0, epsilon=0.3), 4
+def test_it_learns_the_action_that_lowers_the_loss():
+    refiner = Refiner(cost=0.0, gamma=0.0, epsilon=0.3)
+    best = 4
     for _ in range(400):
         refiner(torch.zeros(5))
         refiner.after_step(1 - 0.5 * (refiner.action[0] == best) + 0.01 * torch.rand(()))
@@ -54,53 +55,48 @@ def test_a_loss_that_is_not_finite_teaches_nothing(loss):
     refiner = Refiner()
     refiner(torch.zeros(5))
     refiner.after_step(torch.tensor(1.0))
-    before = refiner.table.clone(), refiner.usual_loss.clone()
+    mean_loss = refiner.mean_loss.clone()
     refiner(torch.zeros(5))
     refiner.after_step(torch.tensor(loss))
     assert refiner.table.isfinite().all()
-    assert_close(refiner.usual_loss, before[1])
+    assert_close(refiner.mean_loss, mean_loss)
 
 
-def test_a_step_counts_all_its_calls_and_no_padding():
-    whole, parts, logits = Refiner(cost=1.0), Refiner(cost=1.0), torch.randn(5, 4)
-    whole(logits)
-    parts(logits[:3])
-    parts(
-        torch.cat((logits[3:], torch.full((7, 4), 9.0))), real=1.0 * (torch.arange(9) < 2)[:, None]
-    )
-    for refiner in (whole, parts):
+def test_a_step_counts_all_its_calls_but_no_padding():
+    one_call = Refiner(cost=1.0)
+    two_calls = Refiner(cost=1.0)
+    logits = torch.randn(5, 4)
+    one_call(logits)
+    two_calls(logits[:3])
+    padded = torch.cat((logits[3:], torch.full((7, 4), 9.0)))
+    two_calls(padded, real=1.0 * (torch.arange(9) < 2)[:, None])
+    for refiner in (one_call, two_calls):
         refiner.after_step(torch.tensor(2.0))
         assert_close(refiner.table[0, 2], -refiner.alpha * logits.sigmoid().mean())
-    assert torch.equal(whole.state, parts.state)
+    assert torch.equal(one_call.state, two_calls.state)
 
 
-def test_evaluation_learns_nothing_and_what_is_learned_is_saved():
+def test_evaluation_learns_nothing_and_the_state_dict_holds_what_is_learned():
     refiner = Refiner(epsilon=1.0)
     for _ in range(20):
         refiner(torch.randn(5))
         refiner.after_step(torch.rand(()))
-    other = Refiner()
-    other.load_state_dict(refiner.state_dict())
-    x, before = torch.randn(5), refiner.table.clone()
-    assert_close(other.eval()(x), refiner.eval()(x))
+    loaded = Refiner()
+    loaded.load_state_dict(refiner.state_dict())
+    x = torch.randn(5)
+    table = refiner.table.clone()
+    assert_close(loaded.eval()(x), refiner.eval()(x))
     refiner.after_step(torch.tensor(9.0))
-    assert_close(refiner.table, before)
+    assert_close(refiner.table, table)
 
 
-def integrated(**hyper):
-    rotary = build("rotary", {"name": "rope"}, head_dim=D // H)
-    return build(
-        "attention",
-        {"name": "integrated", **hyper},
-        d_model=D,
-        n_heads=H,
-        rotary=rotary,
-        causal=True,
-    )
+def integrated(**options):
+    return build_block("integrated", causal=True, **options)
 
 
-def test_integrated_is_its_near_part_beside_its_far_part():
-    block, x = integrated(max_span=3, ramp=2).eval(), torch.randn(2, 9, D)
+def test_integrated_merges_its_near_and_far_parts():
+    block = integrated(max_span=3, ramp=2).eval()
+    x = torch.randn(2, 9, D)
     with torch.no_grad():
         block.merge.weight.copy_(torch.cat((torch.eye(D), 2 * torch.eye(D)), 1))
         block.merge.bias.zero_()
@@ -108,25 +104,33 @@ def test_integrated_is_its_near_part_beside_its_far_part():
         assert_close(block(x, x[:, :4]), block.far(x, x[:, :4]))
 
 
-def test_integrated_shows_the_near_part_what_the_refiner_chose():
-    block, x = integrated(max_span=20, ramp=1), torch.randn(2, 40, D)
-    refiner, block.near.observed = block.near.span[1], True
+def test_spans_of_integrated_grow_with_the_shift_of_the_refiner():
+    block = integrated(max_span=20, ramp=1)
+    block.near.observed = True
+    x = torch.randn(2, 40, D)
     spans = []
     for action in range(len(SHIFTS)):
-        refiner.action.fill_(action)
+        block.near.refiner.action.fill_(action)
         block(x)
         spans.append(block.near.metrics["span"].mean())
     assert spans == sorted(spans) and spans[-1] > spans[0] + 5
+
+
+def test_the_refiner_learns_from_training_calls_before_an_evaluation():
+    block = integrated()
+    x = torch.randn(2, 9, D)
     block.train()(x)
     block.eval()(x)
-    refiner.after_step(torch.tensor(1.0))
-    assert refiner.table.any(), "feedback after training and evaluation teaches nothing"
+    block.near.refiner.after_step(torch.tensor(1.0))
+    assert block.near.refiner.table.any()
 
 
-def test_integrated_tells_its_refiner_what_is_padding():
-    block, x = integrated(cost=1.0), torch.randn(2, 9, D)
-    refiner = block.near.span[1]
+def test_the_refiner_of_integrated_does_not_count_padding():
+    block = integrated(cost=1.0)
+    refiner = block.near.refiner
+    x = torch.randn(2, 9, D)
     block(x, mask=torch.arange(9) < torch.tensor([9, 4])[:, None, None, None])
     refiner.after_step(torch.tensor(2.0))
-    share = block.near.span[0](torch.cat((x[0], x[1, :4]))).sigmoid().mean()
+    real = torch.cat((x[0], x[1, :4]))
+    share = block.near.span(real).sigmoid().mean()
     assert_close(refiner.table[0, 2], -refiner.alpha * share)

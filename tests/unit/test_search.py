@@ -1,7 +1,9 @@
-"""Drawn models: always built, the same from the same seed, replayed from their list, changed a gene at a time."""
+"""Sampled models: always built, a function of their seed, replayed from a list, and mutated."""
 
+import contextlib
 import json
 import re
+from collections import Counter
 from copy import deepcopy
 from functools import cache
 
@@ -12,16 +14,19 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from famx.config.schema import CONF, register_schemas, to_plain
-from famx.experiment.resolve import resolve
 from famx.experiment import build_model, run
-from famx.experiment.search import layer_table
+from famx.experiment._search_space import Range
+from famx.experiment.resolve import resolve
+from famx.experiment.search import layer_table, rank, sample
 from famx.notation import UserError
 from famx.registry import LAYER_ROOMS, PARTS, register
 from famx.training.loader import LoaderConfig
 from famx.training.trainer import TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
-SMALL = ["model.d_model=24", "model.n_layers=3", "frontend=log_mel", "frontend.channels=4"]
+SMALL = ("model.d_model=24", "model.n_layers=3", "frontend=log_mel", "frontend.channels=4")
+# a part outside the package has the name of its file
+NEW_PART = "test_search"
 
 
 @cache
@@ -30,276 +35,296 @@ def composed(*words):
         return to_plain(compose("train", [*SMALL, *words]))
 
 
-def drawn(seed=0, *words, preset="drawn", mutate=(0, 0)):
-    """The config of a preset, drawn by the seed and mutated."""
+def sampled_config(seed=0, *words, preset="drawn", mutate=(0, 0)):
+    """Returns the resolved config of a preset, sampled by the seed and mutated by (seed, genes)."""
     config = deepcopy(composed(f"model={preset}", *words))
     config["model"]["draw"]["seed"] = seed
     config["model"]["draw"]["mutate"] = dict(zip(("seed", "genes"), mutate, strict=True))
     return resolve(config)
 
 
-def weights(config):
+def sampled_layers(seed=0, *words, preset="drawn", mutate=(0, 0)):
+    return sampled_config(seed, *words, preset=preset, mutate=mutate)["model"]["layers"]
+
+
+@cache
+def fifty_models():
+    return [sampled_layers(seed) for seed in range(50)]
+
+
+def initial_weights(config):
     torch.manual_seed(0)
     return build_model(config, vocab_size=11).state_dict()
 
 
 def as_word(layers):
-    """The list as a word of the command line."""
-    return "model.layers=" + re.sub(r'"(\w+)":', r"\1:", json.dumps(layers)).replace('"', "")
+    """Returns the layers as a word of the command line."""
+    unquoted_keys = re.sub(r'"(\w+)":', r"\1:", json.dumps(layers))
+    return "model.layers=" + unquoted_keys.replace('"', "")
 
 
-def differing(one, other):
-    """Where two lists of layers differ: (layer, key of the layer)."""
-    return [
-        (i, key)
-        for i, (a, b) in enumerate(zip(one, other, strict=True))
-        for key in a
-        if a[key] != b[key]
-    ]
+def differences(layers, new_layers):
+    """Returns where two lists of layers differ, as (index, key of the layer)."""
+    pairs = []
+    for i, (layer, new_layer) in enumerate(zip(layers, new_layers, strict=True)):
+        pairs.extend((i, key) for key in layer if layer[key] != new_layer[key])
+    return pairs
 
 
-def test_fifty_draws_build_and_differ():
-    found = [drawn(seed) for seed in range(50)]
-    for config in found:
-        build_model(config, vocab_size=11)
-    lists = [json.dumps(config["model"]["layers"]) for config in found]
-    assert len(set(lists)) == 50
+@contextlib.contextmanager
+def registered(room, part):
+    register(room)(part)
+    try:
+        yield
+    finally:
+        del PARTS[room][NEW_PART]
+
+
+class Extra(torch.nn.Identity):
+    """Fits every layer."""
+
+    def __init__(self):
+        super().__init__()
+
+
+class EvenHeads(torch.nn.Identity):
+    def __init__(self, n_heads):
+        if n_heads % 2:
+            raise ValueError(f"n_heads={n_heads} is odd")
+        super().__init__()
+
+
+class MultiplesOfThree(torch.nn.Identity):
+    def __init__(self, head_dim):
+        if head_dim % 3:
+            raise ValueError(f"head_dim={head_dim} is not a multiple of 3")
+        super().__init__()
+
+
+# draws
+
+
+OPTIONS = ["rope", "none", 2, 2.5, [4, 8], None, True, {"low": 1}]
+
+
+def test_each_option_is_equally_likely():
+    n_seeds = 800
+    counts = Counter(json.dumps(sample(OPTIONS, seed, "layer 0")) for seed in range(n_seeds))
+    share = 1 / len(OPTIONS)
+    four_sigmas = 4 * (n_seeds * share * (1 - share)) ** 0.5
+    assert len(counts) == len(OPTIONS)
+    for option, count in counts.items():
+        assert abs(count - n_seeds * share) < four_sigmas, option
+
+
+@pytest.mark.parametrize("change", [{"purpose": "layer 1"}, {"attempt": 1}])
+def test_draws_of_two_purposes_or_attempts_are_independent(change):
+    n_seeds = 800
+    n_equal = 0
+    for seed in range(n_seeds):
+        arguments = {"seed": seed, "purpose": "layer 0"}
+        n_equal += sample(OPTIONS, **arguments) == sample(OPTIONS, **arguments | change)
+    share = 1 / len(OPTIONS)
+    assert abs(n_equal - n_seeds * share) < 4 * (n_seeds * share * (1 - share)) ** 0.5
+
+
+def test_an_option_changes_only_the_draws_that_it_wins():
+    for seed in range(200):
+        before = rank(OPTIONS, seed, "layer 0")
+        after = rank(["new", *reversed(OPTIONS)], seed, "layer 0")
+        assert [option for option in after if option != "new"] == before
+
+
+def test_numbers_of_a_range_are_uniform():
+    integers = Counter(sample(Range(2, 5), seed, "heads") for seed in range(2000))
+    assert integers.keys() == {2, 3, 4, 5}
+    assert all(abs(count - 500) < 4 * (2000 * 0.25 * 0.75) ** 0.5 for count in integers.values())
+    numbers = [sample(Range(0.1, 0.3), seed, "dropout") for seed in range(2000)]
+    assert 0.1 <= min(numbers) < 0.101 and 0.299 < max(numbers) <= 0.3
+    assert abs(sum(numbers) / 2000 - 0.2) < 4 * 0.2 / (12 * 2000) ** 0.5
+    assert sample(Range(0.12345, 0.12345), 0, "dropout") == 0.12345
+
+
+@pytest.mark.parametrize("part", [Extra, EvenHeads])
+def test_a_new_part_changes_only_the_layers_that_choose_it(part):
+    before = fifty_models()
+    with registered("attention", part):
+        after = [sampled_layers(seed) for seed in range(50)]
+    n_new = 0
+    for layers, new_layers in zip(before, after, strict=True):
+        chooses_new = [
+            i for i, layer in enumerate(new_layers) if layer["attention"]["name"] == NEW_PART
+        ]
+        assert differences(layers, new_layers) == [(i, "attention") for i in chooses_new]
+        n_new += len(chooses_new)
+    assert n_new > 0
+
+
+def test_a_new_part_changes_only_the_mutations_that_choose_it():
+    single_options = {
+        "n_heads": 4,
+        "rotary": "[rope]",
+        "norm": "[rmsnorm]",
+        "feedforward": "[swiglu]",
+        "layer": "[prenorm]",
+    }
+    words = [f"model.draw.space.{room}={options}" for room, options in single_options.items()]
+    words.append(as_word(sampled_layers(7, *words)))
+    before = [sampled_layers(0, *words, mutate=(seed, 2)) for seed in range(20)]
+    with registered("attention", Extra):
+        after = [sampled_layers(0, *words, mutate=(seed, 2)) for seed in range(20)]
+    n_new = 0
+    for layers, new_layers in zip(before, after, strict=True):
+        for i, key in differences(layers, new_layers):
+            assert (key, new_layers[i][key]["name"]) == ("attention", NEW_PART)
+            n_new += 1
+    assert n_new > 0
+
+
+# layers
+
+
+def test_fifty_samples_build_and_differ():
+    models = fifty_models()
+    config = composed()
+    for layers in models:
+        build_model(config | {"model": config["model"] | {"layers": layers}}, vocab_size=11)
+    assert len({json.dumps(layers) for layers in models}) == 50
     for room in LAYER_ROOMS:
-        worn = {layer[room]["name"] for config in found for layer in config["model"]["layers"]}
-        assert len(worn) > len(PARTS[room]) / 2, f"of {room}, 150 drawn layers wear {worn} only"
+        names = {layer[room]["name"] for layers in models for layer in layers}
+        assert len(names) > len(PARTS[room]) / 2, f"150 sampled layers have only {names} of {room}"
 
 
 @pytest.mark.parametrize("preset", ["transformer", "drawn"])
-def test_a_drawn_model_is_replayed_bit_by_bit_from_its_list(preset):
-    config = drawn(7)
-    again = resolve(composed(f"model={preset}", as_word(config["model"]["layers"])))
-    assert again["model"]["layers"] == config["model"]["layers"]
-    first, second = weights(config), weights(again)
-    torch.testing.assert_close(dict(first), dict(second), rtol=0, atol=0, equal_nan=True)
+def test_a_sampled_model_is_replayed_bit_for_bit_from_its_layers(preset):
+    config = sampled_config(7)
+    replayed = resolve(composed(f"model={preset}", as_word(config["model"]["layers"])))
+    assert replayed["model"]["layers"] == config["model"]["layers"]
+    expected = dict(initial_weights(config))
+    weights = dict(initial_weights(replayed))
+    torch.testing.assert_close(weights, expected, rtol=0, atol=0, equal_nan=True)
 
 
-def test_a_settled_draw_is_not_drawn_or_mutated_again():
-    config = resolve(
-        composed("model=drawn", "model.draw.seed=7", "model.draw.mutate={seed: 3, genes: 1}")
-    )
-    assert config == drawn(7, mutate=(3, 1)) == resolve(config)
+def test_a_resolved_config_is_not_sampled_or_mutated_again():
+    words = ("model=drawn", "model.draw.seed=7", "model.draw.mutate={seed: 3, genes: 1}")
+    config = resolve(composed(*words))
+    assert config == sampled_config(7, mutate=(3, 1)) == resolve(config)
     assert config["model"]["drawn"]["seed"] == 7 and config["model"]["n_layers"] == 3
 
 
-def test_drawing_leaves_the_global_generator_alone():
+def test_sampling_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    drawn(7)
+    sampled_layers(7)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_draw_depends_on_its_seed_and_on_no_other_gene():
-    assert drawn(7) == drawn(7)
-    assert drawn(7)["model"]["layers"] != drawn(8)["model"]["layers"]
-    fewer = drawn(7, "model.draw.space.norm=[rmsnorm]")["model"]["layers"]
-    assert {key for _, key in differing(drawn(7)["model"]["layers"], fewer)} == {"norm"}
+def test_a_gene_depends_on_the_seed_and_on_no_other_gene():
+    layers = sampled_layers(7)
+    assert layers == sampled_layers(7)
+    assert layers != sampled_layers(8)
+    one_norm = sampled_layers(7, "model.draw.space.norm=[rmsnorm]")
+    assert {key for _, key in differences(layers, one_norm)} == {"norm"}
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_mutation_changes_exactly_one_gene(seed):
-    before, after = (drawn(7, mutate=(seed, genes))["model"]["layers"] for genes in (0, 1))
-    ((i, key),) = differing(before, after)
-    if key != "n_heads" and before[i][key]["name"] == after[i][key]["name"]:
-        assert sum(value != after[i][key][k] for k, value in before[i][key].items()) == 1
-
-
-def test_mutations_reach_every_gene_and_come_as_many_as_asked():
-    before, places = drawn(7)["model"]["layers"], set()
-    for seed in range(20):
-        after = drawn(7, mutate=(seed, 2))["model"]["layers"]
-        changed = differing(before, after)
-        assert len(changed) == 2
-        places |= {key for _, key in changed}
-    assert places == {"n_heads", *LAYER_ROOMS}
-
-
-def test_a_given_list_can_be_mutated():
-    layers = drawn(7)["model"]["layers"]
-    after = drawn(0, as_word(layers), mutate=(0, 1))["model"]["layers"]
-    assert len(differing(layers, after)) == 1
-
-
-ACTIVATIONS = ["gelu", "relu", "selu", "leaky_relu", "silu", "elu", "mish"]
-USUAL = {
-    "n_heads": [2, 3, 4, 6, 8, 12],
-    "feedforward": {
-        "gelu": {"activation": ACTIVATIONS, "expansion": {"low": 2.0, "high": 4.0}},
-        "gated": {"activation": ACTIVATIONS},
-        "swiglu": {},
-    },
-}
-
-
-def test_the_usual_space_is_as_if_given_and_is_kept_whole():
-    config = drawn(7, mutate=(3, 1))
-    given = [
-        f"model.draw.space.{room}={json.dumps(parts)}".replace('"', "")
-        for room, parts in USUAL.items()
-    ]
-    assert config == drawn(7, *given, mutate=(3, 1))
-    space = dict.fromkeys(("attention", "rotary", "norm", "layer"), "all") | USUAL
-    assert config["model"]["drawn"] == {
-        "seed": 7,
-        "mutate": {"seed": 3, "genes": 1},
-        "space": space,
-    }
-
-
-@pytest.mark.parametrize(
-    ("preset", "room", "given"),
-    [
-        *(("drawn", "n_heads", given) for given in (4, [4, 8], {"low": 2, "high": 8})),
-        *(
-            ("encoder_layers", "norm", given)
-            for given in ("all", ["rmsnorm"], {"rmsnorm": {"eps": 0.001}})
-        ),
-        *(
-            ("drawn", "feedforward", given)
-            for given in (
-                "all",
-                ["swiglu"],
-                {"gelu": {"activation": "relu"}},
-                {"swiglu": {"expansion": [1, 2]}},
-            )
-        ),
-    ],
-)
-def test_what_is_given_of_a_room_replaces_what_is_usual(preset, room, given):
-    word = f"model.draw.space.{room}={json.dumps(given)}".replace('"', "")
-    model = drawn(0, word, preset=preset)["model"]
-    assert model["drawn"]["space"][room] == given
-    if isinstance(given, dict) and room != "n_heads":
-        assert {layer[room]["name"] for layer in model["layers"]} == set(given)
-
-
-def test_a_part_without_hyperparameters_may_be_null():
-    layers = drawn(7, "model.draw.space.norm={rmsnorm:null}")["model"]["layers"]
-    assert layers == drawn(7, "model.draw.space.norm=[rmsnorm]")["model"]["layers"]
-
-
-def test_what_cannot_be_built_is_never_drawn():
-    @register("rotary")
-    class Threes(torch.nn.Identity):
-        def __init__(self, head_dim):
-            if head_dim % 3:
-                raise ValueError(f"head_dim={head_dim} is not a multiple of 3")
-            super().__init__()
-
-    name = "test_draw"  # a part outside the package has its file's name
-    try:
+def test_layers_that_cannot_be_built_are_never_sampled():
+    only_new = f"model.draw.space.rotary=[{NEW_PART}]"
+    with registered("rotary", MultiplesOfThree):
         for seed in range(10):
-            layers = drawn(seed, f"model.draw.space.rotary=[{name},rope]")["model"]["layers"]
-            for layer in layers:
+            for layer in sampled_layers(seed, f"model.draw.space.rotary=[{NEW_PART},rope]"):
                 head_dim = 24 // layer["n_heads"]
-                assert 24 % layer["n_heads"] == 0 and (
-                    layer["rotary"]["name"] == "rope" or head_dim % 3 == 0
-                )
+                assert layer["rotary"]["name"] == "rope" or head_dim % 3 == 0
         with pytest.raises(UserError, match="head_dim=8 is not a multiple of 3"):
-            drawn(0, f"model.draw.space.rotary=[{name}]", "model.draw.space.n_heads=[3]")
-        after = [
-            drawn(0, f"model.draw.space.rotary=[{name}]", mutate=(seed, 3)) for seed in range(5)
-        ]
-        assert {
-            24 // layer["n_heads"] % 3 for config in after for layer in config["model"]["layers"]
-        } == {0}
-    finally:
-        del PARTS["rotary"][name]
+            sampled_layers(0, only_new, "model.draw.space.n_heads=[3]")
+        for seed in range(5):
+            for layer in sampled_layers(seed, only_new, mutate=(seed, 3)):
+                assert 24 // layer["n_heads"] % 3 == 0
 
 
-def test_the_seeds_own_space_stays_inside_its_bounds():
+def test_hyperparameters_are_sampled_until_the_layer_can_be_built():
+    # key_heads has to divide n_heads
+    words = ("attention={grouped_query:{key_heads:{low:1,high:12}}}", "n_heads=[12]")
+    layers = sampled_layers(0, *(f"model.draw.space.{word}" for word in words))
+    assert all(12 % layer["attention"]["key_heads"] == 0 for layer in layers)
+
+
+def test_layers_of_create_encoder_layers_are_within_their_bounds():
     config = resolve(composed("model=encoder_layers", "model.d_model=512", "model.n_layers=40"))
     layers = config["model"]["layers"]
     assert {layer["n_heads"] for layer in layers} == {4, 8}, "12 does not divide 512"
-    assert {layer["feedforward"]["activation"] for layer in layers} == {
-        "relu",
-        "gelu",
-        "selu",
-        "leaky_relu",
-    }
+    activations = {layer["feedforward"]["activation"] for layer in layers}
+    assert activations == {"relu", "gelu", "selu", "leaky_relu"}
     assert {layer["norm"]["name"] for layer in layers} == {"layernorm", "rmsnorm"}
     dropouts = [layer["layer"]["dropout"] for layer in layers]
     assert 0.1 <= min(dropouts) < 0.13 and 0.27 < max(dropouts) <= 0.3
 
 
-def test_the_table_shows_each_layer_and_what_is_not_default(capsys):
-    settled = resolve(composed("model.layers=[{attention:myelinated},{layer:{dropout:0.25}}]"))
-    Console(width=200).print(layer_table(settled))
-    first, second = [
-        line for line in capsys.readouterr().out.splitlines() if re.match(r"│ \d", line)
-    ]
-    assert "myelinated" in first and "prenorm dropout=0.25" in second and "dropout" not in first
+# mutations
 
 
-def test_a_run_of_a_drawn_model_shows_and_keeps_its_list_and_goes_on_with_it(tmp_path, capsys):
+@pytest.mark.parametrize("seed", range(20))
+def test_a_mutation_changes_exactly_one_gene(seed):
+    before = sampled_layers(7)
+    after = sampled_layers(7, mutate=(seed, 1))
+    ((i, key),) = differences(before, after)
+    if key != "n_heads" and before[i][key]["name"] == after[i][key]["name"]:
+        n_changed = sum(value != after[i][key][k] for k, value in before[i][key].items())
+        assert n_changed == 1
+
+
+def test_mutations_reach_every_room_and_are_as_many_as_requested():
+    before = sampled_layers(7)
+    rooms = set()
+    for seed in range(20):
+        changes = differences(before, sampled_layers(7, mutate=(seed, 2)))
+        assert len(changes) == 2
+        rooms.update(key for _, key in changes)
+    assert rooms == {"n_heads", *LAYER_ROOMS}
+
+
+def test_more_mutations_than_genes_are_refused():
+    with pytest.raises(UserError, match="genes=99: in this space only 18 genes can change"):
+        sampled_layers(7, mutate=(0, 99))
+
+
+def test_listed_layers_can_be_mutated():
+    layers = sampled_layers(7)
+    assert len(differences(layers, sampled_layers(0, as_word(layers), mutate=(0, 1)))) == 1
+
+
+# tables and runs
+
+
+def test_the_table_has_a_row_a_layer_with_values_that_are_not_default(capsys):
+    config = resolve(composed("model.layers=[{attention:myelinated},{layer:{dropout:0.25}}]"))
+    Console(width=200).print(layer_table(config))
+    output = capsys.readouterr().out
+    first, second = [line for line in output.splitlines() if re.match(r"│ \d", line)]
+    assert "myelinated" in first and "dropout" not in first
+    assert "prenorm dropout=0.25" in second
+
+
+def test_a_run_prints_and_saves_its_sampled_layers_and_resumes_with_them(tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be " * 99)
-    words = [
-        "task=lm",
-        "data=text",
-        f"data.path={text}",
-        "data.block=16",
-        "loader.batch=64",
-        "trainer.max_steps=1",
-    ]
-    words += ["frontend=usual", "model.n_layers=2", "model.draw.mutate={seed: 3, genes: 1}"]
+    words = ["model=drawn", "model.d_model=24", "model.n_layers=2", "task=lm", "data=text"]
+    words += [f"data.path={text}", "data.block=16", "loader.batch_tokens=64"]
+    words += ["trainer.max_steps=1", "model.draw.mutate={seed: 3, genes: 1}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = to_plain(compose("train", ["model=drawn", "model.d_model=24", *words]))
+        config = to_plain(compose("train", words))
+    config_file = tmp_path / "run/config.yaml"
     run(config, tmp_path / "run")
-    written = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
-    assert written["model"]["layers"] == resolve(config)["model"]["layers"]
-    shown = [
-        line.split("│")[1:-1]
-        for line in capsys.readouterr().out.splitlines()
-        if re.match(r"│ +\d+ +│", line)
-    ]
-    for layer, (_, heads, attention, *_) in zip(written["model"]["layers"], shown, strict=True):
+    saved = yaml.safe_load(config_file.read_text())
+    assert saved["model"]["layers"] == resolve(config)["model"]["layers"]
+    output = capsys.readouterr().out
+    rows = [line for line in output.splitlines() if re.match(r"│ +\d+ +│", line)]
+    for layer, row in zip(saved["model"]["layers"], rows, strict=True):
+        _, heads, attention, *_ = row.split("│")[1:-1]
         assert int(heads) == layer["n_heads"] and layer["attention"]["name"] in attention
-    written["trainer"]["max_steps"] = 2
-    assert "stopped_by" not in run(written, tmp_path / "run", resume=True)
-    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["model"] == written["model"]
+    saved["trainer"]["max_steps"] = 2
+    assert "stopped_by" not in run(saved, tmp_path / "run", resume=True)
+    assert yaml.safe_load(config_file.read_text())["model"] == saved["model"]
 
 
-@pytest.mark.parametrize(
-    ("word", "told"),
-    {
-        "model.draw.seed=-1": "model.draw.seed=-1 is not a whole number",
-        "model.draw.mutate.genes=99": "genes=99: in this space only 18 can change",
-        "+model.draw.space.nrm=all": "a layer has no nrm; did you mean norm?",
-        "model.draw.space.norm=[layrnorm]": "norm=layrnorm: no such part; did you mean layernorm?",
-        "model.draw.space.norm=[]": r"norm=\[\] is neither all, nor a list",
-        "model.draw.space.norm=some": "norm=some is neither all, nor a list",
-        "model.draw.space.norm={layernorm:{epsilon:[1]}}": "norm=layernorm has no norm.epsilon",
-        "model.draw.space.norm={layernorm:{eps:[]}}": "eps is an empty list",
-        "model.draw.space.norm={layernorm:{eps:[1e-3,small]}}": "Value 'small'.*could not be converted to Float",
-        "model.draw.space.norm={layernorm:{eps:{low:1,top:2}}}": "is not a range, such as",
-        "model.draw.space.norm={layernorm:{eps:{low:2,high:1}}}": "low=2 is above high=1",
-        "model.draw.space.n_heads=[5,7]": r"n_heads=\[5, 7\]: none of them divides d_model=24",
-        "model.draw.space.n_heads=[two]": "a number of heads is a whole number above 0",
-        "model.draw.space.n_heads={low:2.0,high:8.0}": r"n_heads={'low': 2.0, 'high': 8.0}: a number of heads is",
-        "model.draw.space.n_heads={low:30,high:90}": "none of them divides d_model=24",
-        "model.draw.space.attention={topk:4}": "attention.topk=4 is not a mapping from hyperparameters",
-        "model.draw.space.attention={topk:{name:[multihead]}}": "attention.topk={.*} is not a mapping from hyperparam",
-        "model.draw.space.attention={topk:{3:[4]}}": "attention=topk has no attention.3; choose from keys",
-        "model.draw.space.attention={topk:{keys:{low:1,high:99999999999999999999}}}": "keys={.*} is not a range",
-        "model.draw.space.attention=[{topk:{}}]": r"attention=\[{'topk': {}}\] is neither all, nor a list of parts",
-        "model.draw.space.attention=usual": "attention=usual is neither all, nor a list",
-        "model.draw.space.norm={layernorm:{eps:{low:0.1,high:inf}}}": "norm.layernorm.eps={.*} is not a range",
-        "+model.draw.space.3=all": "model.draw.space.3: a layer has no 3",
-        "model.draw.space=3": "is not a mapping from rooms",
-        "model.draw.usual=3": "model.draw has seed, mutate, space, usual, where it needs",
-        "model.draw=3": "model.draw has 3, where it needs",
-        "~model.draw.mutate": "model.draw has seed, space, usual, where it needs",
-    }.items(),
-)
-def test_a_mistake_in_the_space_is_told(word, told):
-    with pytest.raises(UserError, match=told):
-        resolve(composed("model=drawn", word))
-
-
-def test_a_draw_that_was_not_settled_is_not_built():
-    with pytest.raises(UserError, match="model=drawn has no layers before they are drawn"):
+def test_a_model_that_was_not_sampled_is_not_built():
+    with pytest.raises(UserError, match="model=drawn has no layers"):
         build_model(composed("model=drawn"), vocab_size=11)

@@ -1,28 +1,14 @@
+"""Bands of bins, the entries that spectra read, and the metrics of bands."""
+
 import pytest
 import torch
+from torch.testing import assert_close
 
-from famx.contracts import applicable, contracts
 from famx.notation import TensorInfo
-from famx.registry import get, names
 from famx.spectrum.base import edges
+from famx.spectrum.contiguous import Contiguous
 from famx.spectrum.shuffled import Shuffled
 from famx.spectrum.temporal import Temporal
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.parametrize("law", contracts("spectrum"))
-@pytest.mark.parametrize("name", names("spectrum"))
-def test_keeps_the_laws(name, law):
-    part = get("spectrum", name)
-    if law in applicable("spectrum", part):
-        contracts("spectrum")[law](part)
 
 
 @pytest.mark.parametrize("layout", ["equal", "log", "split"])
@@ -31,8 +17,11 @@ def test_keeps_the_laws(name, law):
 )
 def test_every_bin_belongs_to_one_band_and_no_band_is_empty(layout, n_bins, n_bands):
     bands = edges(layout, n_bins, n_bands)
-    assert [start for start, _ in bands] == [0, *(stop for _, stop in bands[:-1])]
-    assert bands[-1][1] == n_bins and len(bands) == n_bands
+    starts = [start for start, _ in bands]
+    stops = [stop for _, stop in bands]
+    assert starts == [0, *stops[:-1]]
+    assert stops[-1] == n_bins
+    assert len(bands) == n_bands
     assert all(start < stop for start, stop in bands)
 
 
@@ -43,18 +32,33 @@ def test_bands_begin_where_their_layout_says():
     assert edges("split", 18, 5) == [(0, 4), (4, 9), (9, 12), (12, 15), (15, 18)]
 
 
-def test_the_followed_coordinates_visit_the_columns_alike():
+def test_followed_coordinates_are_spread_over_rows_and_columns():
     info = TensorInfo((128, 128))
     gradient = torch.arange(128 * 128).view(128, 128).float()
-    followed = Temporal([info]).sketch([gradient])[0]
-    assert len(set((followed % 128).tolist())) == 64
-    assert followed.max() > 0.95 * info.numel
+    coordinates = Temporal([info]).sketch([gradient])[0]
+    assert len(set((coordinates % 128).tolist())) == 64
+    assert coordinates.max() > 0.95 * info.numel
 
 
-def test_the_draw_depends_on_seed_and_call_alone():
+def test_sample_depends_on_seed_and_call_alone():
     tensors = [TensorInfo((200, 100)), TensorInfo((20_000,)), TensorInfo((10, 10))]
     draws = Shuffled(tensors, seed=1).draws(7)
-    assert [[len(index) for index in draw] for draw in draws] == [[64, 64], [1000], []]
-    assert all(map(torch.equal, draws[0], Shuffled(tensors, seed=1).draws(7)[0]))
+    assert [[len(index) for index in indices] for indices in draws] == [[64, 64], [1000], []]
+    again = Shuffled(tensors, seed=1).draws(7)
+    assert all(map(torch.equal, draws[0], again[0]))
     assert not torch.equal(draws[0][0], Shuffled(tensors, seed=1).draws(8)[0][0])
     assert not torch.equal(draws[0][0], Shuffled(tensors, seed=2).draws(7)[0][0])
+
+
+def test_observed_bands_are_in_units_of_white_noise_with_means_by_kind():
+    tensors = [TensorInfo((400,), kind, n_bands=4) for kind in ("conv", "norm", "conv")]
+    spectrum = Contiguous(tensors)
+    shares = spectrum([torch.randn(400) for _ in tensors])
+    spectrum.report_bands(shares)
+    assert not spectrum.metrics
+    spectrum.observed = True
+    spectrum.report_bands(shares)
+    bands = spectrum.metrics["bands"]
+    assert_close(bands, 4 * shares)
+    assert_close(spectrum.metrics["bands/conv"], (bands[0] + bands[2]) / 2)
+    assert_close(spectrum.metrics["bands/norm"], bands[1])

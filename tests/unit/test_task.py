@@ -1,54 +1,87 @@
-from types import SimpleNamespace
+"""Losses and error rates equal values computed by hand."""
+
+from itertools import product
 
 import pytest
 import torch
 
-from famx.contracts import applicable, contracts
 from famx.data._tokenizers import byte_tokenizer, train_tokenizer
-from famx.registry import PARTS, build, names
-from famx.task._wer import errors
+from famx.nn.batch import Batch
+from famx.notation import Modality
+from famx.registry import build
+from famx.task._wer import error_rate
+
+BLANK = "<blank>"
 
 
-@pytest.mark.parametrize(
-    ("name", "law"),
-    [(name, law) for name in names("task") for law in applicable("task", PARTS["task"][name])],
-)
-def test_law(name, law):
-    contracts("task")[law](PARTS["task"][name])
-
-
-def test_errors_are_those_counted_by_hand():
-    references, hypotheses = ["the cat sat down", "a b"], ["the hat sat", "a x b"]
-    words, chars = (errors(references, hypotheses, unit) for unit in ("word", "char"))
-    assert (words.substitutions, words.deletions, words.insertions, words.units) == (1, 1, 1, 6)
-    assert words.rate == 3 / 6 and words.low <= words.rate <= words.high
-    assert (chars.substitutions, chars.deletions, chars.insertions, chars.units) == (1, 5, 2, 19)
-    assert errors(["a"], ["b c d"], "word").rate == 3
-
-
-def test_ctc_merges_repeats_that_no_blank_parts_and_reads_no_padding():
-    tokenizer = train_tokenizer(["ab"])
-    task = build("task", {"name": "ctc"}, tokenizer=tokenizer)
-    path = torch.tensor([[0, 1, 1, 0, 1, 2, 2, 0], [2, 2, 1, 1, 0, 1, 2, 1]])
-    scores = 9.0 * torch.nn.functional.one_hot(path, 3)
-    batch = SimpleNamespace(inputs=None, lengths=None)
-    assert task.decode(lambda *_: (scores, torch.tensor([8, 4])), batch) == ["aab", "ba"]
-
-
-def test_ctc_is_the_sum_over_all_alignments():
-    task = build("task", {"name": "ctc"}, tokenizer=train_tokenizer(["ab"]))
-    log_probs = torch.randn(1, 2, 3).log_softmax(-1)
-    p = log_probs[0].exp()
-    batch = SimpleNamespace(inputs=None, lengths=None, spans=None, targets=torch.tensor([[1]]))
-    batch.target_lengths = torch.tensor([1])
-    found = task.loss(lambda *_: (log_probs, torch.tensor([2])), batch)
-    torch.testing.assert_close(
-        found, -(p[0, 1] * p[1, 1] + p[0, 0] * p[1, 1] + p[0, 1] * p[1, 0]).log()
+def speech_batch(frames, targets):
+    """A batch of speech whose inputs do not matter, with so many frames and target ids."""
+    targets = torch.tensor(targets)
+    return Batch(
+        ids=[str(i) for i in range(len(targets))],
+        texts=[""] * len(targets),
+        inputs=torch.zeros(len(targets), frames),
+        lengths=torch.full((len(targets),), frames),
+        targets=targets,
+        target_lengths=torch.full((len(targets),), targets.shape[1]),
+        spans=None,
+        modality=Modality.SPEECH,
     )
 
 
-def test_a_language_model_goes_on_from_the_first_half():
+def test_error_rates_equal_those_counted_by_hand():
+    references = ["the cat sat down", "a b"]
+    hypotheses = ["the hat sat", "a x b"]
+    words = error_rate(references, hypotheses, "word")
+    chars = error_rate(references, hypotheses, "char")
+    assert (words.substitutions, words.deletions, words.insertions, words.units) == (1, 1, 1, 6)
+    assert words.rate == 3 / 6 and words.low <= words.rate <= words.high
+    assert (chars.substitutions, chars.deletions, chars.insertions, chars.units) == (1, 5, 2, 19)
+    assert error_rate(["a"], ["b c d"], "word").rate == 3
+
+
+def test_ctc_loss_sums_over_all_alignments():
+    task = build("task", {"name": "ctc"}, tokenizer=train_tokenizer(["ab"], [BLANK]))
+    log_probs = torch.randn(1, 3, 3).log_softmax(-1)
+    probs = log_probs[0].exp()
+    # every path of three frames that collapses to "a", the token 1
+    total = torch.zeros(())
+    for path in product(range(3), repeat=3):
+        collapsed = [
+            token for i, token in enumerate(path) if token and (i == 0 or token != path[i - 1])
+        ]
+        if collapsed == [1]:
+            total = total + probs[0, path[0]] * probs[1, path[1]] * probs[2, path[2]]
+    loss = task.loss(lambda *_: (log_probs, torch.tensor([3])), speech_batch(3, [[1]]))
+    torch.testing.assert_close(loss, -total.log())
+
+
+@pytest.mark.parametrize(
+    ("text", "n_frames", "is_learnable"), [("ab", 2, True), ("aa", 2, False), ("aa", 3, True)]
+)
+def test_ctc_rejects_texts_that_need_more_frames(text, n_frames, is_learnable):
+    task = build("task", {"name": "ctc"}, tokenizer=train_tokenizer(["ab"], [BLANK]))
+    reason = task.reject(n_frames, text)
+    assert (reason is None) == is_learnable
+    if not is_learnable:
+        assert f"has {n_frames} frames" in reason and "needs 3" in reason
+
+
+def test_language_model_loss_is_the_mean_over_real_positions():
     task = build("task", {"name": "lm"}, tokenizer=byte_tokenizer())
-    batch = SimpleNamespace(inputs=torch.tensor([list(b"abcdef"), list(b"uvwxyz")]))
-    following = lambda inputs, state: (9.0 * torch.nn.functional.one_hot(inputs + 1, 256), None)  # noqa: E731
-    assert task.decode(following, batch) == ["def", "xyz"]
+    batch = Batch(
+        ids=["0", "1"],
+        texts=[],
+        inputs=torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]]),
+        lengths=torch.tensor([4, 2]),
+        targets=torch.zeros(2, 0, dtype=torch.long),
+        target_lengths=torch.zeros(2, dtype=torch.long),
+        spans=None,
+        modality=Modality.TEXT,
+    )
+    scores = torch.randn(2, 3, 256)
+    log_probs = scores.log_softmax(-1)
+    by_hand = [log_probs[0, 0, 2], log_probs[0, 1, 3], log_probs[0, 2, 4], log_probs[1, 0, 6]]
+    loss = task.loss(lambda inputs, lengths: (scores, lengths), batch)
+    assert task.count(batch) == 4
+    torch.testing.assert_close(loss, -torch.stack(by_hand).mean())

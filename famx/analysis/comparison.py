@@ -1,0 +1,219 @@
+"""Compares the settings of scored runs: a table, and what a reader of it has to know."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from famx.analysis.gene_effects import marginal_effects
+from famx.analysis.runs import Run, Setting, UnscoredError, group_by_setting, read_run, title
+from famx.analysis.significance import CONFIDENCE, Difference, differences
+
+log = logging.getLogger(__name__)
+
+MIN_UTTERANCES = 50  # with fewer, bootstrap intervals are too short
+
+
+class Comparison(NamedTuple):
+    """All settings that were scored on one test.
+
+    Args:
+        title: what they were scored on.
+        settings: the settings, the baseline first.
+        differences: of all settings but the first from the first.
+    """
+
+    title: str
+    settings: list[Setting]
+    differences: list[Difference]
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for setting in self.settings for run in setting.runs.values()]
+
+    @property
+    def is_loss(self) -> bool:
+        return self.runs[0].metric == "loss"
+
+    @property
+    def scale(self) -> int:
+        """The factor of what is shown: error rates are in percent, losses as they are."""
+        return 1 if self.is_loss else 100
+
+    def format_rate(self, rate: float, sign: str = "") -> str:
+        """Returns a rate as text, or with sign="+" a difference."""
+        digits = 3 if self.is_loss else 1
+        return f"{self.scale * rate:{sign}.{digits}f}"
+
+    def format_interval(self, low: float, high: float) -> str:
+        """Returns the interval of a difference as text."""
+        return f"{self.format_rate(low, '+')} to {self.format_rate(high, '+')}"
+
+
+def compare(folders: Sequence[Path], split: str, metric: str | None) -> list[Comparison]:
+    """Compares runs, those of each test with each other.
+
+    Raises:
+        UserError: one is not a run or damaged, or none is scored on the split by the metric.
+    """
+    runs_by_test: dict[str, list[Run]] = {}
+    errors: list[UnscoredError] = []
+    for folder in folders:
+        try:
+            run = read_run(folder, split, metric)
+        except UnscoredError as error:
+            errors.append(error)
+        else:
+            runs_by_test.setdefault(run.test, []).append(run)
+    if not runs_by_test:
+        raise errors[0]
+    if errors:
+        log.warning("%d of %d runs are omitted: %s", len(errors), len(folders), errors[0])
+
+    all_runs = [run for runs in runs_by_test.values() for run in runs]
+    comparisons = []
+    for runs in runs_by_test.values():
+        settings = group_by_setting(runs)
+        comparisons.append(Comparison(title(runs, all_runs), settings, differences(settings)))
+    return comparisons
+
+
+def table(comparison: Comparison) -> Table:
+    """Returns a table with a row a setting: the mean over its seeds, and the difference.
+
+    Below each number stands how far seeds or the interval reach.
+    """
+    # steps and parameters have a column where they differ
+    headings = {"steps": "steps", "parameters": "params"}
+    costs = []
+    for name in headings:
+        if len({getattr(run, name) for run in comparison.runs}) > 1:
+            costs.append(name)
+    mean_heading = "mean" if comparison.is_loss else "mean %"
+    columns = ["seeds", *(headings[name] for name in costs), mean_heading, "difference", "verdict"]
+
+    rows = _new_table(Text(comparison.title), "settings", columns)
+    rows.title_style = "bold"
+    for i, setting in enumerate(comparison.settings):
+        difference = comparison.differences[i - 1] if i > 0 else None
+        runs = list(setting.runs.values())
+        rates = np.array([run.rate for run in runs])
+        seeds = f"{len(runs)}"
+        if difference and difference.pairs < len(runs):
+            seeds += f"\n{difference.pairs} shared"
+        mean = comparison.format_rate(rates.mean())
+        if len(runs) > 1:
+            low = comparison.format_rate(rates.min())
+            high = comparison.format_rate(rates.max())
+            mean += f"\n{low} to {high}"
+        rows.add_row(
+            Text(setting.label),
+            seeds,
+            *(_format_range([getattr(run, name) for run in runs]) for name in costs),
+            mean,
+            _format_difference(comparison, difference),
+            difference.verdict if difference else "",
+        )
+    return rows
+
+
+def gene_table(comparison: Comparison) -> Table | None:
+    """Returns a table of the effects of genes of sampled layers; None without enough of them."""
+    sampled = []
+    for setting in comparison.settings:
+        if all(run.layers for run in setting.runs.values()):
+            sampled.append(setting)
+    effects = marginal_effects(sampled)
+    if not effects:
+        return None
+    unit = "loss" if comparison.is_loss else "points"
+    columns = ["runs", unit, "interval", "verdict"]
+    rows = _new_table(f"effect of a layer with a gene, {len(sampled)} models", "gene", columns)
+    for effect in effects:
+        rows.add_row(
+            Text(effect.gene),
+            f"{effect.runs}",
+            comparison.format_rate(effect.mean, "+"),
+            comparison.format_interval(effect.low, effect.high),
+            effect.verdict,
+        )
+    return rows
+
+
+def notes(comparison: Comparison) -> Iterator[str]:
+    """Yields what a reader of the table has to know, a sentence each."""
+    runs = comparison.runs
+    differences = comparison.differences
+    shared_costs = _format_shared_costs(runs)
+    if shared_costs:
+        yield f"Each run: {shared_costs}."
+    if not differences:
+        yield "All runs have the same settings, so there is nothing to compare."
+        return
+    yield (
+        "Differences are from the first row, fewer errors are better. "
+        f"The {CONFIDENCE:.0%} intervals hold all at once."
+    )
+    if any(difference.pairs == 1 for difference in differences):
+        yield (
+            "One seed does not show how much training varies, which moves rates as well: "
+            "train more seeds, seed=0,1,2."
+        )
+    if comparison.is_loss:
+        yield "Intervals of a loss include the chance of training, not which text was tested."
+    elif len(runs[0].units) < MIN_UTTERANCES:
+        yield f"With fewer than {MIN_UTTERANCES} utterances, intervals are too short."
+    if len({frozenset(setting.runs) for setting in comparison.settings}) > 1:
+        yield "Differences are over the seeds that both settings have, means over all seeds."
+    if len({run.steps for run in runs}) > 1:
+        yield (
+            "Not all runs took the same number of steps: what is better for the same time may be "
+            "worse for the same steps, or on another machine."
+        )
+    if not np.isfinite([run.rate for run in runs]).all():
+        yield "Runs with nan or inf have diverged."
+
+
+def _new_table(title: Text | str, first_column: str, columns: Sequence[str]) -> Table:
+    """Returns an empty table: text in the first column, numbers in the others, then a verdict."""
+    rows = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    rows.add_column(first_column, overflow="fold")
+    for column in columns:
+        justify = "left" if column == "verdict" else "right"
+        rows.add_column(column, justify=justify, no_wrap=True)
+    return rows
+
+
+def _format_difference(comparison: Comparison, difference: Difference | None) -> str:
+    if difference is None or np.isnan(difference.mean):
+        return ""
+    mean = comparison.format_rate(difference.mean, "+")
+    if np.isnan(difference.low):
+        return mean
+    return f"{mean}\n{comparison.format_interval(difference.low, difference.high)}"
+
+
+def _format_shared_costs(runs: Sequence[Run]) -> str:
+    """Returns the steps and parameters, as far as they are the same for all runs."""
+    shared = []
+    for name in ("steps", "parameters"):
+        value = _format_range([getattr(run, name) for run in runs])
+        if "\n" not in value:
+            shared.append(f"{value} {name}")
+    return ", ".join(shared)
+
+
+def _format_range(numbers: Sequence[int]) -> str:
+    """Returns the number that all runs have, or the smallest and the largest."""
+    low = _format_count(min(numbers))
+    high = _format_count(max(numbers))
+    return low if low == high else f"{low}\nto {high}"
+
+
+def _format_count(number: int) -> str:
+    return f"{number:,}" if number < 100_000 else f"{number / 1e6:.2f} M"

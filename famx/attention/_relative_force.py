@@ -1,0 +1,210 @@
+"""Scores of the relative-force block: a force between points, and paths of several edges."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from famx.nn.state import Cache
+
+REACH = 8.0  # of u: beyond it an edge is 1 or 0 up to 3e-4
+TERMS = 32  # with which a sigmoid on [-REACH, REACH] is a polynomial of tanh(u / REACH) up to 1e-6
+
+
+class ScoreTerms(NamedTuple):
+    """Scores are `share_i / (u_i + v_j) + <e_i - r_j, d> exp(-rho) / rho + <row_i, column_j>`.
+
+    `rho^2 = |e_i - r_j|^2 + softness^2`. Rows and columns are None where there is no third term.
+    """
+
+    share: Float[Tensor, "b h t 1"]
+    u: Float[Tensor, "b h t 1"]
+    v: Float[Tensor, "b h s 1"]
+    e: Float[Tensor, "b t d"]
+    r: Float[Tensor, "b s d"]
+    directions: Float[Tensor, "h d"]
+    rows: Float[Tensor, "b h t r"] | None
+    columns: Float[Tensor, "b h s r"] | None
+
+
+class MixByScores(torch.autograd.Function):
+    """`softmax(scores) value` with the scores of `ScoreTerms`.
+
+    Also returns the weights, without a gradient.
+
+    The squared distances are one product of matrices. It cancels where two points nearly coincide,
+    so it is computed in double precision (single where a device has no other); the gradients cancel
+    no more than the points themselves. Few buffers of the weights' size are allocated, since a new
+    one costs more time than the operations on it.
+    """
+
+    @staticmethod
+    def forward(  # noqa: PLR0913
+        ctx,
+        value: Float[Tensor, "b h s k"],
+        mask: Bool[Tensor, "#b #h #t s"] | None,
+        softness: float,
+        share: Float[Tensor, "b h t 1"],
+        u: Float[Tensor, "b h t 1"],
+        v: Float[Tensor, "b h s 1"],
+        e: Float[Tensor, "b t d"],
+        r: Float[Tensor, "b s d"],
+        directions: Float[Tensor, "h d"],
+        rows: Float[Tensor, "b h t r"] | None,
+        columns: Float[Tensor, "b h s r"] | None,
+    ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b h t s"]]:
+        # distances
+        exact = torch.float32 if e.device.type == "mps" else torch.float64
+        wide_e = e.to(exact)
+        wide_r = r.to(exact)
+        wide_directions = directions.to(exact)
+        e_square = wide_e.square().sum(-1)[:, :, None]
+        r_square = (wide_r.square().sum(-1) + softness**2)[:, None]
+        rho_square = (e_square + r_square).baddbmm_(wide_e, wide_r.mT, alpha=-2)
+        rho = rho_square.to(e).clamp_(min=softness**2).sqrt_()[:, None]
+
+        # force: adds along and against one after the other, since their difference would be one
+        # more buffer
+        fade = rho.neg().exp_().div_(rho)
+        along = by_head((wide_e @ wide_directions.T).to(e))
+        against = by_head((wide_r @ wide_directions.T).to(e))
+        scores = (u + v.mT).contiguous()
+        torch.div(share, scores, out=scores)
+        scores.addcmul_(along, fade).addcmul_(against.mT, fade, value=-1)
+
+        # paths
+        if rows is not None and columns is not None:
+            scores.flatten(0, 1).baddbmm_(rows.flatten(0, 1), columns.flatten(0, 1).mT)
+
+        # softmax
+        if mask is not None:
+            scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+        weights = torch.softmax(scores, -1, out=scores)
+        y = weights.to(value) @ value
+        terms = (share, u, v, e, r, directions, rows, columns)
+        ctx.save_for_backward(value, *terms, rho, fade, along, against, weights, y)
+        ctx.mark_non_differentiable(weights)
+        ctx.set_materialize_grads(False)
+        return y, weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y: Float[Tensor, "b h t k"], _: None) -> tuple[Tensor | None, ...]:
+        value, share, u, v, e, r, directions, rows, columns, *computed = ctx.saved_tensors
+        rho, fade, along, against, weights, y = computed
+
+        # softmax: from here on, grad is that of the scores
+        grad_value = weights.to(grad_y).mT @ grad_y
+        row_sum = (grad_y.to(weights) * y).sum(-1, keepdim=True)
+        grad = (grad_y @ value.mT).to(weights).sub_(row_sum).mul_(weights)
+
+        # force
+        buffer = grad * fade
+        grad_along = buffer.sum(-1)
+        grad_against = buffer.sum(-2)
+        grad_fade = torch.sub(along, against.mT, out=buffer).mul_(grad).sum(1, keepdim=True)
+        # of -|e_i - r_j|^2 / 2
+        near = grad_fade.mul_(fade).mul_((1 + 1 / rho).div_(rho))[:, 0]
+        grad_e = torch.baddbmm(grad_along.mT @ directions, near, r)
+        grad_e.addcmul_(near.sum(-1)[..., None], e, value=-1)
+        grad_r = torch.baddbmm(grad_against.mT @ -directions, near.mT, e)
+        grad_r.addcmul_(near.sum(-2)[..., None], r, value=-1)
+        grad_directions = (grad_along @ e - grad_against @ r).sum(0)
+
+        # paths
+        grad_rows = None if rows is None else grad @ columns
+        grad_columns = None if rows is None else grad.mT @ rows
+
+        # single edges, share / (u + v)
+        total = torch.add(u, v.mT, out=buffer)
+        grad_share = grad.div_(total).sum(-1, keepdim=True)
+        falling = grad.div_(total).mul_(share)
+        grad_u = -falling.sum(-1, keepdim=True)
+        grad_v = -falling.sum(-2)[..., None]
+
+        # in the order of the arguments of `forward`; mask and softness have no gradient
+        grad_terms = (grad_share, grad_u, grad_v, grad_e, grad_r, grad_directions)
+        return grad_value, None, None, *grad_terms, grad_rows, grad_columns
+
+
+def exact_paths(
+    edge_from: Float[Tensor, "b h t 1"],
+    edge_to: Float[Tensor, "b h s 1"],
+    mask: Bool[Tensor, "#b #h #t s"] | None,
+    shares: Float[Tensor, "levels h 1 1"],
+    cache: Cache,
+) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b h s k"]]:
+    """Returns `F, G` with `F G^T = sum_k shares_k n P^(k + 1)`.
+
+    The steps P of earlier chunks are cached.
+    """
+    edges = (edge_from + edge_to.mT).sigmoid_()
+    if mask is not None:
+        edges = edges * mask
+    steps = edges / _visible_keys(mask, edges.shape[-1])
+    if "steps" in cache:
+        earlier_steps = pad(cache["steps"], (0, edges.shape[-2]))
+        steps = torch.cat((earlier_steps, steps), dim=-2)
+    cache["steps"] = steps
+    return _weighted_powers(shares, edges, steps).to(edge_from), steps.mT
+
+
+def low_rank_paths(
+    edge_from: Float[Tensor, "b h t 1"],
+    edge_to: Float[Tensor, "b h s 1"],
+    mask: Bool[Tensor, "#b #h 1 s"] | None,
+    shares: Float[Tensor, "levels h 1 1"],
+) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b h s k"]]:
+    """Returns `exact_paths` up to 1e-6, with few columns, where all queries have the same keys.
+
+    On `[-REACH, REACH]` the sigmoid is a sum of few Chebyshev polynomials of
+    `tanh(u / REACH) / tanh(1)`, which moves its poles farther away: `A = F G^T`, so
+    `A P = F (G^T F / n) G^T`.
+    """
+    # F: the polynomials at u; within 1e-6 of the ends the slope of the angle would be infinite
+    order = torch.arange(TERMS, device=edge_from.device, dtype=edge_from.dtype)
+    points = ((edge_from / REACH).tanh() / math.tanh(1)).clamp(-1 + 1e-6, 1 - 1e-6)
+    rows = (points.acos() * order).cos()
+
+    # G: their coefficients, from the sigmoid at the Chebyshev nodes
+    angles = (order + 0.5) * (math.pi / TERMS)
+    transform = (angles[:, None] * order).cos() * torch.where(order == 0, 1.0, 2.0) / TERMS
+    nodes = REACH * (angles.cos() * math.tanh(1)).atanh()
+    columns = (edge_to + nodes).sigmoid() @ transform
+    if mask is not None:
+        columns = columns * mask.mT
+
+    # powers of G^T F / n
+    steps = columns.mT @ (rows / _visible_keys(mask, columns.shape[-2]))
+    weighted_rows = rows @ _weighted_powers(shares, steps, steps)
+    return weighted_rows.to(edge_from), columns.to(edge_from)
+
+
+def by_head(x: Float[Tensor, "b s h"]) -> Float[Tensor, "b h s 1"]:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    # contiguous, since every tensor of (b h t s) gets its memory order from such vectors
+    return rearrange(wide, "b s h -> b h s 1").contiguous()
+
+
+def _weighted_powers(
+    shares: Float[Tensor, "levels h 1 1"],
+    rows: Float[Tensor, "b h t r"],
+    steps: Float[Tensor, "b h r r"],
+) -> Float[Tensor, "b h t r"]:
+    """Returns `rows (shares_1 + shares_2 steps + shares_3 steps^2 ...)` by Horner's scheme."""
+    *shorter, total = (share * rows for share in shares)
+    for path in reversed(shorter):
+        total = path + total @ steps
+    return total
+
+
+def _visible_keys(
+    mask: Bool[Tensor, "#b #h #t s"] | None, keys: int
+) -> Float[Tensor, "#b #h #t 1"] | int:
+    """Returns how many keys each query may attend to, at least 1."""
+    return keys if mask is None else mask.sum(-1, keepdim=True).clamp(min=1).float()

@@ -1,0 +1,110 @@
+"""The sections of a config that are no parts, as dataclasses: their fields, types and defaults.
+
+Hydra checks the types. `LoaderConfig` and `TrainerConfig` are with the code that uses them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from omegaconf import MISSING
+
+from famx.validate import SIZE, ConfigSection
+
+
+@dataclass
+class MutateConfig:
+    """How many genes of the sampled layers are changed, and by which seed."""
+
+    seed: int = 0
+    genes: int = 0
+
+
+@dataclass
+class DrawConfig:
+    """How layers are sampled (famx/experiment/search.py).
+
+    Args:
+        seed: of the draw, independent of the seed of training.
+        mutate: changes after the draw.
+        space: what each room of a layer, and `n_heads`, is sampled from: `all`, `default`, a list
+            of parts, or a mapping part -> hyperparameter -> values. Values are a list, a range
+            {low, high}, or one value.
+        defaults: what `default` in `space` stands for.
+    """
+
+    seed: int = 0
+    mutate: MutateConfig = field(default_factory=MutateConfig)
+    space: dict[str, Any] = MISSING
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ModelConfig(ConfigSection):
+    """Sizes of a model, and what single layers are made of where they differ.
+
+    Args:
+        name: of the preset.
+        n_layers: number of layers; replaced by the length of `layers` where that is given.
+        layers: a mapping for each layer, such as {attention: worm, n_heads: 8}; what it leaves out
+            is as in the rest of the config.
+        draw: where given, layers are sampled.
+    """
+
+    name: str = MISSING
+    d_model: Annotated[int, SIZE] = 192
+    n_heads: Annotated[int, SIZE] = 4
+    n_layers: Annotated[int, SIZE] = 4
+    layers: list[Any] | None = None
+    draw: DrawConfig | None = None
+
+
+@dataclass
+class ParamGroupConfig:
+    """Settings for the parameters of one kind; None leaves the default of the kind.
+
+    Args:
+        alpha: momentum.
+        n_bands: number of frequency bands in which gradients are measured.
+        lr_scale: factor of the learning rate.
+        decay_scale: factor of the weight decay.
+    """
+
+    alpha: float | None = None
+    n_bands: int | None = None
+    lr_scale: float | None = None
+    decay_scale: float | None = None
+
+
+@dataclass
+class ParamGroupsConfig:
+    """Settings by the kind of module that owns a parameter (famx/optim/_param_groups.py)."""
+
+    conv: ParamGroupConfig = field(default_factory=ParamGroupConfig)
+    attention: ParamGroupConfig = field(default_factory=ParamGroupConfig)
+    embedding: ParamGroupConfig = field(default_factory=ParamGroupConfig)
+    norm: ParamGroupConfig = field(default_factory=ParamGroupConfig)
+    other: ParamGroupConfig = field(default_factory=ParamGroupConfig)
+
+
+@dataclass
+class RunConfig:
+    """The config of a run but for its parts, the loader and the trainer.
+
+    Args:
+        seed: of weights, batches and augmentation, at least 0.
+        name: of the run's folder.
+        probe: level of the optimizer probe: `off`, `light` or `full`. Any: YAML reads off as false.
+        param_groups: settings of single kinds of parameters.
+        resume: folder of a run to continue.
+        init_from: folder of a run whose weights are the initial ones.
+        famx_parts: files of the user's own parts; of a stored config, their names and digests.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    seed: int = 0
+    name: str = MISSING
+    probe: Any = "light"
+    param_groups: ParamGroupsConfig = field(default_factory=ParamGroupsConfig)
+    resume: str | None = None
+    init_from: str | None = None
+    famx_parts: Any = field(default_factory=list)

@@ -1,0 +1,253 @@
+"""From the words that a user types after `python -m famx.train` to the words that Hydra reads.
+
+`hydra_words` applies one rule after the other; each is a function that says why it is needed.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from famx.config.command import Parser, find_override
+from famx.config.schema import CONF, DEFAULT
+from famx.notation import UserError
+from famx.registry import ROOMS, names
+
+SECTIONS = ("trainer", "loader")
+PRESETS = {"model": "preset", "experiment": "experiment"}
+GROUPS = (*ROOMS, *SECTIONS, *PRESETS)
+"""Options whose value is the name of a part, of a preset or of an experiment."""
+FREE_FORM = "model.draw.space"
+"""The only mapping to which keys may be added, and from which they may be removed."""
+
+
+def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Returns the arguments of Hydra's command line.
+
+    Args:
+        options, overrides: of the user's command line, from `split_words`.
+
+    Raises:
+        UserError: an override is refused that Hydra would accept.
+    """
+    overrides = [without_plus(word) for word in overrides]
+    for word in overrides:
+        require_name(word)
+        refuse_removal(word)
+    if "--multirun" in options:
+        run_name = sweep_folder_name(overrides)
+        overrides = [as_choice(word) for word in overrides]
+    else:
+        run_name = name_from_parts(overrides)
+    return [*options, *overrides, *run_name, *folder_of_other_processes()]
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits a command line into options of Hydra, such as `--multirun`, and overrides.
+
+    Hydra's own parser would print its usage after a mistake, and accepts options and overrides
+    only in this order.
+
+    Raises:
+        UserError: an option is unknown, or lacks its value.
+    """
+    parser = Parser(prog="python -m famx.train", add_help=False, allow_abbrev=False)
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+    parser.add_argument("-cd", "--config-dir")
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_intermixed_args(words)
+    options = ["--multirun"] if arguments.multirun else []
+    if arguments.cfg:
+        options += ["--cfg", arguments.cfg]
+    if arguments.config_dir:
+        options += ["--config-dir", arguments.config_dir]
+    return options, arguments.overrides
+
+
+def without_plus(word: str) -> str:
+    """Returns `+optim.lr=1`, which would add a key, as `optim.lr=1`, which sets one.
+
+    A key that is not there can only be a mistake: no part would read it.
+    """
+    key = word.lstrip("+")
+    return word if key.startswith(("hydra", FREE_FORM)) else key
+
+
+def require_name(word: str) -> None:
+    """Refuses a choice of a part that is not a name, as in `attention={name: worm}`.
+
+    Hydra would merge such a mapping into the part chosen before, and leave the room without a part
+    for `attention=null`.
+
+    Raises:
+        UserError: the value is no name.
+    """
+    group, equals, text = word.partition("=")
+    room, _, key = group.partition(".")
+    if room in ROOMS and key == "name":
+        raise UserError(f"{word}: a part is chosen by {room}={text}")
+    if group not in GROUPS or not equals:
+        return
+    if text in ("", "null"):
+        raise UserError(_without_choice(word, group))
+    for value in values_of(word):
+        if isinstance(value, str) or (group in SECTIONS and isinstance(value, dict)):
+            continue
+        if group in SECTIONS:
+            raise UserError(f"{word} is no section; its options are set by {group}.KEY=VALUE")
+        message = f"{word} must be the name of one {_noun(group)}, such as {_example(group)}"
+        if group in ROOMS:
+            message += f"; hyperparameters are set by {group}.KEY=VALUE"
+        raise UserError(message)
+
+
+def _without_choice(word: str, group: str) -> str:
+    """Returns the message about an override that leaves a group without a choice."""
+    if group in SECTIONS:
+        return f"{word} leaves the run without a {group}; its options are set by {group}.KEY=VALUE"
+    if group == "experiment":
+        return f"{word}: a run without an experiment leaves this option out"
+    return f"{word} leaves {group} without a {_noun(group)}; choose one, such as {_example(group)}"
+
+
+def _noun(group: str) -> str:
+    return PRESETS.get(group, "part")
+
+
+def _example(group: str) -> str:
+    name = names(group)[0] if group in ROOMS else preset_names(group)[0]
+    return f"{group}={name}"
+
+
+def preset_names(group: str) -> list[str]:
+    """Returns the names of the files of a folder of conf/."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def values_of(word: str) -> list[Any]:
+    """Returns the value of an override, or all values of a sweep; none if Hydra cannot read it."""
+    override = parse_override(word)
+    if override is None or override.is_delete():
+        return []
+    return override_values(override)
+
+
+def parse_override(word: str) -> Override | None:
+    """Returns an override as Hydra reads it, or None if it cannot."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def override_values(override: Override) -> list[Any]:
+    """Returns the value of an override, or all values of a sweep."""
+    if not override.is_sweep_override():
+        return [override.value()]
+    return list(override.sweep_iterator()) if override.is_discrete_sweep() else []
+
+
+def refuse_removal(word: str) -> None:
+    """Refuses `~KEY`: every option is read, and a room without a part cannot be built.
+
+    Raises:
+        UserError: an option would be removed.
+    """
+    key = word.removeprefix("~").partition("=")[0]
+    if not word.startswith("~") or key.startswith(("hydra", f"{FREE_FORM}.")):
+        return
+    if key in GROUPS:
+        raise UserError(_without_choice(word, key))
+    raise UserError(f"{word}: an option can be set, by {key}=VALUE, but not removed")
+
+
+def as_choice(word: str) -> str:
+    """Returns an override of a sweep as a sweep over one value: `optim.n_bands=choice(4)`.
+
+    Hydra first composes the config without what is swept. There `optim=fam,adamw` is not known
+    yet, so that `optim.n_bands=4` would be refused by the default optimizer.
+    """
+    key, equals, value = word.partition("=")
+    # the sweep of an experiment is read from that first config; null is no value of choice()
+    is_fixed = key in ("experiment", "famx_parts") or value in ("", "null")
+    if not equals or word.startswith(("~", "hydra")) or is_fixed:
+        return word
+    override = parse_override(word)
+    if override is None or override.is_sweep_override():
+        return word
+    return f"{key}=choice({value})"
+
+
+def name_from_parts(overrides: Sequence[str]) -> list[str]:
+    """Returns the override that names a run by all parts that were chosen.
+
+    `attention=cosine` is the run `transformer_adamw_cosine`; without it all runs of one model and
+    optimizer would have one name.
+    """
+    # the optimizer is in every name
+    choices = [find_override(room, overrides) for room in ROOMS if room != "optim"]
+    selected = [name for name in choices if name and name != DEFAULT]
+    if not selected or find_override("name", overrides):
+        return []
+    name = "_".join(["${model.name}_${optim.name}", *selected])
+    return [f"name='{name}'"]
+
+
+def sweep_folder_name(overrides: Sequence[str]) -> list[str]:
+    """Returns the override that names the folders of a sweep by what differs: `optim=fam,seed=1`.
+
+    Hydra would number them.
+    """
+    fixed = set()
+    swept = list(experiment_sweep(overrides))
+    for word in overrides:
+        override = parse_override(word)
+        if override is None or override.is_delete():
+            continue
+        if not override.is_sweep_override():
+            fixed.add(override.key_or_group)
+        elif not override.is_add():
+            swept.append(override.key_or_group)
+    OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
+    parts = [_named_value(key) for key in dict.fromkeys(swept) if key not in fixed]
+    return [f"hydra.sweep.subdir='{','.join(parts)}'"] if parts else []
+
+
+def _named_value(key: str) -> str:
+    """Returns `key=value`, with the value as an interpolation that Hydra resolves in each run."""
+    value = key
+    if key in ROOMS or key == "model":
+        value = f"{key}.name"
+    elif key == "experiment":
+        value = "hydra.runtime.choices.experiment"
+    return f"{key}=${{folder_name:${{{value}}}}}"
+
+
+def _folder_name(value: Any) -> str:
+    """Returns a value as part of a folder's name, in which a slash would begin another folder."""
+    return "null" if value is None else str(value).replace("/", "_")
+
+
+def experiment_sweep(overrides: Sequence[str]) -> dict[str, str]:
+    """Returns the sweep that the chosen experiment declares: option -> values, `a,b`."""
+    file = CONF / "experiment" / f"{find_override('experiment', overrides)}.yaml"
+    node = yaml.safe_load(file.read_text()) if file.is_file() else {}
+    for key in ("hydra", "sweeper", "params"):
+        node = node.get(key, {})
+    return {key: str(values) for key, values in node.items()}
+
+
+def folder_of_other_processes() -> Iterator[str]:
+    """Yields, in all processes of a run but the first, the override of Hydra's folder.
+
+    Hydra makes a folder in each process; only that of the first is used.
+    """
+    if int(os.environ.get("RANK", 0)) > 0:
+        yield f"hydra.run.dir={tempfile.gettempdir()}/famx_rank"

@@ -1,0 +1,132 @@
+"""The contract of decoders: certain scores decode to their text, whatever surrounds them."""
+
+import torch
+from torch import Tensor, nn
+
+from famx.contracts import Contract, build_for_test, require
+from famx.data._tokenizers import train_tokenizer
+from famx.decode.base import Decoder
+from famx.nn.batch import Batch
+from famx.nn.masks import length_mask
+from famx.nn.state import DecodeState
+from famx.notation import Modality
+
+BLANK = "<blank>"
+TEXTS = ("abba cab", "cabbb", "a")
+SURE = 20.0  # score of the right token; all others are 0
+
+
+def decodes_certain_scores(part: type) -> None:
+    """Scores that leave no doubt decode to their texts: blanks, repeats and padding are handled."""
+    decoder, model, batch = _example(part)
+    texts = decoder(model, batch)
+    require(texts == batch.texts, f"decodes {texts} from certain scores of {batch.texts}")
+
+
+def rows_are_independent(part: type) -> None:
+    decoder, model, batch = _example(part)
+    together = decoder(model, batch)
+    for i, text in enumerate(together):
+        alone = decoder(model, batch.shard(i, len(together)))
+        require(alone == [text], f"row {i} decodes to {alone[0]!r} alone, {text!r} in a batch")
+
+
+def padding_changes_nothing(part: type) -> None:
+    decoder, model, batch = _example(part)
+    texts = decoder(model, batch)
+    model.padding_score = SURE
+    require(decoder(model, batch) == texts, "the texts change with the scores of padding")
+
+
+def is_deterministic(part: type) -> None:
+    decoder, model, batch = _example(part)
+    model.scale = 0.0  # all tokens are equally probable
+    before = torch.get_rng_state()
+    require(decoder(model, batch) == decoder(model, batch), "two calls give different texts")
+    require(
+        torch.equal(before, torch.get_rng_state()), "draws from torch's global random generator"
+    )
+
+
+class _FrameScores(nn.Module):
+    """Scores of frames: the inputs are the ids of the right tokens."""
+
+    def __init__(self, vocab_size: int):
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.scale = SURE
+        self.padding_score = 0.0
+
+    def forward(
+        self, inputs: Tensor, lengths: Tensor, spans: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        scores = self.scale * nn.functional.one_hot(inputs.long(), self.vocab_size).float()
+        padding = torch.zeros(self.vocab_size)
+        padding[1] = self.padding_score
+        is_real = length_mask(lengths, inputs.shape[1])[..., None]
+        return torch.where(is_real, scores, padding), lengths
+
+
+class _NextToken(nn.Module):
+    """Scores of the next token: each id is followed by the next higher one."""
+
+    def __init__(self, vocab_size: int):
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.scale = SURE
+        self.padding_score = 0.0
+
+    def forward(
+        self, inputs: Tensor, lengths: Tensor | None = None, state: DecodeState | None = None
+    ) -> tuple[Tensor, None]:
+        following = (inputs + 1) % self.vocab_size
+        return self.scale * nn.functional.one_hot(following, self.vocab_size).float(), None
+
+
+def _example(part: type) -> tuple[Decoder, "_FrameScores | _NextToken", Batch]:
+    tokenizer = train_tokenizer(TEXTS, (BLANK,))
+    decoder = build_for_test(part, tokenizer=tokenizer)
+    vocab_size = tokenizer.get_vocab_size()
+    if part.output == "tokens":
+        return decoder, _NextToken(vocab_size), _text_batch(tokenizer, vocab_size)
+    # frames: each token twice, a blank after it; repeats of a text are thereby kept apart
+    rows = []
+    for text in TEXTS:
+        frames = [[token, token, 0] for token in tokenizer.encode(text).ids]
+        rows.append(torch.tensor(frames).flatten().float())
+    batch = Batch(
+        ids=list(TEXTS),
+        texts=list(TEXTS),
+        inputs=nn.utils.rnn.pad_sequence(rows, batch_first=True),
+        lengths=torch.tensor([len(row) for row in rows]),
+        targets=torch.zeros(len(rows), 0, dtype=torch.long),
+        target_lengths=torch.zeros(len(rows), dtype=torch.long),
+        spans=None,
+        modality=Modality.SPEECH,
+    )
+    return decoder, _FrameScores(vocab_size), batch
+
+
+def _text_batch(tokenizer, vocab_size: int) -> Batch:
+    """Rows of rising ids, whose second half is what a greedy continuation writes."""
+    size = 2 * (vocab_size // 2)
+    rows = (torch.arange(size) + torch.arange(3)[:, None]) % vocab_size
+    texts = [tokenizer.decode(row[size // 2 :].tolist()) for row in rows]
+    return Batch(
+        ids=["0", "1", "2"],
+        texts=texts,
+        inputs=rows,
+        lengths=torch.full((3,), size),
+        targets=torch.zeros(3, 0, dtype=torch.long),
+        target_lengths=torch.zeros(3, dtype=torch.long),
+        spans=None,
+        modality=Modality.TEXT,
+    )
+
+
+CONTRACT: tuple[Contract, ...] = (
+    decodes_certain_scores,
+    rows_are_independent,
+    padding_changes_nothing,
+    is_deterministic,
+)

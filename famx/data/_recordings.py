@@ -1,0 +1,131 @@
+"""A table of audio files that are decoded when they are read."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Int16
+
+from famx.data._audio import read_audio, read_duration
+from famx.data.base import normalise_basic
+from famx.notation import Seconds, UserError
+
+if TYPE_CHECKING:
+    import datasets
+
+CACHE_BYTES = 2**30
+
+log = logging.getLogger(__name__)
+
+
+class Recordings:
+    """Audio files of any format with normalised texts; at first only the headers are read.
+
+    Decoded samples are cached as 16-bit integers, up to a gibibyte, so that later epochs decode
+    and resample nothing.
+
+    Args:
+        audio: table with the column `audio`: the `path` or the `bytes` of each file.
+        ids: names of the recordings.
+        texts: texts of the recordings, before normalisation.
+        speakers: speakers of the recordings.
+        skip_bad: skips bad recordings and counts them in one warning; otherwise the first one is
+            refused.
+        max_seconds: longest duration that is accepted, in seconds.
+
+    Attributes:
+        ids, texts, speakers, lengths: of the usable recordings; lengths in seconds.
+
+    Raises:
+        UserError: a recording is bad and `skip_bad` is False, or none is usable.
+    """
+
+    def __init__(
+        self,
+        audio: "datasets.Dataset",
+        ids: Sequence[str],
+        texts: Sequence[str],
+        speakers: Sequence[str],
+        *,
+        skip_bad: bool,
+        max_seconds: Seconds,
+    ) -> None:
+        self.ids: list[str] = []
+        self.texts: list[str] = []
+        self.speakers: list[str] = []
+        self.lengths: list[Seconds] = []
+        # rows of `audio` whose recordings are usable, and why the others are not
+        usable: list[int] = []
+        errors: list[str] = []
+        table = zip(audio, ids, texts, speakers, strict=True)
+        # headers of all recordings
+        for index, (row, name, text, speaker) in enumerate(table):
+            text = normalise_basic(text)
+            try:
+                seconds = _check_recording(_file(row), name, text, max_seconds)
+            except UserError as error:
+                if not skip_bad:
+                    raise
+                errors.append(str(error))
+                continue
+            usable.append(index)
+            self.ids.append(name)
+            self.texts.append(text)
+            self.speakers.append(speaker)
+            self.lengths.append(seconds)
+
+        if errors:
+            log.warning(
+                "%d of %d recordings are left out; the first: %s", len(errors), len(ids), errors[0]
+            )
+        if not usable:
+            first = f"; {errors[0]}" if errors else ""
+            raise UserError(f"none of {len(ids)} recordings can be used{first}")
+        self._audio = audio.select(usable)
+        self._cache: dict[int, np.ndarray] = {}
+        self._cache_bytes_free = CACHE_BYTES
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def samples(self, index: int) -> Int16[np.ndarray, " n"]:
+        """Returns the samples of one recording, 16 kHz mono.
+
+        Raises:
+            UserError: it cannot be decoded.
+        """
+        cached = self._cache.get(index)
+        if cached is not None:
+            return cached
+        signal = read_audio(_file(self._audio[index]), self.ids[index])
+        # rounded even where the cache is full: an item must not depend on what was read before it
+        rounded = (signal * 2**15).round().clamp(-(2**15), 2**15 - 1)
+        samples = rounded.to(torch.int16).numpy()
+        if samples.nbytes <= self._cache_bytes_free:
+            self._cache_bytes_free -= samples.nbytes
+            self._cache[index] = samples
+        return samples
+
+
+def _file(row: Mapping[str, Any]) -> str | bytes:
+    """Returns the bytes of a row's file, or else its path."""
+    return row["audio"]["bytes"] or row["audio"]["path"]
+
+
+def _check_recording(file: str | bytes, name: str, text: str, max_seconds: Seconds) -> Seconds:
+    """Returns the duration of a recording.
+
+    Raises:
+        UserError: its header is bad, it is too long, or its text is empty.
+    """
+    seconds = read_duration(file, name)
+    if seconds > max_seconds:
+        raise UserError(
+            f"{name} is {seconds:,.1f} s long, over the limit of {max_seconds:,.1f} s "
+            "(data.max_seconds)"
+        )
+    if not text:
+        raise UserError(f"{name} has no words in its text")
+    return seconds

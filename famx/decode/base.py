@@ -1,0 +1,47 @@
+"""The contract of the decode room: from a model's scores to texts."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from famx.nn.batch import Batch
+
+
+class Decoder(ABC):
+    """A way of decoding, chosen when a run is trained, evaluated or used to transcribe.
+
+    Args:
+        tokenizer: token ids <-> text.
+
+    Attributes:
+        output: kind of scores that it decodes, which must be its task's: "frames" or "tokens".
+    """
+
+    output: ClassVar[str]
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+
+    @abstractmethod
+    def __call__(self, model: nn.Module, batch: Batch) -> list[str]:
+        """Decodes a batch: a text for each row."""
+
+
+class FrameDecoder(Decoder):
+    """A decoder of frame-wise scores with a blank (id 0), which needs one pass through the model."""
+
+    output = "frames"
+
+    @abstractmethod
+    def decode_scores(
+        self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"]
+    ) -> list[str]:
+        """Decodes the scores of a batch, of which `lengths` frames of each row are real."""
+
+    @torch.inference_mode()
+    def __call__(self, model: nn.Module, batch: Batch) -> list[str]:
+        return self.decode_scores(*model(batch.inputs, batch.lengths))

@@ -1,0 +1,175 @@
+"""The monitoring of a run as hooks of its trainer: reports, optimizer probe, run log, progress."""
+
+from typing import Any
+
+from torch import Tensor
+
+from famx.monitoring.metrics import module_images, module_metrics, optimizer_metrics, to_host
+from famx.monitoring.optimizer_probe import OptimizerProbe
+from famx.monitoring.progress import TrainingProgress, format_score
+from famx.monitoring.spectrum_log import SpectrumLog
+from famx.monitoring.tensorboard import RunLog
+from famx.nn.hooks import Observed, set_observed
+from famx.notation import Modality
+from famx.training.evaluate import Evaluation
+from famx.training.hooks import Hook, Metrics
+from famx.training.run_dir import RunDir
+from famx.training.trainer import Interval, Trainer
+
+
+def throughput_tag(modality: Modality) -> str:
+    """Returns the tag of the data trained per second: seconds of audio or tokens."""
+    data = "audio" if modality is Modality.SPEECH else "tokens"
+    return f"train/{data}_per_second"
+
+
+class ReportMetrics(Hook):
+    """Collects the metrics of a step every `log_every` steps, and passes them to all hooks."""
+
+    def before_step(self, trainer: Trainer) -> None:
+        if trainer.is_report_due:
+            set_observed(trainer.model, True)
+        if isinstance(trainer.optimizer, Observed):
+            trainer.optimizer.observed = trainer.is_report_due
+
+    def after_step(self, trainer: Trainer) -> None:
+        if not trainer.is_report_due:
+            return
+        set_observed(trainer.model, False)
+        metrics = self.collect(trainer)
+        trainer.loss_sum.zero_()
+        trainer.interval = Interval()
+        for hook in trainer.hooks:
+            hook.on_report(trainer, metrics)
+        scalars = {tag: value for tag, value in metrics.items() if not isinstance(value, Tensor)}
+        trainer.latest |= scalars
+        trainer.require_finite("train", scalars["train/loss"])
+
+    def collect(self, trainer: Trainer) -> Metrics:
+        """Returns the metrics of the model, the optimizer and the loop, in one device copy."""
+        interval = trainer.interval
+        on_device = {
+            "train/loss": trainer.sum_over_processes(trainer.loss_sum) / interval.steps,
+            "train/grad_norm": trainer.grad_norm,
+        }
+        on_device |= module_metrics(trainer.model)
+        on_device |= optimizer_metrics(trainer.optimizer)
+        metrics = to_host(on_device)
+        metrics["train/lr"] = trainer.optimizer.param_groups[0]["lr"]
+        metrics[throughput_tag(trainer.task.modality)] = interval.amount_per_second
+        metrics["train/padding"] = interval.padding / interval.steps
+        return metrics
+
+
+class ProbeOptimizer(Hook):
+    """Measures what the optimizer does to every tensor, and records it in spectrum.parquet.
+
+    Args:
+        probe: of the optimizer.
+        run_dir: of the run.
+        run_log: receives the heat maps.
+    """
+
+    state_name = "probe"
+
+    def __init__(self, probe: OptimizerProbe, run_dir: RunDir, run_log: "WriteRunLog"):
+        self.probe = probe
+        self.run_dir = run_dir
+        self.run_log = run_log
+        self.spectrum_log: SpectrumLog | None = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        probe = self.probe
+        self.spectrum_log = SpectrumLog(
+            self.run_dir.spectrum_file, probe.names, probe.kinds, trainer.step
+        )
+
+    def before_optimizer_step(self, trainer: Trainer, grad_norms: Tensor) -> None:
+        self.probe.before_step(trainer.step + 1, grad_norms)
+
+    def after_optimizer_step(self, trainer: Trainer) -> None:
+        self.probe.after_step()
+
+    def on_report(self, trainer: Trainer, metrics: Metrics) -> None:
+        if not self.probe.metrics:
+            return
+        measured = to_host(self.probe.metrics)
+        metrics |= self.spectrum_log.add(trainer.step, measured)
+
+    def on_evaluation(self, trainer: Trainer, evaluation: Evaluation) -> None:
+        self.run_log.log.log_images(trainer.step, self.spectrum_log.images())
+
+    def on_save(self, trainer: Trainer) -> None:
+        self.spectrum_log.write()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.probe.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.probe.load_state_dict(state)
+
+
+class WriteRunLog(Hook):
+    """Writes reports and evaluations to metrics.jsonl and TensorBoard, and messages to famx.log.
+
+    Args:
+        run_dir: of the run.
+    """
+
+    def __init__(self, run_dir: RunDir):
+        self.run_dir = run_dir
+        self.log: RunLog | None = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.log = RunLog(self.run_dir, trainer.step)
+
+    def on_report(self, trainer: Trainer, metrics: Metrics) -> None:
+        self.log.write(trainer.step, trainer.epoch, trainer.seconds, "train", metrics)
+
+    def on_evaluation(self, trainer: Trainer, evaluation: Evaluation) -> None:
+        metrics = {f"dev/{name}": value for name, value in evaluation.metrics.items()}
+        self.log.write(trainer.step, trainer.epoch, trainer.seconds, "dev", metrics)
+        header = ("reference", "hypothesis")
+        self.log.log_text_table(trainer.step, "dev/samples", header, evaluation.samples())
+        self.log.log_images(trainer.step, module_images(trainer.evaluated_model))
+
+    def finish(self, hparams: dict[str, Any], results: dict[str, float], step: int) -> None:
+        """Writes the row by which TensorBoard compares this run with others."""
+        self.log.log_hparams(hparams, results, step)
+
+    def close(self) -> None:
+        if self.log:
+            self.log.close()
+
+
+class ShowProgress(Hook):
+    """Shows a progress bar on a terminal, and a line for each report elsewhere."""
+
+    def __init__(self, selection_metric: str, modality: Modality):
+        self.progress = TrainingProgress(selection_metric, modality)
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.progress.start()
+
+    def on_report(self, trainer: Trainer, metrics: Metrics) -> None:
+        self._show(trainer, "train", f"loss {metrics['train/loss']:.3f}", metrics)
+
+    def on_evaluation(self, trainer: Trainer, evaluation: Evaluation) -> None:
+        scores = [f"{name} {format_score(name, x)}" for name, x in evaluation.metrics.items()]
+        self._show(trainer, "dev", "  ".join(scores), trainer.latest)
+
+    def on_end(self, trainer: Trainer) -> None:
+        self.progress.stop()
+
+    def _show(self, trainer: Trainer, split: str, text: str, metrics: Metrics) -> None:
+        tag = throughput_tag(trainer.task.modality)
+        rate = metrics.get(tag, trainer.interval.amount_per_second)
+        self.progress.report(
+            split,
+            text,
+            step=trainer.step,
+            total_steps=trainer.total_steps,
+            rate=rate,
+            seconds=trainer.seconds,
+            best_score=trainer.best_score,
+        )

@@ -1,0 +1,157 @@
+"""Momentum rules as optimizers use them: built, checked, restored, made capturable."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from famx import registry
+from famx.notation import TensorInfo, UserError
+
+Factory = Callable[..., nn.Module]
+SavedBuffers = list[tuple[nn.Module, str, Tensor]]
+
+
+@runtime_checkable
+class Capturable(Protocol):
+    """A part that says whether a CUDA graph can capture its calls."""
+
+    capturable: bool
+
+
+@runtime_checkable
+class CountsCalls(Protocol):
+    """A part that counts its calls: on the host, or in a 0-d tensor that a CUDA graph advances."""
+
+    calls: int | Tensor
+
+
+def check_factories(rules: Mapping[str, object]) -> None:
+    """Refuses what is no factory of a momentum rule or spectrum.
+
+    Args:
+        rules: room -> factory or None.
+
+    Raises:
+        UserError: a value cannot be called, such as the name of a part.
+    """
+    for room, factory in rules.items():
+        if factory is not None and not callable(factory):
+            raise UserError(
+                f"{room}={factory!r} is no factory: "
+                f"pass a class of famx.{room}, or a functools.partial of one"
+            )
+
+
+def build_rule(
+    tensors: Sequence[TensorInfo],
+    default_rule: Mapping[str, Any],
+    momentum: Factory | None,
+    spectrum: Factory | None,
+) -> nn.Module:
+    """Builds the momentum rule of an optimizer.
+
+    Args:
+        tensors: of the gradients, in their order.
+        default_rule: name and hyperparameters of the rule where `momentum` is None.
+
+    Raises:
+        UserError: a spectrum for a rule that measures none, or an option of the optimizer that only
+            its default rule reads, together with another rule.
+    """
+    if momentum is None:
+        momentum = partial(registry.build, "momentum", default_rule)
+    else:
+        known = registry.hyperparameters(registry.get("momentum", default_rule["name"]))
+        for key, parameter in known.items():
+            if default_rule.get(key, parameter.default) != parameter.default:
+                raise UserError(
+                    f"{key}={default_rule[key]} is an option of momentum={default_rule['name']}, "
+                    "but another rule is passed: set it there"
+                )
+    if spectrum is None:
+        return momentum(tensors=tensors)
+    rule = momentum(tensors=tensors, spectrum=spectrum)
+    if "spectrum" not in dict(rule.named_children()):
+        raise UserError(
+            f"the momentum rule {type(rule).__name__} measures no spectrum: remove spectrum="
+        )
+    return rule
+
+
+def check_coefficients(rule: nn.Module, coefficients: object, n: int) -> None:
+    """Refuses what a rule returned unless it is one coefficient for each of `n` tensors.
+
+    Raises:
+        UserError: it is no tensor, or one of another shape.
+    """
+    if isinstance(coefficients, Tensor) and coefficients.shape == (n,):
+        return
+    result = type(coefficients).__name__
+    if isinstance(coefficients, Tensor):
+        result += f" of shape {tuple(coefficients.shape)}"
+    raise UserError(
+        f"the momentum rule {type(rule).__name__} returns a {result}, "
+        f"it must be a tensor of shape ({n},): one coefficient a parameter"
+    )
+
+
+def check_range(rule: nn.Module, momenta: Sequence[float | Tensor]) -> None:
+    """Refuses coefficients outside [0, 1).
+
+    Raises:
+        UserError: names the first of them.
+    """
+    # min and max may miss NaN, the sum does not
+    if min(momenta) >= 0 and max(momenta) < 1 and sum(momenta) >= 0:
+        return
+    outside = next(a for a in momenta if not 0 <= a < 1)
+    raise UserError(
+        f"the momentum rule {type(rule).__name__} returns {outside:.3g}, "
+        "a coefficient must be in [0, 1)"
+    )
+
+
+def buffers_of(rule: nn.Module) -> SavedBuffers:
+    """Returns the buffers of a rule with their modules and names; its calls only replace them."""
+    saved = []
+    for module in rule.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            saved.append((module, name, buffer))
+    return saved
+
+
+def restore_buffers(saved: SavedBuffers, found_inf: Float[Tensor, ""]) -> None:
+    """Restores the saved buffers of a rule where `found_inf` is 1, else changes nothing."""
+    for module, name, old in saved:
+        new = getattr(module, name)
+        if new is not old:
+            # into the same memory, which is all that a CUDA graph knows
+            setattr(module, name, torch.where(found_inf > 0, old, new, out=old))
+
+
+def make_capturable(parts: Iterable[object], device: torch.device) -> None:
+    """Lets the device count the calls of an optimizer, its rule and the parts of that.
+
+    Raises:
+        UserError: a part needs the host in every call.
+    """
+    for part in parts:
+        if isinstance(part, Capturable) and not part.capturable:
+            raise UserError(
+                f"capturable=True is not possible with {type(part).__name__}, "
+                "which needs the host in every step"
+            )
+        if isinstance(part, CountsCalls) and isinstance(part.calls, int):
+            part.calls = torch.tensor(part.calls, device=device)
+
+
+def shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
+    """Returns the shapes of tensors by name, None for what is no tensor."""
+    return {
+        name: tuple(value.shape) if isinstance(value, Tensor) else None
+        for name, value in state.items()
+    }

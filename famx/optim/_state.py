@@ -1,0 +1,42 @@
+"""What an optimizer's state consists of: for copies and pickles, and for `load_state_dict`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def getstate(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """`__getstate__` for `copy` and `pickle`: all public attributes.
+
+    torch's own returns only `defaults`, `param_groups` and `state`. Hooks (private attributes) and
+    the wrapper that a scheduler puts around `step` are not part of the state.
+    """
+    state = {}
+    for name, value in vars(optimizer).items():
+        if name != "step" and not name.startswith("_"):
+            state[name] = value
+    return state
+
+
+def keep_dtypes(
+    optimizer: torch.optim.Optimizer,
+    state_dict: Mapping[str, Any],
+    init: Callable[[Tensor], dict[str, Tensor]] = lambda param: {},
+) -> None:
+    """Corrects the dtypes of a state just loaded: torch casts all of it to those of the parameters.
+
+    A tensor that `init` names gets the dtype that `init` gives it. Other 0-d tensors, which count
+    steps or multiply factors, keep the dtype that was saved.
+    """
+    indices = [i for group in state_dict["param_groups"] for i in group["params"]]
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, p in zip(indices, params, strict=True):
+        initial = init(p)
+        for name, saved in state_dict["state"].get(index, {}).items():
+            if not isinstance(saved, Tensor) or (name not in initial and saved.ndim > 0):
+                continue
+            dtype = initial.get(name, saved).dtype
+            if optimizer.state[p][name].dtype is not dtype:
+                optimizer.state[p][name] = saved.to(p.device, dtype, copy=True)

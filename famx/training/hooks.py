@@ -1,0 +1,137 @@
+"""Hooks: the concerns of a training run beside its steps, each a class with the events it needs."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from famx.nn.batch import Batch
+from famx.nn.hooks import observe_last_batch
+from famx.training import checkpoint
+from famx.training.evaluate import Evaluation, evaluate
+from famx.training.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from famx.training.trainer import Trainer
+
+Metrics = dict[str, float | Tensor]
+
+
+class Hook:
+    """A concern of a run. The trainer calls each event of all its hooks, in their order.
+
+    A subclass overrides the events that it needs. A hook with state that resuming needs has a
+    `state_name`, the name of its tree in the checkpoint.
+    """
+
+    state_name: str | None = None
+
+    def on_start(self, trainer: "Trainer") -> None:
+        """Is called before the first step of this process."""
+
+    def before_step(self, trainer: "Trainer") -> None:
+        """Is called before the forward pass of a step, `trainer.step` steps having been taken."""
+
+    def before_optimizer_step(self, trainer: "Trainer", grad_norms: Tensor) -> None:
+        """Is called with the gradients clipped; `grad_norms` (tensors,) are of those before."""
+
+    def after_optimizer_step(self, trainer: "Trainer") -> None:
+        """Is called before the gradients are released."""
+
+    def after_step(self, trainer: "Trainer") -> None:
+        """Is called when a step is complete and counted in `trainer.step`."""
+
+    def on_report(self, trainer: "Trainer", metrics: Metrics) -> None:
+        """Is called with the metrics of a training report, and may add some for later hooks."""
+
+    def on_evaluation(self, trainer: "Trainer", evaluation: Evaluation) -> None:
+        """Is called with an evaluation on dev; the model holds the metrics of its last batch."""
+
+    def on_save(self, trainer: "Trainer") -> None:
+        """Is called before a checkpoint is written."""
+
+    def on_stop(self, trainer: "Trainer") -> None:
+        """Is called when a signal has ended the run."""
+
+    def on_end(self, trainer: "Trainer") -> None:
+        """Is called last, however the run ended."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class StopOnDivergence(Hook):
+    """Ends a run whose training loss is not finite, before it is evaluated or saved."""
+
+    def after_step(self, trainer: "Trainer") -> None:
+        # a report checks the loss itself, and resets its sum
+        if trainer.is_save_due and not trainer.is_report_due:
+            trainer.require_finite("train", trainer.sum_over_processes(trainer.loss_sum).item())
+
+
+class EvaluateOnDev(Hook):
+    """Evaluates the (averaged) model on dev, in the first process, while the others wait.
+
+    Args:
+        batches: returns the batches of dev; parts fill their metrics in the last of them.
+    """
+
+    def __init__(self, batches: Callable[[], Iterable[Batch]]):
+        self.batches = batches
+
+    def after_step(self, trainer: "Trainer") -> None:
+        if not trainer.is_evaluation_due or not trainer.is_main_process:
+            return
+        # evaluate
+        started = time.perf_counter()
+        model = trainer.evaluated_model
+        batches = observe_last_batch(model, self.batches())
+        evaluation = evaluate(model, trainer.task, batches, trainer.device)
+        trainer.seconds += time.perf_counter() - started
+        # compare with the best score up to now
+        metrics = {f"dev/{name}": value for name, value in evaluation.metrics.items()}
+        trainer.latest |= metrics
+        trainer.dev_score = metrics[f"dev/{trainer.task.selection_metric}"]
+        improved = trainer.dev_score < trainer.best_score
+        if improved and math.isfinite(evaluation.loss):
+            trainer.best_score = trainer.dev_score
+            trainer.evals_without_improvement = 0
+        else:
+            trainer.evals_without_improvement += 1
+        # report
+        for hook in trainer.hooks:
+            hook.on_evaluation(trainer, evaluation)
+        trainer.require_finite("dev", evaluation.loss)
+
+
+class SaveCheckpoints(Hook):
+    """Saves all that resuming needs, at evaluations, every `save_every` steps and on a signal.
+
+    Args:
+        run_dir: of the run.
+    """
+
+    def __init__(self, run_dir: RunDir):
+        self.run_dir = run_dir
+        self.saved_step = 0
+
+    def after_step(self, trainer: "Trainer") -> None:
+        if trainer.is_main_process and trainer.is_save_due:
+            self.save(trainer, trainer.dev_score if trainer.is_evaluation_due else None)
+
+    def on_stop(self, trainer: "Trainer") -> None:
+        if trainer.is_main_process and self.saved_step != trainer.step:
+            self.save(trainer, None)
+
+    def save(self, trainer: "Trainer", score: float | None) -> None:
+        """Saves a checkpoint of the current step with its score on dev, if it was evaluated."""
+        for hook in trainer.hooks:
+            hook.on_save(trainer)
+        folder = self.run_dir.checkpoints
+        checkpoint.save(folder, trainer.step, score, **trainer.state_dict())
+        self.saved_step = trainer.step

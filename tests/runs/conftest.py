@@ -1,0 +1,66 @@
+"""Command lines of famx, run in this process and in a folder of their own."""
+
+import importlib
+import sys
+from typing import NamedTuple
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from famx.config.command import run_command
+from famx.registry import PARTS
+
+# files of parts, most of which cannot be used
+PART_FILES = {
+    "raises.py": "1 / 0",
+    "breaks.py": "def (",
+    "bare.py": "from famx.registry import register\n\n\n@register\nclass Part: ...\n",
+    "twice.py": """\
+from famx.registry import register
+
+@register('norm')
+class A: ...
+
+@register('norm')
+class B: ...
+""",
+    "part.txt": "",
+}
+
+
+class Finished(NamedTuple):
+    """The exit status of a command, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """The only line of an error."""
+        lines = self.err.strip().splitlines()
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Returns a function that runs `command("train", "seed=1", ...)` in the folder `tmp_path`."""
+
+    def run(name: str, *words: object) -> Finished:
+        module = importlib.import_module(f"famx.{name}")
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        main = (lambda: module.show(sys.argv[1:])) if name == "parts" else module.main
+        GlobalHydra.instance().clear()
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            run_command(main)
+        return Finished(exit_info.value.code, *capsys.readouterr())
+
+    monkeypatch.chdir(tmp_path)
+    # some files register parts
+    monkeypatch.setitem(PARTS, "norm", dict(PARTS["norm"]))
+    (tmp_path / "text.txt").write_text("to be or not to be " * 99)
+    for name, text in PART_FILES.items():
+        (tmp_path / name).write_text(text)
+    return run

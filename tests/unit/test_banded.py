@@ -1,0 +1,46 @@
+import pytest
+import torch
+from attention_blocks import example_masks
+from torch.nn.functional import scaled_dot_product_attention
+from torch.testing import assert_close
+
+from famx.attention._banded import banded
+from famx.nn.masks import visible
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("t", "s"), [(1, 1), (1, 90), (7, 7), (64, 64), (150, 150), (70, 200)])
+@pytest.mark.parametrize("window", [1, 5, 100, 1000])
+def test_a_band_equals_dense_attention_with_a_mask(window, t, s, causal):
+    inputs = [torch.randn(2, 3, n, 8, requires_grad=True) for n in (t, s, s)]
+    q, k, v = inputs
+    distance = torch.arange(s - t, s)[:, None] - torch.arange(s)
+    near = distance.abs() < window
+    if causal:
+        near = near & (distance >= 0)
+    for mask in example_masks(2, 3, t, s):
+        dense_mask = near if mask is None else near & mask
+        expected = scaled_dot_product_attention(q, k, v, dense_mask)
+        y = banded(q, k, v, window, mask, causal)
+        assert_close(y, expected)
+        gradients = torch.autograd.grad(y.square().sum(), inputs)
+        assert_close(gradients, torch.autograd.grad(expected.square().sum(), inputs))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_soft_band_weighs_keys_by_their_distance(causal):
+    q, k, v = [torch.randn(2, 3, n, 8, requires_grad=True) for n in (70, 90, 90)]
+    reach = (20 * torch.rand(2, 3, 70)).requires_grad_()
+    inputs = [q, k, v, reach]
+    distance = (torch.arange(20, 90)[:, None] - torch.arange(90)).float()
+    for mask in example_masks(2, 3, 70, 90):
+        m = ((reach[..., None] + 8 - distance.abs()) / 8).clamp(0, 1)
+        weights = m * (q @ k.mT / 8**0.5).exp()
+        mask_now = visible(mask, 70, 90, causal, q.device)
+        if mask_now is not None:
+            weights = weights * mask_now
+        expected = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9) @ v
+        y = banded(q, k, v, 28, mask, causal, reach, ramp=8)
+        assert_close(y, expected)
+        gradients = torch.autograd.grad(y.square().sum(), inputs)
+        assert_close(gradients, torch.autograd.grad(expected.square().sum(), inputs))

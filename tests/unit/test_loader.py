@@ -1,0 +1,154 @@
+"""Batches, their order and their augmentation."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from famx.data._example import write_corpus
+from famx.data.manifest import Manifest
+from famx.data.text import Text
+from famx.notation import Modality, UserError
+from famx.training.loader import (
+    Loader,
+    LoaderConfig,
+    cut_into_batches,
+    sample_augmentation,
+    shuffle_in_buckets,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder)
+    return folder
+
+
+lengths = st.lists(st.floats(0.1, 40.0), min_size=1, max_size=200).map(np.array)
+
+
+@given(lengths, st.integers(1, 40), st.floats(0.5, 300.0), st.integers(0, 5))
+@settings(deadline=None, max_examples=60)
+def test_batches_contain_every_item_once_within_the_budget(lengths, n_buckets, budget, seed):
+    order = shuffle_in_buckets(lengths, n_buckets, np.random.default_rng(seed))
+    batches = cut_into_batches(order, lengths, budget)
+    indices = [index for batch in batches for index in batch]
+    assert sorted(indices) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[batch]) <= budget
+
+
+@pytest.mark.parametrize("budget", [100.0, 400.0])
+def test_padding_is_below_five_percent_for_lengths_as_in_librispeech(budget):
+    # train-clean-100: 28,539 utterances, most of 12 to 16 s, many short ones, none over 24.5 s
+    rng = np.random.default_rng(0)
+    is_long = rng.random(28_539) < 0.7
+    lengths = np.where(is_long, rng.normal(14.5, 1.2, 28_539), rng.uniform(1.4, 14, 28_539))
+    lengths = np.clip(lengths, 1.4, 24.5)
+    batches = cut_into_batches(shuffle_in_buckets(lengths, 30, rng), lengths, budget)
+    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+    assert 1 - lengths.sum() / padded < 0.05
+
+
+def test_augmentation_is_a_function_of_seed_and_epoch():
+    config = LoaderConfig()
+    first = sample_augmentation(config, 3, 5, 200)
+    again = sample_augmentation(config, 3, 5, 200)
+    assert (first.speed == again.speed).all() and (first.spans == again.spans).all()
+    for other in (sample_augmentation(config, 3, 6, 200), sample_augmentation(config, 4, 5, 200)):
+        assert (first.speed != other.speed).any() and (first.spans != other.spans).any()
+
+
+def test_augmentation_stays_within_its_bounds():
+    config = LoaderConfig(time_masks=2, time_width=0.1, mel_masks=3, mel_width=0.3)
+    augmentation = sample_augmentation(config, 3, 5, 200)
+    assert set(augmentation.speed) == set(config.speed)
+    assert (augmentation.spans >= 0).all()
+    # a time mask spans all mel bins, a mel mask all of the time
+    time, mel = augmentation.spans[:, :2], augmentation.spans[:, 2:]
+    assert (time[..., 2:] == [0, 1]).all() and (mel[..., :2] == [0, 1]).all()
+    assert (time[..., 1] <= 0.1).all() and (time[..., :2].sum(-1) <= 1).all()
+    assert (mel[..., 3] <= 0.3).all() and (mel[..., 2:].sum(-1) <= 1).all()
+
+
+def test_noise_has_the_sampled_signal_to_noise_ratio():
+    signal = torch.sin(torch.arange(40_000) / 3)
+    noisy = sample_augmentation(LoaderConfig(speed=[1.0], snr=[10.0, 30.0]), 3, 5, 40)
+    assert set(noisy.snr) == {10.0, 30.0}
+    assert len(set(noisy.noise_seeds)) == 40
+    for index in range(40):
+        noise = noisy.apply(signal, index) - signal
+        ratio = signal.square().mean() / noise.square().mean()
+        assert 10 * ratio.log10().item() == pytest.approx(noisy.snr[index], abs=0.2)
+        assert torch.equal(noise, noisy.apply(signal, index) - signal)
+
+
+def test_signal_without_augmentation_stays_equal():
+    signal = torch.sin(torch.arange(40_000) / 3)
+    augmentation = sample_augmentation(LoaderConfig(speed=[1.0]), 3, 5, 40)
+    assert torch.equal(augmentation.apply(signal, 0), signal)
+
+
+def test_recordings_change_speed_by_the_factor_that_their_batch_was_planned_with(folder):
+    dataset = Manifest("train", 0, root=str(folder))
+    config = LoaderConfig(batch_seconds=3.0, speed=[0.5, 2.0])
+    loader = Loader(dataset, dataset.build_tokenizer(), 0, config)
+    factors = dict(zip(dataset.ids, loader._augmentation(0).speed, strict=True))
+    seconds = dict(zip(dataset.ids, dataset.lengths, strict=True))
+    for epoch, _, batch in loader.train_batches():
+        if epoch > 0:
+            break
+        assert batch.inputs.numel() <= 3.001 * 16_000
+        for name, length in zip(batch.ids, batch.lengths.tolist(), strict=True):
+            assert length / 16_000 * factors.pop(name) == pytest.approx(seconds[name], abs=1e-3)
+    assert not factors
+
+
+def test_shards_are_the_rows_of_a_batch_in_its_width(folder):
+    dataset = Manifest("train", 0, root=str(folder))
+    loader = Loader(dataset, dataset.build_tokenizer(), 0, LoaderConfig(batch_seconds=4.0))
+    _, _, batch = next(loader.train_batches())
+    shards = [batch.shard(rank, 3) for rank in range(3)]
+    assert sorted(name for shard in shards for name in shard.ids) == sorted(batch.ids)
+    assert torch.equal(shards[1].inputs, batch.inputs[1::3])
+    assert torch.equal(shards[2].spans, batch.spans[2::3])
+    assert sum(shard.amount for shard in shards) == pytest.approx(batch.amount)
+    moved = shards[0].to("cpu")
+    assert moved.texts == batch.texts[::3]
+    assert (moved.amount, moved.padding) == (shards[0].amount, shards[0].padding)
+
+
+def test_amount_of_a_batch_is_in_seconds_or_tokens_without_padding(folder):
+    dataset = Manifest("train", 0, root=str(folder))
+    batch = next(Loader(dataset, None, 0, LoaderConfig(batch_seconds=4.0)).eval_batches())
+    assert batch.amount == pytest.approx(int(batch.lengths.sum()) / 16_000)
+    assert batch.padding == pytest.approx(1 - int(batch.lengths.sum()) / batch.inputs.numel())
+    assert batch.modality is Modality.SPEECH
+    batch = next(Loader(Text("dev", 0, block=64), None).eval_batches())
+    assert batch.amount == 65 * len(batch)
+    assert batch.modality is Modality.TEXT
+
+
+@pytest.mark.parametrize(("config", "rows"), [({}, 16), ({"batch_tokens": 12 * 64}, 12)])
+def test_budget_of_text_is_in_tokens(config, rows):
+    dataset = Text("train", 0, block=64)
+    loader = Loader(dataset, None, 0, LoaderConfig(**config))
+    for _, _, batch in itertools.islice(loader.train_batches(), 3):
+        assert batch.inputs.shape == (rows, 65)
+        assert batch.inputs.dtype == torch.int64
+        assert batch.spans is None
+        assert batch.padding == 0
+
+
+def test_text_with_unknown_characters_is_refused_by_name(folder):
+    tokenizer = Text("dev", 0, unit="chars").build_tokenizer()
+    dataset = Manifest("train", 0, root=str(folder))
+    dataset.texts[3] = "東京"
+    with pytest.raises(
+        UserError, match=r"anna3\.wav has characters outside the vocabulary: '京' '東'"
+    ):
+        Loader(dataset, tokenizer)
