@@ -28,6 +28,8 @@ ROOMS = (
     *("attention", "rotary", "norm", "feedforward", "layer"),
     *("schedule", "spectrum", "momentum", "optim"),
 )
+HOOK = "hook"
+"""The room of a user's hooks of the trainer: no option, every registered one is used."""
 LAYER_ROOMS = ("attention", "rotary", "norm", "feedforward", "layer")
 """The rooms that a layer is built of."""
 CONTEXT = frozenset({*ROOMS, "causal"})
@@ -77,7 +79,7 @@ def _register_outside(room: str, part: Any) -> Any:
 def _add(room: str, name: str, part: Any) -> Any:
     # `part` is Any because users may decorate anything
     file = inspect.getfile(part)
-    if room not in ROOMS:
+    if room not in (*ROOMS, HOOK):
         raise UserError(f"{part.__name__} registers in the room {room!r}{suggest(room, ROOMS)}")
     if not inspect.isclass(part):
         raise UserError(f"@register takes a class, but {part.__name__} is a {type(part).__name__}")

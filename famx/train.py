@@ -76,7 +76,7 @@ def train(words: Sequence[str]) -> int:
     except Exception as error:
         if runs.started or isinstance(error, UserError):
             raise
-        mistake = explain_hydra_error(error, overrides, "--multirun" in options)
+        mistake = explain_hydra_error(error, overrides, options)
         if mistake is None:
             raise
         raise mistake from error

@@ -17,7 +17,9 @@ class AlibiAttention(Attention):
     """
 
     def mix(self, q, k, v, mask, causal):
-        t, s = q.shape[-2], k.shape[-2]
+        t = q.shape[-2]
+        s = k.shape[-2]
+        # the queries are the last positions of the keys' sequence
         query_positions = torch.arange(s - t, s, device=q.device)
         key_positions = torch.arange(s, device=q.device)
         distance = (query_positions[:, None] - key_positions).abs()

@@ -26,7 +26,9 @@ def attend(
 
     A query that may attend to no key gets zeros.
     """
-    t, s = q.shape[-2], k.shape[-2]
+    t = q.shape[-2]
+    s = k.shape[-2]
+    # without a mask to build, torch has a faster kernel
     if causal and mask is None and t == s:
         return scaled_dot_product_attention(q, k, v, is_causal=True)
     return scaled_dot_product_attention(q, k, v, visible(mask, t, s, causal, q.device))
@@ -40,7 +42,7 @@ def distance_metrics(
     keys: int,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Returns metrics of how far each head looks: `sqrt(sum_j w_ij (i - j)^2)`, in positions.
+    """Returns metrics of how far each head attends: `sqrt(sum_j w_ij (i - j)^2)`, in positions.
 
     The queries are the last ones of the keys' sequence. Padding, and a query without a visible key,
     has no distance: it does not count in the mean and is NaN in the image.
@@ -49,15 +51,19 @@ def distance_metrics(
         mix: mixes values (s 3) by the attention weights of the last sample; a query without a
             visible key gets zeros.
     """
+    # moments of the weights over positions, around their middle
     positions = torch.arange(keys, device=device, dtype=torch.float32) - keys / 2
     # autocast would round the squares, whose difference below is small
     with torch.autocast(device.type, enabled=False):
         moments = torch.stack((torch.ones_like(positions), positions, positions.square()), -1)
         total, mean, mean_square = mix(moments).unbind(-1)
+
+    # sum_j w_ij (i - j)^2 from the moments
     query_positions = positions[keys - queries :]
     variance = query_positions.square() - 2 * query_positions * mean + mean_square
     distance = variance.clamp(min=0).sqrt()
 
+    # padding, and a query without a visible key, has none
     last_mask = None if mask is None else mask[-1:]
     real = real_positions(last_mask, total.mT[None])[0, :, 0]
     defined = (total > 0.5) & (real > 0)

@@ -15,15 +15,14 @@ from famx.config.words import (
     FREE_FORM,
     GROUPS,
     PRESETS,
-    SECTIONS,
     experiment_sweep,
     override_values,
     parse_override,
-    preset_names,
+    user_folders,
     without_plus,
 )
 from famx.notation import UserError
-from famx.registry import PARTS, ROOMS, hyperparameters, names, suggest
+from famx.registry import PARTS, ROOMS, hyperparameters, suggest
 
 RENAMED = {
     "watch": "probe",
@@ -39,7 +38,7 @@ OLD_DEFAULT = "usual"
 
 
 def explain_hydra_error(
-    error: Exception, words: Sequence[str], multirun: bool = False
+    error: Exception, words: Sequence[str], options: Sequence[str] = ()
 ) -> UserError | None:
     """Says which override Hydra refuses and why, or None if the error is of another origin.
 
@@ -49,15 +48,25 @@ def explain_hydra_error(
     Args:
         error: of Hydra or OmegaConf, or whatever else they raised before a run began.
         words: overrides as the user typed them.
-        multirun: whether they describe a sweep.
+        options: of Hydra's command line.
     """
     GlobalHydra.instance().clear()
-    mistake = _find_mistake([without_plus(word) for word in words], multirun)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        mistake = _find_mistake([without_plus(word) for word in words], options)
     # Hydra raises ValueError too
     if mistake is None and isinstance(error, HydraException | OmegaConfBaseException | ValueError):
-        causes = [one_line(cause) for cause in (error, error.__cause__) if cause is not None]
-        return UserError(": ".join(causes))
+        return UserError(": ".join(_messages(error)))
     return mistake
+
+
+def _messages(error: BaseException) -> Iterator[str]:
+    """Yields the messages of an error and its cause, which may be an old option in a file."""
+    for cause in (error, error.__cause__):
+        if cause is None:
+            continue
+        yield one_line(cause)
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key in RENAMED:
+            yield f"{cause.full_key} is now {RENAMED[cause.full_key]}"
 
 
 def refuse_renamed(config: Mapping[str, Any], source: str) -> None:
@@ -104,11 +113,15 @@ def _old_defaults(config: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"{FREE_FORM}.{room}" for room in space if space[room] == OLD_DEFAULT)
 
 
-def _find_mistake(words: Sequence[str], multirun: bool) -> UserError | None:
+def _find_mistake(words: Sequence[str], options: Sequence[str]) -> UserError | None:
     """Returns the explanation of the first word that Hydra refuses."""
+    multirun = "--multirun" in options
     if multirun:
         # the words come last, since they replace what the experiment sweeps
-        words = [f"{key}={values}" for key, values in experiment_sweep(words).items()] + [*words]
+        sweep = experiment_sweep(words, options)
+        words = [*(f"{key}={values}" for key, values in sweep.items()), *words]
+    search_path = [word for word in words if word.lstrip("+").startswith("hydra.searchpath=")]
+    search_path += [f"hydra.searchpath=[file://{folder}]" for folder in user_folders(options)]
     overrides = []
     for word in words:
         override = parse_override(word)
@@ -122,49 +135,41 @@ def _find_mistake(words: Sequence[str], multirun: bool) -> UserError | None:
                 f"{override.key_or_group} has several values, which only a sweep can have: add -m"
             )
         overrides.append(override)
-    return _refused_choice(overrides) or _refused_option(overrides)
+    try:
+        return _refused_choice(overrides, search_path) or _refused_option(overrides, search_path)
+    except (HydraException, OmegaConfBaseException):
+        return None  # the fault is in a file, which no word explains
 
 
-def _refused_choice(overrides: Sequence[Override]) -> UserError | None:
-    """Returns the explanation of the first choice of a part, a preset or an experiment."""
+def _refused_choice(overrides: Sequence[Override], search_path: Sequence[str]) -> UserError | None:
+    """Returns the explanation of the first unknown part, preset or experiment."""
+    loader = GlobalHydra.instance().config_loader()
     for override in overrides:
         group = override.key_or_group
         if group not in GROUPS:
             continue
+        choices = loader.get_group_options(group, config_name="train", overrides=[*search_path])
         for value in override_values(override):
-            if isinstance(value, str) and value not in _choices(group):
-                if value == OLD_DEFAULT and group in DEFAULT_ROOMS:
-                    return UserError(f"{group}={value} is now {group}={DEFAULT}")
-                noun = PRESETS.get(group, "part")
-                return UserError(
-                    f"{group}={value}: no such {noun}{suggest(value, _choices(group))}"
-                )
+            if not isinstance(value, str) or value in choices:
+                continue
+            if value == OLD_DEFAULT and group in DEFAULT_ROOMS:
+                return UserError(f"{group}={value} is now {group}={DEFAULT}")
+            noun = PRESETS.get(group, "part")
+            return UserError(f"{group}={value}: no such {noun}{suggest(value, choices)}")
     return None
 
 
-def _choices(group: str) -> list[str]:
-    choices = preset_names(group)
-    if group in ROOMS:
-        choices += names(group)
-    if group in (*DEFAULT_ROOMS, *SECTIONS):
-        choices.append(DEFAULT)
-    return choices
-
-
-def _refused_option(overrides: Sequence[Override]) -> UserError | None:
+def _refused_option(overrides: Sequence[Override], search_path: Sequence[str]) -> UserError | None:
     """Returns the explanation of the first option that does not exist, or has another type."""
-    try:
-        for config in _compositions(overrides):
-            for override in overrides:
-                mistake = _refused_override(config, override)
-                if mistake is not None:
-                    return mistake
-    except (HydraException, OmegaConfBaseException):
-        pass  # the fault is in a file, which no word explains
+    for config in _compositions(overrides, search_path):
+        for override in overrides:
+            mistake = _refused_override(config, override)
+            if mistake is not None:
+                return mistake
     return None
 
 
-def _compositions(overrides: Sequence[Override]) -> Iterator[Container]:
+def _compositions(overrides: Sequence[Override], search_path: Sequence[str]) -> Iterator[Container]:
     """Yields the config of the chosen parts.
 
     Of a sweep, each choice is combined with the first choices of the other groups.
@@ -178,10 +183,9 @@ def _compositions(overrides: Sequence[Override]) -> Iterator[Container]:
     variants = [first]
     for group, values in choices.items():
         variants += [first | {group: value} for value in values[1:]]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for variant in variants:
-            words = [f"{group}={value}" for group, value in variant.items()]
-            yield compose("train", words)
+    for variant in variants:
+        words = [f"{group}={value}" for group, value in variant.items()]
+        yield compose("train", [*search_path, *words])
 
 
 def _refused_override(config: Container, override: Override) -> UserError | None:

@@ -3,9 +3,11 @@
 `hydra_words` applies one rule after the other; each is a function that says why it is needed.
 """
 
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -41,7 +43,7 @@ def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
         require_name(word)
         refuse_removal(word)
     if "--multirun" in options:
-        run_name = sweep_folder_name(overrides)
+        run_name = sweep_folder_name(overrides, options)
         overrides = [as_choice(word) for word in overrides]
     else:
         run_name = name_from_parts(overrides)
@@ -200,13 +202,13 @@ def name_from_parts(overrides: Sequence[str]) -> list[str]:
     return [f"name='{name}'"]
 
 
-def sweep_folder_name(overrides: Sequence[str]) -> list[str]:
+def sweep_folder_name(overrides: Sequence[str], options: Sequence[str]) -> list[str]:
     """Returns the override that names the folders of a sweep by what differs: `optim=fam,seed=1`.
 
     Hydra would number them.
     """
     fixed = set()
-    swept = list(experiment_sweep(overrides))
+    swept = list(experiment_sweep(overrides, options))
     for word in overrides:
         override = parse_override(word)
         if override is None or override.is_delete():
@@ -235,10 +237,19 @@ def _folder_name(value: Any) -> str:
     return "null" if value is None else str(value).replace("/", "_")
 
 
-def experiment_sweep(overrides: Sequence[str]) -> dict[str, str]:
+def user_folders(options: Sequence[str]) -> list[Path]:
+    """Returns the folder of `--config-dir`, if it is given."""
+    pairs = itertools.pairwise(options)
+    return [Path(value).resolve() for option, value in pairs if option == "--config-dir"]
+
+
+def experiment_sweep(overrides: Sequence[str], options: Sequence[str]) -> dict[str, str]:
     """Returns the sweep that the chosen experiment declares: option -> values, `a,b`."""
-    file = CONF / "experiment" / f"{find_override('experiment', overrides)}.yaml"
-    node = yaml.safe_load(file.read_text()) if file.is_file() else {}
+    name = find_override("experiment", overrides)
+    folders = [CONF, *user_folders(options)]
+    files = [folder / "experiment" / f"{name}.yaml" for folder in folders]
+    file = next((file for file in files if file.is_file()), None)
+    node = yaml.safe_load(file.read_text()) if file else {}
     for key in ("hydra", "sweeper", "params"):
         node = node.get(key, {})
     return {key: str(values) for key, values in node.items()}

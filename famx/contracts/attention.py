@@ -65,7 +65,7 @@ def attends_to_memory(part: Part) -> None:
 
 
 def mask_obeyed(part: Part) -> None:
-    """What a mask hides changes no output that is visible."""
+    """No visible output depends on a position that the mask hides."""
     block = build_block(part)
     x = torch.randn(B, T, D)
     memory = torch.randn(B, S, D)

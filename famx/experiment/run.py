@@ -23,6 +23,7 @@ from famx.experiment.search import layer_table
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
 from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.notation import UserError
+from famx.registry import HOOK, PARTS
 from famx.training import checkpoint
 from famx.training.checkpoint import load_weights
 from famx.training.device import join_process_group, select_device
@@ -124,15 +125,32 @@ def monitoring_hooks(
     run_dir: RunDir,
     run_log: WriteRunLog,
 ) -> list[Hook]:
-    """Builds the hooks that only the first process has: probe, run log and progress."""
+    """Builds the hooks that only the first process has: probe, the user's, run log, progress."""
     task = experiment.task
-    hooks: list[Hook] = [run_log, ShowProgress(task.selection_metric, task.modality)]
+    hooks: list[Hook] = [build_user_hook(name, hook) for name, hook in user_hooks().items()]
+    hooks += [run_log, ShowProgress(task.selection_metric, task.modality)]
     level = probe_level(experiment.config["probe"])
     if level != "off":
         # before the run log, which writes what the probe adds to a report
         probe = OptimizerProbe(experiment.model, optimizer, level, settings.log_every)
         hooks.insert(0, ProbeOptimizer(probe, run_dir, run_log))
     return hooks
+
+
+def user_hooks() -> dict[str, type]:
+    """Returns the hooks that files of `famx_parts=` have registered, by name."""
+    return PARTS.get(HOOK, {})
+
+
+def build_user_hook(name: str, hook: type) -> Hook:
+    """Builds a hook of a user.
+
+    Raises:
+        UserError: the class is no `Hook`.
+    """
+    if not issubclass(hook, Hook):
+        raise UserError(f"hook={name} is a {hook.__name__}, which is no famx.training.hooks.Hook")
+    return hook()
 
 
 def _restore(trainer: Trainer, run_dir: RunDir) -> None:

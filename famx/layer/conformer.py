@@ -47,6 +47,7 @@ class Convolution(nn.Module):
         append_to_cache(cache, inputs=x)
         x = cache["inputs"]
         cache["inputs"] = x[:, max(0, x.shape[1] - self.before) :]
+        # zeros where the kernel reaches beyond the ends of the sequence
         margins = (self.before + chunk_len - x.shape[1], self.after)
         if mask is not None:
             mask = mask[..., mask.shape[-1] - x.shape[1] :]
@@ -68,6 +69,7 @@ class Convolution(nn.Module):
         It takes `kernel_size` times the memory.
         """
         (size,) = self.channelwise.kernel_size
+        # which of the positions under its kernel each position sees
         taps = mask.unfold(-1, size, 1).diagonal(dim1=1, dim2=2).mT[:, None]
         products = (x.unfold(-1, size, 1) * taps) * self.channelwise.weight
         bias = self.channelwise.bias
@@ -120,6 +122,7 @@ class ConformerLayer(Layer):
 
     def forward(self, x, memory=None, mask=None, state=None):
         """See `Layer.forward`."""
+        # with a memory, the mask is that of the memory
         mask_of_x = None if mask is None or memory is not None else mask.any(1)
         x = x + 0.5 * self.dropout(self.first_feedforward(self.first_norm(x)))
         x = x + self.dropout(self.attention(self.attention_norm(x), memory, mask, state))

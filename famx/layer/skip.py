@@ -58,6 +58,7 @@ class SkipLayer(ComputeCost, PreNormLayer):
 
     def forward(self, x, memory=None, mask=None, state=None):
         """See `Layer.forward`."""
+        # the gate
         mask_of_x = None if mask is None or memory is not None else mask.any(1)
         p = self.gate(self.pool(x, mask_of_x, state)).sigmoid()
         visit = straight_through(p, 0.5)
@@ -71,11 +72,14 @@ class SkipLayer(ComputeCost, PreNormLayer):
         state: DecodeState | None,
     ) -> Float[Tensor, "b _ d"]:
         """Returns the mean of what each position sees; one for all where all see the same."""
+        # the sequence up to now
         queries = x.shape[1]
         cache = {} if state is None else state.cache(self)
         append_to_cache(cache, inputs=x)
         inputs = cache["inputs"]
         keys = inputs.shape[1]
+
+        # and which of its positions each position sees
         if self.causal:
             past = torch.ones(1, queries, keys, dtype=torch.bool, device=x.device)
             past = past.tril(keys - queries)
@@ -95,6 +99,7 @@ class SkipLayer(ComputeCost, PreNormLayer):
         if mask is None:
             real = torch.ones_like(visit)
         else:
+            # the mask covers earlier chunks too
             real = mask.any(1)[:, -visit.shape[1] :, None].to(visit)
         compute = (visit * real).sum() / real.expand_as(visit).sum().clamp(min=1)
         self.last_compute = compute if self.training else None

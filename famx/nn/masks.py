@@ -22,6 +22,7 @@ def visible(
     The queries are the last ones of the keys' sequence, so a chunk may attend to all that is cached
     before it.
     """
+    # a single query is the last position, and nothing comes after it
     if not causal or queries == 1:
         return mask
     past = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
@@ -38,6 +39,7 @@ def real_positions(
     """
     if mask is None:
         return torch.ones_like(x[..., :1])
+    # keys of the chunk, which some query of some head may attend to
     chunk_mask = mask[..., mask.shape[-1] - x.shape[1] :]
     real = chunk_mask.any(-2).any(1)[..., None]
     return real.to(x).expand(len(x), -1, -1)

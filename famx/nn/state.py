@@ -48,6 +48,7 @@ class DecodeState:
         """
         key = (type(module), cross)
         sent_at, message = self._messages.get(key, (offset, {}))
+        # the last layer's message of the previous chunk is not for the first layer of this one
         if sent_at != offset:
             message = {}
         self._messages[key] = (offset, message)

@@ -202,12 +202,11 @@ class Wrapper(torch.optim.Optimizer):
 def _build_base(
     name: str, lr: float | None, params: ParamsT, rules: Mapping[str, Factory]
 ) -> torch.optim.Optimizer:
-    context = {"params": params, **rules}
-    accepted = registry.select_context(registry.get("optim", name), context)
+    parameters = registry.constructor_parameters(registry.get("optim", name))
     for room in rules:
-        if room not in accepted:
+        if room not in parameters:
             raise UserError(f"optim.base={name} takes no {room}=; remove it or use another base")
     config: dict[str, Any] = {"name": name}
     if lr is not None:
         config["lr"] = lr
-    return registry.build("optim", config, **context)
+    return registry.build("optim", config, params=params, **rules)

@@ -29,10 +29,10 @@ class ErrorRate(Score):
     @property
     def counts(self) -> dict[str, int]:
         return {
-            "substitutions": self.substitutions,
-            "deletions": self.deletions,
-            "insertions": self.insertions,
-            "units": self.units,
+            "sub": self.substitutions,
+            "del": self.deletions,
+            "ins": self.insertions,
+            "of": self.units,
         }
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -30,12 +30,14 @@ class Score:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The counts that the rate is made of, by name."""
+        """The counts that a table of scores shows, by their headings."""
         return {}
 
     def summary(self) -> dict[str, float]:
         """Returns the score as plain numbers, for `scores.<split>.json`."""
-        return {"rate": self.rate, **self.counts, "low": self.low, "high": self.high}
+        values = asdict(self)
+        bounds = {"low": values.pop("low"), "high": values.pop("high")}
+        return values | bounds
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy
 import torch
@@ -40,6 +40,7 @@ SAVED = (
     "loss_sum",
 )
 
+HookType = TypeVar("HookType", bound=Hook)
 Position = tuple[int, int, Batch]  # epoch, position of the batch in it, batch
 
 
@@ -270,6 +271,13 @@ class Trainer:
         if self.config.precision == "auto":
             is_bf16 = self.device.type == "cuda"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16)
+
+    def hook(self, kind: type[HookType]) -> HookType | None:
+        """Returns the first hook of a class, None without one."""
+        for hook in self.hooks:
+            if isinstance(hook, kind):
+                return hook
+        return None
 
     # how long, and what is due
 

@@ -5,7 +5,10 @@ from math import gcd, pi, sqrt
 
 import torch
 
-WINDOW, EVERY, COORDINATES, BINS = 32, 8, 64, 17
+WINDOW = 32
+EVERY = 8
+COORDINATES = 64
+BINS = 17
 
 
 def even(n_bins, n):

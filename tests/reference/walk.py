@@ -22,7 +22,9 @@ def tensors():
 def gradients(steps):
     """Yields the gradients of each step: each tensor's are noise, slow, or fast in time."""
     generator = torch.Generator().manual_seed(4)
-    noise = [[torch.randn(shape, generator=generator) for shape in SHAPES] for _ in range(steps)]
+    noise = []
+    for _ in range(steps):
+        noise.append([torch.randn(shape, generator=generator) for shape in SHAPES])
     steady = [2 * torch.randn(shape, generator=generator) for shape in SHAPES]
     for t, row in enumerate(noise):
         yield [

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from famx.data._tokenizers import byte_tokenizer
 from famx.nn.batch import Batch
 from famx.notation import Modality
 from famx.task.base import Task
@@ -36,7 +37,7 @@ class MeanProduct(Task):
     default_parts = {}  # noqa: RUF012
 
     def __init__(self):
-        super().__init__(tokenizer=None, decoder=None)
+        super().__init__(byte_tokenizer(), decoder=lambda model, batch: [])
 
     def count(self, batch):
         return batch.inputs.numel()

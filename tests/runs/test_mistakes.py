@@ -215,6 +215,33 @@ def test_mistake_in_a_run_of_a_sweep_is_reported_with_the_run(command):
     assert "2 runs of the sweep were refused; the first: " in last
 
 
+USER_EXPERIMENT = """\
+# @package _global_
+hydra:
+  sweeper:
+    params:
+      optim: fam,adamww
+"""
+
+
+def test_mistake_in_a_users_folder_of_experiments_is_explained(command, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(USER_EXPERIMENT)
+    words = (*TEXT, "--config-dir", ".", "experiment=mine")
+    sentence = refused(command("train", *words, "layer.drop=0.1"), tmp_path)
+    assert "layer=prenorm has no layer.drop" in sentence
+    finished = command("train", *words, "-m", "hydra.sweep.dir=sweep")
+    assert finished.status == 2
+    assert "optim=adamww: no such part; did you mean adamw?" in finished.sentence
+    sentence = refused(command("train", *TEXT, "--config-dir", ".", "experiment=yours"), tmp_path)
+    assert "experiment=yours: no such experiment; choose from digits" in sentence
+    assert "mine" in sentence
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nwatch: light\n")
+    sentence = refused(command("train", *words), tmp_path)
+    assert "In 'experiment/mine'" in sentence
+    assert sentence.endswith("watch is now probe")
+
+
 @pytest.mark.slow
 def test_process_exits_with_the_status_of_a_mistake(tmp_path):
     words = [sys.executable, "-m", "famx.train", "layer.drop=0.1"]

@@ -91,7 +91,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_checkpoint_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="no whole checkpoint"):
+    with pytest.raises(UserError, match="no complete checkpoint"):
         checkpoint.load(tmp_path)
 
 

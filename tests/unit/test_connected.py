@@ -70,7 +70,7 @@ def test_messages_change_the_output(name):
 
 
 @pytest.mark.parametrize("name", CONNECTED)
-def test_messages_carry_nothing_from_the_future_or_other_samples(name):
+def test_messages_leak_neither_the_future_nor_the_batch(name):
     blocks = build_stack(name)
     x = torch.randn(2, 7, D)
     changed = x.clone()

@@ -8,6 +8,13 @@ from famx.notation import Modality
 from famx.registry import build
 
 
+class NextLetter(torch.nn.Module):
+    """Is sure that each letter is followed by the next one of the alphabet."""
+
+    def forward(self, inputs, state):
+        return 9.0 * torch.nn.functional.one_hot(inputs + 1, 256), None
+
+
 def test_greedy_ctc_merges_repeats_drops_blanks_and_ignores_padding():
     tokenizer = train_tokenizer(["ab"], ["<blank>"])
     decoder = build("decode", {"name": "ctc_greedy"}, tokenizer=tokenizer)
@@ -30,7 +37,4 @@ def test_greedy_language_model_continues_the_first_half():
         modality=Modality.TEXT,
     )
 
-    def next_letter(inputs, state):
-        return 9.0 * torch.nn.functional.one_hot(inputs + 1, 256), None
-
-    assert decoder(next_letter, batch) == ["def", "xyz"]
+    assert decoder(NextLetter(), batch) == ["def", "xyz"]

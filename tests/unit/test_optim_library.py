@@ -68,8 +68,9 @@ def train(optimizer, model, steps, schedule=None):
 def test_the_table_of_groups_counts_every_parameter_once(name, tmp_path):
     model = network()
     optimizer = build_optimizer({"name": name}, parameter_groups(model))
-    table = param_group_table(optimizer, tmp_path)
-    _, *rows = (tmp_path / "groups.tsv").read_text().splitlines()
+    file = tmp_path / "param_groups.tsv"
+    table = param_group_table(optimizer, file)
+    _, *rows = file.read_text().splitlines()
     counts = [int(row.split("\t")[2]) for row in rows]
     assert len(counts) == table.row_count
     assert min(counts) > 0

@@ -81,7 +81,7 @@ def test_edges_follow_the_sigmoid_where_it_is_steep(causal, hop_levels):
         assert_close(gradient, expected, rtol=1e-4, atol=1e-4 * scale)
 
 
-def test_few_buffers_of_the_size_of_the_scores_exist_at_once():
+def test_peak_memory_is_a_few_buffers_of_the_size_of_the_scores():
     block = build_block("relative_force", hop_levels=1)
     s = 256
     x = torch.randn(1, s, D)

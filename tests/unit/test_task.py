@@ -14,6 +14,18 @@ from famx.task._wer import error_rate
 BLANK = "<blank>"
 
 
+class FixedScores(torch.nn.Module):
+    """Gives the same scores and lengths whatever it reads."""
+
+    def __init__(self, scores, lengths):
+        super().__init__()
+        self.scores = scores
+        self.lengths = torch.tensor(lengths)
+
+    def forward(self, *inputs):
+        return self.scores, self.lengths
+
+
 def speech_batch(frames, targets):
     """A batch of speech whose inputs do not matter, with so many frames and target ids."""
     targets = torch.tensor(targets)
@@ -52,7 +64,7 @@ def test_ctc_loss_sums_over_all_alignments():
         ]
         if collapsed == [1]:
             total = total + probs[0, path[0]] * probs[1, path[1]] * probs[2, path[2]]
-    loss = task.loss(lambda *_: (log_probs, torch.tensor([3])), speech_batch(3, [[1]]))
+    loss = task.loss(FixedScores(log_probs, [3]), speech_batch(3, [[1]]))
     torch.testing.assert_close(loss, -total.log())
 
 
@@ -82,6 +94,6 @@ def test_language_model_loss_is_the_mean_over_real_positions():
     scores = torch.randn(2, 3, 256)
     log_probs = scores.log_softmax(-1)
     by_hand = [log_probs[0, 0, 2], log_probs[0, 1, 3], log_probs[0, 2, 4], log_probs[1, 0, 6]]
-    loss = task.loss(lambda inputs, lengths: (scores, lengths), batch)
+    loss = task.loss(FixedScores(scores, [3, 1]), batch)
     assert task.count(batch) == 4
     torch.testing.assert_close(loss, -torch.stack(by_hand).mean())

@@ -1,0 +1,266 @@
+"""Each extension is one file, written here as a user would; it works, nothing else is edited."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hydra import compose, initialize_config_dir
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import famx
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.contracts import applicable
+from famx.experiment import run
+from famx.inference import Recognizer
+from famx.notation import UserError
+from famx.registry import PARTS, load_file
+from famx.training.loader import LoaderConfig
+from famx.training.trainer import TrainerConfig
+
+TINY = [
+    "model.d_model=16",
+    "model.n_heads=2",
+    "model.n_layers=1",
+    "trainer.max_steps=3",
+    "trainer.log_every=1",
+    "trainer.eval_every=3",
+    "trainer.device=cpu",
+]
+
+OWN_TASK = '''"""Speech to text by CTC, scored by whole sentences."""
+
+from famx.notation import Modality
+from famx.registry import register
+from famx.task.base import Score
+from famx.task.ctc import CTC
+
+
+@register("task")
+class Sentences(CTC):
+    """Selects checkpoints by the fraction of sentences with an error."""
+
+    selection_metric = "ser"
+
+    def score(self, references, hypotheses):
+        wrong = [r != h for r, h in zip(references, hypotheses, strict=True)]
+        rate = sum(wrong) / len(wrong)
+        return {"ser": Score(rate, rate, rate)}
+'''
+
+OWN_DATA = '''"""Tones of one pitch for each letter, made when they are read."""
+
+from pathlib import Path
+
+import numpy as np
+
+from famx.data.base import Speech, check_split
+from famx.registry import register
+
+
+@register("data")
+class Tones(Speech):
+    """A tone for each letter."""
+
+    splits = ("train", "dev", "test")
+    path_options = ("letters_file",)
+
+    def __init__(self, split, seed, *, letters_file: str = ""):
+        check_split(split, self.splits)
+        letters = Path(letters_file).read_text().split()
+        n = {"train": 12, "dev": 4, "test": 4}[split]
+        texts = [letters[i % len(letters)] * (1 + i % 2) for i in range(n)]
+        super().__init__(
+            ids=[f"{split}{i}" for i in range(n)],
+            texts=texts,
+            speakers=["someone"] * n,
+            lengths=[0.5] * n,
+        )
+
+    def samples(self, index):
+        pitch = 300 + 200 * (ord(self.texts[index][0]) - ord("a"))
+        wave = np.sin(2 * np.pi * pitch * np.arange(8000) / 16_000)
+        return (9000 * wave).astype(np.int16)
+
+    @classmethod
+    def example(cls, folder):
+        (folder / "letters.txt").write_text("a b c")
+        return {"letters_file": str(folder / "letters.txt")}
+'''
+
+OWN_DECODE = '''"""Greedy decoding in capitals."""
+
+from famx.decode.ctc_greedy import CTCGreedy
+from famx.registry import register
+
+
+@register("decode")
+class Capitals(CTCGreedy):
+    """Best path, in capitals, with a mark at the end."""
+
+    def __init__(self, tokenizer, *, mark: str = ""):
+        super().__init__(tokenizer)
+        self.mark = mark
+
+    def decode_scores(self, scores, lengths):
+        return [text.upper() + self.mark for text in super().decode_scores(scores, lengths)]
+'''
+
+OWN_WRAPPER = '''"""Keeps the norm of every matrix."""
+
+from famx.optim._wrapper import Wrapper
+from famx.registry import register
+
+
+@register("optim")
+class NormPreserving(Wrapper):
+    """After each step, rescales each matrix to its norm from before."""
+
+    def before(self, params):
+        self.norms = [p.norm() for p in params]
+
+    def after(self, params, moved):
+        for p, norm in zip(params, self.norms, strict=True):
+            if p.ndim > 1:
+                p.mul_(norm / p.norm().clamp_min(1e-12))
+'''
+
+OWN_PICTURE = '''"""A picture of the texts at each evaluation."""
+
+import torch
+
+from famx.monitoring.hooks import WriteRunLog
+from famx.monitoring.metrics import HeatMap
+from famx.registry import register
+from famx.training.hooks import Hook
+
+
+@register("hook")
+class TextLengths(Hook):
+    """Draws the lengths of references and hypotheses."""
+
+    def on_evaluation(self, trainer, evaluation):
+        lengths = [
+            [float(len(text)) for text in texts]
+            for texts in (evaluation.references, evaluation.hypotheses)
+        ]
+        image = HeatMap(torch.tensor(lengths), ("reference", "hypothesis"), "utterances")
+        trainer.hook(WriteRunLog).log.log_images(trainer.step, {"dev/text_lengths": image})
+'''
+
+
+@pytest.fixture
+def own_part(tmp_path, monkeypatch):
+    """Writes a part to a file, and registers it as `famx_parts=` does; forgotten afterwards."""
+    for room in [*PARTS, "hook"]:
+        monkeypatch.setitem(PARTS, room, dict(PARTS.get(room, {})))
+
+    def register(source, name):
+        file = tmp_path / f"{name}.py"
+        file.write_text(source)
+        load_file(file)
+        return file
+
+    return register
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder = tmp_path / "tones"
+    folder.mkdir()
+    for split, n in {"train": 8, "dev": 3, "test": 3}.items():
+        rows = []
+        for i in range(n):
+            tone = 0.3 * np.sin(2 * np.pi * (300 + 100 * i) * np.arange(8000) / 16_000)
+            soundfile.write(folder / f"{split}{i}.wav", tone.astype("float32"), 16_000)
+            rows.append(f"{split}{i}.wav\t{'ab'[i % 2]}\tsomeone\n")
+        (folder / f"{split}.tsv").write_text("".join(rows))
+    return folder
+
+
+def compose_config(*words):
+    register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_plain(compose("train", [*TINY, *words]))
+
+
+def speech(corpus):
+    return ["task=ctc", "data=manifest", f"data.root={corpus}", "task.vocab_size=0"]
+
+
+def test_own_task_selects_checkpoints_and_reports_by_its_own_score(own_part, corpus, tmp_path):
+    own_part(OWN_TASK, "sentences")
+    words = [word.replace("task=ctc", "task=sentences") for word in speech(corpus)]
+    latest = run(compose_config(*words), tmp_path / "run")
+    assert 0 <= latest["dev/ser"] <= 1 and "dev/wer" not in latest
+    scores = json.loads((tmp_path / "run" / "scores.test.json").read_text())
+    assert scores["ser"]["rate"] == latest["test/ser"]
+
+
+def test_own_data_set_trains_and_its_paths_become_absolute(own_part, tmp_path, monkeypatch):
+    own_part(OWN_DATA, "tones")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "letters.txt").write_text("a b c")
+    words = ["task=ctc", "task.vocab_size=0", "data=tones", "data.letters_file=letters.txt"]
+    run(compose_config(*words), tmp_path / "run")
+    monkeypatch.chdir("/")
+    evaluation = Recognizer(tmp_path / "run").evaluate("dev")
+    assert len(evaluation.ids) == 4
+
+
+def test_own_data_set_keeps_the_contracts_of_its_room(own_part):
+    own_part(OWN_DATA, "tones")
+    part = PARTS["data"]["tones"]
+    for contract in applicable("data", part).values():
+        contract(part)
+
+
+def test_trained_run_is_decoded_by_a_part_that_is_written_later(own_part, corpus, tmp_path):
+    run(compose_config(*speech(corpus), "trainer.max_steps=30", "optim.lr=1e-2"), tmp_path / "run")
+    before = (tmp_path / "run" / "scores.test.json").read_text()
+    own_part(OWN_DECODE, "capitals")
+    overrides = ["decode=capitals", "decode.mark=x"]
+    evaluation = Recognizer(tmp_path / "run", overrides=overrides).evaluate("test")
+    assert all(text.endswith("x") for text in evaluation.hypotheses)
+    # the scores of the run's own decoding stay
+    assert (tmp_path / "run" / "scores.test.json").read_text() == before
+    assert (tmp_path / "run" / "scores.test.capitals,mark=x.json").exists()
+    (text,) = famx.load(tmp_path / "run", overrides=overrides).transcribe(corpus / "test0.wav")
+    assert text.endswith("x")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("decode=greedy", "decode=greedy: no such part"),
+        ("decode=lm_greedy", "decodes tokens and task=ctc gives frames"),
+        ("decode.beam=8", "has no decode.beam"),
+        ("optim.lr=1", "cannot be set for a trained run"),
+    ],
+)
+def test_decoding_that_does_not_fit_is_refused(word, message, corpus, tmp_path):
+    run(compose_config(*speech(corpus), "trainer.max_steps=1"), tmp_path / "run")
+    with pytest.raises(UserError, match=message):
+        Recognizer(tmp_path / "run", overrides=[word])
+
+
+def test_own_optimizer_wrapper_trains_and_keeps_the_contracts_of_its_room(
+    own_part, corpus, tmp_path
+):
+    own_part(OWN_WRAPPER, "norm_preserving")
+    run(compose_config(*speech(corpus), "optim=norm_preserving"), tmp_path / "run")
+    part = PARTS["optim"]["norm_preserving"]
+    layer = torch.nn.Linear(5, 7)
+    norm = layer.weight.norm().item()
+    optimizer = part(layer.parameters())
+    layer(torch.randn(3, 5)).square().sum().backward()
+    optimizer.step()
+    assert layer.weight.norm().item() == pytest.approx(norm)
+
+
+def test_own_picture_of_evaluated_utterances_is_in_tensorboard(own_part, corpus, tmp_path):
+    own_part(OWN_PICTURE, "text_lengths")
+    run(compose_config(*speech(corpus)), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert [image.step for image in events.Images("dev/text_lengths")] == [3]
