@@ -57,6 +57,7 @@ def main(words: list[str]) -> int:
     for room, name in choices:
         parts[room, name] = _configured_part(room, name, settings.get(room, {}))
 
+    # a line a contract, then a sentence a part
     console = Console(highlight=False, soft_wrap=True)
     outcomes = {}
     for (room, name), part in parts.items():
@@ -78,6 +79,7 @@ def _parse(words: list[str]) -> tuple[list[tuple[str, str]], dict[str, Hyperpara
     Raises:
         UserError: a word is neither a part, nor a file of parts, nor a setting of such a part.
     """
+    # file names may have dots and equals signs, like settings
     choices: list[tuple[str, str]] = []
     settings: dict[str, Hyperparameters] = {}
     for word in words:
@@ -93,6 +95,7 @@ def _parse(words: list[str]) -> tuple[list[tuple[str, str]], dict[str, Hyperpara
             raise UserError(f"{key} is a room: give {key}=NAME{suggest('', names(key))}")
         else:
             raise UserError(f"{word}: no such room{suggest(room, ROOMS)}")
+    # a setting of a room that is not checked is a typo
     for room, hyperparameters in settings.items():
         if room not in dict(choices):
             raise UserError(
@@ -110,6 +113,7 @@ def _configured_part(room: str, name: str, settings: Hyperparameters) -> type:
             contract of its room.
     """
     part = get(room, name)
+    # a misspelt exemption would silently exempt from nothing
     known = contracts(room)
     for contract in exemptions(part):
         if contract not in known:
@@ -117,6 +121,7 @@ def _configured_part(room: str, name: str, settings: Hyperparameters) -> type:
                 f"{room}={name} is exempt from {contract}, which is not a contract of its room"
                 f"{suggest(contract, known)}"
             )
+    # a subclass, since contracts build the part by its class
     if not settings:
         return part
     checked = complete_choice(room, {"name": name} | settings)
@@ -153,6 +158,7 @@ def _run_contracts(console: Console, room: str, name: str, part: type) -> Iterat
         if reason:
             yield Outcome(contract_name, "exempt", _one_line(reason))
             continue
+        # the same outcome, whichever contracts ran before
         torch.manual_seed(0)
         try:
             with console.status(f"{room}={name}: {contract_name}"):
@@ -171,9 +177,11 @@ def _summary(outcomes: list[Outcome]) -> str:
     n_contracts = len(outcomes)
     broken = [outcome for outcome in outcomes if outcome.state == "broken"]
     exempt = [outcome.contract for outcome in outcomes if outcome.state == "exempt"]
+    # nothing is broken
     if not broken:
         exception = f", except {', '.join(exempt)}, from which it is exempt" if exempt else ""
         return f"keeps all of its {n_contracts} contracts{exception}"
+    # where most have one message, that is the fault to look for
     summary = f"breaks {len(broken)} of its {n_contracts} contracts"
     ((message, count),) = Counter(outcome.message for outcome in broken).most_common(1)
     if count > 2:

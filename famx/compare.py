@@ -42,15 +42,18 @@ def main() -> int:
     )
     arguments = parser.parse_args()
 
+    # runs, compared before anything is printed
     load("famx")
     folders = find_runs(arguments.runs)
     comparisons = compare(folders, arguments.split, arguments.metric)
+    # the picture stands next to the runs
     file = arguments.png
     if file is None:
         parents = [folder.resolve().parent for folder in folders]
         file = Path(os.path.commonpath(parents)) / "compare.png"
     files.check_png_path(file)
 
+    # a narrow terminal or a pipe would cut columns
     console = Console(highlight=False, width=max(MIN_WIDTH, Console().width))
     for comparison in comparisons:
         console.print(table(comparison))

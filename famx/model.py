@@ -31,7 +31,7 @@ class Model(nn.Module):
 
     def __init__(
         self,
-        frontend: nn.Module,
+        frontend: Frontend,
         layers: list[nn.Module],
         norm: nn.Module,
         d_model: int,

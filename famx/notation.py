@@ -22,7 +22,7 @@ class UserError(ValueError):
 
 
 class Modality(enum.Enum):
-    """What a data set holds, a frontend reads and a task is about."""
+    """Speech or text: the kind of data of a data set, a frontend and a task."""
 
     SPEECH = "speech"
     TEXT = "text"

@@ -73,6 +73,7 @@ def markdown(rooms: Sequence[str]) -> str:
     for room in rooms:
         lines += [f"## {room}", "", "| part | what it is | hyperparameters |", "|---|---|---|"]
         for entry in _parts(room):
+            # a bar, as of a norm |x|, would end the cell
             description = entry.description.replace("|", r"\|")
             settings = f"`{entry.settings}`" if entry.settings else ""
             lines.append(f"| `{room}={entry.name}` | {description} | {settings} |")
@@ -84,6 +85,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m famx.parts", description="Lists parts, presets, and what parts cost."
     )
+    # what is listed
     parser.add_argument(
         "rooms",
         metavar="ROOM",
@@ -92,6 +94,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--markdown", action="store_true", help="print the page docs/parts.md")
     parser.add_argument("--write", action="store_true", help="write the page docs/parts.md")
+    # what is measured
     parser.add_argument(
         "--measure", action="store_true", help="costs, in units of the baseline of each room"
     )
@@ -115,6 +118,7 @@ def _write_page(words: Sequence[str]) -> None:
 
 def _print_catalogue(groups: Sequence[str]) -> None:
     """Prints the parts of rooms and the presets of groups of conf/."""
+    # a typo is refused before anything is printed
     for group in groups:
         if group not in (*ROOMS, *PRESETS):
             raise UserError(f"{group}: no such room{suggest(group, (*ROOMS, *PRESETS))}")
@@ -166,6 +170,7 @@ def _print_costs(rooms: Sequence[str], options: Namespace) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from famx.analysis.cost import BASELINE, ROUNDS, Profile, Sizes, profile_room
 
+    # a room takes seconds to minutes
     sizes = Sizes(options.d_model, options.n_heads, options.t, options.causal)
     settings = ", ".join(f"{key}={value}" for key, value in sizes._asdict().items())
     for room in rooms:
@@ -183,6 +188,7 @@ def _print_costs(rooms: Sequence[str], options: Namespace) -> None:
 
 
 def _format_costs(profile: "Profile") -> str:
+    # some baselines have no parameters or no FLOPs to compare with
     cells = []
     for cost, baseline, (_, factor, digits) in zip(
         profile.cost, profile.baseline, COLUMNS, strict=True

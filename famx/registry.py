@@ -34,7 +34,7 @@ LAYER_ROOMS = ("attention", "rotary", "norm", "feedforward", "layer")
 """The rooms that a layer is built of."""
 CONTEXT = frozenset({*ROOMS, "causal"})
 """Parameters that the builder passes even where the part has a default for use without one."""
-PARTS: dict[str, dict[str, type[Any]]] = {}
+PARTS: dict[str, dict[str, type]] = {}
 """Room -> name -> class."""
 
 # of parameters like *args and **kwargs
@@ -62,6 +62,7 @@ def register(part: Any) -> Any:
     """
     if isinstance(part, str):
         return functools.partial(_register_outside, part)
+    # of the package, `famx.<room>.<name>`
     package, *path = part.__module__.split(".")
     if package != "famx":
         raise UserError(
@@ -116,6 +117,7 @@ def build(room: str, config: Mapping[str, Any], **context: Any) -> Any:
     Raises:
         UserError: there is no such part or hyperparameter, or the part refuses a value.
     """
+    # hyperparameters from the config
     part = resolve(room, config)
     known = hyperparameters(part)
     arguments = _settings(config)
@@ -124,6 +126,7 @@ def build(room: str, config: Mapping[str, Any], **context: Any) -> Any:
         # YAML has no tuples
         if isinstance(value, list) and isinstance(known[key].default, tuple):
             arguments[key] = tuple(value)
+    # a part reports a wrong value by ValueError
     try:
         return part(**select_context(part, context), **arguments)
     except ValueError as error:
@@ -213,6 +216,7 @@ def room_of(cls: type) -> str | None:
     for room, parts in PARTS.items():
         if cls in parts.values():
             return room
+    # a module that a part consists of
     package, room, *_ = [*cls.__module__.split("."), ""]
     return room if package == "famx" and room in ROOMS else None
 
@@ -230,6 +234,7 @@ def constructor_parameters(part: type) -> dict[str, Parameter]:
     """
     parameters: dict[str, Parameter] = {}
     for cls in inspect.getmro(part):
+        # inherited constructors are read where they are defined
         if "__init__" not in vars(cls):
             continue
         # "unsound" for instances, but this is the class of the `__init__` itself

@@ -38,8 +38,10 @@ def main() -> int:
         if len(folders) > 1:
             title = str(folder.resolve().relative_to(shared))
         runs[title] = read_spectra(folder)
+    # the picture is refused before anything is printed
     file = files.check_png_path(arguments.png or shared / "spectra.png")
 
+    # a narrow terminal or a pipe would cut columns
     console = Console(highlight=False, width=max(MIN_WIDTH, Console().width))
     console.print(
         "Power of gradients over the steps, white noise = 1; band 1 is the slowest.\n"

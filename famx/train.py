@@ -63,6 +63,7 @@ def train(words: Sequence[str]) -> int:
     Raises:
         UserError: a mistake on the command line, or in a run.
     """
+    # the user's parts are choices too, so they come before the schemas
     options, overrides = split_words(words)
     runs = Runs(import_user_parts(overrides))
     register_schemas(**SECTION_TYPES)
@@ -71,6 +72,7 @@ def train(words: Sequence[str]) -> int:
     # errors are raised, not printed
     os.environ["HYDRA_FULL_ERROR"] = "1"
     hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+    # until the first run, an error is about the words
     try:
         hydra_main(runs.carry_out)()
     except Exception as error:
@@ -155,10 +157,12 @@ def resume(words: Sequence[str]) -> int:
     name = find_override("resume", words)
     if not name:
         raise UserError("resume= needs the folder of a run: resume=FOLDER")
+    # the run as it is stored
     run_dir = RunDir(name)
     run_dir.require_checkpoints()
     config = run_dir.load_config()
     import_user_parts(words, run_dir.path, config["famx_parts"])
+    # what the words change
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
         if key in ("resume", "famx_parts"):
@@ -170,6 +174,7 @@ def resume(words: Sequence[str]) -> int:
             )
         section, _, option = key.partition(".")
         config[section][option] = parse_yaml(key, value)
+    # the changed options have the right types, and newer options their defaults
     for section, fields in SECTION_TYPES.items():
         config[section] = fill_defaults(section_schema(fields), config[section], section)
     results = run(config, run_dir.path, resume=True)

@@ -61,6 +61,7 @@ def compare(folders: Sequence[Path], split: str, metric: str | None) -> list[Com
     Raises:
         UserError: one is not a run or damaged, or none is scored on the split by the metric.
     """
+    # runs by test, without those that are not scored
     runs_by_test: dict[str, list[Run]] = {}
     errors: list[UnscoredError] = []
     for folder in folders:
@@ -75,6 +76,7 @@ def compare(folders: Sequence[Path], split: str, metric: str | None) -> list[Com
     if errors:
         log.warning("%d of %d runs are omitted: %s", len(errors), len(folders), errors[0])
 
+    # each test on its own
     all_runs = [run for runs in runs_by_test.values() for run in runs]
     comparisons = []
     for runs in runs_by_test.values():
@@ -97,6 +99,7 @@ def table(comparison: Comparison) -> Table:
     mean_heading = "mean" if comparison.is_loss else "mean %"
     columns = ["seeds", *(headings[name] for name in costs), mean_heading, "difference", "verdict"]
 
+    # a row a setting, the baseline without a difference
     rows = _new_table(Text(comparison.title), "settings", columns)
     rows.title_style = "bold"
     for i, setting in enumerate(comparison.settings):
@@ -114,7 +117,7 @@ def table(comparison: Comparison) -> Table:
         rows.add_row(
             Text(setting.label),
             seeds,
-            *(_format_range([getattr(run, name) for run in runs]) for name in costs),
+            *_format_costs(runs, costs),
             mean,
             _format_difference(comparison, difference),
             difference.verdict if difference else "",
@@ -124,6 +127,7 @@ def table(comparison: Comparison) -> Table:
 
 def gene_table(comparison: Comparison) -> Table | None:
     """Returns a table of the effects of genes of sampled layers; None without enough of them."""
+    # settings whose layers were sampled or listed
     sampled = []
     for setting in comparison.settings:
         if all(run.layers for run in setting.runs.values()):
@@ -147,6 +151,7 @@ def gene_table(comparison: Comparison) -> Table | None:
 
 def notes(comparison: Comparison) -> Iterator[str]:
     """Yields what a reader of the table has to know, a sentence each."""
+    # the runs
     runs = comparison.runs
     differences = comparison.differences
     shared_costs = _format_shared_costs(runs)
@@ -155,6 +160,7 @@ def notes(comparison: Comparison) -> Iterator[str]:
     if not differences:
         yield "All runs have the same settings, so there is nothing to compare."
         return
+    # how to read a difference and its interval
     yield (
         "Differences are from the first row, fewer errors are better. "
         f"The {CONFIDENCE:.0%} intervals hold all at once."
@@ -168,6 +174,7 @@ def notes(comparison: Comparison) -> Iterator[str]:
         yield "Intervals of a loss include the chance of training, not which text was tested."
     elif len(runs[0].units) < MIN_UTTERANCES:
         yield f"With fewer than {MIN_UTTERANCES} utterances, intervals are too short."
+    # runs that differ in more than their setting
     if len({frozenset(setting.runs) for setting in comparison.settings}) > 1:
         yield "Differences are over the seeds that both settings have, means over all seeds."
     if len({run.steps for run in runs}) > 1:
@@ -196,6 +203,14 @@ def _format_difference(comparison: Comparison, difference: Difference | None) ->
     if np.isnan(difference.low):
         return mean
     return f"{mean}\n{comparison.format_interval(difference.low, difference.high)}"
+
+
+def _format_costs(runs: Sequence[Run], costs: Sequence[str]) -> list[str]:
+    """Returns the range over runs of each cost."""
+    ranges = []
+    for name in costs:
+        ranges.append(_format_range([getattr(run, name) for run in runs]))
+    return ranges
 
 
 def _format_shared_costs(runs: Sequence[Run]) -> str:

@@ -50,6 +50,7 @@ def draw(comparisons: Sequence[Comparison], file: Path) -> None:
             squeeze=False,
         )
         figure.set_layout_engine("constrained")
+        # rates on the left, differences on the right; the baseline is at the top
         for (left, right), comparison, lines in zip(axes, comparisons, labels, strict=True):
             _draw_rates(left, comparison)
             left.set_yticks(range(len(lines)), lines)
@@ -73,10 +74,12 @@ def _draw_differences(axis: "Axes", comparison: Comparison) -> None:
     """Draws each difference and its interval with the verdict; open circles are of one seed."""
     for row, difference in enumerate(comparison.differences, 1):
         mean, low, high = (comparison.scale * value for value in difference[:3])
+        # a verdict on one seed has the colour of the verdict
         colour = COLOURS.get(difference.verdict.partition(",")[0], COLOURS["not known"])
         marker = {"fmt": "o", "mfc": "white" if difference.pairs == 1 else colour}
         if np.isnan(low):
             marker = {"fmt": "x"}
+        # the interval, and the verdict above it
         reach = [[mean - low], [high - mean]]
         axis.errorbar(mean, row, xerr=reach, color=colour, capsize=3, **marker)
         if np.isfinite(mean):

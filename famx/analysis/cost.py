@@ -36,6 +36,7 @@ BASELINE = {
 LENGTHS = (256, 1024, 2048, 4096)  # time grows from the first to the last of them
 MAX_MEMORY = 4e9  # bytes of a pass of the last length; longer sequences are not measured
 ROUNDS = 15
+GROWTH_ROUNDS = 3
 
 # elapsed seconds of each call of two functions
 Timings = tuple[list[float], list[float]]
@@ -89,10 +90,12 @@ def profile_room(room: str, sizes: Sizes) -> Iterator[tuple[str, Profile | UserE
         raise UserError(
             f"--measure: the parts of the room {room} are not measured{suggest(room, BASELINE)}"
         )
+    # sizes that no part supports; others are refused by the parts
     if min(sizes.d_model, sizes.n_heads) < 1 or sizes.t < 2:
         raise UserError(
             f"--measure: d_model, n_heads and t must be at least 1, 1 and 2, got {sizes[:3]}"
         )
+    # the baseline is profiled against itself
     baseline = build_alone(room, BASELINE[room], sizes)
     for name in [BASELINE[room], *(name for name in names(room) if name != BASELINE[room])]:
         try:
@@ -106,6 +109,7 @@ def profile_room(room: str, sizes: Sizes) -> Iterator[tuple[str, Profile | UserE
 
 def build_alone(room: str, name: str, sizes: Sizes) -> nn.Module:
     """Builds a part together with the baselines of the rooms that it needs."""
+    # the context of each room
     torch.manual_seed(0)
     head_dim = sizes.d_model // sizes.n_heads
     rotary = build("rotary", {"name": BASELINE["rotary"]}, head_dim=head_dim)
@@ -140,10 +144,12 @@ def example_input(room: str, sizes: Sizes, t: int | None = None) -> Tensor:
 
 def profile_pair(part: nn.Module, baseline: nn.Module, x: Tensor) -> tuple[Cost, Cost]:
     """Measures the costs of two modules; their passes are timed interleaved."""
+    # times, interleaved
     forward_seconds = _fastest(
         partial(forward, part.eval(), x), partial(forward, baseline.eval(), x)
     )
     training_seconds = _fastest(partial(train, part, x), partial(train, baseline, x))
+    # the rest does not vary between calls
     costs = []
     for i, module in enumerate((part, baseline)):
         cost = Cost(
@@ -166,14 +172,14 @@ def growth(part: nn.Module, input_of_length: Callable[[int], Tensor]) -> str:
     affordable = [t for t in longer if needed * (t / second) ** 2 <= MAX_MEMORY]
     longest = max([second, *affordable])
 
+    # timed after a first call of each, which may allocate
     short_input = input_of_length(shortest)
     long_input = input_of_length(longest)
     forward(part, short_input)
     forward(part, long_input)
-    short, long = interleaved(
-        lambda _: forward(part, short_input), lambda _: forward(part, long_input), 3
-    )
-    exponent = math.log(min(long) / min(short)) / math.log(longest / shortest)
+    calls = (lambda _: forward(part, short_input), lambda _: forward(part, long_input))
+    seconds, long_seconds = interleaved(*calls, GROWTH_ROUNDS)
+    exponent = math.log(min(long_seconds) / min(seconds)) / math.log(longest / shortest)
     limit = f" (to {longest})" if longest < LENGTHS[-1] else ""
     return f"{exponent:.2f}{limit}"
 
@@ -240,6 +246,7 @@ def peak(call: Callable[[], object]) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
+    # events of memory are allocations and, with negative bytes, releases
     allocated = 0
     highest = 0
     for event in profile.profiler.kineto_results.events():

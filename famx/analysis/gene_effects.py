@@ -36,7 +36,7 @@ class Gene(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What a gene adds to the error rate for each layer that has it, with its interval.
+    """The error rate that a gene adds for each layer that has it, with its interval.
 
     Args:
         gene: a number of heads, a room's part, or a hyperparameter of one, as `locus=value`.
@@ -129,17 +129,22 @@ def _levels(runs: Sequence[Run]) -> np.ndarray:
             if key != "model.layers" and not key.startswith("model.drawn"):
                 values.append(value)
         descriptions.append(json.dumps([len(run.layers), *values]))
-    levels = list(dict.fromkeys(descriptions))
-    return np.array([[each == level for level in levels] for each in descriptions], dtype=float)
+    # one column a level
+    columns = []
+    for level in dict.fromkeys(descriptions):
+        columns.append([description == level for description in descriptions])
+    return np.ascontiguousarray(np.array(columns, dtype=float).T)
 
 
 def _fit(basis: np.ndarray, count: np.ndarray, rates: np.ndarray) -> _Fit | None:
     """Fits rates = basis · c + slope · count; None where the runs cannot tell the slope."""
+    # what the basis does not explain of both
     freedom = len(rates) - int(np.linalg.matrix_rank(basis)) - 1
     x = _residual(basis, count)
     y = _residual(basis, rates)
     if freedom < MIN_FREEDOM or np.abs(x).max() < 1e-9:
         return None
+    # least squares through the origin
     slope = x @ y / (x @ x)
     variance = np.square(y - slope * x).sum() / freedom / (x @ x)
     return _Fit(slope, variance**0.5, freedom)

@@ -106,6 +106,7 @@ def group_by_setting(runs: Sequence[Run]) -> list[Setting]:
     Raises:
         UserError: two runs have the same setting and seed.
     """
+    # runs by setting and seed
     groups: dict[str, dict[int, Run]] = {}
     for run in runs:
         runs_by_seed = groups.setdefault(json.dumps(run.settings), {})
@@ -117,6 +118,7 @@ def group_by_setting(runs: Sequence[Run]) -> list[Setting]:
             )
         runs_by_seed[run.seed] = run
 
+    # labels
     first_runs = [next(iter(runs_by_seed.values())) for runs_by_seed in groups.values()]
     all_settings = [run.settings for run in first_runs]
     groups_with_labels = []
@@ -136,6 +138,7 @@ def title(runs: Sequence[Run], all_runs: Sequence[Run]) -> str:
     settings = runs[0].settings
     all_settings = [run.settings for run in all_runs]
     shared = []
+    # settings that all runs of this test share
     for key in settings:
         values = {run.settings.get(key) for run in runs}
         if len(values) == 1 and _distinguishes(key, settings, all_settings):
@@ -226,12 +229,14 @@ def _test_digest(
         for key, value in settings.items():
             if key.partition(".")[0] in ("data", "task"):
                 text_settings.append(value)
+    # utterances and what was said in them, not what was recognised
     references = transcripts and [row[:2] for row in transcripts]
     return _digest(json.dumps([text_settings, references]))
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns the parts and numbers of a config by the keys that set them, without the seed."""
+    # parts and sections
     unused = set()
     if config["model"].get("layers"):
         # the layers list parts of their own; the norm after the last layer is still the config's
@@ -242,6 +247,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
             settings[section] = config[section].get("name", "")
             for key, value in flatten(config[section], section):
                 settings[key] = format_value(value)
+    # what else decides a result
     settings["init_from"] = format_value(config["init_from"])
     user_parts = [f"{part['file']}:{part['sha256'][:8]}" for part in config["famx_parts"]]
     settings["famx_parts"] = " ".join(user_parts)
@@ -256,15 +262,17 @@ def _distinguishes(
     It is where it differs among those that use the same part, or where it is not the part's
     default while others use another part.
     """
+    # it differs among those that use the same part
     room = key.partition(".")[0]
     if key == room or room == "model":
         peers = list(all_settings)
     else:
-        peers = [each for each in all_settings if each.get(room) == settings.get(room)]
-    if len({each.get(key) for each in peers}) > 1:
+        peers = [peer for peer in all_settings if peer.get(room) == settings.get(room)]
+    if len({peer.get(key) for peer in peers}) > 1:
         return True
     if len(peers) == len(all_settings):
         return False
+    # others use another part, and it is not the default of this one
     part = PARTS.get(room, {}).get(settings.get(room, ""))
     if part is None:
         return False

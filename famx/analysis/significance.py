@@ -65,11 +65,13 @@ def difference(
         setting: runs by seed, on the same utterances.
         confidence: of the interval, 0 to 1.
     """
+    # pairs under one seed
     seeds = sorted(baseline.keys() & setting.keys())
     # (seeds, utterances) errors that the setting makes in addition
     extra_errors = np.array([setting[seed].errors - baseline[seed].errors for seed in seeds])
     if not seeds or not np.isfinite(extra_errors).all():
         return Difference(np.nan, np.nan, np.nan, len(seeds))
+    # the mean, and whether anything tells how much chance matters
     units = baseline[seeds[0]].units
     rate_by_seed = extra_errors.sum(1) / max(1, units.sum())
     mean = float(rate_by_seed.mean())
@@ -82,6 +84,7 @@ def difference(
     # 2. how training turned out, as an independent error
     if len(seeds) > 1:
         samples += seed_noise(rate_by_seed, rng)
+    # the interval
     tail = (1 - confidence) / 2
     low, high = np.quantile(samples, [tail, (1 + confidence) / 2])
     return Difference(mean, float(low), float(high), len(seeds))

@@ -21,7 +21,7 @@ METRICS = ("bands", "lag1", "whiteness", "coefficient", "momentum")
 
 
 class KindSummary(NamedTuple):
-    """What was measured of one kind of tensors in one run.
+    """The measurements of one kind of tensors in one run.
 
     Args:
         steps: (reports,) steps of the reports.
@@ -48,10 +48,12 @@ class KindSummary(NamedTuple):
     @property
     def choice(self) -> str:
         """Returns the range of the coefficients, and how they change."""
+        # tensors that have a momentum in all reports
         defined = self.coefficient[:, ~np.isnan(self.coefficient).any(0)]
         if not defined.size:
             return "none"
         span = _format_span(defined.min(), defined.max())
+        # reports in which that of some tensor is not as before
         changes = (np.diff(defined, axis=0) != 0).any(1)
         changed_at = np.flatnonzero(changes) + 1
         if not len(changed_at):
@@ -81,7 +83,7 @@ def read_spectra(run: str | Path) -> dict[str, KindSummary]:
     except (pyarrow.ArrowInvalid, KeyError, OSError) as error:
         raise UserError(f"{file} is damaged: {str(error).splitlines()[0]}") from error
 
-    # (reports, tensors, ...) of each metric
+    # (reports, tensors, ...) of each metric; kinds are the same in all reports
     metrics = {}
     for name in METRICS:
         metrics[name] = np.array([rows[name].to_pylist() for rows in reports.values()])
@@ -127,6 +129,7 @@ def summarise(steps: np.ndarray, metrics: Mapping[str, np.ndarray]) -> KindSumma
         reach = stdtrit(n - 1, 0.975) * bands.std(0, ddof=1) * n**-0.5
     mean = bands.mean(0)
 
+    # the test of whiteness
     p_values = metrics["whiteness"]
     tested = p_values[~np.isnan(p_values)]
     return KindSummary(
@@ -150,10 +153,12 @@ def spectra_table(title: str, summaries: Mapping[str, KindSummary]) -> Table:
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),
     )
+    # columns
     band_names = [f"band {i + 1}" for i in range(BANDS)]
     for column in ("kind", *band_names, "lag 1", "white", "in effect", "momentum chosen"):
         justify = "left" if column in ("kind", "momentum chosen") else "right"
         table.add_column(column, justify=justify, no_wrap=True)
+    # rows: intervals stand below the means, momentum is given as 80 % of its values
     for kind, summary in summaries.items():
         cells = []
         means = summary.bands.mean(0)

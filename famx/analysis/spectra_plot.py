@@ -64,6 +64,7 @@ def draw(runs: Mapping[str, Mapping[str, KindSummary]], file: Path) -> None:
             lowers[i].sharey(lowers[0])
         for i, (title, summaries) in enumerate(runs.items()):
             _draw_run(uppers[i], lowers[i], title, summaries)
+        # runs need not fill the last row
         for axis in (*uppers[len(runs) :], *lowers[len(runs) :]):
             axis.set_axis_off()
         uppers[0].set_ylim(0, None)
@@ -103,6 +104,7 @@ def _draw_run(
 
 def _draw_bands(axis: "Axes", kind: str, summary: KindSummary) -> None:
     """Draws the mean power at the centre of each band, with its interval."""
+    # centres in cycles a step, of bins k / WINDOW
     centres = []
     for start, stop in edges("equal", WINDOW // 2 + 1, BANDS):
         centres.append((start + stop - 1) / 2 / WINDOW)

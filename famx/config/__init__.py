@@ -1,0 +1,1 @@
+"""Options: their schemas, the rules of the command line, and errors in one sentence."""

@@ -34,6 +34,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     try:
         with _show_warnings(), files.report_os_errors(), files.quiet_writer_threads():
             status = main()
+            # a closed pipe or a full disk may become known only here
             sys.stdout.flush()
     except UserError as error:
         if os.environ.get("FAMX_DEBUG") == "1":
@@ -101,6 +102,7 @@ def find_override(key: str, words: Sequence[str]) -> str | None:
 
 def format_command(command: str, *words: str) -> str:
     """Returns a command of famx to copy, with the `famx_parts` of the present command line."""
+    # the other command needs the same parts
     user_parts = find_override("famx_parts", sys.argv[1:])
     if user_parts:
         words = (*words, f"famx_parts={user_parts}")
@@ -139,8 +141,11 @@ def import_user_parts(
         UserError: a file is missing, registers no part, or differs from the run's.
     """
     value = parse_yaml("famx_parts", find_override("famx_parts", words) or "[]")
-    paths = [Path(str(item)) for item in (value if isinstance(value, list) else [value])]
+    # a single file needs no brackets
+    items = value if isinstance(value, list) else [value]
+    paths = [Path(str(item)) for item in items]
     digests = {path.name: _digest(path) for path in paths if path.is_file()}
+    # nothing is executed before the files are known to be the right ones
     _require_same_parts(digests, {part["file"]: part["sha256"] for part in required}, run)
     for path in paths:
         load_file(path)

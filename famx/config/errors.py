@@ -1,5 +1,6 @@
 """Refused options in one sentence: those that Hydra refuses, and keys of famx 0.1."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -65,8 +66,10 @@ def _messages(error: BaseException) -> Iterator[str]:
         if cause is None:
             continue
         yield one_line(cause)
-        if isinstance(cause, OmegaConfBaseException) and cause.full_key in RENAMED:
-            yield f"{cause.full_key} is now {RENAMED[cause.full_key]}"
+        # Hydra's errors have the option in a line of its own
+        details = re.search(r"full_key: (\S+)", str(cause))
+        if details and details[1] in RENAMED:
+            yield f"{details[1]} is now {RENAMED[details[1]]}"
 
 
 def refuse_renamed(config: Mapping[str, Any], source: str) -> None:
@@ -86,7 +89,7 @@ def refuse_renamed(config: Mapping[str, Any], source: str) -> None:
 
 
 def _has_option(config: Mapping[str, Any], option: str) -> bool:
-    """Whether a config has an option, and not because a user's own part has one of that name."""
+    """Tells whether a config has an option, other than one of a user's part of that name."""
     node: Any = config
     steps = option.split(".")
     for step in steps:
@@ -96,6 +99,7 @@ def _has_option(config: Mapping[str, Any], option: str) -> bool:
     room = steps[0]
     if room not in ROOMS:
         return True
+    # a user's part may not be loaded yet
     part = PARTS.get(room, {}).get(config[room].get("name"))
     return part is None or steps[-1] not in hyperparameters(part)
 
@@ -122,6 +126,7 @@ def _find_mistake(words: Sequence[str], options: Sequence[str]) -> UserError | N
         words = [*(f"{key}={values}" for key, values in sweep.items()), *words]
     search_path = [word for word in words if word.lstrip("+").startswith("hydra.searchpath=")]
     search_path += [f"hydra.searchpath=[file://{folder}]" for folder in user_folders(options)]
+    # words that cannot be read at all
     overrides = []
     for word in words:
         override = parse_override(word)
@@ -135,6 +140,7 @@ def _find_mistake(words: Sequence[str], options: Sequence[str]) -> UserError | N
                 f"{override.key_or_group} has several values, which only a sweep can have: add -m"
             )
         overrides.append(override)
+    # then choices, which decide what options there are
     try:
         return _refused_choice(overrides, search_path) or _refused_option(overrides, search_path)
     except (HydraException, OmegaConfBaseException):
@@ -150,6 +156,7 @@ def _refused_choice(overrides: Sequence[Override], search_path: Sequence[str]) -
             continue
         choices = loader.get_group_options(group, config_name="train", overrides=[*search_path])
         for value in override_values(override):
+            # a value that is no name was refused before
             if not isinstance(value, str) or value in choices:
                 continue
             if value == OLD_DEFAULT and group in DEFAULT_ROOMS:
@@ -174,11 +181,13 @@ def _compositions(overrides: Sequence[Override], search_path: Sequence[str]) -> 
 
     Of a sweep, each choice is combined with the first choices of the other groups.
     """
+    # the choices of each group
     choices: dict[str, list[str]] = {}
     for override in overrides:
         if override.key_or_group in GROUPS:
             values = override_values(override)
             choices[override.key_or_group] = [name for name in values if isinstance(name, str)]
+    # all combinations of a sweep would be many
     first = {group: values[0] for group, values in choices.items() if values}
     variants = [first]
     for group, values in choices.items():
@@ -197,6 +206,7 @@ def _refused_override(config: Container, override: Override) -> UserError | None
         if key == old or key.startswith(f"{old}."):
             return UserError(f"{override.input_line}: {old} is now {new}")
     for value in override_values(override):
+        # trainer={max_steps:1} sets options, trainer=default is a choice
         is_choice = key in GROUPS and not isinstance(value, dict)
         mistake = None if is_choice else _refused_value(config, key, value)
         if mistake is not None:
@@ -226,6 +236,7 @@ def _refused_value(config: Container, key: str, value: Any) -> UserError | None:
     # besides its own errors, OmegaConf raises assertions and overflows
     except Exception as error:
         if isinstance(value, dict):
+            # one of several options that are set together
             for name, inner in value.items():
                 mistake = _refused_value(config, f"{key}.{name}", inner)
                 if mistake is not None:
@@ -243,6 +254,7 @@ def _unknown_option(node: Mapping[str, Any], path: list[str]) -> UserError:
         return UserError(f"there is no option {key}{suggest(key, [*node, 'experiment'])}")
     room = parents[0]
     option = ".".join(path)
+    # parts of the room that have such an option
     owners = [name for name, part in PARTS.get(room, {}).items() if key in hyperparameters(part)]
     if node.get("name") == DEFAULT and owners:
         return UserError(

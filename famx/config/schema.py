@@ -41,12 +41,15 @@ def register_schemas(**sections: type) -> None:
     """
     load("famx")
     store = ConfigStore.instance()
+    # the first entry of conf/train.yaml
     store.store(name="schema", node=_root_schema(tuple(sections)))
+    # the choices of each room
     for room, parts in PARTS.items():
         for name, part in parts.items():
             store.store(group=room, name=name, node=schema(part, name))
     for room in DEFAULT_ROOMS:
         store.store(group=room, name=DEFAULT, node={"name": DEFAULT})
+    # a section is a group with one choice
     for section, fields in sections.items():
         store.store(group=section, name=DEFAULT, node=section_schema(fields))
 
@@ -63,6 +66,7 @@ def section_schema(section: type) -> type:
     hints = typing.get_type_hints(section)
     fields: list[Any] = []
     for field in dataclasses.fields(section):
+        # without the rules for numbers, which OmegaConf does not know
         hint = _checkable(hints[field.name])
         # the default of a section inside a section is of the type that it is checked with
         nested = inspect.isclass(hint) and dataclasses.is_dataclass(hint)
@@ -77,6 +81,7 @@ def schema(part: type, name: str) -> type:
     fields: list[Any] = [("name", str, name)]
     for key, parameter in hyperparameters(part).items():
         hint = _checkable(_annotation(part, key))
+        # OmegaConf has enums and lists where signatures have literals and tuples
         value = parameter.default
         if inspect.isclass(hint) and issubclass(hint, enum.Enum):
             value = hint[value]
@@ -113,7 +118,7 @@ def complete_choice(room: str, choice: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: there is no such part or hyperparameter, or a value has another type.
     """
-    part = resolve(room, choice)
+    part: type = resolve(room, choice)
     name = choice["name"]
     return fill_defaults(schema(part, name), choice, f"{room}={name}: {room}")
 
@@ -181,6 +186,7 @@ def _checkable_union(hint: Any) -> Any:
     """Returns `T | None` with a checkable T; other unions as they are, or `Any`."""
     arguments = typing.get_args(hint)
     value_types = [argument for argument in arguments if argument is not types.NoneType]
+    # OmegaConf supports `T | None` for every T, other unions only of simple types
     if len(arguments) == 2 and len(value_types) == 1:
         return _checkable(value_types[0]) | None
     return hint if _is_checkable(hint) else Any

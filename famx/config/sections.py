@@ -13,7 +13,7 @@ from famx.validate import SIZE, ConfigSection
 
 @dataclass
 class MutateConfig:
-    """How many genes of the sampled layers are changed, and by which seed."""
+    """Changes of sampled layers: the number of genes, and the seed that selects them."""
 
     seed: int = 0
     genes: int = 0
@@ -21,7 +21,7 @@ class MutateConfig:
 
 @dataclass
 class DrawConfig:
-    """How layers are sampled (famx/experiment/search.py).
+    """A search space of layers, and the seed of a sample (famx/experiment/search.py).
 
     Args:
         seed: of the draw, independent of the seed of training.

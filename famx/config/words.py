@@ -1,4 +1,4 @@
-"""From the words that a user types after `python -m famx.train` to the words that Hydra reads.
+"""The words after `python -m famx.train`, and the words that Hydra reads instead of them.
 
 `hydra_words` applies one rule after the other; each is a function that says why it is needed.
 """
@@ -42,6 +42,7 @@ def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
     for word in overrides:
         require_name(word)
         refuse_removal(word)
+    # the words of the user come before those that depend on them
     if "--multirun" in options:
         run_name = sweep_folder_name(overrides, options)
         overrides = [as_choice(word) for word in overrides]
@@ -65,6 +66,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     parser.add_argument("-cd", "--config-dir")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_intermixed_args(words)
+    # long names, which the other rules look for
     options = ["--multirun"] if arguments.multirun else []
     if arguments.cfg:
         options += ["--cfg", arguments.cfg]
@@ -99,6 +101,7 @@ def require_name(word: str) -> None:
         return
     if text in ("", "null"):
         raise UserError(_without_choice(word, group))
+    # of a sweep, each value
     for value in values_of(word):
         if isinstance(value, str) or (group in SECTIONS and isinstance(value, dict)):
             continue
@@ -207,6 +210,7 @@ def sweep_folder_name(overrides: Sequence[str], options: Sequence[str]) -> list[
 
     Hydra would number them.
     """
+    # an override with one value replaces a sweep of the experiment
     fixed = set()
     swept = list(experiment_sweep(overrides, options))
     for word in overrides:
@@ -217,6 +221,7 @@ def sweep_folder_name(overrides: Sequence[str], options: Sequence[str]) -> list[
             fixed.add(override.key_or_group)
         elif not override.is_add():
             swept.append(override.key_or_group)
+    # a value is known only when Hydra has composed the run
     OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
     parts = [_named_value(key) for key in dict.fromkeys(swept) if key not in fixed]
     return [f"hydra.sweep.subdir='{','.join(parts)}'"] if parts else []
@@ -224,6 +229,7 @@ def sweep_folder_name(overrides: Sequence[str], options: Sequence[str]) -> list[
 
 def _named_value(key: str) -> str:
     """Returns `key=value`, with the value as an interpolation that Hydra resolves in each run."""
+    # a part is a mapping, so its name stands for it
     value = key
     if key in ROOMS or key == "model":
         value = f"{key}.name"
@@ -250,6 +256,7 @@ def experiment_sweep(overrides: Sequence[str], options: Sequence[str]) -> dict[s
     files = [folder / "experiment" / f"{name}.yaml" for folder in folders]
     file = next((file for file in files if file.is_file()), None)
     node = yaml.safe_load(file.read_text()) if file else {}
+    # the sweep is where Hydra's sweeper looks for it
     for key in ("hydra", "sweeper", "params"):
         node = node.get(key, {})
     return {key: str(values) for key, values in node.items()}

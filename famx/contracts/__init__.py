@@ -1,20 +1,27 @@
 """Contracts: what every part of a room guarantees. pytest and `famx.check` run them.
 
-A room's module holds `CONTRACT`, a tuple of functions. Each takes the class of a part, builds it and
-raises `ContractError` where the part breaks the guarantee that the function is named after.
+A room's module holds `CONTRACT`, a tuple of functions. Each takes the class of a part, builds it
+and raises `ContractError` where the part breaks the guarantee that the function is named after.
 """
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jaxtyping
 from torch import Tensor
 
 from famx.registry import select_context
 
-Contract = Callable[[type], None]
+Contract = Callable[[type[Any]], None]
+
+
+@runtime_checkable
+class HasExemptions(Protocol):
+    """A part that does not give some guarantees: name of the contract -> reason."""
+
+    exempt: Mapping[str, str]
 
 
 class ContractError(Exception):
@@ -22,7 +29,7 @@ class ContractError(Exception):
 
 
 def require(condition: object, message: str) -> None:
-    """Raises `ContractError` with the message unless the condition holds (also under `python -O`)."""
+    """Raises `ContractError` unless the condition holds, also under `python -O`."""
     if not condition:
         raise ContractError(message)
 
@@ -46,7 +53,7 @@ def contracts(room: str) -> dict[str, Contract]:
 
 def exemptions(part: type) -> Mapping[str, str]:
     """Returns the guarantees that a part does not give: contract -> reason."""
-    return getattr(part, "exempt", {})
+    return part.exempt if isinstance(part, HasExemptions) else {}
 
 
 def applicable(room: str, part: type) -> dict[str, Contract]:

@@ -16,14 +16,14 @@ TEXTS = ("abba cab", "cabbb", "a")
 SURE = 20.0  # score of the right token; all others are 0
 
 
-def decodes_certain_scores(part: type) -> None:
+def decodes_certain_scores(part: type[Decoder]) -> None:
     """Scores that leave no doubt decode to their texts: blanks, repeats and padding are handled."""
     decoder, model, batch = _example(part)
     texts = decoder(model, batch)
     require(texts == batch.texts, f"decodes {texts} from certain scores of {batch.texts}")
 
 
-def rows_are_independent(part: type) -> None:
+def rows_are_independent(part: type[Decoder]) -> None:
     decoder, model, batch = _example(part)
     together = decoder(model, batch)
     for i, text in enumerate(together):
@@ -31,20 +31,20 @@ def rows_are_independent(part: type) -> None:
         require(alone == [text], f"row {i} decodes to {alone[0]!r} alone, {text!r} in a batch")
 
 
-def padding_changes_nothing(part: type) -> None:
+def padding_changes_nothing(part: type[Decoder]) -> None:
     decoder, model, batch = _example(part)
     texts = decoder(model, batch)
     model.padding_score = SURE
     require(decoder(model, batch) == texts, "the texts change with the scores of padding")
 
 
-def is_deterministic(part: type) -> None:
+def is_deterministic(part: type[Decoder]) -> None:
     decoder, model, batch = _example(part)
     model.scale = 0.0  # all tokens are equally probable
-    before = torch.get_rng_state()
+    rng_state = torch.get_rng_state()
     require(decoder(model, batch) == decoder(model, batch), "two calls give different texts")
     require(
-        torch.equal(before, torch.get_rng_state()), "draws from torch's global random generator"
+        torch.equal(rng_state, torch.get_rng_state()), "draws from torch's global random generator"
     )
 
 
@@ -83,7 +83,7 @@ class _NextToken(nn.Module):
         return self.scale * nn.functional.one_hot(following, self.vocab_size).float(), None
 
 
-def _example(part: type) -> tuple[Decoder, "_FrameScores | _NextToken", Batch]:
+def _example(part: type[Decoder]) -> tuple[Decoder, "_FrameScores | _NextToken", Batch]:
     tokenizer = train_tokenizer(TEXTS, (BLANK,))
     decoder = build_for_test(part, tokenizer=tokenizer)
     vocab_size = tokenizer.get_vocab_size()

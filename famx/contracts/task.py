@@ -15,7 +15,7 @@ FRAMES = 20
 LENGTHS = (FRAMES, FRAMES - 6, FRAMES - 9)
 
 
-def one_batch_overfits(part: type) -> None:
+def one_batch_overfits(part: type[Task]) -> None:
     """Scores that are free to take any value reach a loss near 0 and decode to the right texts."""
     task, batch, model = _example(part)
     first = task.loss(model, batch).item()
@@ -32,7 +32,7 @@ def one_batch_overfits(part: type) -> None:
         require(rates and not any(rates.values()), f"counts errors where there are none: {rates}")
 
 
-def evaluates_as_it_trains_and_decodes(part: type) -> None:
+def evaluates_as_it_trains_and_decodes(part: type[Task]) -> None:
     task, batch, model = _example(part)
     loss, texts = task.evaluate_batch(model, batch)
     expected = task.loss(model, batch)
@@ -45,7 +45,7 @@ def evaluates_as_it_trains_and_decodes(part: type) -> None:
         require(texts == decoded, f"evaluates {texts} where it decodes {decoded}")
 
 
-def selects_by_a_metric_that_it_gives(part: type) -> None:
+def selects_by_a_metric_that_it_gives(part: type[Task]) -> None:
     """`selection_metric` is the loss or a score that `score` returns."""
     task, batch, model = _example(part)
     _, texts = task.evaluate_batch(model, batch)
@@ -56,7 +56,7 @@ def selects_by_a_metric_that_it_gives(part: type) -> None:
     )
 
 
-def padding_counts_nothing(part: type) -> None:
+def padding_counts_nothing(part: type[Task]) -> None:
     task, batch, model = _example(part)
     _fit(task, model, batch)
     loss = task.loss(model, batch).item()
@@ -74,16 +74,15 @@ def padding_counts_nothing(part: type) -> None:
     )
 
 
-def loss_is_a_mean_over_units(part: type) -> None:
+def loss_is_a_mean_over_units(part: type[Task]) -> None:
     """The losses of a batch's shards, weighted by their counts, average to its own."""
     task, batch, model = _example(part)
     shards = [batch.shard(rank, 2) for rank in range(2)]
     counts = [task.count(shard) for shard in shards]
     total = task.count(batch)
     require(sum(counts) == total, f"counts {total} units, and {counts} in its shards")
-    mean = torch.zeros(())
-    for shard, count in zip(shards, counts, strict=True):
-        mean = mean + task.loss(model, shard) * count / total
+    losses = torch.stack([task.loss(model, shard) for shard in shards])
+    mean = (losses * torch.tensor(counts)).sum() / total
     loss = task.loss(model, batch)
     require(torch.allclose(mean, loss, rtol=1e-5), f"the loss is {loss}, and {mean} by its shards")
 
@@ -109,7 +108,7 @@ class FreeScores(nn.Module):
         return torch.where(is_real, self.table[inputs.long()], self.padding), lengths
 
 
-def _example(part: type) -> tuple[Task, Batch, FreeScores]:
+def _example(part: type[Task]) -> tuple[Task, Batch, FreeScores]:
     """Builds a task, a batch of three rows of different lengths, and free scores for it."""
     tokenizer = train_tokenizer(TEXTS, part.special_tokens or ("<blank>",))
     task = build_for_test(part, tokenizer=tokenizer)

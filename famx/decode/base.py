@@ -40,7 +40,7 @@ class FrameDecoder(Decoder):
     def decode_scores(
         self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"]
     ) -> list[str]:
-        """Decodes the scores of a batch, of which `lengths` frames of each row are real."""
+        """Decodes the scores of a batch; `lengths` frames of each row are real."""
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module, batch: Batch) -> list[str]:

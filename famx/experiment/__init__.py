@@ -1,4 +1,4 @@
-"""From a composed config to a trained and evaluated run."""
+"""Experiments: from a composed config to a trained and evaluated run."""
 
 from famx.experiment.build import build_optimizer
 from famx.experiment.resolve import resolve

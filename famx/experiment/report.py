@@ -32,8 +32,9 @@ def model_table(experiment: Experiment) -> Table:
     config = experiment.config
     title = f"famx {config['name']} on {experiment.device.type}"
     table = Table(title=title, title_justify="left")
-    for column, justify in (("room", "left"), ("part", "left"), ("parameters", "right")):
-        table.add_column(column, justify=justify)
+    table.add_column("room")
+    table.add_column("part")
+    table.add_column("parameters", justify="right")
     # a row for each room
     counts = _parameters_by_room(experiment)
     for room, name in part_names(config).items():

@@ -69,15 +69,18 @@ def resolve(config: Config) -> dict[str, Any]:
 
 
 def _check_numbers(config: Config) -> None:
-    smallest = {"d_model": 1, "n_heads": 1, "n_layers": 1}
-    values = {f"model.{key}": (config["model"][key], least) for key, least in smallest.items()}
-    values["seed"] = (config["seed"], 0)
-    for key, (value, least) in values.items():
-        if type(value) is not int or not least <= value < 2**63:
-            raise UserError(f"{key}={value} must be a whole number of {least} or more, below 2**63")
+    _check_whole("seed", config["seed"], minimum=0)
+    for key in ("d_model", "n_heads", "n_layers"):
+        _check_whole(f"model.{key}", config["model"][key], minimum=1)
     if not re.fullmatch(r"[^/\0]+", str(config["name"])):
         raise UserError(f"name={config['name']} must be the name of one folder, without a /")
     check_number("param_groups", config["param_groups"])
+
+
+def _check_whole(key: str, value: object, minimum: int) -> None:
+    # a bool is an int too, and no number that a user would mean
+    if type(value) is not int or not minimum <= value < 2**63:
+        raise UserError(f"{key}={value} must be a whole number of {minimum} or more, below 2**63")
 
 
 def _resolve_optimizer(config: Config) -> dict[str, Any]:
@@ -112,11 +115,9 @@ def check_parts_fit(config: Config) -> None:
     task = get("task", task_name)
     for room in ("data", "frontend"):
         part = get(room, config[room]["name"])
-        if isinstance(part, HasModality) and part.modality is not task.modality:
+        if not _fits(part, task.modality):
             fitting = [
-                name
-                for name in registry.names(room)
-                if getattr(get(room, name), "modality", task.modality) is task.modality
+                name for name in registry.names(room) if _fits(get(room, name), task.modality)
             ]
             raise UserError(
                 f"{room}={config[room]['name']} is for {part.modality.value} and task={task_name} "
@@ -171,6 +172,10 @@ def override_decoding(config: Config, words: Sequence[str]) -> tuple[dict[str, A
     return dict(config) | {"decode": decode, "trainer": trainer}, label
 
 
+def _fits(part: type, modality: Modality) -> bool:
+    return not isinstance(part, HasModality) or part.modality is modality
+
+
 def probe_level(value: object) -> ProbeLevel:
     """Returns the level of the optimizer probe that the config sets.
 
@@ -179,7 +184,8 @@ def probe_level(value: object) -> ProbeLevel:
     """
     if value is False:  # YAML reads a bare off as false
         return "off"
-    levels = get_args(ProbeLevel)
-    if value not in levels:
-        raise UserError(f"probe={value}: no such level{registry.suggest(str(value), levels)}")
-    return value
+    levels: tuple[ProbeLevel, ...] = get_args(ProbeLevel)
+    for level in levels:
+        if value == level:
+            return level
+    raise UserError(f"probe={value}: no such level{registry.suggest(str(value), levels)}")

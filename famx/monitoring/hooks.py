@@ -76,13 +76,10 @@ class ProbeOptimizer(Hook):
         self.probe = probe
         self.run_dir = run_dir
         self.run_log = run_log
-        self.spectrum_log: SpectrumLog | None = None
 
     def on_start(self, trainer: Trainer) -> None:
-        probe = self.probe
-        self.spectrum_log = SpectrumLog(
-            self.run_dir.spectrum_file, probe.names, probe.kinds, trainer.step
-        )
+        file = self.run_dir.spectrum_file
+        self.spectrum_log = SpectrumLog(file, self.probe.names, self.probe.kinds, trainer.step)
 
     def before_optimizer_step(self, trainer: Trainer, grad_norms: Tensor) -> None:
         self.probe.before_step(trainer.step + 1, grad_norms)
@@ -93,8 +90,10 @@ class ProbeOptimizer(Hook):
     def on_report(self, trainer: Trainer, metrics: Metrics) -> None:
         if not self.probe.metrics:
             return
-        measured = to_host(self.probe.metrics)
-        metrics |= self.spectrum_log.add(trainer.step, measured)
+        on_host = to_host(self.probe.metrics)
+        # one value or row for each tensor, so none is a plain number
+        by_tensor = {name: value for name, value in on_host.items() if isinstance(value, Tensor)}
+        metrics |= self.spectrum_log.add(trainer.step, by_tensor)
 
     def on_evaluation(self, trainer: Trainer, evaluation: Evaluation) -> None:
         self.run_log.log.log_images(trainer.step, self.spectrum_log.images())
@@ -118,10 +117,16 @@ class WriteRunLog(Hook):
 
     def __init__(self, run_dir: RunDir):
         self.run_dir = run_dir
-        self.log: RunLog | None = None
+        self._log: RunLog | None = None
+
+    @property
+    def log(self) -> RunLog:
+        """The log of a run that has begun."""
+        assert self._log is not None, "the log is opened by on_start"
+        return self._log
 
     def on_start(self, trainer: Trainer) -> None:
-        self.log = RunLog(self.run_dir, trainer.step)
+        self._log = RunLog(self.run_dir, trainer.step)
 
     def on_report(self, trainer: Trainer, metrics: Metrics) -> None:
         self.log.write(trainer.step, trainer.epoch, trainer.seconds, "train", metrics)
@@ -138,8 +143,8 @@ class WriteRunLog(Hook):
         self.log.log_hparams(hparams, results, step)
 
     def close(self) -> None:
-        if self.log:
-            self.log.close()
+        if self._log is not None:
+            self._log.close()
 
 
 class ShowProgress(Hook):
@@ -152,18 +157,20 @@ class ShowProgress(Hook):
         self.progress.start()
 
     def on_report(self, trainer: Trainer, metrics: Metrics) -> None:
-        self._show(trainer, "train", f"loss {metrics['train/loss']:.3f}", metrics)
+        rate = float(metrics[throughput_tag(trainer.task.modality)])
+        self._show(trainer, "train", f"loss {metrics['train/loss']:.3f}", rate)
 
     def on_evaluation(self, trainer: Trainer, evaluation: Evaluation) -> None:
         scores = [f"{name} {format_score(name, x)}" for name, x in evaluation.metrics.items()]
-        self._show(trainer, "dev", "  ".join(scores), trainer.latest)
+        # no report may have been made before the first evaluation
+        tag = throughput_tag(trainer.task.modality)
+        rate = trainer.latest.get(tag, trainer.interval.amount_per_second)
+        self._show(trainer, "dev", "  ".join(scores), rate)
 
     def on_end(self, trainer: Trainer) -> None:
         self.progress.stop()
 
-    def _show(self, trainer: Trainer, split: str, text: str, metrics: Metrics) -> None:
-        tag = throughput_tag(trainer.task.modality)
-        rate = metrics.get(tag, trainer.interval.amount_per_second)
+    def _show(self, trainer: Trainer, split: str, text: str, rate: float) -> None:
         self.progress.report(
             split,
             text,

@@ -44,6 +44,7 @@ def module_metrics(model: nn.Module) -> dict[str, Tensor]:
     """
     metrics: dict[str, Tensor] = {}
     for tag, values_by_part in _metrics_by_tag(model, over_time=False).items():
+        # a mean of matrices, such as of attention maps, would show none of them
         vectors = [value for value in values_by_part.values() if value.ndim < 2]
         matrices = {part: value for part, value in values_by_part.items() if value.ndim >= 2}
         if vectors:
@@ -61,6 +62,7 @@ def module_images(model: nn.Module) -> dict[str, HeatMap]:
     """
     images = {}
     for tag, values_by_part in _metrics_by_tag(model, over_time=True).items():
+        # rows are named by the part and counted from 1
         rows = []
         for part, value in values_by_part.items():
             rows += [f"{part} {i + 1}" for i in range(len(value))]
@@ -97,6 +99,7 @@ def room_by_module(model: nn.Module) -> dict[str, str]:
     """
     rooms: dict[str, str] = {}
     for name, module in model.named_modules():
+        # modules come before those that they contain
         parent = name.rpartition(".")[0]
         rooms[name] = room_of(type(module)) or rooms.get(parent, "model")
     return rooms
@@ -106,10 +109,12 @@ def to_host(metrics: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
     """Returns 0-d metrics as floats and others as fp32 tensors on the CPU, all in one copy."""
     if not metrics:
         return {}
+    # one tensor of all numbers crosses to the host
     values = [value.detach() for value in metrics.values()]
     device = values[0].device
     joined = torch.cat([value.to(device).float().flatten() for value in values]).cpu()
     parts = joined.split([value.numel() for value in values])
+    # and is divided again
     on_host: dict[str, float | Tensor] = {}
     for name, value, part in zip(metrics, values, parts, strict=True):
         on_host[name] = part.item() if value.ndim == 0 else part.view(value.shape)

@@ -21,8 +21,8 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass
-class _BeforeStep:
-    """The state before a step of the window.
+class _PendingStep:
+    """The state before a step of the window, to be compared with the state after it.
 
     Args:
         is_report: whether the step ends the window.
@@ -90,7 +90,7 @@ class OptimizerProbe:
         self.n_steps = 0  # consecutive steps up to the last
 
         self.metrics: dict[str, Tensor] = {}
-        self._before: _BeforeStep | None = None
+        self._pending: _PendingStep | None = None
 
     def before_step(self, step: int, grad_norms: Float[Tensor, " tensors"]) -> None:
         """Measures the weights before the optimizer's step number `step`, and clears `metrics`.
@@ -99,7 +99,8 @@ class OptimizerProbe:
             grad_norms: norms of the gradients before clipping, in the order of the parameters.
         """
         self.metrics = {}
-        self._before = None
+        self._pending = None
+        # only the last steps before a report are measured
         steps_to_report = -step % self.every
         if steps_to_report >= WINDOW:
             return
@@ -110,18 +111,18 @@ class OptimizerProbe:
         weights = None
         if is_report and self.level == "full":
             weights = [p.detach().clone() for p in self.params]
-        self._before = _BeforeStep(step, is_report, grad_norms, sketch, weights)
+        self._pending = _PendingStep(step, is_report, grad_norms, sketch, weights)
 
     def after_step(self) -> None:
         """Adds the optimizer's step to the window, and fills `metrics` where a report is due."""
-        before = self._before
-        self._before = None  # frees the copies of the weights
-        if before is None:
+        pending = self._pending
+        self._pending = None  # frees the copies of the weights
+        if pending is None:
             return
         averages = self._optimizer_averages()
-        self._append(before, averages)
-        if before.is_report and self.n_steps >= WINDOW:
-            self._measure(before, averages)
+        self._append(pending, averages)
+        if pending.is_report and self.n_steps >= WINDOW:
+            self._measure(pending, averages)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the window, which the next report is measured over."""
@@ -139,31 +140,34 @@ class OptimizerProbe:
         self.last_step = state["last_step"]
         self.n_steps = state["n_steps"]
 
-    def _append(self, before: _BeforeStep, averages: list[Tensor | None]) -> None:
+    def _append(self, pending: _PendingStep, averages: list[Tensor | None]) -> None:
         """Adds the gradients and the averages of a step to the window."""
-        follows = before.step == self.last_step + 1
+        # a window is of consecutive steps
+        follows = pending.step == self.last_step + 1
         self.n_steps = self.n_steps + 1 if follows else 1
-        self.last_step = before.step
+        self.last_step = pending.step
+
+        # gradients are stored by the spectrum, averages here
         self.spectrum(self._gradients())
         row = self.spectrum.sketch(_or_zeros(averages, self.params)).float()
         missing = [average is None for average in averages]
-        if before.sketch is not None and any(missing):
-            updates = self._sketch_weights() - before.sketch
+        if pending.sketch is not None and any(missing):
+            updates = self._sketch_weights() - pending.sketch
             row = torch.where(torch.tensor(missing)[:, None].to(row.device), updates, row)
         self.averages = torch.cat([self.averages[1:], row[None]])
 
-    def _measure(self, before: _BeforeStep, averages: list[Tensor | None]) -> None:
+    def _measure(self, pending: _PendingStep, averages: list[Tensor | None]) -> None:
         """Fills `metrics` from the window and from the weights before and after its last step."""
         # the last step: of full tensors or of their sketches
-        assert before.sketch is not None, "every report compares weights"
-        if before.weights is not None:
-            after = [p.detach() for p in self.params]
+        assert pending.sketch is not None, "every report compares weights"
+        if pending.weights is not None:
+            new_weights = [p.detach() for p in self.params]
             comparison = compare_step(
-                before.weights, after, _or_zeros(averages, self.params), self._gradients()
+                pending.weights, new_weights, _or_zeros(averages, self.params), self._gradients()
             )
         else:
             comparison = compare_step(
-                list(before.sketch),
+                list(pending.sketch),
                 list(self._sketch_weights()),
                 list(self.averages[-1]),
                 list(self.spectrum.ring[-1].float()),
@@ -180,16 +184,18 @@ class OptimizerProbe:
 
         # the cosine of an update that stands for an average would mean something else
         has_average = torch.tensor([average is not None for average in averages])
-        has_average = has_average.to(before.grad_norms.device)
+        has_average = has_average.to(pending.grad_norms.device)
         self.metrics["cosine"] = torch.where(has_average, comparison["cosine"], torch.nan)
-        self.metrics["gradient_norm"] = before.grad_norms
+        self.metrics["gradient_norm"] = pending.grad_norms
 
     def _coefficients(self) -> Float[Tensor, " tensors"]:
         """Returns the momentum of each tensor, from its rule or its group; NaN if it has none."""
+        # the choice of a momentum rule, in the order of the parameters
         if isinstance(self.optimizer, Observed):
             coefficients = self.optimizer.metrics.get("momentum")
             if coefficients is not None and coefficients.shape == (len(self.params),):
                 return coefficients
+        # else the setting of each group
         settings: list[float] = []
         for group in self.optimizer.param_groups:
             betas = group.get("betas", [group.get("momentum", torch.nan)])
@@ -209,8 +215,8 @@ class OptimizerProbe:
 
 
 def compare_step(
-    before: Sequence[Tensor],
-    after: Sequence[Tensor],
+    old_weights: Sequence[Tensor],
+    new_weights: Sequence[Tensor],
     averages: Sequence[Tensor],
     gradients: Sequence[Tensor],
 ) -> dict[str, Float[Tensor, " tensors"]]:
@@ -219,13 +225,17 @@ def compare_step(
     Returns:
         `update_to_weight`, `angle` (of the weights) and `cosine` (of average and gradient).
     """
-    before = [x.float() for x in before]
-    after = [x.float() for x in after]
+    # in fp32, whatever the precision of the weights
+    old_weights = [x.float() for x in old_weights]
+    new_weights = [x.float() for x in new_weights]
     averages = [x.float() for x in averages]
     gradients = [x.float() for x in gradients]
+    updates = torch._foreach_sub(new_weights, old_weights)
+    # unit vectors at an angle a are 2 sin(a/2) apart, which is exact for small angles
+    distance = _distance_of_directions(new_weights, old_weights)
     return {
-        "update_to_weight": _norms(torch._foreach_sub(after, before)) / _norms(before),
-        "angle": 2 * torch.asin((_distance_of_directions(after, before) / 2).clamp(max=1)),
+        "update_to_weight": _norms(updates) / _norms(old_weights),
+        "angle": 2 * torch.asin((distance / 2).clamp(max=1)),
         "cosine": 1 - _distance_of_directions(averages, gradients).square() / 2,
     }
 
@@ -272,10 +282,12 @@ def effective_momentum(
     gradients, whatever weight it gives the new one; for updates it is the momentum that they amount
     to, a preconditioner being part of b.
     """
+    # scaled, so that squares do not underflow
     scaled = averages / averages.abs().amax(0).clamp_min(TINY)
     g = gradients[1:] / gradients.abs().amax(0).clamp_min(TINY)
     unit = g / g.norm(dim=0).clamp_min(TINY)
 
+    # b of each coordinate is eliminated by a projection along its gradient
     def without_gradient(
         m: Float[Tensor, "steps_1 tensors coordinates"],
     ) -> Float[Tensor, "steps_1 tensors coordinates"]:

@@ -60,6 +60,7 @@ class TrainingProgress:
             seconds: elapsed so far.
             best_score: infinite before the first evaluation.
         """
+        # what is logged, and what a terminal shows in addition
         line = f"step {step}/{total_steps or '?'}  {split} {text}"
         pace = f"  {rate:.0f} {self.rate_unit}"
         if total_steps:

@@ -48,6 +48,7 @@ class SpectrumLog:
             report: metric -> one value or row a tensor, on the CPU.
         """
         self.reports[step] = dict(report)
+        # means over the tensors of each kind, as far as they are defined
         curves = {}
         for metric, values in _series(report).items():
             for kind in dict.fromkeys(self.kinds):
@@ -61,11 +62,13 @@ class SpectrumLog:
         """Returns `probe/metric` -> a heat map with a row a tensor and a column a report."""
         if not self.reports:
             return {}
+        # of a long run, reports at equal distances
         steps = list(self.reports)
         n_columns = min(len(steps), MAX_COLUMNS)
         columns = []
         for i in torch.linspace(0, len(steps) - 1, n_columns).round().long().tolist():
             columns.append(_series(self.reports[steps[i]]))
+        # a heat map of each metric
         images = {}
         for metric in columns[0]:
             values = torch.stack([column[metric] for column in columns], 1)
@@ -77,6 +80,7 @@ class SpectrumLog:
         """Writes the file; a crash leaves either the old or the new one."""
         if not self.reports:
             return
+        # all tensors of the first report, then all of the second, ...
         steps = list(self.reports)
         columns = {
             "step": [step for step in steps for _ in self.names],
@@ -86,6 +90,7 @@ class SpectrumLog:
         for metric in self.reports[steps[0]]:
             values = torch.cat([report[metric] for report in self.reports.values()])
             columns[metric] = list(values.numpy()) if values.ndim > 1 else values.numpy()
+        # a rename is atomic, a write is not
         temp_path = self.file.with_suffix(".tmp")
         parquet.write_table(pyarrow.table(columns), temp_path)
         temp_path.replace(self.file)
@@ -111,6 +116,7 @@ class SpectrumLog:
 def by_step(table: pyarrow.Table) -> dict[int, pyarrow.Table]:
     """Returns the rows of each report, in the order of the reports."""
     steps = table["step"].to_pylist()
+    # rows are sorted by step, and each report is a slice
     starts = [i for i, step in enumerate(steps) if i == 0 or step != steps[i - 1]]
     stops = [*starts[1:], len(steps)]
     reports = {}
@@ -125,6 +131,7 @@ def _series(report: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " tensors"]
     Bands become their lowest and highest quarter, NaN where there is no gradient; the p-value
     becomes the result of the test.
     """
+    # without a gradient all bands are 0
     bands = report["bands"]
     has_gradient = bands.sum(1, keepdim=True) > 0
     bands = bands.masked_fill(~has_gradient, torch.nan)

@@ -27,6 +27,7 @@ class RunLog:
     def __init__(self, run_dir: RunDir, step: int = 0):
         run_dir.path.mkdir(parents=True, exist_ok=True)
         self.file = run_dir.metrics_file
+        # a line of a later step, or one that a crash cut off, would repeat
         lines = []
         if self.file.exists():
             lines = [line for line in self.file.read_text().splitlines() if _step(line) <= step]
@@ -35,6 +36,7 @@ class RunLog:
         self.writer = SummaryWriter(str(run_dir.path), purge_step=step + 1 if step else None)
         self.matrices: dict[str, HeatMap] = {}  # the last of every tag since images were drawn
 
+        # messages of all famx modules go to the log
         self.handler = _LogFile(run_dir.log_file)
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger = logging.getLogger("famx")
@@ -61,12 +63,14 @@ class RunLog:
         scalars = {tag: value for tag, value in metrics.items() if not isinstance(value, Tensor)}
         tensors = {tag: value for tag, value in metrics.items() if isinstance(value, Tensor)}
 
+        # numbers
         context = {"step": step, "epoch": epoch, "seconds": round(seconds, 3), "split": split}
         with files.report_os_errors(self.file), self.file.open("a") as stream:
             stream.write(json.dumps(context | scalars) + "\n")
 
         for tag, value in scalars.items():
             self.writer.add_scalar(tag, value, step)
+        # vectors and matrices
         for tag, tensor in tensors.items():
             if tensor.ndim == 1:
                 self.writer.add_histogram(tag, tensor, step)
@@ -89,6 +93,7 @@ class RunLog:
         """Writes a table to TensorBoard's text tab, unless it has no rows."""
         if not rows:
             return
+        # Markdown; a bar would end its cell
         rule = tuple("---" for _ in header)
         lines = []
         for row in (header, rule, *rows):

@@ -69,15 +69,17 @@ def parameter_groups(
         UserError: an unknown kind or setting, a value that is no number of 0 or more, or a
             parameter that has no shape yet.
     """
+    # settings, checked before any parameter is sorted
     check_number("lr", lr, NON_NEGATIVE)
     check_number("weight_decay", weight_decay, NON_NEGATIVE)
     overrides = _check_overrides(kinds or {})
-    params = _params_by_kind(model)
     for_all_kinds: dict[str, Any] = {}
     if alpha is not None:
         for_all_kinds["alpha"] = alpha
     if n_bands is not None:
         for_all_kinds["n_bands"] = n_bands
+    # one group a kind
+    params = _params_by_kind(model)
     groups = []
     for kind, defaults in DEFAULTS.items():
         override = overrides.get(kind, {})
@@ -101,6 +103,7 @@ def group_settings(optim: Mapping[str, Any]) -> dict[str, Any]:
     the config changes them, since the defaults differ by kind. The first of `betas` is an alpha.
     """
     if "base" in optim:
+        # a wrapper has no options of its base but lr, so the others are the defaults
         base = hyperparameters(get("optim", optim["base"]))
         lr = base["lr"].default if optim["lr"] is None else optim["lr"]
         optim = {"name": optim["base"], "lr": lr}
@@ -126,6 +129,7 @@ def check_group(group: dict[str, Any], name: str) -> None:
     Raises:
         ValueError: an option or the dtype of a parameter is not allowed.
     """
+    # what a momentum rule reads
     kind = group["kind"]
     if kind not in get_args(Kind):
         raise UserError(f"unknown kind={kind}{suggest(str(kind), get_args(Kind))}")
@@ -133,6 +137,7 @@ def check_group(group: dict[str, Any], name: str) -> None:
         raise ValueError(f"alpha={group['alpha']} is not in [0, 1)")
     if not isinstance(group["n_bands"], int) or group["n_bands"] < 1:
         raise ValueError(f"n_bands={group['n_bands']} must be a whole number of at least 1")
+    # what the step reads
     for key in ("lr", "weight_decay"):
         value = group[key]
         is_number = isinstance(value, int | float) and 0 <= value < torch.inf
@@ -204,6 +209,7 @@ def _parameters_with_kinds(
                 f"a {type(module).__name__} has no shape yet: "
                 "run the model once before its parameters are sorted"
             )
+        # what has one number a channel is no weight matrix, whoever owns it
         is_vector = parameter.ndim < 2 or isinstance(module, MODULE_TYPES["norm"])
         yield parameter, "norm" if is_vector else kind or "other"
     for child in module.children():

@@ -65,6 +65,7 @@ def build_rule(
     if momentum is None:
         momentum = partial(registry.build, "momentum", default_rule)
     else:
+        # options of the optimizer for its default rule would change nothing
         known = registry.hyperparameters(registry.get("momentum", default_rule["name"]))
         for key, parameter in known.items():
             if default_rule.get(key, parameter.default) != parameter.default:
@@ -74,6 +75,7 @@ def build_rule(
                 )
     if spectrum is None:
         return momentum(tensors=tensors)
+    # `registry.build` passes a spectrum on only to a rule that takes one
     rule = momentum(tensors=tensors, spectrum=spectrum)
     if "spectrum" not in dict(rule.named_children()):
         raise UserError(
@@ -151,7 +153,7 @@ def make_capturable(parts: Iterable[object], device: torch.device) -> None:
 
 def shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
     """Returns the shapes of tensors by name, None for what is no tensor."""
-    return {
-        name: tuple(value.shape) if isinstance(value, Tensor) else None
-        for name, value in state.items()
-    }
+    result: dict[str, tuple[int, ...] | None] = {}
+    for name, value in state.items():
+        result[name] = tuple(value.shape) if isinstance(value, Tensor) else None
+    return result

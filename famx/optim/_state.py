@@ -1,4 +1,4 @@
-"""What an optimizer's state consists of: for copies and pickles, and for `load_state_dict`."""
+"""The state of an optimizer: in copies and pickles, and after `load_state_dict`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,6 +30,7 @@ def keep_dtypes(
     A tensor that `init` names gets the dtype that `init` gives it. Other 0-d tensors, which count
     steps or multiply factors, keep the dtype that was saved.
     """
+    # parameters are numbered in the order of the groups
     indices = [i for group in state_dict["param_groups"] for i in group["params"]]
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for index, p in zip(indices, params, strict=True):
@@ -37,6 +38,7 @@ def keep_dtypes(
         for name, saved in state_dict["state"].get(index, {}).items():
             if not isinstance(saved, Tensor) or (name not in initial and saved.ndim > 0):
                 continue
+            # the saved value again, since the loaded one has lost digits
             dtype = initial.get(name, saved).dtype
             if optimizer.state[p][name].dtype is not dtype:
                 optimizer.state[p][name] = saved.to(p.device, dtype, copy=True)

@@ -51,6 +51,7 @@ class TorchOptimizer(torch.optim.Optimizer):
             check_number(name, value)
         self.observed = False
         self.metrics: dict[str, Tensor] = {}
+        # as groups, whatever was passed, to look at the tensors before torch's constructor does
         groups = torch.optim.Optimizer(params, {}).param_groups
         tensors = [p for group in groups for p in group["params"]]
         require_real_floats(tensors, type(self).__name__)

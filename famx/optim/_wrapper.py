@@ -84,7 +84,7 @@ class Wrapper(torch.optim.Optimizer):
     def after(self, params: list[Tensor], stepped: float | Tensor) -> None:
         """Is called after the base's step; `stepped` is 0 where the base has skipped it, else 1."""
 
-    @torch._disable_dynamo
+    @torch._disable_dynamo  # the base may have fused kernels, which cannot be traced
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step.
@@ -185,10 +185,12 @@ class Wrapper(torch.optim.Optimizer):
             UserError: it is of another optimizer.
         """
         name = type(self).__name__
+        # the base's state
         if name not in state_dict:
             raise UserError(f"the state is not of {name}: it has the keys {sorted(state_dict)}")
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != name})
         self.adopt_base_state()
+        # the wrapper's own
         self.calls = state_dict[name]["calls"]
         self.wrapper_state = {}
         params = [p for group in self.param_groups for p in group["params"]]

@@ -42,6 +42,7 @@ class AGC(Wrapper):
         super().__init__(params, **options)
 
     def before(self, params: list[Tensor]) -> None:
+        # the clip writes into copies, since gradients belong to the caller
         self.full_gradients = []
         for p in params:
             if p.grad is not None:

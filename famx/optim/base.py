@@ -132,11 +132,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             UserError: a CUDA graph is being captured, and the optimizer is not ready for that.
         """
-        if is_capturing() and isinstance(self.calls, int):
-            raise UserError(
-                f"{type(self).__name__}.step counts on the host: "
-                "set capturable=True and take a step before the capture"
-            )
+        self._refuse_unready_capture()
         loss = None if closure is None else torch.enable_grad()(closure)()
         flag = self.found_inf
         self.found_inf = None
@@ -147,6 +143,7 @@ class Optimizer(torch.optim.Optimizer):
         present = [gradient is not None for gradient in gradients]
         if not any(present):
             return loss
+        all_present = all(present)
         if flag is None:
             found_inf = non_finite([g for g in gradients if g is not None])
         else:
@@ -154,13 +151,14 @@ class Optimizer(torch.optim.Optimizer):
         self._move_to(found_inf.device)
         self.calls += 1  # in place, if it is a tensor
 
-        # a coefficient for each tensor
-        coefficients = self._choose_momentum(params, gradients, found_inf)
+        # a coefficient for each tensor; a gradient that is absent is zero for the rule
+        inputs = gradients if all_present else _with_zeros(gradients, params)
+        coefficients = self._choose_momentum(inputs, found_inf)
         momenta = self._check_momentum(coefficients, found_inf)
 
         # skipped steps and absent gradients do not count
         increment = 1 - found_inf
-        if not all(present):
+        if not all_present:
             increment = increment * _mask(tuple(present), found_inf.device)
         self.steps += increment
         products = self.momentum_products
@@ -184,24 +182,25 @@ class Optimizer(torch.optim.Optimizer):
             self._record_metrics(coefficients)
         return loss
 
+    def _refuse_unready_capture(self) -> None:
+        if is_capturing() and isinstance(self.calls, int):
+            raise UserError(
+                f"{type(self).__name__}.step counts on the host: "
+                "set capturable=True and take a step before the capture"
+            )
+
     def _choose_momentum(
-        self,
-        params: list[tuple[Tensor, Group]],
-        gradients: list[Tensor | None],
-        found_inf: Float[Tensor, ""],
+        self, gradients: Sequence[Tensor], found_inf: Float[Tensor, ""]
     ) -> Float[Tensor, " tensors"]:
         """Calls the rule; restores its buffers where a gradient is not finite."""
         if self.rule_observed is not self.observed:
             set_observed(self.rule, self.observed)
             self.rule_observed = self.observed
-        dense = [
-            p.new_zeros(()).expand(p.shape) if g is None else g
-            for (p, _), g in zip(params, gradients, strict=True)
-        ]
+        # on the host the flag can be read, and a step that is not skipped needs no copies
         if found_inf.device.type == "cpu" and not self.capturable and _is_zero(found_inf):
-            return self.rule(dense, self.calls)
+            return self.rule(gradients, self.calls)
         saved = buffers_of(self.rule)
-        coefficients = self.rule(dense, self.calls)
+        coefficients = self.rule(gradients, self.calls)
         restore_buffers(saved, found_inf)
         return coefficients
 
@@ -267,6 +266,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             UserError: it is of another optimizer, or of one with another momentum rule or spectrum.
         """
+        # the rule must have the same buffers
         shared = state_dict.get("famx", {})
         rule_state = {}
         for name, value in shared.items():
@@ -279,6 +279,7 @@ class Optimizer(torch.optim.Optimizer):
                 f"the state is not of this {type(self).__name__}: "
                 f"its momentum rule has {loaded}, this one has {expected}"
             )
+        # the state of each parameter, of the rule, and of all together
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "famx"})
         keep_dtypes(self, state_dict, self.init)
         self.rule.load_state_dict(rule_state)
@@ -301,6 +302,16 @@ class Optimizer(torch.optim.Optimizer):
         check_group(self.param_groups[-1], type(self).__name__)
 
     __getstate__ = getstate
+
+
+def _with_zeros(
+    gradients: Sequence[Tensor | None], params: Sequence[tuple[Tensor, Group]]
+) -> list[Tensor]:
+    """Returns the gradients with zeros for those that are absent, which take no memory."""
+    dense = []
+    for gradient, (p, _) in zip(gradients, params, strict=True):
+        dense.append(p.new_zeros(()).expand(p.shape) if gradient is None else gradient)
+    return dense
 
 
 @lru_cache(maxsize=8)

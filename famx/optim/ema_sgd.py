@@ -79,6 +79,7 @@ class EmaSGD(Optimizer):
         found_inf: Tensor,
     ) -> None:
         """m <- m + w·(g - m); θ <- θ - lr·(m + weight_decay·θ), one kernel for each w."""
+        # the kernel takes one momentum for all its tensors
         batches: dict[Any, tuple[list[Tensor], list[Tensor], list[Tensor]]] = {}
         for u, w in zip(updates, weights, strict=True):
             m = u.state["exp_avg"]

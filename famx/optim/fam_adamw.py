@@ -16,7 +16,7 @@ from famx.validate import NON_NEGATIVE, check_number
 
 @register
 class FAMAdamW(Optimizer):
-    """m <- a·m + (1-a)·g; v <- β₂·v + (1-β₂)·g²; θ <- θ - lr·(m̂/(sqrt(v̂) + eps) + weight_decay·θ).
+    """m <- a·m + (1-a)·g; v <- β₂·v + (1-β₂)·g²; θ <- θ - lr·(m̂/(√v̂ + eps) + weight_decay·θ).
 
     m̂ = m / (1 - product of all a of the tensor), v̂ = v / (1 - β₂ᵗ). The default rule is `fam` on
     the spectrum `temporal`; with a = betas[0] in all steps, this is AdamW.
@@ -71,6 +71,7 @@ class FAMAdamW(Optimizer):
 
     def _fused_step(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
         """One fused kernel for all tensors whose coefficients, products and steps agree."""
+        # one batch of tensors for each set of numbers that the kernel takes
         batches: dict[Any, list[Update]] = {}
         for u in updates:
             # the kernel divides m by 1 - aᵗ, and `ratio` corrects that to 1 - product;
@@ -80,12 +81,14 @@ class FAMAdamW(Optimizer):
             batches.setdefault(key, []).append(u)
         for (a, ratio, t, _), batch in batches.items():
             params, gradients, states, *_ = zip(*batch, strict=True)
+            m = [state["exp_avg"] for state in states]
+            v = [state["exp_avg_sq"] for state in states]
             with contiguous(params) as dense:
                 torch._fused_adamw_(
                     dense,
                     gradients,
-                    [state["exp_avg"] for state in states],
-                    [state["exp_avg_sq"] for state in states],
+                    m,
+                    v,
                     [],
                     [torch.tensor(t)] * len(batch),
                     lr=group["lr"] * ratio,
@@ -100,12 +103,14 @@ class FAMAdamW(Optimizer):
 
     def _per_tensor_step(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
         """The same with coefficients on the device: the kernel above takes numbers only."""
+        # both averages
         beta2 = group["beta2"]
         gradients = [u.gradient for u in updates]
         m = [u.state["exp_avg"] for u in updates]
         v = [u.state["exp_avg_sq"] for u in updates]
         average(m, gradients, [1 - u.momentum for u in updates], found_inf)
         average(v, torch._foreach_mul(gradients, gradients), [1 - beta2] * len(v), found_inf)
+        # m̂ / (√v̂ + eps)
         debiased_v = [x / (1 - beta2**u.step) for x, u in zip(v, updates, strict=True)]
         roots = torch._foreach_sqrt(debiased_v)
         directions = [

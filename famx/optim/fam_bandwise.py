@@ -68,6 +68,7 @@ class FAMBandwise(Optimizer):
         """Returns a(f) for each bin (n_bins,), on the device and in the dtype of `like`."""
         if n_bins < n_bands or n_bands == 1:
             return like.new_ones(n_bins) * a
+        # the last band has the rest of the bins
         bins = torch.arange(n_bins, device=like.device)
         band = (bins // (n_bins // n_bands)).clamp_max(n_bands - 1)
         return (a + self.spread * (2 * band / (n_bands - 1) - 1)).clamp(0.0, 0.999).to(like.dtype)

@@ -102,6 +102,7 @@ class MaxFactor(Optimizer):
         super().__init__(params, defaults, **rules)
         self.averaged: set[Tensor] = set()
         if rules.get("momentum") is not None or self.averages_by_default:
+            # a rule may ignore small tensors
             params_in_order = [p for p, _ in self._params_with_groups()]
             self.averaged = set(params_in_order)
             if isinstance(self.rule, FollowsTensors):
@@ -130,12 +131,9 @@ class MaxFactor(Optimizer):
     def update(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
         # average the gradients of the tensors that the rule follows
         averaged = [u for u in updates if u.param in self.averaged]
-        average(
-            [u.state["exp_avg"] for u in averaged],
-            [u.gradient for u in averaged],
-            [1 - u.momentum for u in averaged],
-            found_inf,
-        )
+        new_gradients = [u.gradient for u in averaged]
+        new_weights = [1 - u.momentum for u in averaged]
+        average([u.state["exp_avg"] for u in averaged], new_gradients, new_weights, found_inf)
         sources = [u.state.get("exp_avg", u.gradient) for u in updates]
         gradients = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in sources]
         # a = RMS θ · rate, in units of lr; `descend` multiplies by lr
@@ -147,13 +145,10 @@ class MaxFactor(Optimizer):
         # vectors together, matrices one by one
         vectors = [i for i, g in enumerate(gradients) if g.ndim < 2]
         if vectors:
-            self._update_vectors(
-                group,
-                [updates[i] for i in vectors],
-                [gradients[i] for i in vectors],
-                [steps[i] for i in vectors],
-                found_inf,
-            )
+            vector_updates = [updates[i] for i in vectors]
+            vector_gradients = [gradients[i] for i in vectors]
+            vector_steps = [steps[i] for i in vectors]
+            self._update_vectors(group, vector_updates, vector_gradients, vector_steps, found_inf)
         for u, g, weight, a in zip(updates, gradients, weights, steps, strict=True):
             if g.ndim > 1:
                 self._update_matrix(group, u, g, weight, a, found_inf)
@@ -206,14 +201,17 @@ class MaxFactor(Optimizer):
         found_inf: Tensor,
     ) -> None:
         """θ <- θ - lr·weight_decay·θ - a·U for vectors and scalars; `steps` are a / lr."""
+        # V, with squares that overflow at the largest number
         v = [u.state["exp_avg_sq"] for u in updates]
         squares = torch._foreach_mul(gradients, gradients)
         squares = torch._foreach_minimum(squares, torch.finfo(torch.float32).max)
         average(v, squares, [1 - group["gamma"]] * len(v), found_inf)
+        # u = g / sqrt(max(V, eps₁²))
         roots = torch._foreach_sqrt(torch._foreach_maximum(v, group["eps"][0] ** 2))
         scaled = torch._foreach_div(gradients, roots)
         largest = scalars(torch.stack([x.float() for x in torch._foreach_norm(scaled, torch.inf)]))
         norms = scalars(torch.stack([x.float() for x in torch._foreach_norm(scaled, 2)]))
+        # a·U / lr
         directions = []
         for i, (u, x) in enumerate(zip(updates, scaled, strict=True)):
             rms = norms[i] * max(1, x.numel()) ** -0.5
@@ -275,11 +273,13 @@ class MaxFactor(Optimizer):
         Returns:
             The factor, which broadcasts against the rows: u² = u2·factor.
         """
+        # V of the matrix's own shape
         if self.full_matrix:
             v = state["exp_avg_sq"].view(u2.shape)
             average([v], [u2], [weight], found_inf)
             u2 /= torch.clamp_min(v, floor, out=buffer)
             return u2.new_ones(())
+        # V = R·C / max(R)
         rows = state["exp_avg_sq_row"]
         columns = state["exp_avg_sq_col"]
         average([rows, columns], [row_means, u2.mean(0)], [weight, weight], found_inf)

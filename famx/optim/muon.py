@@ -51,18 +51,18 @@ class Muon(torch.optim.Optimizer):
             raise ValueError(f"alpha={alpha} must be in [0, 1), ns_steps={ns_steps} at least 1")
         self.observed = False
         self.metrics: dict[str, Tensor] = {}
-        # matrices of all groups, then all else
+        # each group is split into matrices and all else
         muon_groups = []
         adamw_groups = []
         for group in torch.optim.Optimizer(params, {}).param_groups:
             require_real_floats(group["params"], "Muon")
             matrices: list[Tensor] = []
-            rest: list[Tensor] = []
+            non_matrices: list[Tensor] = []
             for p in group["params"]:
                 is_matrix = p.ndim == 2 and group.get("kind") != "embedding"
-                (matrices if is_matrix else rest).append(p)
+                (matrices if is_matrix else non_matrices).append(p)
             muon_groups.append({**group, "params": matrices, "orthogonal": True})
-            adamw_groups.append({**group, "params": rest, "orthogonal": False})
+            adamw_groups.append({**group, "params": non_matrices, "orthogonal": False})
         self.muon = torch.optim.Muon(
             muon_groups,
             lr=lr,
@@ -73,6 +73,7 @@ class Muon(torch.optim.Optimizer):
             adjust_lr_fn="match_rms_adamw",
         )
         self.adamw = AdamW(adamw_groups, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
+        # the groups of both, with the defaults that torch has added
         groups = [*self.muon.param_groups, *self.adamw.param_groups]
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
         self._share_state()
@@ -107,6 +108,7 @@ class Muon(torch.optim.Optimizer):
             The loss that `closure` returns, None without one.
         """
         loss = None if closure is None else torch.enable_grad()(closure)()
+        # refuses sparse gradients before a parameter has moved
         for group in self.param_groups:
             for p in group["params"]:
                 dense_grad(p)

@@ -1,6 +1,6 @@
 """Word and character error rates (jiwer), with bootstrap intervals over utterances."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jiwer
@@ -8,7 +8,12 @@ import numpy as np
 
 from famx.task.base import Score
 
-_PROCESS = {"word": jiwer.process_words, "char": jiwer.process_characters}
+Output = jiwer.WordOutput | jiwer.CharacterOutput
+
+_PROCESS: dict[str, Callable[[str, str], Output]] = {
+    "word": jiwer.process_words,
+    "char": jiwer.process_characters,
+}
 
 
 @dataclass(frozen=True)

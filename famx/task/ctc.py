@@ -13,8 +13,8 @@ from famx import registry
 from famx.nn.batch import Batch
 from famx.notation import Modality
 from famx.registry import register
-from famx.task._wer import ErrorRate, error_rate
-from famx.task.base import Decoder, Task
+from famx.task._wer import error_rate
+from famx.task.base import Decoder, Score, Task
 
 
 @runtime_checkable
@@ -74,7 +74,7 @@ class CTC(Task):
         scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
         return self._loss(scores, lengths, batch), self.decoder.decode_scores(scores, lengths)
 
-    def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, ErrorRate]:
+    def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Score]:
         """Computes word and character error rates."""
         return {
             "wer": error_rate(references, hypotheses, "word"),

@@ -48,7 +48,9 @@ def save(folder: Path, step: int, score: float | None, **trees: Any) -> Path:
         _sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if getattr(error, "errno", None) in DISK_FULL or "No space left" in str(error):
+        is_full = isinstance(error, OSError) and error.errno in DISK_FULL
+        # safetensors gives the system's message alone
+        if is_full or "No space left" in str(error):
             raise UserError(
                 f"the disk is full: step {step} could not be saved to {folder}, "
                 "earlier checkpoints still load"

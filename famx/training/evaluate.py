@@ -97,7 +97,7 @@ def evaluate(
     """Evaluates a model on batches of a split, without dropout and without gradients."""
     model.eval()
     started = time.perf_counter()
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64)
     count = 0
     amount = 0.0
     ids: list[str] = []

@@ -46,7 +46,7 @@ Position = tuple[int, int, Batch]  # epoch, position of the batch in it, batch
 
 @dataclass
 class TrainerConfig(ConfigSection):
-    """How long is trained, and what happens in between.
+    """Length of the training, and the intervals of everything else.
 
     Args:
         max_steps: optimizer steps; where given, max_time has no effect.
@@ -81,7 +81,7 @@ class TrainerConfig(ConfigSection):
 
 @dataclass
 class Interval:
-    """What has been trained since the last report: steps, amount of data, and wall seconds."""
+    """Steps, amount of data, padding and wall seconds since the last report."""
 
     steps: int = 0
     amount: float = 0.0
@@ -194,7 +194,7 @@ class Trainer:
             self._agree_on_stop()
 
     def train_step(self, batches: Sequence[Batch]) -> None:
-        """Takes one optimizer step on the global batch, of which this process computes its share."""
+        """Takes one optimizer step on the global batch; this process computes its share of it."""
         next_step = self.step + 1
         self.is_report_due = next_step % self.config.log_every == 0 or next_step == self.total_steps
         if not self.model.training:

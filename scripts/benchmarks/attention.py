@@ -20,7 +20,7 @@ NAME_WIDTH = 72
 
 
 class Rates(NamedTuple):
-    """What this machine can do at most: FLOPs and bytes per second."""
+    """The highest rates of this machine: FLOPs and bytes per second."""
 
     flops: float
     bytes: float
@@ -105,6 +105,7 @@ def sliding_window(rates: Rates) -> None:
     n_heads = 4
     distance = torch.arange(s)[:, None] - torch.arange(s)
     for causal in (True, False):
+        # keys of each query
         within = (distance < WINDOW) & (distance > (-1 if causal else -WINDOW))
         dense = timed_sdpa(s, within, n_heads)
         block = build_block("sliding_window", causal, n_heads, windows=(WINDOW,))
@@ -141,6 +142,7 @@ def long(rates: Rates) -> None:
 def myelinated(rates: Rates) -> None:
     """Compares, with all nodes open, with as many multihead blocks and with as many layers."""
     n = 3
+    # a threshold of 0 opens every node
     x = torch.randn(8, 150, D_MODEL, requires_grad=True)
     block = build_block("myelinated", n_layers=n, threshold=0.0)
     blocks = nn.Sequential(*(build_block("multihead") for _ in range(n)))
@@ -175,6 +177,7 @@ def timed_block(
     block: nn.Module, x: Tensor, plain_form: Callable[[Tensor], Tensor] | None = None
 ) -> Timed:
     """Returns the call of a block on x, or of another form of what it computes."""
+    # counted for one sample
     flops = cost.flops(block.eval(), x[:1]) * x.shape[0] * x.shape[1]
     return Timed(partial(plain_form or block.train(), x), (x, *block.parameters()), flops)
 
@@ -216,6 +219,7 @@ def compare(
     ):
         if gate is None:
             continue
+        # timed after a first call of each
         call = make_call(part)
         baseline_call = make_call(baseline)
         call(0)
@@ -224,6 +228,7 @@ def compare(
         numerators, denominators = reversed(timings) if inverse else timings
         ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
         fastest = min(numerators) / min(denominators)
+        # the time and its floor are of the part
         floor = n_passes * part.floor(rates)
         line = f"{name}, {title}"[:NAME_WIDTH].ljust(NAME_WIDTH)
         line += f"{fastest:8.2f}{median(ratios):8.2f}  {gate:10}"

@@ -1,4 +1,4 @@
-"""What each block of the seed costs in a model: parameters, step, memory: blocks [MODEL...]"""
+"""The cost of each block of the seed in a model: parameters, step, memory: blocks [MODEL...]"""
 
 import tempfile
 from functools import partial

@@ -11,6 +11,7 @@ STEPS = 100  # that one of the two takes before it is the other's turn
 
 def main(words: list[str]) -> None:
     """Prints the ratio of times, and the validation loss of both."""
+    # the same model and batches for both
     prepared = Prepared("experiment=shakespeare", *words)
     stream = prepared.stream()
     bare_stream = prepared.stream()

@@ -64,6 +64,7 @@ class PlainPublishedFAM:
 
     def __init__(self, groups: Groups):
         optimizer = FAMPublished(groups)
+        # the same settings and random draws
         settings = [(info.kind, info.base, info.n_bands) for info in optimizer.tensors]
         row_by_index = {index: row for row, index in enumerate(optimizer.rule.rows)}
         draws = optimizer.rule.spectrum.draws
@@ -96,6 +97,7 @@ def step_function(make_optimizer: Callable[[Groups], Steps]) -> Callable[[int], 
 
     They are noise around a slow drift.
     """
+    # gradients
     groups = parameter_groups(transformer())
     params = list(ungrouped(groups))
     drift = [torch.randn_like(p) / 10 for p in params]
@@ -103,6 +105,7 @@ def step_function(make_optimizer: Callable[[Groups], Steps]) -> Callable[[int], 
     for _ in range(4):
         gradients.append([d + torch.randn_like(d) for d in drift])
     next_gradients = cycle(gradients)
+    # steps, the first of which are not timed
     optimizer = make_optimizer(groups)
 
     def step(_: int) -> None:
@@ -141,6 +144,7 @@ def main(words: list[str], rounds: int = 100) -> None:
     """Prints the ratios of the rows that the words name, all without words; then the floors."""
     fam_adamw = partial(FAMAdamW, lr=1e-3, weight_decay=0.01)
     adamw = partial(AdamW, lr=1e-3, weight_decay=0.01)
+    # the gate is the largest ratio that is accepted, and the one to aim for
     rows = {
         "fam_adamw": Row("torch AdamW fused", fam_adamw, torch_adamw, "1.15, reach 1.03"),
         "fam_adamw_in_training": Row(
@@ -174,6 +178,7 @@ def main(words: list[str], rounds: int = 100) -> None:
     for name, passes in PASSES.items():
         milliseconds = 1e3 * passes * 4 * numel / rate
         print(f"floor of {name}: {passes} passes over {numel:,} parameters, {milliseconds:.2f} ms")
+    # the memory of the spectrum over steps
     sketch = FAM(parameter_groups(transformer())).rule.spectrum.ring
     share = sketch.nbytes / (4 * numel)
     print(f"temporal sketch: {share:.3f} of the parameters' bytes (gate 0.04, reach 0.02)")

@@ -26,6 +26,7 @@ def main(words: list[str], rounds: int = 12) -> None:
             baseline = step_function(prepared.trainer(other, interval, "off"), batches)
             interleaved(probed, baseline, interval)  # up to the first report
             seconds, baseline_seconds = interleaved(probed, baseline, rounds * interval)
+        # the probe works in some steps of an interval alone
         timings = (sum_intervals(seconds, interval), sum_intervals(baseline_seconds, interval))
         print_ratio(f"probe={level} / off", timings, gate)
 

@@ -28,6 +28,7 @@ VARIANTS = (
 @torch.inference_mode()
 def main(words: list[str], rounds: int = 60) -> None:
     """Prints ratios of the rotaries that the words name, all without words."""
+    # the floor: x is copied, at the rates of this machine
     selected = select_rows(words, names("rotary"))
     x = torch.randn(BATCH, N_HEADS, T, HEAD_DIM)
     n_bytes = x.numel() * x.element_size()
@@ -38,10 +39,12 @@ def main(words: list[str], rounds: int = 60) -> None:
         f"it, FLOPs at {flops_per_second / 1e9:.0f} GFLOP/s"
     )
     print(f"{'of x + x':40}{'min/min':>8}{'median':>8}  {'gate':6}{'ms':>8}{'floor':>8}")
+    # each part, and variants with other hyperparameters
     configs = [{"name": name} for name in selected]
     configs += [variant for variant in VARIANTS if variant["name"] in selected]
     for config in configs:
         rotary = build("rotary", config, head_dim=HEAD_DIM)
+        # tables of angles are cached by the first calls
         for _ in range(3):
             rotary(x)
         timings = interleaved(lambda _, rotary=rotary: rotary(x), lambda _: x + x, rounds)

@@ -12,6 +12,7 @@ def main(words: list[str], seconds: float = 60) -> None:
     prepared = Prepared(*words, "trainer.max_steps=100000")
     model, step = prepared.bare()
     stream = prepared.stream()
+    # the first steps allocate memory and start workers
     for _ in range(WARMUP_STEPS):
         _, _, batch = next(stream)
         step(batch)

@@ -43,6 +43,7 @@ def main(words: list[str]) -> int:
     Returns:
         The exit status, 1 if any failed.
     """
+    # models
     prepared = Prepared(*SMALL, *(word for word in words if word != "drawn"))
     if "drawn" in words:
         steps = SAMPLE_STEPS
@@ -50,6 +51,7 @@ def main(words: list[str]) -> int:
     else:
         steps = PRODUCT_STEPS
         models = list(all_combinations())
+    # all train on the same batches
     stream = prepared.stream()
     batches = [next(stream)[-1] for _ in range(steps)]
     n_failed = 0
@@ -100,11 +102,13 @@ def why_not_learned(
         losses.append(loss.item())
         penalties = [module.penalty() for module in penalized]
         sum((penalty for penalty in penalties if penalty is not None), loss).backward()
+        # a step, unless something is not finite
         grad_norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if not (math.isfinite(losses[-1]) and grad_norm.isfinite()):
             return f"loss {losses[-1]} or its gradient is not finite at step {len(losses)}"
         optimizer.step()
         optimizer.zero_grad()
+    # noise of single batches must not decide
     first = mean(losses[:5])
     last = mean(losses[-5:])
     if last < first:

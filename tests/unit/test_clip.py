@@ -6,7 +6,7 @@ from reference.clip import plain_clip
 from famx.nn.clip import clip_by_unit_norm
 
 
-def test_each_unit_is_bounded_by_its_own_weights():
+def test_each_unit_is_bounded_by_its_weights():
     matrix = torch.nn.Parameter(torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 0.0]]))
     matrix.grad = torch.tensor([[0.03, 0.04], [6.0, 8.0], [0.0, 1.0]])
     kernel = torch.nn.Parameter(torch.ones(2, 3, 2, 2))

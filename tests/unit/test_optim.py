@@ -31,7 +31,7 @@ from famx.optim._param_groups import group_settings
 from famx.optim.base import Optimizer
 from famx.registry import build, get, names
 
-OWN_UPDATE_RULES = [name for name in names("optim") if issubclass(get("optim", name), Optimizer)]
+UPDATE_RULES = [name for name in names("optim") if issubclass(get("optim", name), Optimizer)]
 
 
 def test_ema_sgd_equals_sgd_with_dampening():
@@ -62,7 +62,7 @@ def test_debiased_average_is_divided_by_the_sum_of_its_weights():
     assert torch.allclose(param, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", OWN_UPDATE_RULES)
+@pytest.mark.parametrize("name", UPDATE_RULES)
 def test_the_step_after_a_skipped_first_step_is_a_first_step(name):
     options = {"debias": True} if name in ("ema_sgd", "fam") else {}
     results = []
