@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from famx.config.schema import DEFAULT, complete_choice
+from famx.frontend.base import Frontend
 from famx.nn.hooks import ConnectsLayers
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import zlib
 
 import numpy as np
@@ -22,3 +23,14 @@ def numpy_rng(seed: int, purpose: str, epoch: int, index: int = 0) -> np.random.
 def torch_generator(seed: int, step: int) -> torch.Generator:
     """Returns a new generator on the CPU for one step; the global generator is not read."""
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def seed_global_generators(seed: int, device: torch.device) -> None:
+    """Seeds torch's, numpy's and Python's generators, so that a part may draw from any of them."""
+    if device.type == "cpu":
+        # torch.manual_seed records its caller for absent devices, which takes longer than clipping
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

@@ -24,7 +24,7 @@ from famx.parts import show
 from famx.registry import get
 from famx.training.loader import LoaderConfig
 from famx.training.run_dir import RunDir
-from famx.training.trainer import TrainerConfig
+from famx.training.trainer_config import TrainerConfig
 
 SECTION_TYPES = {"trainer": TrainerConfig, "loader": LoaderConfig}
 # what may change when a run is resumed: it has no influence on the steps that are done

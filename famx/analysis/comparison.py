@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from rich import box
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -191,7 +192,7 @@ def _new_table(title: Text | str, first_column: str, columns: Sequence[str]) -> 
     rows = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     rows.add_column(first_column, overflow="fold")
     for column in columns:
-        justify = "left" if column == "verdict" else "right"
+        justify: JustifyMethod = "left" if column == "verdict" else "right"
         rows.add_column(column, justify=justify, no_wrap=True)
     return rows
 

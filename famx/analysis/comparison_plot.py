@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,12 +12,13 @@ from famx.analysis.significance import CONFIDENCE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.typing import RcKeyType
 
 LABEL_WIDTH = 44  # of a line, in characters
 # of Okabe and Ito, which colour-blind readers can tell apart
 COLOURS = {"better": "#009E73", "worse": "#D55E00", "not shown": "#555555", "not known": "#BBBBBB"}
 RUN_COLOUR = "#0072B2"
-STYLE = {
+STYLE: "dict[RcKeyType, Any]" = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "font.size": 9,
@@ -76,7 +77,7 @@ def _draw_differences(axis: "Axes", comparison: Comparison) -> None:
         mean, low, high = (comparison.scale * value for value in difference[:3])
         # a verdict on one seed has the colour of the verdict
         colour = COLOURS.get(difference.verdict.partition(",")[0], COLOURS["not known"])
-        marker = {"fmt": "o", "mfc": "white" if difference.pairs == 1 else colour}
+        marker: dict[str, Any] = {"fmt": "o", "mfc": "white" if difference.pairs == 1 else colour}
         if np.isnan(low):
             marker = {"fmt": "x"}
         # the interval, and the verdict above it

@@ -104,7 +104,7 @@ def marginal_effects(settings: Sequence[Setting]) -> list[Effect]:
     for gene, fit in fits.items():
         name = f"{gene.locus}={gene.value}"
         reach = fit.standard_error * stdtrit(fit.freedom, tail)
-        n_runs = np.count_nonzero(counts[gene])
+        n_runs = int(np.count_nonzero(counts[gene]))
         effects.append(Effect(name, n_runs, fit.slope, fit.slope - reach, fit.slope + reach))
     return sorted(effects, key=lambda effect: effect.mean)
 

@@ -192,7 +192,7 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         rows = csv.DictReader(lines, delimiter="\t")
         parameters = sum(int(group["parameters"]) for group in rows)
     settings = _settings(config)
-    shown_metric = metric if metric == "loss" else metric.upper()
+    metric_name = metric if metric == "loss" else metric.upper()
     digest = _test_digest(settings, metric, transcripts)
     return Run(
         folder=run_dir.path,
@@ -201,7 +201,7 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         steps=int(last_report["step"]),
         parameters=parameters,
         metric=metric,
-        test=f"{split}: {shown_metric} of {amount}\n{digest}",
+        test=f"{split}: {metric_name} of {amount}\n{digest}",
         errors=errors,
         units=units,
         layers=config["model"].get("layers") or (),

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 from rich import box
+from rich.console import JustifyMethod
 from rich.table import Table
 from scipy.special import stdtrit
 
@@ -156,7 +157,7 @@ def spectra_table(title: str, summaries: Mapping[str, KindSummary]) -> Table:
     # columns
     band_names = [f"band {i + 1}" for i in range(BANDS)]
     for column in ("kind", *band_names, "lag 1", "white", "in effect", "momentum chosen"):
-        justify = "left" if column in ("kind", "momentum chosen") else "right"
+        justify: JustifyMethod = "left" if column in ("kind", "momentum chosen") else "right"
         table.add_column(column, justify=justify, no_wrap=True)
     # rows: intervals stand below the means, momentum is given as 80 % of its values
     for kind, summary in summaries.items():

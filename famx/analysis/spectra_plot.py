@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from famx.spectrum.base import edges
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.typing import RcKeyType
 
 MAX_COLUMNS = 4  # runs in a row of the picture
 # of Okabe and Ito, which colour-blind readers can tell apart
@@ -22,11 +23,11 @@ COLOURS = {
     "norm": "#999999",
     "other": "#CC79A7",
 }
-MOMENTUM_LINES = {
+MOMENTUM_LINES: dict[str, dict[str, Any]] = {
     "chosen": {"linestyle": "-", "linewidth": 1.4},
     "in effect": {"linestyle": "--", "marker": ".", "markersize": 4, "linewidth": 0.8},
 }
-STYLE = {
+STYLE: "dict[RcKeyType, Any]" = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "font.size": 9,

@@ -32,7 +32,7 @@ class Decoder(ABC):
 
 
 class FrameDecoder(Decoder):
-    """A decoder of frame-wise scores with a blank (id 0), which needs one pass through the model."""
+    """A decoder of frame-wise scores with a blank (id 0), which needs one pass of the model."""
 
     output = "frames"
 

@@ -24,7 +24,8 @@ from famx.training.device import rank
 from famx.training.hooks import Hook
 from famx.training.loader import Loader, LoaderConfig
 from famx.training.run_dir import RunDir
-from famx.training.trainer import Trainer, TrainerConfig
+from famx.training.trainer import Trainer
+from famx.training.trainer_config import TrainerConfig
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ def build_experiment(
         tokenizer = train.build_tokenizer(vocab_size, special_tokens)
     decode = partial(build, "decode", config["decode"])
     task = build("task", config["task"], tokenizer=tokenizer, decode=decode)
+    # nothing that was built before may change the initial weights
     torch.manual_seed(seed_for(config["seed"], "init"))
     model = build_model(config, tokenizer.get_vocab_size()).to(device)
     experiment = Experiment(config, device, tokenizer, task, model)
@@ -96,6 +98,7 @@ def build_experiment(
 
 def build_dataset(config: Config, split: str) -> Dataset:
     """Builds the data set of a split; files that it creates are created by the first process."""
+    # the others wait until the first has written its files, then read them
     if rank() > 0:
         distributed.barrier()
     dataset = build("data", config["data"], split=split, seed=config["seed"])
@@ -125,6 +128,7 @@ def check_learnable(experiment: Experiment, split: str) -> None:
     dataset = experiment.loader(split).dataset
     if dataset.modality is not Modality.SPEECH:
         return
+    # frames of all recordings from their lengths alone, without decoding any
     lengths = (torch.tensor(dataset.lengths) * SAMPLE_RATE).long()
     n_frames = experiment.model.frontend.n_frames(lengths).tolist()
     reasons = []
@@ -204,10 +208,12 @@ def build_run_optimizer(experiment: Experiment, settings: TrainerConfig) -> torc
         UserError: a setting of `param_groups` has no effect on this optimizer.
     """
     config = experiment.config
+    # a group for each kind of parameter, with its own rate, decay, momentum and bands
     groups = parameter_groups(
         experiment.model, kinds=config["param_groups"], **group_settings(config["optim"])
     )
     optimizer = build_optimizer(config["optim"], groups, config["momentum"], config["spectrum"])
+    # a setting without effect is a mistake
     for kind, group in config["param_groups"].items():
         for key in ("alpha", "n_bands"):
             if group[key] is not None and key not in optimizer.defaults:

@@ -129,6 +129,7 @@ def print_next_commands(
     for split, evaluation in evaluations.items():
         console.print(evaluation.table(split))
     console.print(f"run: {folder}", highlight=False, soft_wrap=True)
+    # commands to copy, with the options that this run needs
     commands = [format_command("evaluate", str(folder))]
     if any(e.modality is Modality.SPEECH for e in evaluations.values()):
         commands.append(format_command("transcribe", str(folder), "FILE..."))
@@ -145,6 +146,7 @@ def hparams(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flatten(config[section], section):
             if value in (None, {}) or key.endswith(".layers"):
                 continue
+            # TensorBoard takes plain values alone
             is_plain = isinstance(value, str | int | float)
             options[key] = value if is_plain else str(value)
     return part_names(config) | {"seed": config["seed"]} | options

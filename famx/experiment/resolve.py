@@ -13,7 +13,7 @@ from famx.model import layer_choices
 from famx.monitoring.optimizer_probe import ProbeLevel
 from famx.notation import Modality, UserError
 from famx.registry import get
-from famx.training.trainer import TrainerConfig
+from famx.training.trainer_config import TrainerConfig
 from famx.validate import check_number
 
 Config = Mapping[str, Any]
@@ -69,15 +69,15 @@ def resolve(config: Config) -> dict[str, Any]:
 
 
 def _check_numbers(config: Config) -> None:
-    _check_whole("seed", config["seed"], minimum=0)
+    _check_integer("seed", config["seed"], minimum=0)
     for key in ("d_model", "n_heads", "n_layers"):
-        _check_whole(f"model.{key}", config["model"][key], minimum=1)
+        _check_integer(f"model.{key}", config["model"][key], minimum=1)
     if not re.fullmatch(r"[^/\0]+", str(config["name"])):
         raise UserError(f"name={config['name']} must be the name of one folder, without a /")
     check_number("param_groups", config["param_groups"])
 
 
-def _check_whole(key: str, value: object, minimum: int) -> None:
+def _check_integer(key: str, value: object, minimum: int) -> None:
     # a bool is an int too, and no number that a user would mean
     if type(value) is not int or not minimum <= value < 2**63:
         raise UserError(f"{key}={value} must be a whole number of {minimum} or more, below 2**63")
@@ -145,6 +145,7 @@ def override_decoding(config: Config, words: Sequence[str]) -> tuple[dict[str, A
     Raises:
         UserError: a word sets something else, or what it sets does not exist.
     """
+    # another machine may have another device
     trainer = dict(config["trainer"]) | {"device": "auto", "threads": None}
     decode = dict(config["decode"])
     options: dict[str, Any] = {}
@@ -162,6 +163,7 @@ def override_decoding(config: Config, words: Sequence[str]) -> tuple[dict[str, A
             options[option] = parse_yaml(key, text)
         else:
             trainer[option] = parse_yaml(key, text)
+    # defaults, as training would have resolved them
     if decode["name"] == "default":
         decode["name"] = get("task", config["task"]["name"]).default_parts["decode"]
     decode = complete_choice("decode", decode | options)

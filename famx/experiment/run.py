@@ -30,7 +30,8 @@ from famx.training.device import join_process_group, select_device
 from famx.training.evaluate import Evaluation, evaluate
 from famx.training.hooks import EvaluateOnDev, Hook, SaveCheckpoints, StopOnDivergence
 from famx.training.run_dir import RunDir
-from famx.training.trainer import Trainer, TrainerConfig
+from famx.training.trainer import Trainer
+from famx.training.trainer_config import TrainerConfig
 
 
 def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[str, Any]:
@@ -97,6 +98,7 @@ def score(
     Args:
         suffix: what the files' names have after the split.
     """
+    # each split is written as soon as it is scored
     evaluations = {}
     for split in splits:
         loader = experiment.loader(split)
@@ -201,6 +203,7 @@ def _score_best_weights(
     Raises:
         UserError: a recording cannot be decoded; the trained run is saved.
     """
+    # the last weights are not needed any more
     saved = checkpoint.load(run_dir.require_checkpoints(), "best")
     load_weights(experiment.model, saved, run_dir)
     try:

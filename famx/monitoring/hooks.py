@@ -12,9 +12,9 @@ from famx.monitoring.tensorboard import RunLog
 from famx.nn.hooks import Observed, set_observed
 from famx.notation import Modality
 from famx.training.evaluate import Evaluation
-from famx.training.hooks import Hook, Metrics
+from famx.training.hooks import Hook, Interval, Metrics
 from famx.training.run_dir import RunDir
-from famx.training.trainer import Interval, Trainer
+from famx.training.trainer import Trainer
 
 
 def throughput_tag(modality: Modality) -> str:

@@ -215,10 +215,10 @@ class OptimizerProbe:
 
 
 def compare_step(
-    old_weights: Sequence[Tensor],
-    new_weights: Sequence[Tensor],
-    averages: Sequence[Tensor],
-    gradients: Sequence[Tensor],
+    old_weights: list[Tensor],
+    new_weights: list[Tensor],
+    averages: list[Tensor],
+    gradients: list[Tensor],
 ) -> dict[str, Float[Tensor, " tensors"]]:
     """Compares weights before and after a step, and averages of gradients with the gradients.
 
@@ -307,13 +307,11 @@ def _or_zeros(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[
     return detached
 
 
-def _norms(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
+def _norms(tensors: list[Tensor] | tuple[Tensor, ...]) -> Float[Tensor, " tensors"]:
     return torch.stack(torch._foreach_norm(tensors))
 
 
-def _distance_of_directions(
-    first: Sequence[Tensor], second: Sequence[Tensor]
-) -> Float[Tensor, " tensors"]:
+def _distance_of_directions(first: list[Tensor], second: list[Tensor]) -> Float[Tensor, " tensors"]:
     """Returns the distance between the unit vectors of each pair of tensors."""
     first_units = torch._foreach_div(first, list(_norms(first)))
     second_units = torch._foreach_div(second, list(_norms(second)))

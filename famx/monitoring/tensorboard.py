@@ -83,7 +83,7 @@ class RunLog:
 
         The slider of TensorBoard's image tab is the axis of steps.
         """
-        for tag, image in (self.matrices | images).items():
+        for tag, image in {**self.matrices, **images}.items():
             self.writer.add_image(tag, heat_map(image), step, dataformats="HWC")
         self.matrices.clear()
 
@@ -111,7 +111,7 @@ class RunLog:
         # the first summary lists the columns, and TensorBoard would take those of one run for all
         _, *session = hparams(dict(settings), {})
         for summary in session:
-            self.writer.file_writer.add_summary(summary)
+            self.writer._get_file_writer().add_summary(summary)
         for tag, value in results.items():
             self.writer.add_scalar(tag, value, step)
 

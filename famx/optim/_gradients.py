@@ -44,6 +44,7 @@ def decayed_grad(param: Tensor, group: Mapping[str, Any]) -> Tensor | None:
     None stands for a gradient that is absent or has no entries.
     """
     gradient = dense_grad(param)
+    # kernels and spectra refuse tensors without entries
     if gradient is None or not gradient.numel():
         return None
     if group["weight_decay"] and not group.get("decoupled", True):

@@ -24,6 +24,7 @@ from torch import Tensor
 
 EPS = torch.finfo(torch.float32).eps
 TINY = torch.finfo(torch.float32).tiny
+# where torch has fused optimizers; "meta", for one, is not among them
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -97,6 +98,7 @@ def descend(
         return
     if isinstance(lr, Tensor):
         lr = lr.to(found_inf.device, torch.float32, non_blocking=True)
+    # one launch for all tensors of one dtype
     batches: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for p, direction in zip(params, directions, strict=True):
         batch_params, batch_directions = batches.setdefault(p.dtype, ([], []))
@@ -137,6 +139,7 @@ def contiguous(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     dense = [p.contiguous() for p in params]
     yield dense
     for p, result in zip(params, dense, strict=True):
+        # a contiguous parameter is its own contiguous form
         if result is not p:
             p.copy_(result)
 

@@ -52,6 +52,7 @@ class Wrapper(torch.optim.Optimizer):
             rules["momentum"] = momentum
         if spectrum is not None:
             rules["spectrum"] = spectrum
+        # the base: one that exists, or a new one
         if isinstance(params, torch.optim.Optimizer):
             if rules or lr is not None:
                 raise UserError(
@@ -114,6 +115,7 @@ class Wrapper(torch.optim.Optimizer):
             self.base.step()
             self.after(params, 1.0)
             return loss
+        # the difference stays on the device
         skipped_before = base.skipped.clone()
         self.before(params)
         self.base.step()
@@ -170,6 +172,7 @@ class Wrapper(torch.optim.Optimizer):
 
         As in torch's, parameters are numbered in the order of the groups.
         """
+        # tensors are no keys that a file can have
         index: dict[Tensor, int] = {}
         for group in self.param_groups:
             for p in group["params"]:

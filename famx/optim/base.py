@@ -134,32 +134,31 @@ class Optimizer(torch.optim.Optimizer):
         """
         self._refuse_unready_capture()
         loss = None if closure is None else torch.enable_grad()(closure)()
+        # the flag of a caller is for one step
         flag = self.found_inf
         self.found_inf = None
 
         # gradients, and whether one is not finite
         params = self._params_with_groups()
         gradients = [decayed_grad(p, group) for p, group in params]
-        present = [gradient is not None for gradient in gradients]
-        if not any(present):
+        present = [g for g in gradients if g is not None]
+        if not present:
             return loss
-        all_present = all(present)
-        if flag is None:
-            found_inf = non_finite([g for g in gradients if g is not None])
-        else:
-            found_inf = flag.float()
+        found_inf = non_finite(present) if flag is None else flag.float()
         self._move_to(found_inf.device)
         self.calls += 1  # in place, if it is a tensor
 
         # a coefficient for each tensor; a gradient that is absent is zero for the rule
-        inputs = gradients if all_present else _with_zeros(gradients, params)
+        all_present = len(present) == len(gradients)
+        inputs = present if all_present else _with_zeros(gradients, params)
         coefficients = self._choose_momentum(inputs, found_inf)
         momenta = self._check_momentum(coefficients, found_inf)
 
         # skipped steps and absent gradients do not count
         increment = 1 - found_inf
         if not all_present:
-            increment = increment * _mask(tuple(present), found_inf.device)
+            has_gradient = tuple([g is not None for g in gradients])
+            increment = increment * _mask(has_gradient, found_inf.device)
         self.steps += increment
         products = self.momentum_products
         torch.where(increment > 0, products * coefficients, products, out=products)
@@ -215,11 +214,13 @@ class Optimizer(torch.optim.Optimizer):
         """
         check_coefficients(self.rule, coefficients, len(self.tensors))
         momenta = scalars(coefficients)
+        # in a skipped step the coefficients may follow from NaN
         if coefficients.device.type == "cpu" and _is_zero(found_inf):
             check_range(self.rule, momenta)
         return momenta
 
     def _state_of(self, param: Tensor) -> dict[str, Tensor]:
+        # torch's `state` makes an empty dict for a new parameter
         state = self.state[param]
         if not state:
             state.update(self.init(param))
@@ -237,6 +238,7 @@ class Optimizer(torch.optim.Optimizer):
         return [(p, group) for group in self.param_groups for p in group["params"]]
 
     def _move_to(self, device: torch.device) -> None:
+        # once: the constructor does not know where gradients will be
         if self.skipped.device != device:
             self.rule.to(device)
             self.skipped = self.skipped.to(device)
@@ -315,8 +317,8 @@ def _with_zeros(
 
 
 @lru_cache(maxsize=8)
-def _mask(present: tuple[bool, ...], device: torch.device) -> Float[Tensor, " tensors"]:
-    return torch.tensor(present, dtype=torch.float32).to(device, non_blocking=True)
+def _mask(flags: tuple[bool, ...], device: torch.device) -> Float[Tensor, " tensors"]:
+    return torch.tensor(flags, dtype=torch.float32).to(device, non_blocking=True)
 
 
 def _is_zero(flag: Float[Tensor, ""]) -> bool:

@@ -50,6 +50,7 @@ class EMANesterov(Wrapper):
         self.starts = [p.detach().clone() for p in params]
 
     def after(self, params: list[Tensor], stepped: float | Tensor) -> None:
+        # the beta of the point that the parameters move to now
         is_started = self.start_step < self.calls
         is_stopped = self.stop_step is not None and self.calls >= self.stop_step
         next_beta = self.beta * (is_started and not is_stopped)

@@ -36,6 +36,7 @@ class FAM(EmaSGD):
         layer_boost: bool = True,
         **options: Any,
     ):
+        # the options of this class are those of its default rule
         self.default_rule = {
             "name": "fam",
             "beta": beta,

@@ -36,6 +36,7 @@ class FAMPublished(EmaSGD):
         decoupled: bool = False,
         **options: Any,
     ):
+        # the options of this class are those of its default rule
         self.default_rule = {
             "name": "fam_published",
             "beta": beta,

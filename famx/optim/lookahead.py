@@ -44,6 +44,7 @@ class Lookahead(Wrapper):
                 self.wrapper_state[p] = {"slow": p.detach().clone()}
 
     def after(self, params: list[Tensor], stepped: float | Tensor) -> None:
+        # the host counts steps, skipped ones too
         if self.calls % self.k:
             return
         for p in params:

@@ -175,6 +175,7 @@ class MaxFactor(Optimizer):
         self, group: Group, updates: Sequence[Update], found_inf: Tensor
     ) -> tuple[Scalars, Scalars]:
         """Returns the weights b, and max(min_lr, min(lr, 1/sqrt t)) / lr (0 where lr is 0)."""
+        # t is 0 as long as all steps have been skipped
         t = torch.stack([torch.as_tensor(u.step) for u in updates]).clamp_min(1.0)
         lr = group["lr"]
         if isinstance(lr, Tensor):

@@ -118,5 +118,6 @@ class Muon(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads what `state_dict` returned."""
+        # torch replaces the groups and the state, so both optimizers need the new ones
         super().load_state_dict(dict(state_dict))
         self._share_state()

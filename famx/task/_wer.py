@@ -54,6 +54,7 @@ def edits(
     """
     counts = []
     units = []
+    # one by one, since intervals are over utterances
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         result = _PROCESS[unit](reference, hypothesis)
         counts.append([result.substitutions, result.deletions, result.insertions])

@@ -36,6 +36,7 @@ class Score:
     def summary(self) -> dict[str, float]:
         """Returns the score as plain numbers, for `scores.<split>.json`."""
         values = asdict(self)
+        # the interval comes last, after the counts of a subclass
         bounds = {"low": values.pop("low"), "high": values.pop("high")}
         return values | bounds
 

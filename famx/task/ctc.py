@@ -69,6 +69,7 @@ class CTC(Task):
         scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
         return self._loss(scores, lengths, batch)
 
+    # evaluation masks nothing: only training batches have spans
     def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
         """Computes the loss and the hypotheses by one pass through the model."""
         scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
@@ -83,6 +84,7 @@ class CTC(Task):
 
     def reject(self, n_frames: int, text: str) -> str | None:
         """Rejects a text that needs more frames: one a token, one more between equal neighbours."""
+        # equal neighbours need a blank between them
         ids = self.tokenizer.encode(text).ids
         needed = len(ids) + sum(a == b for a, b in pairwise(ids))
         if n_frames >= needed:
@@ -92,6 +94,7 @@ class CTC(Task):
     def _loss(
         self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"], batch: Batch
     ) -> Float[Tensor, ""]:
+        # in fp32 also under autocast, time first as torch wants it
         log_probs = scores.float().log_softmax(-1).transpose(0, 1)
         total = ctc_loss(
             log_probs,

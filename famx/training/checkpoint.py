@@ -68,6 +68,7 @@ def _write_files(folder: Path, step: int, score: float | None, trees: Mapping[st
         state[name] = _flatten(tree, "", tensors)
         if tensors:
             save_file(tensors, folder / f"{name}.safetensors")
+    # the manifest lists everything else
     (folder / "state.json").write_text(json.dumps(state))
     manifest = {
         file.name: {"size": file.stat().st_size, "sha256": _digest(file)}
@@ -86,6 +87,7 @@ def load(folder: Path, which: str = "last", device: str = "cpu") -> dict[str, An
     Raises:
         UserError: there is no complete checkpoint.
     """
+    # the newest first
     candidates = list(reversed(_steps(folder)))
     if which == "best":
         # evaluated steps come first, the best and then the newest of them first
@@ -120,6 +122,7 @@ def load_weights(model: nn.Module, saved: Mapping[str, Any], source: object) -> 
     Raises:
         UserError: they are of another model.
     """
+    # the averaged weights are the ones that were evaluated
     weights = _averaged_weights(saved) or saved["model"]
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
@@ -147,11 +150,13 @@ def _shape_of(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str
 def _flatten(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """Converts a tree to JSON; moves its tensors into `tensors` by their paths, each one once."""
     if isinstance(tree, Tensor):
+        # tied weights are saved once
         for name, tensor in tensors.items():
             if tensor is tree or _shares_memory(tensor, tree):
                 return {"tensor": name}
         tensors[path] = tree.detach().contiguous()
         return {"tensor": path}
+    # JSON has string keys alone, so a dict becomes a list of pairs
     if isinstance(tree, dict):
         pairs = []
         for key, value in tree.items():
@@ -221,6 +226,7 @@ def _prune(folder: Path) -> None:
     scores = {step: _score(folder, step) for step in steps}
     evaluated = [(score, step) for step, score in scores.items() if score is not None]
     best_step = min(evaluated)[1] if evaluated else None
+    # the two newest, in case the last one is damaged
     for step in steps[:-2]:
         if step != best_step:
             shutil.rmtree(folder / f"step-{step}")
@@ -243,6 +249,7 @@ def rng_state() -> dict[str, Any]:
     """Returns the state of every global random generator, as a tree that `save` accepts."""
     legacy = numpy.random.get_state(legacy=False)
     assert isinstance(legacy, dict)
+    # safetensors has no unsigned 32-bit type
     numpy_state = {
         "key": torch.from_numpy(legacy["state"]["key"].astype("int64")),
         "pos": legacy["state"]["pos"],

@@ -48,6 +48,7 @@ def select_device(device: str, threads: int | None) -> torch.device:
     Raises:
         UserError: the device is not available.
     """
+    # in the order of preference
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

@@ -58,6 +58,7 @@ class Evaluation:
         summary: dict[str, Any] = {name: score.summary() for name, score in self.scores.items()}
         summary["loss"] = self.loss
         summary["normaliser"] = normaliser
+        # sizes, by which a reader judges the intervals
         if self.ids:
             summary["utterances"] = len(self.ids)
         if self.modality is Modality.SPEECH:
@@ -73,6 +74,7 @@ class Evaluation:
             table = Table("loss", "perplexity", title=split, title_justify="left")
             table.add_row(f"{self.loss:.3f}", f"{math.exp(min(self.loss, 99.0)):.3f}")
             return table
+        # a row for each score, with the counts that any of them has
         title = f"{split}: real-time factor {self.real_time_factor:.4f}, loss {self.loss:.3f}"
         table = Table(title=title, title_justify="left")
         headings = dict.fromkeys(key for score in self.scores.values() for key in score.counts)

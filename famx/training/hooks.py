@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -17,6 +18,20 @@ if TYPE_CHECKING:
     from famx.training.trainer import Trainer
 
 Metrics = dict[str, float | Tensor]
+
+
+@dataclass
+class Interval:
+    """Steps, amount of data, padding and wall seconds since the last report."""
+
+    steps: int = 0
+    amount: float = 0.0
+    padding: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def amount_per_second(self) -> float:
+        return self.amount / max(self.seconds, 1e-9)
 
 
 class Hook:
@@ -87,7 +102,7 @@ class EvaluateOnDev(Hook):
     def after_step(self, trainer: "Trainer") -> None:
         if not trainer.is_evaluation_due or not trainer.is_main_process:
             return
-        # evaluate
+        # evaluate; the time counts as time of the run
         started = time.perf_counter()
         model = trainer.evaluated_model
         batches = observe_last_batch(model, self.batches())
@@ -130,6 +145,7 @@ class SaveCheckpoints(Hook):
 
     def save(self, trainer: "Trainer", score: float | None) -> None:
         """Saves a checkpoint of the current step with its score on dev, if it was evaluated."""
+        # logs that resuming cuts back to this step are written first
         for hook in trainer.hooks:
             hook.on_save(trainer)
         folder = self.run_dir.checkpoints

@@ -70,6 +70,7 @@ class RunDir:
             UserError: another process trains in it, or, for a new run, it holds one.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        # the lock goes with the process, however it ends
         try:
             lock = FileLock(self.path / ".lock", timeout=0).acquire()
         except Timeout as error:
@@ -110,6 +111,7 @@ class RunDir:
             raise UserError(
                 f"{self} is not a run: {self.config_file} cannot be read ({reason})"
             ) from error
+        # a file of other YAML is reported like one without sections
         if not isinstance(config, dict):
             config = {}
         refuse_renamed(config, str(self.config_file))

@@ -2,14 +2,12 @@
 
 import contextlib
 import math
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import numpy
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -19,11 +17,12 @@ from famx.nn.batch import Batch
 from famx.nn.clip import clip_by_unit_norm
 from famx.nn.hooks import HasPenalty, LearnsFromLoss, SkipsNonFinite
 from famx.notation import UserError
+from famx.seeding import seed_global_generators
 from famx.task.base import Task
 from famx.training import checkpoint
 from famx.training.device import handle_signals, rank, world_size
-from famx.training.hooks import Hook
-from famx.validate import COUNT, DECAY, POSITIVE, THREADS, ConfigSection
+from famx.training.hooks import Hook, Interval
+from famx.training.trainer_config import TrainerConfig
 
 TIMED_STEPS = 20  # after so many steps, max_time is converted to a number of steps
 WARMUP_STEPS = 5  # of these, not timed
@@ -42,55 +41,6 @@ SAVED = (
 
 HookType = TypeVar("HookType", bound=Hook)
 Position = tuple[int, int, Batch]  # epoch, position of the batch in it, batch
-
-
-@dataclass
-class TrainerConfig(ConfigSection):
-    """Length of the training, and the intervals of everything else.
-
-    Args:
-        max_steps: optimizer steps; where given, max_time has no effect.
-        max_time: seconds; the number of steps is fixed after the first 20 of them.
-        eval_every: steps between evaluations on dev; None: ten times a run.
-        save_every: steps between checkpoints; None: ten times a run.
-        log_every: steps between reports; nothing is read from the device in between.
-        accumulate: batches per step.
-        unit_clip: largest norm of the gradient of a unit (a row of a matrix, an output channel, a
-            vector), as a fraction of the norm of its weights; None for no clipping. A bound on the
-            norm of all gradients would leave the few large ones in charge: without a second moment
-            the others would hardly move.
-        patience: evaluations without a better score before the run ends.
-        ema: decay of the averaged weights that are evaluated; 0 for none.
-        precision: of the forward pass; auto is bf16 on CUDA, else fp32.
-        threads: of the CPU; None leaves torch's default.
-    """
-
-    max_steps: Annotated[int | None, COUNT] = None
-    max_time: Annotated[float, POSITIVE] = 330.0
-    eval_every: Annotated[int | None, COUNT] = None
-    save_every: Annotated[int | None, COUNT] = None
-    log_every: Annotated[int, COUNT] = 50
-    accumulate: Annotated[int, COUNT] = 1
-    unit_clip: Annotated[float | None, POSITIVE] = 0.005
-    patience: Annotated[int | None, COUNT] = None
-    ema: Annotated[float, DECAY] = 0.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: Annotated[int | None, THREADS] = None
-
-
-@dataclass
-class Interval:
-    """Steps, amount of data, padding and wall seconds since the last report."""
-
-    steps: int = 0
-    amount: float = 0.0
-    padding: float = 0.0
-    seconds: float = 0.0
-
-    @property
-    def amount_per_second(self) -> float:
-        return self.amount / max(self.seconds, 1e-9)
 
 
 @dataclass
@@ -138,8 +88,6 @@ class Trainer:
         self.loss_sum = torch.zeros((), device=self.device)
         self.grad_norm = torch.zeros((), device=self.device)
         self.build_schedule = lru_cache(maxsize=1)(self.schedule)
-        # torch.manual_seed records its caller for absent devices, which takes longer than clipping
-        self.torch_rng = torch.default_generator if self.device.type == "cpu" else torch
         # the model as it is trained, evaluated, and shared between processes
         self.averaged: AveragedModel | None = None
         if self.config.ema:
@@ -239,7 +187,7 @@ class Trainer:
         total = sum(self.task.count(batch) for batch in batches)
         loss_sum = torch.zeros((), device=self.device)
         for i, batch in enumerate(batches):
-            self._seed_global_generators(self.seed_for("step", self.step, i, self.rank))
+            seed_global_generators(self.seed_for("step", self.step, i, self.rank), self.device)
             # a batch of fewer rows than processes is repeated, with a weight of 0
             share = batch.shard(self.rank % len(batch.ids), self.world_size)
             weight = 0.0
@@ -253,12 +201,6 @@ class Trainer:
                 (objective * (weight * self.world_size)).backward()
             loss_sum += loss.detach() * weight
         return loss_sum
-
-    def _seed_global_generators(self, seed: int) -> None:
-        """Seeds torch's, numpy's and Python's generators, so that a part may draw from any."""
-        self.torch_rng.manual_seed(seed)
-        numpy.random.seed(seed % 2**32)
-        random.seed(seed)
 
     def _gradient_sync(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """Postpones the exchange of gradients between processes to the last batch of a step."""

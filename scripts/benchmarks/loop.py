@@ -23,7 +23,8 @@ from famx.registry import build
 from famx.training.device import select_device
 from famx.training.loader import LoaderConfig
 from famx.training.run_dir import RunDir
-from famx.training.trainer import Trainer, TrainerConfig
+from famx.training.trainer import Trainer
+from famx.training.trainer_config import TrainerConfig
 
 NEVER = 10**9
 

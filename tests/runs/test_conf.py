@@ -19,7 +19,8 @@ from famx.experiment.resolve import resolve
 from famx.registry import ROOMS, load, load_entry_points, names
 from famx.training import checkpoint
 from famx.training.loader import LoaderConfig
-from famx.training.trainer import Trainer, TrainerConfig
+from famx.training.trainer import Trainer
+from famx.training.trainer_config import TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
 GROUPS = ("model", "experiment", "data")

@@ -17,7 +17,7 @@ from famx.inference import Recognizer
 from famx.notation import UserError
 from famx.registry import PARTS, load_file
 from famx.training.loader import LoaderConfig
-from famx.training.trainer import TrainerConfig
+from famx.training.trainer_config import TrainerConfig
 
 TINY = [
     "model.d_model=16",

@@ -9,7 +9,8 @@ from famx.nn.batch import Batch
 from famx.notation import Modality
 from famx.task.base import Task
 from famx.training.evaluate import evaluate
-from famx.training.trainer import Trainer, TrainerConfig
+from famx.training.trainer import Trainer
+from famx.training.trainer_config import TrainerConfig
 
 
 class Weight(nn.Module):

@@ -23,12 +23,13 @@ from famx.config.schema import CONF, register_schemas, to_plain
 from famx.experiment import report
 from famx.experiment.run import run
 from famx.inference import Recognizer
-from famx.monitoring.heatmap import ROW
+from famx.monitoring.heatmap import ROW_HEIGHT
 from famx.notation import UserError
 from famx.training import checkpoint
 from famx.training.loader import LoaderConfig
 from famx.training.run_dir import RunDir
-from famx.training.trainer import Trainer, TrainerConfig
+from famx.training.trainer import Trainer
+from famx.training.trainer_config import TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
 TONES = {"a": 400, "b": 900, "c": 1700}
@@ -202,7 +203,7 @@ def test_evaluation_writes_images_of_every_layer_over_time(corpus, tmp_path):
     for tag, count in rows.items():
         first, second = events.Images(tag)
         assert (first.step, second.step) == (1, 2)
-        assert first.height == second.height == (count + 3) * ROW
+        assert first.height == second.height == (count + 3) * ROW_HEIGHT
     assert "train/audio_per_second" in events.Tags()["scalars"] and events.Tags()["tensors"] == [
         "dev/samples/text_summary"
     ]

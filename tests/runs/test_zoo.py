@@ -6,12 +6,12 @@ from hydra import compose, initialize_config_dir
 
 from famx.config.schema import CONF, register_schemas, to_plain
 from famx.data.spoken import Spoken
-from famx.experiment.resolve import resolve
 from famx.experiment import build_model
+from famx.experiment.resolve import resolve
 from famx.registry import LAYER_ROOMS, build, names
 from famx.seeding import numpy_rng
 from famx.training.loader import Loader, LoaderConfig
-from famx.training.trainer import TrainerConfig
+from famx.training.trainer_config import TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
 SIZES = [

@@ -14,7 +14,7 @@ from famx.task._wer import error_rate
 from famx.training.evaluate import Evaluation
 from famx.training.loader import LoaderConfig
 from famx.training.run_dir import RunDir
-from famx.training.trainer import TrainerConfig
+from famx.training.trainer_config import TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
 

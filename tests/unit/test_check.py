@@ -80,7 +80,7 @@ def test_a_part_that_keeps_all_contracts_is_accepted(check_attention):
     assert result.summary == f"attention=user_block keeps all of its {n} contracts"
 
 
-def test_a_block_that_is_not_causal_is_found(check_attention):
+def test_a_block_that_is_not_causal_is_reported(check_attention):
     result = check_attention(
         """
         def mix(self, q, k, v, mask, causal):
@@ -94,7 +94,7 @@ def test_a_block_that_is_not_causal_is_found(check_attention):
     assert line.startswith("broken  causal: leaks the future: output at t=0 changes")
 
 
-def test_a_block_that_mixes_samples_is_found(check_attention):
+def test_a_block_that_mixes_samples_is_reported(check_attention):
     result = check_attention(
         """
         def forward(self, x, memory=None, mask=None, state=None):
@@ -107,7 +107,7 @@ def test_a_block_that_mixes_samples_is_found(check_attention):
     assert result.lines["batch_independent"] == expected
 
 
-def test_a_fault_of_long_sequences_is_found(check_attention):
+def test_a_fault_of_long_sequences_is_reported(check_attention):
     result = check_attention(
         """
         def mix(self, q, k, v, mask, causal):

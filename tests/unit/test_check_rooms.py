@@ -91,7 +91,7 @@ def test_an_error_of_the_constructor_is_printed_once(capsys):
     assert sum(": as descends" in line for line in lines) == n - 1
 
 
-def test_an_optimizer_that_lacks_what_torch_has_is_found(check_file):
+def test_an_optimizer_that_lacks_what_torch_has_is_reported(check_file):
     output = check_file(OPTIMIZER)
     for contract in ("decays_the_weights", "returns_the_loss_of_a_closure", "non_finite"):
         assert f"broken  {contract}: " in output
@@ -108,13 +108,13 @@ def test_an_optimizer_that_lacks_what_torch_has_is_found(check_file):
         ("log()", ["6 of its 7 contracts", "outside [0, 1)", "-0.105"]),
     ],
 )
-def test_a_momentum_rule_with_other_outputs_is_found(check_file, expression, messages):
+def test_a_momentum_rule_with_other_outputs_is_reported(check_file, expression, messages):
     output = check_file(MOMENTUM.format(expression))
     for message in messages:
         assert message in output
 
 
-def test_a_spectrum_that_exaggerates_is_found(check_file):
+def test_a_spectrum_that_exaggerates_is_reported(check_file):
     output = check_file(SPECTRUM.format("-"))
     assert "broken  flat_on_white" in output
     assert "broken  separates_slow_and_fast" in output

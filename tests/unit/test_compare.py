@@ -76,7 +76,7 @@ def test_the_table_has_rates_intervals_and_verdicts(tmp_path, run_compare):
     assert "Each run: 400 steps, 1,024 parameters." in output
 
 
-def test_steps_and_seeds_are_shown_where_they_differ(tmp_path):
+def test_steps_and_seeds_have_columns_where_they_differ(tmp_path):
     folders = []
     for name, optim, seed, steps in (("a", "adamw", 0, 400), ("b", "fam", 0, 300)):
         words = [f"optim={optim}", f"seed={seed}"]

@@ -55,11 +55,11 @@ def random_settings(rng: np.random.Generator) -> list[Setting]:
     return settings
 
 
-def is_shown(effect: Effect) -> bool:
+def is_significant(effect: Effect) -> bool:
     return effect.verdict != "not shown"
 
 
-def test_only_the_gene_that_has_an_effect_is_shown():
+def test_only_the_gene_that_has_an_effect_is_significant():
     rng = np.random.default_rng(0)
     false_alarms = []
     for _ in range(60):
@@ -67,7 +67,7 @@ def test_only_the_gene_that_has_an_effect_is_shown():
         skip = effects["layer=skip"]
         assert 0.1 < skip.low < skip.high < 0.5
         others = [effect for gene, effect in effects.items() if not gene.startswith("layer=")]
-        false_alarms.append(any(map(is_shown, others)))
+        false_alarms.append(any(map(is_significant, others)))
     assert np.mean(false_alarms) <= 0.1
 
 
@@ -105,5 +105,5 @@ def test_depth_and_other_settings_are_not_effects_of_a_gene():
                 layers.append({"norm": {"name": norm}, "n_heads": int(rng.choice([2, 4]))})
             loss = 3 - 0.2 * depth + (optim == "fam") + 0.05 * rng.standard_normal()
             settings.append(setting(layers, loss, optim=optim))
-        false_alarms.append(any(map(is_shown, marginal_effects(settings))))
+        false_alarms.append(any(map(is_significant, marginal_effects(settings))))
     assert np.mean(false_alarms) <= 0.1

@@ -32,7 +32,7 @@ def test_a_constant_matrix_is_pale_and_dark_if_it_is_zero_or_negative():
         assert_close(colours, rounded(colour).expand(2, 2, 3))
 
 
-def test_differences_that_are_not_printed_are_not_drawn():
+def test_differences_below_the_printed_digits_have_no_colours():
     colours = cell_colours(torch.tensor([[0.9, 0.9 + 1e-7]]))
     assert_close(colours, rounded(PALE).expand(1, 2, 3))
 

@@ -12,7 +12,7 @@ from famx.experiment.resolve import resolve
 from famx.model import layer_choices
 from famx.notation import UserError
 from famx.training.loader import LoaderConfig
-from famx.training.trainer import TrainerConfig
+from famx.training.trainer_config import TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
 SMALL = ["model.d_model=24", "model.n_heads=4", "frontend=log_mel", "frontend.channels=4"]

@@ -24,7 +24,7 @@ from famx.optim import (
 from famx.optim._wrapper import Wrapper
 from famx.registry import build, get, names
 from famx.schedule import WarmupCosine
-from famx.training.trainer import TrainerConfig
+from famx.training.trainer_config import TrainerConfig
 
 PARTS = [FAM, SimpleFAM, MaxFactor, FAMAdamW, AdamW, Lookahead]
 WRAPPERS = [name for name in names("optim") if issubclass(get("optim", name), Wrapper)]

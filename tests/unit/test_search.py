@@ -21,7 +21,7 @@ from famx.experiment.search import layer_table, rank, sample
 from famx.notation import UserError
 from famx.registry import LAYER_ROOMS, PARTS, register
 from famx.training.loader import LoaderConfig
-from famx.training.trainer import TrainerConfig
+from famx.training.trainer_config import TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
 SMALL = ("model.d_model=24", "model.n_layers=3", "frontend=log_mel", "frontend.channels=4")

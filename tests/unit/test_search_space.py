@@ -8,7 +8,7 @@ from famx.experiment._search_space import Range, parse_space
 from famx.notation import UserError
 from famx.registry import names
 from famx.training.loader import LoaderConfig
-from famx.training.trainer import TrainerConfig
+from famx.training.trainer_config import TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
 ACTIVATIONS = ["gelu", "relu", "selu", "leaky_relu", "silu", "elu", "mish"]

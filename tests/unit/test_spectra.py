@@ -96,7 +96,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(n_windows):
     assert 0.92 < np.mean(covered) < 0.98
 
 
-def test_runs_are_printed_in_tables_and_drawn_in_one_picture(tmp_path, monkeypatch, capsys):
+def test_runs_have_tables_and_one_picture(tmp_path, monkeypatch, capsys):
     folders = [write_spectra(tmp_path / name) for name in ("one", "two")]
     monkeypatch.setattr(sys, "argv", ["spectra", *map(str, folders)])
     assert spectra.main() == 0

@@ -41,7 +41,7 @@ def test_numbers_become_a_line_and_curves(run_dir):
     assert tags["histograms"] == ["histogram"]
 
 
-def test_the_last_matrix_of_each_tag_is_drawn_with_the_images(run_dir):
+def test_the_last_matrix_of_each_tag_becomes_an_image(run_dir):
     log = RunLog(run_dir)
     for step in (1, 2):
         write_report(log, step, matrix=torch.ones(3, 4) * step, zeros=torch.zeros(3, 4))
