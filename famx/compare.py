@@ -8,7 +8,6 @@ from rich.console import Console
 from famx import files
 from famx.analysis.comparison import compare, gene_table, notes, table
 from famx.analysis.comparison_plot import draw
-from famx.analysis.runs import ERROR_UNITS
 from famx.config.command import Parser, run_command
 from famx.registry import load
 from famx.training.run_dir import find_runs
@@ -34,8 +33,9 @@ def main() -> int:
     )
     parser.add_argument(
         "--metric",
-        choices=(*ERROR_UNITS, "loss"),
-        help="default: wer, or loss where there are no words",
+        metavar="NAME",
+        help="wer, cer, loss or a score of the task's own; default: wer, or else the task's first "
+        "score, or loss where it has none",
     )
     parser.add_argument(
         "--png", type=Path, help="file of the picture; default: compare.png next to the runs"

@@ -12,7 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from famx.analysis.gene_effects import marginal_effects
-from famx.analysis.runs import Run, Setting, UnscoredError, group_by_setting, read_run, title
+from famx.analysis.runs import (
+    ERROR_UNITS,
+    Run,
+    Setting,
+    UnscoredError,
+    group_by_setting,
+    read_run,
+    title,
+)
 from famx.analysis.significance import CONFIDENCE, Difference, differences
 
 log = logging.getLogger(__name__)
@@ -38,17 +46,23 @@ class Comparison(NamedTuple):
         return [run for setting in self.settings for run in setting.runs.values()]
 
     @property
-    def is_loss(self) -> bool:
-        return self.runs[0].metric == "loss"
+    def is_fraction(self) -> bool:
+        """Whether rates are shown in percent, and differences in points."""
+        return self.runs[0].is_fraction
+
+    @property
+    def unit(self) -> str:
+        """The unit of a difference: points of a percentage, or the metric itself."""
+        return "points" if self.is_fraction else self.runs[0].metric
 
     @property
     def scale(self) -> int:
         """The factor of what is shown: error rates are in percent, losses as they are."""
-        return 1 if self.is_loss else 100
+        return 100 if self.is_fraction else 1
 
     def format_rate(self, rate: float, sign: str = "") -> str:
         """Returns a rate as text, or with sign="+" a difference."""
-        digits = 3 if self.is_loss else 1
+        digits = 1 if self.is_fraction else 3
         return f"{self.scale * rate:{sign}.{digits}f}"
 
     def format_interval(self, low: float, high: float) -> str:
@@ -97,7 +111,7 @@ def table(comparison: Comparison) -> Table:
     for name in headings:
         if len({getattr(run, name) for run in comparison.runs}) > 1:
             costs.append(name)
-    mean_heading = "mean" if comparison.is_loss else "mean %"
+    mean_heading = "mean %" if comparison.is_fraction else "mean"
     columns = ["seeds", *(headings[name] for name in costs), mean_heading, "difference", "verdict"]
 
     # a row a setting, the baseline without a difference
@@ -136,8 +150,7 @@ def gene_table(comparison: Comparison) -> Table | None:
     effects = marginal_effects(sampled)
     if not effects:
         return None
-    unit = "loss" if comparison.is_loss else "points"
-    columns = ["runs", unit, "interval", "verdict"]
+    columns = ["runs", comparison.unit, "interval", "verdict"]
     rows = _new_table(f"effect of a layer with a gene, {len(sampled)} models", "gene", columns)
     for effect in effects:
         rows.add_row(
@@ -171,8 +184,11 @@ def notes(comparison: Comparison) -> Iterator[str]:
             "One seed does not show how much training varies, which moves rates as well: "
             "train more seeds, seed=0,1,2."
         )
-    if comparison.is_loss:
-        yield "Intervals of a loss include the chance of training, not which text was tested."
+    if runs[0].metric not in ERROR_UNITS:
+        yield (
+            f"Intervals of a {runs[0].metric} include the chance of training, not which data was "
+            "tested."
+        )
     elif len(runs[0].units) < MIN_UTTERANCES:
         yield f"With fewer than {MIN_UTTERANCES} utterances, intervals are too short."
     # runs that differ in more than their setting

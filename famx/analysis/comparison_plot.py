@@ -68,7 +68,7 @@ def _draw_rates(axis: "Axes", comparison: Comparison) -> None:
         axis.plot(rates, [row] * len(rates), "o", color=RUN_COLOUR, alpha=0.6, markersize=5)
         axis.plot(rates.mean(), row, "|", color="black", markersize=14)
     axis.set_title(_for_matplotlib(comparison.title), loc="left")
-    axis.set_xlabel("each seed, and their mean" + ("" if comparison.is_loss else ", %"))
+    axis.set_xlabel("each seed, and their mean" + (", %" if comparison.is_fraction else ""))
 
 
 def _draw_differences(axis: "Axes", comparison: Comparison) -> None:
@@ -95,7 +95,7 @@ def _draw_differences(axis: "Axes", comparison: Comparison) -> None:
             )
     axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
     axis.set_title(f"difference from the first, {CONFIDENCE:.0%} for all at once", loc="left")
-    axis.set_xlabel("left is better" if comparison.is_loss else "points, left is better")
+    axis.set_xlabel("points, left is better" if comparison.is_fraction else "left is better")
 
 
 def _for_matplotlib(text: str) -> str:

@@ -33,11 +33,13 @@ class Run(NamedTuple):
         seed: its seed.
         steps: steps of training.
         parameters: number of parameters.
-        metric: wer, cer or loss.
+        metric: wer, cer, loss, or a score of the task's own.
         test: what it was scored on and by which metric; runs of one test can be compared.
-        errors: (utterances,) errors of each; a loss is that many errors in one unit.
+        errors: (utterances,) errors of each; a loss, or a score of the task's own, is that many
+            errors in one unit.
         units: (utterances,) words or characters of the reference.
         layers: the choices of each layer, where layers were listed or sampled.
+        is_fraction: whether the rate is shown in percent; a loss is shown as it is.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Run(NamedTuple):
     errors: np.ndarray
     units: np.ndarray
     layers: Sequence[Mapping[str, Any]] = ()
+    is_fraction: bool = True
 
     @property
     def rate(self) -> float:
@@ -77,7 +80,8 @@ def read_run(folder: Path, split: str, metric: str | None) -> Run:
     """Reads a run and its score.
 
     Args:
-        metric: wer, cer or loss; None: the word error rate, or the loss where there are no words.
+        metric: name of the score; None: the word error rate, or else the first score of the task,
+            or the loss where it has none.
 
     Raises:
         UnscoredError: it is not scored on that split, or not by that metric.
@@ -159,11 +163,12 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
     # the metric
     scores = json.loads(run_dir.scores_file(split).read_text())
     loss = float(scores["loss"])
+    names = [name for name, score in scores.items() if isinstance(score, dict)]
     if metric is None:
-        metric = "wer" if "wer" in scores else "loss"
-    if metric not in scores:
+        metric = "wer" if "wer" in names else [*names, "loss"][0]
+    if metric not in (*names, "loss"):
         raise UnscoredError(
-            f"{run_dir} has no {metric} on {split}, only a loss: its task recognises no text"
+            f"{run_dir} has no {metric} on {split}; its task gives {', '.join([*names, 'loss'])}"
         )
 
     # what was scored
@@ -183,8 +188,10 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         counts, units = edits(references, hypotheses, ERROR_UNITS[metric])
         errors = counts.sum(1)
     else:
+        # without counts by utterance, the number is all that is known
         units = np.ones(1)
-        errors = np.array([loss])
+        errors = np.array([loss if metric == "loss" else scores[metric]["rate"]])
+    is_fraction = metric != "loss" and scores[metric].get("is_fraction", True)
 
     # the run
     last_report = json.loads(run_dir.metrics_file.read_text().splitlines()[-1])
@@ -205,6 +212,7 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         errors=errors,
         units=units,
         layers=config["model"].get("layers") or (),
+        is_fraction=is_fraction,
     )
 
 

@@ -7,14 +7,16 @@ and raises `ContractError` where the part breaks the guarantee that the function
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jaxtyping
 from torch import Tensor
 
 from famx.registry import select_context
 
+# any class, since each room has a base class of its own
 Contract = Callable[[type[Any]], None]
+Built = TypeVar("Built")
 
 
 @runtime_checkable
@@ -25,7 +27,7 @@ class HasExemptions(Protocol):
 
 
 class ContractError(Exception):
-    """A part breaks a guarantee of its room; the message says where, with the numbers."""
+    """Raised where a part breaks a guarantee of its room; the message says where, in numbers."""
 
 
 def require(condition: object, message: str) -> None:
@@ -62,17 +64,22 @@ def applicable(room: str, part: type) -> dict[str, Contract]:
     return {name: contract for name, contract in contracts(room).items() if name not in exempt}
 
 
-def build_for_test(part: Callable[..., Any], **context: Any) -> Any:
-    """Builds a part with the context that its signature names, as training does."""
+def build_for_test(part: Callable[..., Built], **context: object) -> Built:
+    """Builds a part with the context that its signature names, as training does.
+
+    Raises:
+        UserError: a parameter of the part has no default and is not in the context.
+    """
     return part(**select_context(part, context))
 
 
 @contextmanager
 def without_shape_hook() -> Iterator[None]:
     """Turns off jaxtyping's checks, which a compiler would have to trace."""
-    disabled = jaxtyping.config.jaxtyping_disable
+    was_disabled = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
+    # restored after an error too, since the checks that follow rely on it
     try:
         yield
     finally:
-        jaxtyping.config.update("jaxtyping_disable", disabled)
+        jaxtyping.config.update("jaxtyping_disable", was_disabled)

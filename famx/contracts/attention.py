@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from famx.attention import as_torch_mha
+from famx.attention.base import Block
 from famx.contracts import (
     Contract,
     ContractError,
@@ -17,10 +18,10 @@ from famx.contracts import (
 from famx.contracts._blocks import (
     LONG,
     B,
+    BlockBuilder,
     BlockContract,
     D,
     H,
-    Part,
     S,
     T,
     build_block,
@@ -34,7 +35,7 @@ from famx.contracts._blocks import (
 from famx.nn.hooks import HasPenalty, Observed, set_observed
 
 
-def shape(part: Part) -> None:
+def shape(part: BlockBuilder) -> None:
     """The output has the shape and dtype of `x`."""
     block = build_block(part)
     x = torch.randn(B, T, D)
@@ -44,7 +45,7 @@ def shape(part: Part) -> None:
     require_all_finite(y)
 
 
-def one_position(part: Part) -> None:
+def one_position(part: BlockBuilder) -> None:
     """A sequence of one position has an output."""
     for causal in (False, True):
         y = build_block(part, causal)(torch.randn(B, 1, D))
@@ -52,7 +53,7 @@ def one_position(part: Part) -> None:
         require_all_finite(y)
 
 
-def attends_to_memory(part: Part) -> None:
+def attends_to_memory(part: BlockBuilder) -> None:
     """A memory, of any length, changes the output."""
     block = build_block(part)
     x = torch.randn(B, T, D)
@@ -61,10 +62,11 @@ def attends_to_memory(part: Part) -> None:
     require(
         y.shape == x.shape, f"{T} positions that attend to a memory of {S} become {tuple(y.shape)}"
     )
+    # each sample with the memory of the other one
     require(not is_close(y, block(x, memory.flip(0))), "another memory changes nothing")
 
 
-def mask_obeyed(part: Part) -> None:
+def mask_obeyed(part: BlockBuilder) -> None:
     """No visible output depends on a position that the mask hides."""
     block = build_block(part)
     x = torch.randn(B, T, D)
@@ -85,7 +87,7 @@ def mask_obeyed(part: Part) -> None:
     changed = block(x, with_change_at(memory, 2), hidden[..., :S])
     require(is_close(y, changed), "the output changes with the memory at s=2, which the mask hides")
 
-    # two packed sequences
+    # two packed sequences, of 3 and T - 3 positions
     first = torch.ones(3, 3, dtype=torch.bool)
     second = torch.ones(T - 3, T - 3, dtype=torch.bool)
     packed = torch.block_diag(first, second).bool()[None, None]
@@ -95,18 +97,22 @@ def mask_obeyed(part: Part) -> None:
         is_close(y[:, :3], changed[:, :3]),
         "of two packed sequences, the first changes with x at t=4 of the second",
     )
+
+    # a block that mixes no positions would pass until here
     require(not is_close(block(x), block(x, mask=hidden)), "a mask changes nothing")
 
 
-def fully_masked(part: Part) -> None:
+def fully_masked(part: BlockBuilder) -> None:
     """A sample whose mask hides everything has a finite output and finite gradients."""
     for causal in (False, True):
         block = build_block(part, causal)
         mask = torch.ones(B, 1, 1, T, dtype=torch.bool)
         mask[0] = False
+        # the softmax over no key is 0/0
         y = block(torch.randn(B, T, D), mask=mask)
         require(y.isfinite().all(), "a sample whose mask hides everything is not finite")
         y.square().mean().backward()
+        # a gradient may be absent: `every_gradient` is about that
         for name, p in block.named_parameters():
             require(
                 p.grad is None or p.grad.isfinite().all(),
@@ -114,32 +120,38 @@ def fully_masked(part: Part) -> None:
             )
 
 
-def causal(part: Part) -> None:
+def causal(part: BlockBuilder) -> None:
     """No output depends on a later position, and decoding by chunks equals one full pass."""
     block = build_block(part, causal=True)
     x = torch.randn(B, T, D)
     padding = torch.ones(B, 1, 1, T, dtype=torch.bool)
     padding[1, ..., :2] = False
+    # many short calls, most of whose time would be checks of shapes
     with without_shape_hook():
+        # the future of short sequences; gates act differently in training
         for training in (False, True):
             for mask in (None, padding):
                 require_no_leak(block.train(training), x, mask, range(1, T))
+        # and of a long one, from a few positions in different blocks
         block.eval()
         require_no_leak(block, torch.randn(1, LONG, D), None, (2, LONG // 2, LONG - 1))
+        # decoding by single positions, and by chunks that do not divide the length
         for chunk in (1, 3):
             require_equal_decoding(block, x, None, None, chunk)
             require_equal_decoding(block, x, None, padding, chunk)
             require_equal_decoding(block, x, torch.randn(B, S, D), None, chunk)
 
 
-def padding_independent(part: Part) -> None:
+def padding_independent(part: BlockBuilder) -> None:
     """Padding does not change a sample."""
     for causal in (False, True):
+        # within a block, by more than a block, and at the end of the last block
         for padded_len, real_len in ((T, S), (LONG, S), (LONG, LONG - 2)):
             block = build_block(part, causal)
             x = torch.randn(B, padded_len, D)
             lengths = torch.tensor([padded_len, real_len])
             mask = torch.arange(padded_len)[None, None, None] < lengths[:, None, None, None]
+            # the second sample is the padded one
             padded = block(x, mask=mask)[1:, :real_len]
             require(
                 is_close(padded, block(x[1:, :real_len])),
@@ -147,13 +159,14 @@ def padding_independent(part: Part) -> None:
             )
 
 
-def batch_independent(part: Part) -> None:
+def batch_independent(part: BlockBuilder) -> None:
     """A sample does not depend on the other samples of its batch."""
     for causal in (False, True):
         for length in (T, LONG):
             block = build_block(part, causal)
             x = torch.randn(4, length, D)
             batched = block(x)
+            # equal to the last bit it need not be: kernels differ by batch size
             where = f" where it has {length} positions" if length > T else ""
             for i in range(4):
                 require(
@@ -162,15 +175,15 @@ def batch_independent(part: Part) -> None:
                 )
 
 
-def deterministic(part: Part) -> None:
-    """In evaluation, the same input gives the same output."""
+def deterministic(part: BlockBuilder) -> None:
+    """Two calls in evaluation give the same output for the same input."""
     block = build_block(part)
     x = torch.randn(B, T, D)
     first, second = require_finite(block(x), block(x))
     require(torch.equal(first, second), "in evaluation, two calls on the same x differ")
 
 
-def watching_changes_nothing(part: Part) -> None:
+def observing_changes_nothing(part: BlockBuilder) -> None:
     """Metrics leave the output as it is; they are finite and without a graph."""
     block = build_block(part)
     x = torch.randn(B, T, D)
@@ -178,12 +191,14 @@ def watching_changes_nothing(part: Part) -> None:
     set_observed(block, True)
     y, observed = require_finite(y, block(x))
     require(torch.equal(y, observed), "the output changes while it is observed")
+    # the metrics of the block and of the modules that it consists of
     for module in block.modules():
         if not isinstance(module, Observed):
             continue
         for name, value in module.metrics.items():
             require(not value.requires_grad, f"metric {name} keeps the graph alive")
             require(value.isfinite().all(), f"metric {name} is {value}")
+            # the images of all layers are drawn below each other, over one time axis
             is_image = value.ndim == 2 and value.shape[1] == T
             require(
                 is_image or not name.startswith("over_time/"),
@@ -191,16 +206,18 @@ def watching_changes_nothing(part: Part) -> None:
             )
 
 
-def every_gradient(part: Part) -> None:
+def every_gradient(part: BlockBuilder) -> None:
     """Every parameter gets a finite gradient in training."""
     for causal in (False, True):
         block = build_block(part, causal).train()
+        # the loss as in training: with the penalties by which gates and spans learn
         loss = block(torch.randn(4, T, D)).square().mean()
         for module in block.modules():
             penalty = module.penalty() if isinstance(module, HasPenalty) else None
             if penalty is not None:
                 loss = loss + penalty
         loss.backward()
+        # all parameters without a gradient in one message
         dead = [name for name, p in block.named_parameters() if p.grad is None or not p.grad.any()]
         subject = f"parameters {', '.join(dead)} get"
         if len(dead) == 1:
@@ -213,10 +230,11 @@ def every_gradient(part: Part) -> None:
             )
 
 
-def copy_is_equal(part: Part) -> None:
+def copy_is_equal(part: type[Block]) -> None:
     """A copy made after a training call gives the same output."""
     block = build_block(part)
     x = torch.randn(B, T, D)
+    # what a training call stores, such as a graph, must not prevent the copy
     block.train()(x)
     copied = copy.deepcopy(block)
     require(
@@ -225,8 +243,9 @@ def copy_is_equal(part: Part) -> None:
     )
 
 
-def half_precision(part: Part) -> None:
-    """bfloat16, by autocast or of the module, changes the output by less than a tenth."""
+def half_precision(part: BlockBuilder) -> None:
+    """The output in bfloat16, by autocast or of the module, is off by a tenth at most."""
+    # without noise gates decide the same everywhere, so that rounding flips no decision
     block = build_block(part, noise=0.0)
     x = torch.randn(B, T, D)
     exact = block(x)
@@ -246,7 +265,7 @@ def _require_within_a_tenth(y: Tensor, exact: Tensor, where: str) -> None:
     )
 
 
-def compiles(part: Part) -> None:
+def compiles(part: BlockBuilder) -> None:
     """`torch.compile` traces the whole block, and gives the same output."""
     block = build_block(part, noise=0.0)
     x = torch.randn(B, T, D)
@@ -255,12 +274,13 @@ def compiles(part: Part) -> None:
     torch.compiler.reset()
     with without_shape_hook():
         expected = block(x, mask=mask)
+        # this backend traces the forward and backward pass, and generates no code
         y = torch.compile(block, backend="aot_eager", fullgraph=True)(x, mask=mask)
         y.sum().backward()
         require(is_close(y, expected), "compiled, it gives another output")
 
 
-def large_inputs(part: Part) -> None:
+def large_inputs(part: BlockBuilder) -> None:
     """Large inputs have finite outputs and gradients."""
     block = build_block(part, noise=0.0)
     x = (1000 * torch.randn(B, T, D)).requires_grad_()
@@ -273,7 +293,7 @@ def large_inputs(part: Part) -> None:
     )
 
 
-def bad_sizes(part: Part) -> None:
+def bad_sizes(part: type[Block]) -> None:
     """Sizes that do not fit are refused by a message that names both."""
     try:
         build_for_test(part, d_model=15, n_heads=4, rotary=nn.Identity(), causal=False)
@@ -286,14 +306,15 @@ def bad_sizes(part: Part) -> None:
         raise ContractError("accepts d_model=15, which n_heads=4 does not divide")
 
 
-def works_in_torch_layers(part: Part) -> None:
-    """In torch's encoder layer, the block gives the same output as on its own."""
+def works_in_torch_layers(part: type[Block]) -> None:
+    """The block gives the same output inside torch's encoder layer as by itself."""
     block = build_block(part)
     x = torch.randn(B, T, D)
     padding = torch.arange(T) >= torch.tensor([T, S])[:, None]
     for batch_first in (True, False):
         layer = nn.TransformerEncoderLayer(D, H, 2 * D, dropout=0.0, batch_first=batch_first).eval()
         layer.add_module("self_attn", as_torch_mha(block, batch_first))
+        # the layer by hand; torch masks where padding is True, famx where it is False
         normed = layer.norm1(x + block(x, mask=~padding[:, None, None]))
         expected = layer.norm2(normed + layer.linear2(layer.linear1(normed).relu()))
         if batch_first:
@@ -303,7 +324,7 @@ def works_in_torch_layers(part: Part) -> None:
         require(is_close(y, expected), "inside torch's encoder layer, its output differs")
 
 
-# contracts that layers keep too
+# contracts that layers keep too, with the same checks
 SHARED: tuple[BlockContract, ...] = (
     shape,
     one_position,
@@ -314,7 +335,7 @@ SHARED: tuple[BlockContract, ...] = (
     padding_independent,
     batch_independent,
     deterministic,
-    watching_changes_nothing,
+    observing_changes_nothing,
     every_gradient,
     half_precision,
     compiles,

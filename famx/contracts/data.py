@@ -16,7 +16,8 @@ from famx.notation import Modality
 from famx.registry import hyperparameters, select_context
 from famx.training.loader import Loader, LoaderConfig
 
-LENGTH_TOLERANCE = 0.02  # seconds
+# seconds: a duration that is read from a header may be rounded; numbers of tokens are exact
+LENGTH_TOLERANCE = 0.02
 Step = tuple[int, int, Batch]
 """Epoch, position in it, and batch."""
 
@@ -51,6 +52,7 @@ class Builder:
         """Builds a loader of the training split, with some four items in a batch."""
         dataset = self.dataset(seed=seed)
         budget = 4.0 * max(dataset.lengths)
+        # of the two budgets, the loader reads the one of the data's modality
         config = LoaderConfig(
             batch_seconds=budget, batch_tokens=math.ceil(budget), buckets=2, workers=workers
         )
@@ -71,6 +73,7 @@ def on_example(contract: Callable[[Builder], None]) -> Contract:
 
 @on_example
 def options_exist(build: Builder) -> None:
+    """The options of the example, and those that are paths, are hyperparameters of the part."""
     known = hyperparameters(build.part)
     for option in (*build.part.path_options, *build.options):
         require(option in known, f"{option} is no hyperparameter of {build.part.__name__}")
@@ -78,6 +81,7 @@ def options_exist(build: Builder) -> None:
 
 @on_example
 def items_match_columns(build: Builder) -> None:
+    """The columns of ids, texts and lengths describe the items, row by row."""
     for split in build.splits:
         dataset = build.dataset(split)
         # columns of equal length
@@ -102,6 +106,7 @@ def items_match_columns(build: Builder) -> None:
 
 @on_example
 def items_match_modality(build: Builder) -> None:
+    """The signal of speech is float32 in [-1, 1], that of text int64; each has one dimension."""
     for split in build.splits:
         dataset = build.dataset(split)
         speech = dataset.modality is Modality.SPEECH
@@ -117,6 +122,7 @@ def items_match_modality(build: Builder) -> None:
 
 @on_example
 def lengths_match_items(build: Builder) -> None:
+    """The listed length of an item is its duration in seconds, or its number of tokens."""
     for split in build.splits:
         dataset = build.dataset(split)
         modality = dataset.modality
@@ -132,6 +138,7 @@ def lengths_match_items(build: Builder) -> None:
 
 @on_example
 def splits_disjoint(build: Builder) -> None:
+    """There are splits train and dev, and no two splits share an id."""
     require(
         {"train", "dev"} <= set(build.splits), f"has the splits {build.splits}, not train and dev"
     )
@@ -144,6 +151,7 @@ def splits_disjoint(build: Builder) -> None:
 
 @on_example
 def unknown_split_refused(build: Builder) -> None:
+    """A split that does not exist is refused by a message that names it."""
     try:
         build.dataset("tomorrow")
     except ValueError as error:
@@ -156,6 +164,7 @@ def unknown_split_refused(build: Builder) -> None:
 
 @on_example
 def tokenizer_encodes_items(build: Builder) -> None:
+    """The tokenizer of the data set covers all of its items."""
     dataset = build.dataset()
     # the items of text are token ids already
     if dataset.modality is Modality.TEXT:
@@ -174,6 +183,7 @@ def tokenizer_encodes_items(build: Builder) -> None:
 
 @on_example
 def items_independent_of_order(build: Builder) -> None:
+    """An item is a function of seed, epoch and index, whichever items were read before it."""
     # two data sets, read in opposite orders, and epochs out of order
     forwards = build.dataset()
     backwards = build.dataset()
@@ -189,14 +199,16 @@ def items_independent_of_order(build: Builder) -> None:
 
 @on_example
 def plan_deterministic(build: Builder) -> None:
+    """The order of an epoch is a function of seed and epoch, and contains every item once."""
     loader = build.loader()
-    # a second loader has planned nothing before
     for epoch in (1, 0):
         plan = loader.plan(epoch)
+        # a loader that has planned no epoch before
         require(
             plan == build.loader().plan(epoch),
             f"the order of epoch {epoch} depends on more than seed and epoch",
         )
+        # whichever batches an item is in
         indices = sorted(index for batch in plan for _, index in batch)
         require(
             indices == list(range(len(loader.dataset.at(epoch)))),
@@ -207,6 +219,8 @@ def plan_deterministic(build: Builder) -> None:
 
 @on_example
 def resume_exact(build: Builder) -> None:
+    """A loader that starts at any position continues with the batches of an unbroken run."""
+    # at some four items a batch, these steps pass the end of an epoch where the example is small
     n_steps = 6
     steps = list(islice(build.loader().train_batches(), n_steps))
     # a run that stops after each of the steps and continues
@@ -222,6 +236,7 @@ def resume_exact(build: Builder) -> None:
 
 @on_example
 def workers_change_nothing(build: Builder) -> None:
+    """Two workers give the same batches as none, in the same order."""
     n_steps = 5
     _require_equal_steps(
         islice(build.loader().train_batches(), n_steps),
@@ -232,6 +247,7 @@ def workers_change_nothing(build: Builder) -> None:
 
 @on_example
 def evaluation_covers_items(build: Builder) -> None:
+    """An evaluation reads every item once, without blanked spans."""
     loader = build.loader()
     batches = list(loader.eval_batches())
     ids = [name for batch in batches for name in batch.ids]
@@ -254,6 +270,7 @@ def _require_equal_steps(expected: Iterable[Step], actual: Iterable[Step], setti
             (epoch, position, batch.ids) == (epoch_2, position_2, batch_2.ids),
             f"{label} differs: {batch_2.ids}",
         )
+        # tensors have no equality of one truth value
         for name in ("inputs", "lengths", "targets", "spans"):
             tensor = getattr(batch, name)
             tensor_2 = getattr(batch_2, name)

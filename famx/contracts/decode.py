@@ -1,6 +1,7 @@
-"""The contract of decoders: certain scores decode to their text, whatever surrounds them."""
+"""Contracts of decoders: certain scores decode to their text, whatever surrounds them."""
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from famx.contracts import Contract, build_for_test, require
@@ -12,8 +13,10 @@ from famx.nn.state import DecodeState
 from famx.notation import Modality
 
 BLANK = "<blank>"
+# repeated letters, which CTC tells apart by a blank, and rows of different lengths
 TEXTS = ("abba cab", "cabbb", "a")
-SURE = 20.0  # score of the right token; all others are 0
+# score of the right token; all others are 0, so its probability is 1 to within 1e-7
+CERTAIN = 20.0
 
 
 def decodes_certain_scores(part: type[Decoder]) -> None:
@@ -24,23 +27,29 @@ def decodes_certain_scores(part: type[Decoder]) -> None:
 
 
 def rows_are_independent(part: type[Decoder]) -> None:
+    """A row decodes to the same text alone and in a batch."""
     decoder, model, batch = _example(part)
     together = decoder(model, batch)
     for i, text in enumerate(together):
+        # of as many shards as rows, each is one row
         alone = decoder(model, batch.shard(i, len(together)))
         require(alone == [text], f"row {i} decodes to {alone[0]!r} alone, {text!r} in a batch")
 
 
 def padding_changes_nothing(part: type[Decoder]) -> None:
+    """The texts do not depend on the scores of padding."""
     decoder, model, batch = _example(part)
     texts = decoder(model, batch)
-    model.padding_score = SURE
+    # as if the padding were certainly a token
+    model.padding_score = CERTAIN
     require(decoder(model, batch) == texts, "the texts change with the scores of padding")
 
 
 def is_deterministic(part: type[Decoder]) -> None:
+    """Two calls agree, and leave the global random generator as it is."""
     decoder, model, batch = _example(part)
-    model.scale = 0.0  # all tokens are equally probable
+    # all tokens are equally probable, so that a decoder that samples would show it
+    model.scale = 0.0
     rng_state = torch.get_rng_state()
     require(decoder(model, batch) == decoder(model, batch), "two calls give different texts")
     require(
@@ -54,7 +63,7 @@ class _FrameScores(nn.Module):
     def __init__(self, vocab_size: int):
         super().__init__()
         self.vocab_size = vocab_size
-        self.scale = SURE
+        self.scale = CERTAIN
         self.padding_score = 0.0
 
     def forward(
@@ -67,29 +76,32 @@ class _FrameScores(nn.Module):
         return torch.where(is_real, scores, padding), lengths
 
 
-class _NextToken(nn.Module):
+class _NextTokenScores(nn.Module):
     """Scores of the next token: each id is followed by the next higher one."""
 
     def __init__(self, vocab_size: int):
         super().__init__()
         self.vocab_size = vocab_size
-        self.scale = SURE
+        self.scale = CERTAIN
         self.padding_score = 0.0
 
     def forward(
         self, inputs: Tensor, lengths: Tensor | None = None, state: DecodeState | None = None
     ) -> tuple[Tensor, None]:
+        # the last id is followed by the first
         following = (inputs + 1) % self.vocab_size
         return self.scale * nn.functional.one_hot(following, self.vocab_size).float(), None
 
 
-def _example(part: type[Decoder]) -> tuple[Decoder, "_FrameScores | _NextToken", Batch]:
+def _example(part: type[Decoder]) -> tuple[Decoder, _FrameScores | _NextTokenScores, Batch]:
+    """Builds a decoder, a model of certain scores for its kind of output, and a batch."""
     tokenizer = train_tokenizer(TEXTS, (BLANK,))
     decoder = build_for_test(part, tokenizer=tokenizer)
     vocab_size = tokenizer.get_vocab_size()
     if part.output == "tokens":
-        return decoder, _NextToken(vocab_size), _text_batch(tokenizer, vocab_size)
-    # frames: each token twice, a blank after it; repeats of a text are thereby kept apart
+        return decoder, _NextTokenScores(vocab_size), _text_batch(tokenizer, vocab_size)
+
+    # frames: each token twice, then a blank (id 0), which separates it from an equal one
     rows = []
     for text in TEXTS:
         frames = [[token, token, 0] for token in tokenizer.encode(text).ids]
@@ -107,8 +119,9 @@ def _example(part: type[Decoder]) -> tuple[Decoder, "_FrameScores | _NextToken",
     return decoder, _FrameScores(vocab_size), batch
 
 
-def _text_batch(tokenizer, vocab_size: int) -> Batch:
-    """Rows of rising ids, whose second half is what a greedy continuation writes."""
+def _text_batch(tokenizer: Tokenizer, vocab_size: int) -> Batch:
+    """Returns rows of rising ids, whose second half is the greedy continuation of the first."""
+    # an even number of ids, so that the halves are equal
     size = 2 * (vocab_size // 2)
     rows = (torch.arange(size) + torch.arange(3)[:, None]) % vocab_size
     texts = [tokenizer.decode(row[size // 2 :].tolist()) for row in rows]

@@ -1,4 +1,4 @@
-"""Contracts of frontends."""
+"""Contracts of frontends: right lengths, and frames that padding does not change."""
 
 import torch
 from torch import Tensor
@@ -9,15 +9,18 @@ from famx.notation import Modality
 
 D_MODEL = 24
 VOCAB_SIZE = 11
-SIZES = (1, 2, 159, 160, 399, 400, 401, 560, 561, 1041, 4000)  # samples or tokens
+# samples or tokens: around 160 and 400, the hop and the window of speech, and around their sum
+SIZES = (1, 2, 159, 160, 399, 400, 401, 560, 561, 1041, 4000)
 
 
 def lengths_right(part: type[Frontend]) -> None:
     """The lengths are those of the output, the same alone, in a batch and by `n_frames`."""
+    # the lengths of all signals at once
     frontend = _build(part)
     batch = _signal(part, len(SIZES), max(SIZES))
     _, in_batch = frontend(batch, torch.tensor(SIZES))
     predicted = frontend.n_frames(torch.tensor(SIZES))
+    # and of each by itself
     for i, size in enumerate(SIZES):
         y, lengths = frontend(_signal(part, 1, size), torch.tensor([size]))
         length = lengths.item()
@@ -44,6 +47,7 @@ def padding_changes_nothing(part: type[Frontend]) -> None:
     sizes = torch.tensor([4000, 2345, 700, 1])
     signal = _signal(part, len(sizes), 4000)
     in_batch, lengths = frontend(signal, sizes)
+    # what follows the end of a signal in its row is noise, not zeros
     for i, size in enumerate(sizes.tolist()):
         alone, _ = frontend(signal[i : i + 1, :size], sizes[i : i + 1])
         padded, expected = require_finite(in_batch[i, : lengths[i]], alone[0])
@@ -55,7 +59,7 @@ def padding_changes_nothing(part: type[Frontend]) -> None:
 
 
 def deterministic(part: type[Frontend]) -> None:
-    """Two calls in evaluation agree."""
+    """Two calls in evaluation give the same frames."""
     frontend = _build(part)
     signal = _signal(part, 2, 1000)
     lengths = torch.tensor([1000, 800])
@@ -68,19 +72,21 @@ def finite(part: type[Frontend]) -> None:
     """Silent and loud signals have finite outputs."""
     frontend = _build(part)
     signal = _signal(part, 2, 1000)
+    # token ids have no loudness: zeros, and the ids themselves
     for scale in (0, 1000) if part.modality is Modality.SPEECH else (0, 1):
         y, _ = frontend(scale * signal, torch.tensor([1000, 800]))
         require(y.isfinite().all(), f"a signal times {scale} gives an output that is not finite")
 
 
 def half_precision(part: type[Frontend]) -> None:
-    """Autocast to bfloat16 changes the output little."""
+    """Autocast to bfloat16 changes the output by less than 5 %."""
     frontend = _build(part)
     signal = _signal(part, 2, 1000)
     lengths = torch.tensor([1000, 800])
     expected, _ = frontend(signal, lengths)
     with torch.autocast("cpu", torch.bfloat16):
         y, _ = frontend(signal, lengths)
+    # bfloat16 has 8 significant bits: 0.4 % a number
     y, expected = require_finite(y.float(), expected)
     error = ((y - expected).norm() / expected.norm()).item()
     require(error < 0.05, f"under autocast to bfloat16 it is off by {error:.0%}, not less than 5%")
@@ -90,6 +96,7 @@ def every_gradient(part: type[Frontend]) -> None:
     """Every parameter gets a gradient."""
     frontend = _build(part).train()
     y, _ = frontend(_signal(part, 2, 1000), torch.tensor([1000, 800]))
+    # random weights, so that gradients of different frames do not cancel
     (y * torch.randn_like(y)).sum().backward()
     for name, p in frontend.named_parameters():
         require(p.grad is not None and p.grad.any(), f"parameter {name} gets no gradient")
@@ -103,6 +110,7 @@ def _signal(part: type[Frontend], batch: int, size: int) -> Tensor:
     """Returns random samples or tokens, whichever the part reads."""
     if part.modality is Modality.TEXT:
         return torch.randint(VOCAB_SIZE, (batch, size))
+    # noise of the loudness of speech, within [-1, 1]
     return 0.1 * torch.randn(batch, size)
 
 

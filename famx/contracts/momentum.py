@@ -10,6 +10,7 @@ from famx.momentum.base import MomentumRule
 from famx.nn.hooks import set_observed
 from famx.notation import TensorInfo
 
+# every kind and layout, no momentum at all, and tensors too small for a rule to follow
 TENSORS = [
     TensorInfo((40, 300), "other", 0.9, 8, "equal"),
     TensorInfo((32, 16, 3, 3), "conv", 0.9, 6, "log"),
@@ -18,12 +19,15 @@ TENSORS = [
     TensorInfo((300, 40), "embedding", 0.0, 8, "equal"),
     TensorInfo((), "other", 0.5, 8, "equal"),
 ]
+# rules begin to act at step 100, and measure every 8 steps, so several times before the end
 STEPS = 140
+# between two measurements, while the rule acts
 SAVED_AT = 117
 
 
 def coefficients_in_range(part: type[MomentumRule]) -> None:
     """Coefficients are in [0, 1), also for zero and tiny gradients."""
+    # squares of the smallest gradients are zero in float32
     for scale in (0.0, 1.0, 1e-30):
         rule = _build(part)
         for step, gradients in _noise(scale):
@@ -55,6 +59,7 @@ def state_round_trip(part: type[MomentumRule]) -> None:
     original = _build(part)
     restored = _build(part)
     for step, gradients in _noise():
+        # until here the restored rule has seen nothing
         if step == SAVED_AT:
             restored.load_state_dict(original.state_dict())
         expected = _choose(original, gradients, step)
@@ -67,16 +72,17 @@ def buffers_not_mutated(part: type[MomentumRule]) -> None:
     """A call replaces buffers and never writes into them, so that they can be restored."""
     rule = _build(part)
     for step, gradients in _noise():
-        before = [(name, buffer, buffer.clone()) for name, buffer in rule.named_buffers()]
+        # the tensors themselves, which after the call may no longer be the rule's buffers
+        buffers = [(name, buffer, buffer.clone()) for name, buffer in rule.named_buffers()]
         _choose(rule, gradients, step)
-        for name, buffer, copy in before:
+        for name, buffer, copy in buffers:
             require(
                 torch.equal(buffer, copy),
                 f"writes into its buffer {name}, which then cannot be restored",
             )
 
 
-def watching_changes_nothing(part: type[MomentumRule]) -> None:
+def observing_changes_nothing(part: type[MomentumRule]) -> None:
     """The coefficients are the same while metrics are collected."""
     rule = _build(part)
     observed = _build(part)
@@ -88,6 +94,7 @@ def watching_changes_nothing(part: type[MomentumRule]) -> None:
 
 def meta(part: type[MomentumRule]) -> None:
     """All computation is on the device of the gradients."""
+    # meta tensors have no values, so an operation on the host raises an error
     rule = _build(part).to("meta")
     gradients = [torch.empty(info.shape, device="meta") for info in TENSORS]
     for step in range(1, STEPS):
@@ -101,6 +108,7 @@ def _build(part: type[MomentumRule]) -> MomentumRule:
 
 def _choose(rule: MomentumRule, gradients: list[Tensor], step: int) -> Tensor:
     """Returns the coefficients of one call, after checking their type, shape and range."""
+    # type and shape
     coefficients = rule(gradients, step)
     n = len(TENSORS)
     require(
@@ -111,6 +119,7 @@ def _choose(rule: MomentumRule, gradients: list[Tensor], step: int) -> Tensor:
         coefficients.shape == (n,),
         f"gives a tensor of shape {tuple(coefficients.shape)}, not of {n} coefficients",
     )
+    # range; NaN is in none
     if not coefficients.is_meta:
         valid = (coefficients >= 0) & (coefficients < 1)
         for outside in coefficients[~valid].tolist():
@@ -131,6 +140,6 @@ CONTRACT: tuple[Contract, ...] = (
     no_side_effects,
     state_round_trip,
     buffers_not_mutated,
-    watching_changes_nothing,
+    observing_changes_nothing,
     meta,
 )

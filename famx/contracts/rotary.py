@@ -1,4 +1,4 @@
-"""Contracts of rotary position embeddings."""
+"""Contracts of rotary position embeddings: rotations, by which scores depend on distance alone."""
 
 import torch
 from torch import Tensor
@@ -13,8 +13,10 @@ from famx.contracts import (
 )
 from famx.rotary.base import Rotary
 
+# divisible by 2, 3 and 4, into which parts group the channels
 HEAD_DIM = 12
-FAR = 100_000  # positions
+# a position far beyond those of training, where an angle in float32 is rounded by up to 0.004
+FAR = 100_000
 
 
 def norm_unchanged(part: type[Rotary]) -> None:
@@ -23,6 +25,7 @@ def norm_unchanged(part: type[Rotary]) -> None:
     x = torch.randn(2, 3, 9, HEAD_DIM)
     for offset in (0, FAR):
         (y,) = require_finite(rotary(x, offset))
+        # relative to each vector; a few roundings of float32
         change = (y.norm(dim=-1) / x.norm(dim=-1) - 1).abs().max()
         require(change < 1e-6, f"changes norms by up to {change:.1e} from position {offset} on")
 
@@ -42,6 +45,7 @@ def offset_continues(part: type[Rotary]) -> None:
     """A chunk at its offset is rotated as within the full sequence."""
     rotary = _build(part)
     x = torch.randn(2, 3, 9, HEAD_DIM)
+    # the last five of nine positions
     full, chunk = require_finite(rotary(x)[..., 4:, :], rotary(x[..., 4:, :], 4))
     require(
         torch.allclose(full, chunk, atol=1e-6),
@@ -51,9 +55,11 @@ def offset_continues(part: type[Rotary]) -> None:
 
 def depends_on_distance_alone(part: type[Rotary]) -> None:
     """The score of a query and a key depends on the distance of their positions alone."""
+    # of unit vectors, so that errors are shares of the largest score
     rotary = _build(part)
     q, k = torch.nn.functional.normalize(torch.randn(2, 1, 1, 1, HEAD_DIM), dim=-1)
     for distance in (0, 1, 37):
+        # at the beginning, and at later and far positions
         near = _score(rotary, q, k, 0, distance)
         for start in (1, 1000, FAR - distance):
             error = (_score(rotary, q, k, start, start + distance) - near).abs().item()
@@ -75,6 +81,7 @@ def odd_channel_unchanged(part: type[Rotary]) -> None:
 
 def head_dim_works_or_is_refused(part: type[Rotary]) -> None:
     """Every number of channels works, or is refused by an error that names it."""
+    # one channel, numbers that groups of channels do not divide, and the most common one
     for head_dim in (*range(1, 9), 64):
         x = torch.randn(2, 1, 3, head_dim)
         try:
@@ -92,6 +99,7 @@ def head_dim_works_or_is_refused(part: type[Rotary]) -> None:
 def views(part: type[Rotary]) -> None:
     """A view with odd strides is rotated like a contiguous tensor."""
     rotary = _build(part)
+    # heads that are split off one tensor of channels, as in a block, from an odd offset on
     heads = torch.randn(2, 9, 3 * HEAD_DIM + 1)[..., 1:].unflatten(-1, (3, -1))
     x = heads.transpose(1, 2)
     of_view, of_copy = require_finite(rotary(x), rotary(x.contiguous()))
@@ -112,6 +120,7 @@ def input_unchanged(part: type[Rotary]) -> None:
 
 def half_precision(part: type[Rotary]) -> None:
     """All dtypes are supported and exact to their precision at far positions."""
+    # the same parameters in all dtypes, compared with float32
     rotary = _build(part)
     x = torch.randn(2, 3, 9, HEAD_DIM)
     for dtype, tolerance in ((torch.bfloat16, 1e-2), (torch.float16, 2e-3), (torch.float64, 1e-6)):
@@ -128,6 +137,7 @@ def every_gradient(part: type[Rotary]) -> None:
     """The input and every parameter get a gradient."""
     rotary = _build(part)
     x = torch.randn(2, 3, 9, HEAD_DIM, requires_grad=True)
+    # not the squared norm, which rotations leave unchanged
     (rotary(x) * torch.randn(2, 3, 9, HEAD_DIM)).sum().backward()
     gradient = x.grad
     require(
@@ -163,6 +173,7 @@ def compiles(part: type[Rotary]) -> None:
             lambda x, wide_x: (narrow(x, 5), wide(wide_x, 5)), backend="aot_eager", fullgraph=True
         )
         y, wide_y = compiled(x, wide_x)
+        # the backward pass is traced too
         y.square().sum().backward()
         expected = narrow(x, 5)
         wide_expected = wide(wide_x, 5)
@@ -174,10 +185,11 @@ def compiles(part: type[Rotary]) -> None:
 
 def _build(part: type[Rotary], head_dim: int = HEAD_DIM) -> Rotary:
     """Builds a rotary whose parameters are not the initial ones."""
+    # initial parameters can be a special case, such as the identity
     rotary = build_for_test(part, head_dim=head_dim)
     with torch.no_grad():
         for p in rotary.parameters():
-            p += 0.1 * torch.randn_like(p)
+            p.add_(0.1 * torch.randn_like(p))
     return rotary.eval()
 
 

@@ -1,7 +1,7 @@
-"""Contracts of schedules."""
+"""Contracts of schedules: multiples of the peak in [0, 1], functions of the step alone."""
 
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 from famx.contracts import Contract, require
 from famx.registry import hyperparameters, select_context
@@ -12,6 +12,7 @@ TOTAL_STEPS = 100
 
 def stays_between_zero_and_peak(part: type[Schedule]) -> None:
     """All multiples of the peak are in [0, 1]."""
+    # a multiple that is NaN fails the comparison
     for step, multiple in enumerate(_curve(part)):
         require(
             0 <= multiple <= 1, f"leaves the range from 0 to 1: {multiple} at step {step} of 100"
@@ -26,8 +27,9 @@ def reaches_the_peak(part: type[Schedule]) -> None:
 
 def starts_and_ends_as_set(part: type[Schedule]) -> None:
     """The first and the last multiple are the hyperparameters `start` and `end`, if it has them."""
-    hyper = {"start": 0.25, "end": 0.125}
-    hyper = {name: value for name, value in hyper.items() if name in hyperparameters(part)}
+    # neither 0 nor 1, which a schedule could begin or end at anyway
+    bounds = {"start": 0.25, "end": 0.125}
+    hyper = {name: value for name, value in bounds.items() if name in hyperparameters(part)}
     curve = _curve(part, **hyper)
     for name, step in (("start", 0), ("end", TOTAL_STEPS)):
         if name in hyper:
@@ -40,6 +42,7 @@ def starts_and_ends_as_set(part: type[Schedule]) -> None:
 def is_constant_after_the_end(part: type[Schedule]) -> None:
     """The multiple does not change after the last step."""
     schedule = _build(part)
+    # the step after the end, and far ones
     last = schedule(TOTAL_STEPS)
     for step in (101, 150, 1000, 10**7):
         require(
@@ -50,6 +53,7 @@ def is_constant_after_the_end(part: type[Schedule]) -> None:
 
 def has_no_jumps(part: type[Schedule]) -> None:
     """Multiples of successive steps differ by at most 0.2."""
+    # the shortest default phase has 10 of the 100 steps: half a cosine moves by up to 0.16 a step
     for step, (multiple, following) in enumerate(pairwise(_curve(part))):
         require(
             abs(following - multiple) <= 0.2,
@@ -59,31 +63,36 @@ def has_no_jumps(part: type[Schedule]) -> None:
 
 def accepts_equal_bounds(part: type[Schedule]) -> None:
     """The bounds of its phases may coincide, also at 0, and exceed the total."""
+    # no step, a single step, and bounds at the beginning, at the end and beyond it
     bounds: list[dict[str, int]] = [{"total_steps": 0}, {"total_steps": 1}]
     for name in ("warmup_steps", "decay_start"):
         if name in hyperparameters(part):
             bounds += [{"total_steps": 10, name: steps} for steps in (0, 10, 20)]
     for bound in bounds:
         schedule = _build(part, **bound)
+        # a phase of no steps must not divide by zero
         multiples = [schedule(step) for step in range(30)]
         require(all(0 <= multiple <= 1 for multiple in multiples), f"{bound} gives {multiples}")
 
 
 def depends_on_the_step_alone(part: type[Schedule]) -> None:
-    """Calls in any order agree."""
+    """Calls in any order give the same multiples."""
+    # of one object, which could count its calls
     schedule = _build(part)
     forward = [schedule(step) for step in range(120)]
     backward = [schedule(step) for step in reversed(range(120))]
     require(forward == backward[::-1], "depends on the order of the calls")
 
 
-def _build(part: type[Schedule], total_steps: int = TOTAL_STEPS, **hyper: Any) -> Schedule:
-    return part(**select_context(part, {"total_steps": total_steps}), **hyper)
+def _build(part: type[Schedule], total_steps: int = TOTAL_STEPS, **hyper: int | float) -> Schedule:
+    # hyperparameters are those of the part, of which the base class knows nothing
+    constructor: Callable[..., Schedule] = part
+    return constructor(**select_context(part, {"total_steps": total_steps}), **hyper)
 
 
-def _curve(part: type[Schedule], **hyper: Any) -> list[float]:
-    """Returns the multiples of all steps."""
-    schedule = _build(part, **hyper)
+def _curve(part: type[Schedule], **hyper: float) -> list[float]:
+    """Returns the multiple at every step from 0 to `TOTAL_STEPS`."""
+    schedule = _build(part, TOTAL_STEPS, **hyper)
     return [schedule(step) for step in range(TOTAL_STEPS + 1)]
 
 

@@ -10,12 +10,14 @@ from famx.nn.hooks import set_observed
 from famx.notation import TensorInfo
 from famx.spectrum.base import Spectrum
 
+# every layout, other numbers of bands, and 1 to 4 dimensions
 TENSORS = [
     TensorInfo((40, 300), "other", 0.9, 8, "equal"),
     TensorInfo((32, 16, 3, 3), "conv", 0.9, 6, "log"),
     TensorInfo((1024,), "norm", 0.9, 4, "equal"),
     TensorInfo((64, 64), "attention", 0.92, 12, "split"),
 ]
+# more than the window of 32 steps of a temporal spectrum, which measures every 8 steps
 CALLS = 48
 
 
@@ -40,6 +42,7 @@ def sums_to_one(part: type[Spectrum]) -> None:
 def flat_on_white(part: type[Spectrum]) -> None:
     """White noise has equal bands in units of white noise."""
     spectrum = _build(part)
+    # the mean of many measurements, since a band of a single one is within 25 % only by chance
     measurements = torch.stack(_measurements(spectrum, _noise(), calls=400))
     relative = spectrum.relative(measurements.mean(0))
     for row, info in zip(relative, TENSORS, strict=True):
@@ -54,6 +57,7 @@ def flat_on_white(part: type[Spectrum]) -> None:
 def separates_slow_and_fast(part: type[Spectrum]) -> None:
     """Slow signals are in the lower half of the bands, fast ones in the upper half."""
 
+    # slow or fast both in time (t) and along the entries (i), since spectra measure either
     def slow_signal(t: int, i: Tensor, n: int) -> Tensor:
         return torch.cos(2 * torch.pi * (i / n + t / 1000))
 
@@ -62,6 +66,7 @@ def separates_slow_and_fast(part: type[Spectrum]) -> None:
 
     slow = _measurements(_build(part), _noisy(slow_signal))[-1]
     fast = _measurements(_build(part), _noisy(fast_signal))[-1]
+    # the power in each half of the bands
     for low, high, info in zip(slow, fast, TENSORS, strict=True):
         half = info.n_bands // 2
         lower = low[:half].sum()
@@ -76,6 +81,7 @@ def separates_slow_and_fast(part: type[Spectrum]) -> None:
 
 def accepts_zeros_and_extremes(part: type[Spectrum]) -> None:
     """Zero, tiny and huge gradients have finite shares."""
+    # squares below the smallest and above the largest float32; zeros have no shares
     for scale in (0.0, 1e-30, 1e30):
         _measurements(_build(part), _noise(scale=scale))
 
@@ -92,6 +98,7 @@ def no_side_effects(part: type[Spectrum]) -> None:
     spectrum = _build(part)
     source = _noise()
     random_state = torch.get_rng_state()
+    # until after a temporal spectrum has measured
     for _ in range(40):
         gradients = next(source)
         copies = [gradient.clone() for gradient in gradients]
@@ -107,6 +114,7 @@ def state_round_trip(part: type[Spectrum]) -> None:
     restored = _build(part)
     _measurements(original, source)
     restored.load_state_dict(original.state_dict())
+    # equal shares and, at equal calls, new measurements
     for _ in range(20):
         gradients = next(source)
         same = torch.equal(_measure(original, gradients), _measure(restored, gradients))
@@ -119,16 +127,17 @@ def buffers_not_mutated(part: type[Spectrum]) -> None:
     spectrum = _build(part)
     source = _noise()
     for _ in range(CALLS):
-        before = [(name, buffer, buffer.clone()) for name, buffer in spectrum.named_buffers()]
+        # the tensors themselves, which after the call may no longer be the spectrum's buffers
+        buffers = [(name, buffer, buffer.clone()) for name, buffer in spectrum.named_buffers()]
         _measure(spectrum, next(source))
-        for name, buffer, copy in before:
+        for name, buffer, copy in buffers:
             require(
                 torch.equal(buffer, copy),
                 f"writes into its buffer {name}, which then cannot be restored",
             )
 
 
-def watching_changes_nothing(part: type[Spectrum]) -> None:
+def observing_changes_nothing(part: type[Spectrum]) -> None:
     """The shares are the same while metrics are collected."""
     spectrum = _build(part)
     observed = _build(part)
@@ -140,12 +149,14 @@ def watching_changes_nothing(part: type[Spectrum]) -> None:
         require(
             torch.equal(shares, _measure(observed, gradients)), "measures differently when observed"
         )
+        # by the rule that uses the spectrum
         observed.report_bands(shares)
     require(observed.metrics, "reports no bands when observed")
 
 
 def meta(part: type[Spectrum]) -> None:
     """All computation is on the device of the gradients."""
+    # meta tensors have no values, so an operation on the host raises an error
     spectrum = _build(part).to("meta")
     gradients = [torch.empty(info.shape, device="meta") for info in TENSORS]
     for _ in range(CALLS):
@@ -163,6 +174,7 @@ def _name(info: TensorInfo) -> str:
 
 def _measure(spectrum: Spectrum, gradients: list[Tensor]) -> Tensor:
     """Returns the shares of one call, after checking their type, shape and finiteness."""
+    # type and shape
     shares = spectrum(gradients)
     expected = (len(TENSORS), max(info.n_bands for info in TENSORS))
     require(
@@ -172,6 +184,7 @@ def _measure(spectrum: Spectrum, gradients: list[Tensor]) -> Tensor:
     require(
         shares.shape == expected, f"gives a tensor of shape {tuple(shares.shape)}, not {expected}"
     )
+    # meta tensors have no values
     if not shares.is_meta:
         largest = max(gradient.abs().max() for gradient in gradients)
         require(
@@ -221,6 +234,6 @@ CONTRACT: tuple[Contract, ...] = (
     no_side_effects,
     state_round_trip,
     buffers_not_mutated,
-    watching_changes_nothing,
+    observing_changes_nothing,
     meta,
 )

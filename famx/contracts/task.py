@@ -1,4 +1,4 @@
-"""The contract of tasks: a loss that is a mean over units, and an evaluation that agrees."""
+"""Contracts of tasks: a loss that is a mean over units, and an evaluation that agrees."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,9 @@ from famx.nn.masks import length_mask
 from famx.notation import Modality
 from famx.task.base import Task
 
+# repeated letters, which CTC tells apart by a blank, and targets of different lengths
 TEXTS = ("abba cab", "cabbb", "a")
+# frames or tokens of each row; enough frames for the tokens of its text and their blanks
 FRAMES = 20
 LENGTHS = (FRAMES, FRAMES - 6, FRAMES - 9)
 
@@ -25,6 +27,7 @@ def one_batch_overfits(part: type[Task]) -> None:
         last < 0.05 * first,
         f"one batch is not learned: its loss only falls from {first:.3f} to {last:.3f}",
     )
+    # a task without texts has its loss alone
     if batch.texts:
         texts = task.decode(model, batch)
         require(texts == batch.texts, f"decodes {texts} from scores that fit {batch.texts}")
@@ -33,6 +36,7 @@ def one_batch_overfits(part: type[Task]) -> None:
 
 
 def evaluates_as_it_trains_and_decodes(part: type[Task]) -> None:
+    """`evaluate_batch` returns the loss of `loss` and, if it returns texts, those of `decode`."""
     task, batch, model = _example(part)
     loss, texts = task.evaluate_batch(model, batch)
     expected = task.loss(model, batch)
@@ -57,12 +61,14 @@ def selects_by_a_metric_that_it_gives(part: type[Task]) -> None:
 
 
 def padding_counts_nothing(part: type[Task]) -> None:
+    """Neither loss nor texts depend on the scores of padding."""
     task, batch, model = _example(part)
     _fit(task, model, batch)
     loss = task.loss(model, batch).item()
     texts = task.decode(model, batch)
+    # large enough to change which token is the most probable in padding
     with torch.no_grad():
-        model.padding += 9 * torch.randn_like(model.padding)
+        model.padding.add_(9 * torch.randn_like(model.padding))
     changed = task.loss(model, batch).item()
     require(
         abs(changed - loss) <= 1e-5 * loss,
@@ -77,10 +83,12 @@ def padding_counts_nothing(part: type[Task]) -> None:
 def loss_is_a_mean_over_units(part: type[Task]) -> None:
     """The losses of a batch's shards, weighted by their counts, average to its own."""
     task, batch, model = _example(part)
+    # two shards of a different number of rows, as of two processes
     shards = [batch.shard(rank, 2) for rank in range(2)]
     counts = [task.count(shard) for shard in shards]
     total = task.count(batch)
     require(sum(counts) == total, f"counts {total} units, and {counts} in its shards")
+    # the mean over all units, from the means over those of each shard
     losses = torch.stack([task.loss(model, shard) for shard in shards])
     mean = (losses * torch.tensor(counts)).sum() / total
     loss = task.loss(model, batch)
@@ -114,6 +122,7 @@ def _example(part: type[Task]) -> tuple[Task, Batch, FreeScores]:
     task = build_for_test(part, tokenizer=tokenizer)
     targets = [torch.tensor(tokenizer.encode(text).ids) for text in TEXTS]
     texts = list(TEXTS)
+    # each input value selects a row of the free scores, so it must always have the same target
     if part.modality is Modality.SPEECH:
         # each frame is a number of its own
         lengths = torch.tensor(LENGTHS)
@@ -125,6 +134,7 @@ def _example(part: type[Task]) -> tuple[Task, Batch, FreeScores]:
         texts = []
         lengths = torch.tensor(LENGTHS)
         inputs = nn.utils.rnn.pad_sequence(targets, batch_first=True)
+    # rows of different lengths, padded
     batch = Batch(
         ids=list(TEXTS),
         texts=texts,

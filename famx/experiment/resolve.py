@@ -84,10 +84,13 @@ def _check_integer(key: str, value: object, minimum: int) -> None:
 
 
 def _resolve_optimizer(config: Config) -> dict[str, Any]:
-    """AdamW whose first moment a momentum rule controls is the part `fam_adamw`."""
+    """AdamW under a momentum rule is the part `fam_adamw`, also as the base of a wrapper."""
     optim = dict(config["optim"])
-    if optim["name"] == "adamw" and config["momentum"]["name"] != "default":
-        optim["name"] = "fam_adamw"
+    if config["momentum"]["name"] == config["spectrum"]["name"] == "default":
+        return optim
+    for key in ("name", "base"):
+        if optim.get(key) == "adamw":
+            optim[key] = "fam_adamw"
     return optim
 
 

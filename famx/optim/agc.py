@@ -45,9 +45,10 @@ class AGC(Wrapper):
         # the clip writes into copies, since gradients belong to the caller
         self.full_gradients = []
         for p in params:
-            if p.grad is not None:
-                self.full_gradients.append(p.grad)
-                p.grad = p.grad.clone()
+            gradient = p.grad
+            if gradient is not None:
+                self.full_gradients.append(gradient)
+                p.grad = gradient.clone()
         clip_by_unit_norm(params, self.clip, self.eps)
 
     def after(self, params: list[Tensor], stepped: float | Tensor) -> None:

@@ -33,11 +33,13 @@ class Score:
         """The counts that a table of scores shows, by their headings."""
         return {}
 
-    def summary(self) -> dict[str, float]:
-        """Returns the score as plain numbers, for `scores.<split>.json`."""
+    def summary(self) -> dict[str, float | bool]:
+        """Returns the score as plain values, for `scores.<split>.json`."""
         values = asdict(self)
         # the interval comes last, after the counts of a subclass
-        bounds = {"low": values.pop("low"), "high": values.pop("high")}
+        bounds: dict[str, float | bool] = {"low": values.pop("low"), "high": values.pop("high")}
+        if not self.is_fraction:
+            bounds["is_fraction"] = False
         return values | bounds
 
 

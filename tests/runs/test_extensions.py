@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import famx
+from famx.analysis.runs import read_run
 from famx.config.schema import CONF, register_schemas, to_plain
 from famx.contracts import applicable
 from famx.experiment import run
@@ -120,7 +121,7 @@ class NormPreserving(Wrapper):
     def before(self, params):
         self.norms = [p.norm() for p in params]
 
-    def after(self, params, moved):
+    def after(self, params, stepped):
         for p, norm in zip(params, self.norms, strict=True):
             if p.ndim > 1:
                 p.mul_(norm / p.norm().clamp_min(1e-12))
@@ -196,6 +197,9 @@ def test_own_task_selects_checkpoints_and_reports_by_its_own_score(own_part, cor
     assert 0 <= latest["dev/ser"] <= 1 and "dev/wer" not in latest
     scores = json.loads((tmp_path / "run" / "scores.test.json").read_text())
     assert scores["ser"]["rate"] == latest["test/ser"]
+    # a comparison shows it too
+    scored = read_run(tmp_path / "run", "test", None)
+    assert scored.metric == "ser" and scored.rate == latest["test/ser"]
 
 
 def test_own_data_set_trains_and_its_paths_become_absolute(own_part, tmp_path, monkeypatch):

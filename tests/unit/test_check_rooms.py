@@ -95,7 +95,7 @@ def test_an_optimizer_that_lacks_what_torch_has_is_reported(check_file):
     output = check_file(OPTIMIZER)
     for contract in ("decays_the_weights", "returns_the_loss_of_a_closure", "non_finite"):
         assert f"broken  {contract}: " in output
-    assert "kept    watching_changes_nothing" in output
+    assert "kept    observing_changes_nothing" in output
     without_decay = check_file(OPTIMIZER.replace("+ self.decay * p", ""))
     assert "broken  decays_the_weights: weight_decay=0.1 changes nothing" in without_decay
 

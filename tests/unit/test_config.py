@@ -17,7 +17,6 @@ from famx.config.schema import (
     complete_choice,
     fill_defaults,
     flatten,
-    register_schemas,
     root_defaults,
     schema,
     section_schema,
@@ -142,7 +141,6 @@ def test_config_with_options_of_famx_0_1_is_refused_with_all_new_names():
 
 
 def test_config_of_today_is_not_refused():
-    register_schemas()
     refuse_renamed(root_defaults(), "")
     refuse_renamed({"task": {"name": "ctc", "vocab_size": 96}, "model": {"draw": None}}, "")
     refuse_renamed({"task": 3, "model": []}, "")

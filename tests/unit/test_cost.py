@@ -105,6 +105,26 @@ def test_a_skip_layer_has_the_flops_of_the_share_that_is_visited():
     assert flops(layer, X[:1].abs()) == pytest.approx(expected, rel=0.01)
 
 
+def test_the_gate_of_a_module_always_runs():
+    class Gated(nn.Module):
+        """Reports that a quarter of its computation is performed."""
+
+        def __init__(self):
+            super().__init__()
+            self.observed = False
+            self.metrics = {"compute": torch.tensor(0.25)}
+            self.gate = nn.Linear(D, 8)
+            self.body = nn.Linear(D, D)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.gate(x)
+            return self.body(x)
+
+    assert flops(Gated(), X) == 2 * D * 8 + 0.25 * 2 * D * D
+    nested = nn.Sequential(Gated(), nn.Linear(D, D))
+    assert flops(nested, X) == 2 * D * 8 + 1.25 * 2 * D * D
+
+
 def test_peak_is_the_most_that_is_allocated_at_once():
     x = torch.randn(1000)
 

@@ -123,7 +123,7 @@ def test_labels_distinguish_all_models(tmp_path):
 def test_a_run_without_the_score_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not a run"):
         read_run(tmp_path, "test", None)
-    with pytest.raises(UnscoredError, match="has no wer on test, only a loss"):
+    with pytest.raises(UnscoredError, match="has no wer on test; its task gives loss"):
         read_run(write_scored_run(tmp_path / "text", "task=lm"), "test", "wer")
     with pytest.raises(UnscoredError, match="is not scored on dev"):
         read_run(write_scored_run(tmp_path / "run"), "dev", None)
