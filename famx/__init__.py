@@ -21,12 +21,12 @@ def load(run: str | Path, checkpoint: str = "best", overrides: Sequence[str] = (
     Args:
         run: the run's folder.
         checkpoint: `best` on dev, or `last`.
-        overrides: words such as `decode=ctc_greedy` or `trainer.device=cpu`.
+        overrides: settings such as `decode=ctc_greedy` or `trainer.device=cpu`.
 
     Raises:
-        UserError: there is no such run or checkpoint, or a word sets something else.
+        UserError: the run or checkpoint does not exist, or an override sets another option.
     """
-    # the parts of famx are imported only where a model is used
+    # imported late, so that `import famx` stays fast
     from famx.inference import Recognizer
 
     return Recognizer(run, checkpoint, overrides)

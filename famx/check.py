@@ -1,4 +1,4 @@
-"""Tells which contracts a part breaks, and where: python -m famx.check my_block.py"""
+"""Checks a part against the contracts of its room: python -m famx.check my_block.py"""
 
 import functools
 import inspect
@@ -37,9 +37,10 @@ class Outcome(NamedTuple):
 
 
 def main(words: list[str]) -> int:
-    """Prints a line a contract and a sentence a part; returns 0, or 2 if a contract is broken."""
+    """Prints each contract's outcome and each part's summary; returns 2 if a contract is broken."""
     parser = Parser(
-        prog="python -m famx.check", description="Tells which contracts a part breaks, and where."
+        prog="python -m famx.check",
+        description="Checks which contracts of its room a part breaks, and where.",
     )
     parser.add_argument(
         "words",
@@ -57,7 +58,7 @@ def main(words: list[str]) -> int:
     for room, name in choices:
         parts[room, name] = _configured_part(room, name, settings.get(room, {}))
 
-    # a line a contract, then a sentence a part
+    # one line per contract, then one sentence per part
     console = Console(highlight=False, soft_wrap=True)
     outcomes = {}
     for (room, name), part in parts.items():
@@ -74,12 +75,12 @@ def main(words: list[str]) -> int:
 
 
 def _parse(words: list[str]) -> tuple[list[tuple[str, str]], dict[str, Hyperparameters]]:
-    """Returns room and name of each part that the words name, and the settings of each room.
+    """Parses the words into (room, name) of each part, and the settings of each room.
 
     Raises:
         UserError: a word is neither a part, nor a file of parts, nor a setting of such a part.
     """
-    # file names may have dots and equals signs, like settings
+    # rooms are recognised first, since file names too may have dots and equals signs
     choices: list[tuple[str, str]] = []
     settings: dict[str, Hyperparameters] = {}
     for word in words:
@@ -109,11 +110,11 @@ def _configured_part(room: str, name: str, settings: Hyperparameters) -> type:
     """Returns the class of a part, with the settings as its defaults.
 
     Raises:
-        UserError: there is no such part or hyperparameter, or the part is exempt from what is not a
-            contract of its room.
+        UserError: the part or hyperparameter does not exist, or `exempt` names a contract that the
+            room does not have.
     """
     part = get(room, name)
-    # a misspelt exemption would silently exempt from nothing
+    # a misspelt exemption would have no effect
     known = contracts(room)
     for contract in exemptions(part):
         if contract not in known:
@@ -121,7 +122,7 @@ def _configured_part(room: str, name: str, settings: Hyperparameters) -> type:
                 f"{room}={name} is exempt from {contract}, which is not a contract of its room"
                 f"{suggest(contract, known)}"
             )
-    # a subclass, since contracts build the part by its class
+    # a subclass with other defaults, since contracts build the part from its class
     if not settings:
         return part
     checked = complete_choice(room, {"name": name} | settings)
@@ -138,10 +139,10 @@ def _check_part(console: Console, room: str, name: str, part: type) -> list[Outc
     outcomes: list[Outcome] = []
     for outcome in _run_contracts(console, room, name, part):
         message = outcome.message
-        # one fault often breaks many contracts: its message is printed once
+        # one error often breaks many contracts: its message is printed once
         for earlier in outcomes:
             if earlier.state == "broken" and earlier.message == message:
-                message = f"as {earlier.contract}"
+                message = f"same error as {earlier.contract}"
                 break
         outcomes.append(outcome)
         line = f"{outcome.contract}: {message}" if message else outcome.contract
@@ -151,14 +152,14 @@ def _check_part(console: Console, room: str, name: str, part: type) -> list[Outc
 
 
 def _run_contracts(console: Console, room: str, name: str, part: type) -> Iterator[Outcome]:
-    """Runs each contract of a room that the part is not exempt from."""
+    """Runs the contracts of a room, except those that the part is exempt from."""
     exempt = exemptions(part)
     for contract_name, contract in contracts(room).items():
         reason = exempt.get(contract_name)
         if reason:
             yield Outcome(contract_name, "exempt", _one_line(reason))
             continue
-        # the same outcome, whichever contracts ran before
+        # the outcome must not depend on the contracts that ran before
         torch.manual_seed(0)
         try:
             with console.status(f"{room}={name}: {contract_name}"):
@@ -173,7 +174,7 @@ def _run_contracts(console: Console, room: str, name: str, part: type) -> Iterat
 
 
 def _summary(outcomes: list[Outcome]) -> str:
-    """Returns the outcomes of a part as the end of a sentence."""
+    """Summarises the outcomes of a part as the end of a sentence."""
     n_contracts = len(outcomes)
     broken = [outcome for outcome in outcomes if outcome.state == "broken"]
     exempt = [outcome.contract for outcome in outcomes if outcome.state == "exempt"]
@@ -181,12 +182,12 @@ def _summary(outcomes: list[Outcome]) -> str:
     if not broken:
         exception = f", except {', '.join(exempt)}, from which it is exempt" if exempt else ""
         return f"keeps all of its {n_contracts} contracts{exception}"
-    # where most have one message, that is the fault to look for
+    # a message that several contracts share points to one cause
     summary = f"breaks {len(broken)} of its {n_contracts} contracts"
     ((message, count),) = Counter(outcome.message for outcome in broken).most_common(1)
     if count > 2:
         number = "all" if count == len(broken) else count
-        return f"{summary}, {number} of them by one fault: {message}"
+        return f"{summary}, {number} of them with the same error: {message}"
     return f"{summary}: {', '.join(outcome.contract for outcome in broken)}"
 
 

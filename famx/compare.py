@@ -1,4 +1,4 @@
-"""Tells whether an idea helps: python -m famx.compare RUN [RUN...] [--split S] [--metric M]"""
+"""Compares the scores of runs: python -m famx.compare RUN [RUN...] [--split S] [--metric M]"""
 
 import os
 from pathlib import Path
@@ -16,17 +16,17 @@ MIN_WIDTH = 88  # of the table, in characters
 
 
 def main() -> int:
-    """Prints a table and draws a picture of each test that runs share; returns the exit status."""
+    """Prints a table per test and draws them in one picture; returns the exit status."""
     parser = Parser(
         prog="python -m famx.compare",
-        description="Tells whether runs of other settings make fewer errors.",
+        description="Compares the scores of runs with different settings.",
     )
     parser.add_argument(
         "runs",
         metavar="RUN",
         nargs="+",
-        help="the folder of a run, or of a sweep for all of its runs; others are compared with "
-        "the first",
+        help="folder of a run, or of a sweep for all of its runs; the setting of the first run is "
+        "the baseline",
     )
     parser.add_argument(
         "--split", default="test", help="test (default), dev, or another split that was scored"
@@ -34,19 +34,19 @@ def main() -> int:
     parser.add_argument(
         "--metric",
         metavar="NAME",
-        help="wer, cer, loss or a score of the task's own; default: wer, or else the task's first "
-        "score, or loss where it has none",
+        help="wer, cer, loss or another score of the task; default: wer, else the first score of "
+        "the task, else loss",
     )
     parser.add_argument(
         "--png", type=Path, help="file of the picture; default: compare.png next to the runs"
     )
     arguments = parser.parse_args()
 
-    # runs, compared before anything is printed
+    # everything that can fail comes before the first output
     load("famx")
     folders = find_runs(arguments.runs)
     comparisons = compare(folders, arguments.split, arguments.metric)
-    # the picture stands next to the runs
+    # by default the picture is in the innermost folder that contains all runs
     file = arguments.png
     if file is None:
         parents = [folder.resolve().parent for folder in folders]

@@ -12,10 +12,11 @@ def main() -> int:
     Returns:
         The exit status.
     """
+    # options
     parser = Parser(
         prog="python -m famx.evaluate", description="Decodes and scores a split of a run."
     )
-    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument(
         "--split", default="test", help="test, dev, or another split of the run's data"
     )
@@ -31,6 +32,8 @@ def main() -> int:
         "and famx_parts=[file.py] where the run was trained with parts of your own",
     )
     arguments = parser.parse_intermixed_args()
+
+    # the user's parts are registered before the model is built
     is_part = [word.startswith("famx_parts=") for word in arguments.overrides]
     overrides = [word for word, part in zip(arguments.overrides, is_part, strict=True) if not part]
     run_dir = RunDir(arguments.run)
@@ -38,6 +41,7 @@ def main() -> int:
     import_user_parts(arguments.overrides, arguments.run, required)
     from famx.inference import Recognizer
 
+    # scores, then the names of the files that hold them
     recognizer = Recognizer(arguments.run, arguments.checkpoint, overrides)
     evaluation = recognizer.evaluate(arguments.split)
     console = Console(highlight=False)

@@ -1,4 +1,4 @@
-"""Files that a crash or a full disk cannot damage, and the errors of a disk in one sentence."""
+"""Atomic writes, and disk errors as one sentence."""
 
 import contextlib
 import errno
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from famx.notation import UserError
 
-# errors that are no fault of famx: disk full or over quota, read-only, no permission, a file in
-# place of a folder or the other way round, a name that is too long
+# errors that famx does not cause: disk full or over quota, read-only, no permission, a file in
+# place of a folder or a folder in place of a file, a name that is too long
 REFUSALS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -24,7 +24,7 @@ REFUSALS = (
 
 @contextlib.contextmanager
 def report_os_errors(path: str | Path = "the disk") -> Iterator[None]:
-    """Turns the errors of `REFUSALS` into a sentence that names the path.
+    """Raises errors of `REFUSALS` as a UserError, one sentence that names the path.
 
     Raises:
         UserError: the disk is full or read-only, or the path cannot be created.
@@ -39,9 +39,10 @@ def report_os_errors(path: str | Path = "the disk") -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_writer_threads() -> Iterator[None]:
-    """Silences threads that fail with one of `REFUSALS`: the main thread reports it.
+    """Silences threads that fail with one of `REFUSALS`, which the main thread reports.
 
-    TensorBoard's writer thread stops with the error, which its next write raises again.
+    TensorBoard's writer thread stops at such an error, and the next write in the main thread raises
+    it again.
     """
     default_hook = threading.excepthook
 

@@ -1,4 +1,4 @@
-"""A trained run, loaded to be scored on a split or to transcribe recordings of any length."""
+"""Loads a trained run, to score a split or to transcribe recordings of any length."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,8 +19,8 @@ from famx.training.device import select_device
 from famx.training.evaluate import Evaluation
 from famx.training.run_dir import RunDir
 
-MAX_SECONDS = 20  # recognised at once; a longer recording is cut where it is quietest
-SEARCH_SECONDS = 5  # before that limit, in which the quietest position is searched
+MAX_SECONDS = 20  # longest piece; a longer recording is cut where it is quietest
+SEARCH_SECONDS = 5  # the cut is searched in the last seconds of the longest piece
 
 
 class Recognizer:
@@ -29,11 +29,11 @@ class Recognizer:
     Args:
         run: the run's folder.
         checkpoint_name: `best` on dev, or `last`.
-        overrides: words such as `decode=ctc_greedy` or `trainer.device=cpu`, which replace what
-            the run was trained with.
+        overrides: settings such as `decode=ctc_greedy` or `trainer.device=cpu`, which replace those
+            of the training.
 
     Raises:
-        UserError: there is no such run, or its checkpoint is of another model.
+        UserError: the run does not exist, or its checkpoint belongs to another model.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Recognizer:
         saved = checkpoint.load(self.run_dir.require_checkpoints(), checkpoint_name)
         config, label = override_decoding(self.run_dir.load_config(), overrides)
         check_parts_fit(config)
-        # evaluations of another checkpoint or decoding get files of their own
+        # evaluations of another checkpoint or decoding get separate files
         labels = [checkpoint_name] if checkpoint_name != "best" else []
         labels += [label] if label else []
         self.suffix = "".join(f".{text}" for text in labels)
@@ -60,10 +60,10 @@ class Recognizer:
         """Transcribes audio files (or one) of any length, rate and number of channels.
 
         Raises:
-            UserError: a file is missing or holds no audio, or the run is not one of speech.
+            UserError: a file is missing or holds no audio, or the run is not a speech model.
         """
         if self.experiment.task.modality is not Modality.SPEECH:
-            raise UserError(f"{self.run_dir} is a model of text, it cannot transcribe audio")
+            raise UserError(f"{self.run_dir} is a text model, which cannot transcribe audio")
         if isinstance(recordings, str | Path):
             recordings = [recordings]
         return [self._transcribe_file(path) for path in recordings]
@@ -89,6 +89,7 @@ class Recognizer:
 
 def split_at_pauses(signal: Float[Tensor, " n"]) -> Iterator[Float[Tensor, " n"]]:
     """Cuts a recording into pieces of at most 20 s, in the middle of the quietest 0.2 s."""
+    # windows of 0.2 s that overlap by three quarters
     window = SAMPLE_RATE // 5
     hop = window // 4
     search_start = (MAX_SECONDS - SEARCH_SECONDS) * SAMPLE_RATE

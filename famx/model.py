@@ -1,4 +1,4 @@
-"""The model: a frontend, layers and scores; the one module that connects the rooms of a layer."""
+"""The model: a frontend, layers and output scores. Only this module combines rooms to layers."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,18 +16,18 @@ from famx.nn.state import DecodeState
 from famx.notation import UserError
 from famx.registry import LAYER_ROOMS, build, get, suggest
 
-LAYER_KEYS = ("n_heads", *LAYER_ROOMS)  # of an entry of `model.layers`
+LAYER_KEYS = ("n_heads", *LAYER_ROOMS)  # keys of an entry of `model.layers`
 
 
 class Model(nn.Module):
     """Turns a signal into frames, passes them through layers, and scores the vocabulary.
 
     Args:
-        frontend: from the signal to frames of `d_model` channels.
-        layers: each from frames to frames.
-        norm: before the scores.
-        d_model: channels of a frame.
-        vocab_size: scores of a frame.
+        frontend: maps the signal to frames of `d_model` channels.
+        layers: each maps frames to frames.
+        norm: applied to the frames of the last layer, before the scores.
+        d_model: channels per frame.
+        vocab_size: scores per frame.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class Model(nn.Module):
         spans: Float[Tensor, "b m 4"] | None = None,
         state: DecodeState | None = None,
     ) -> tuple[Float[Tensor, "b t v"], Int[Tensor, " b"]]:
-        """Returns the scores, and the number of real frames of each row.
+        """Returns the scores, and the number of frames of each row without padding.
 
         Args:
             inputs: samples of audio or token ids.
-            lengths: of the inputs; None where no row is padded.
+            lengths: lengths of the inputs; None if no row is padded.
             spans: rectangles to blank in the spectrogram (SpecAugment), as fractions.
-            state: state of the sequences, whose next chunks the inputs are.
+            state: decode state of the sequences that the inputs continue.
         """
-        # frames, and which of them are real
+        # frames, and a mask of those that are not padding
         is_padded = lengths is not None
         if lengths is None:
             lengths = torch.full((inputs.shape[0],), inputs.shape[1], device=inputs.device)
@@ -81,11 +81,12 @@ class Model(nn.Module):
 def layer_choices(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the complete choice of each layer.
 
-    The layers are those of `model.layers`; where that is None, `model.n_layers` equal ones.
+    The layers are those of `model.layers`, or `model.n_layers` equal ones if that is None.
 
     Raises:
-        UserError: `model.layers` is no list of layers, or is still to be sampled.
+        UserError: `model.layers` is not a list of layers, or has not been sampled yet.
     """
+    # without entries, all layers have the parts of the config
     model = config["model"]
     entries = model.get("layers")
     if entries is None:
@@ -95,6 +96,7 @@ def layer_choices(config: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "resolve the config first, by famx.experiment.resolve"
             )
         entries = [{}] * model["n_layers"]
+    # the schema does not check entries
     if not isinstance(entries, list) or not entries:
         raise UserError(f"model.layers={entries} must be a list of at least one layer")
     for entry in entries:
@@ -110,12 +112,12 @@ def layer_choice(config: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[st
     """Returns the complete choice of one layer: number of heads, and one part of each room.
 
     Args:
-        entry: what differs from `config`: `n_heads`, or a part of a room, by name or as a mapping
-            with hyperparameters. A hyperparameter that the entry does not set has the value of
-            `config` if that names the same part, else the part's default.
+        entry: the differences from `config`: `n_heads`, or the part of a room, as a name or as a
+            mapping with hyperparameters. Hyperparameters that the entry does not set keep the
+            values of `config` if the part is the same, else they have the part's defaults.
 
     Raises:
-        UserError: a layer has no such room, a room no such part, a part no such hyperparameter.
+        UserError: a room, part or hyperparameter of the entry does not exist.
     """
     for key in entry:
         if key not in LAYER_KEYS:
@@ -136,12 +138,13 @@ def build_layer(choice: Mapping[str, Any], d_model: int, causal: bool) -> nn.Mod
     """Builds the layer of a complete choice.
 
     Raises:
-        UserError: a part refuses its sizes.
+        UserError: a part does not support the sizes.
     """
     n_heads = choice["n_heads"]
     if not isinstance(n_heads, int) or n_heads < 1 or d_model % n_heads:
         raise UserError(f"model: d_model={d_model} is not a multiple of n_heads={n_heads}")
 
+    # a layer may need several modules of a room, so it receives factories
     def build_attention() -> nn.Module:
         rotary = build("rotary", choice["rotary"], head_dim=d_model // n_heads)
         return build(
@@ -168,7 +171,7 @@ def build_model(config: Mapping[str, Any], vocab_size: int) -> Model:
     """Builds the model of a composed config; its `task` decides causality and the default frontend.
 
     Raises:
-        UserError: a part refuses its sizes.
+        UserError: a part does not support the sizes.
     """
     task = get("task", config["task"]["name"])
     d_model = config["model"]["d_model"]

@@ -38,12 +38,12 @@ class Modality(enum.Enum):
 
 
 class TensorInfo(NamedTuple):
-    """One parameter tensor, as momentum rules and spectra see it.
+    """Describes a parameter tensor for momentum rules and spectra.
 
     Args:
         shape: shape of the parameter.
         kind: kind of the module that owns it.
-        base: momentum where no rule fires, in [0, 1).
+        base: base momentum, which a rule may change, in [0, 1).
         n_bands: number of frequency bands in which its gradient is measured.
         layout: how the bands divide the spectrum.
     """

@@ -40,7 +40,7 @@ LINE_WIDTH = 120
 
 
 class Entry(NamedTuple):
-    """A line of the catalogue: the name of a part or preset, what it is, and its settings."""
+    """A line of the catalogue: the name of a part or preset, its description and its settings."""
 
     name: str
     description: str
@@ -73,7 +73,7 @@ def markdown(rooms: Sequence[str]) -> str:
     for room in rooms:
         lines += [f"## {room}", "", "| part | what it is | hyperparameters |", "|---|---|---|"]
         for entry in _parts(room):
-            # a bar, as of a norm |x|, would end the cell
+            # a vertical bar, as in a norm |x|, would end the cell
             description = entry.description.replace("|", r"\|")
             settings = f"`{entry.settings}`" if entry.settings else ""
             lines.append(f"| `{room}={entry.name}` | {description} | {settings} |")
@@ -85,7 +85,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m famx.parts", description="Lists parts, presets, and what parts cost."
     )
-    # what is listed
+    # options of the catalogue
     parser.add_argument(
         "rooms",
         metavar="ROOM",
@@ -94,21 +94,23 @@ def _parser() -> Parser:
     )
     parser.add_argument("--markdown", action="store_true", help="print the page docs/parts.md")
     parser.add_argument("--write", action="store_true", help="write the page docs/parts.md")
-    # what is measured
+    # options of --measure
     parser.add_argument(
-        "--measure", action="store_true", help="costs, in units of the baseline of each room"
+        "--measure",
+        action="store_true",
+        help="measure costs, in units of the baseline of each room",
     )
     for name, default in SIZES.items():
-        help_text = f"of the parts that are measured (default: {default})"
+        help_text = f"{name} of the measured parts (default: {default})"
         parser.add_argument(f"--{name}", type=int, default=default, help=help_text)
     parser.add_argument(
-        "--causal", action="store_true", help="measure parts that see no later position"
+        "--causal", action="store_true", help="measure causal parts, which see no later position"
     )
     return parser
 
 
 def _write_page(words: Sequence[str]) -> None:
-    """Writes docs/parts.md, which has all rooms and famx's own parts."""
+    """Writes docs/parts.md, which lists all rooms with the parts of famx alone."""
     if words:
         raise UserError(f"--write: {PAGE.name} lists all parts of famx; omit {' '.join(words)}")
     if not DOCS.is_dir():
@@ -161,21 +163,21 @@ def _presets(group: str) -> Iterator[Entry]:
 
 
 def _print_costs(rooms: Sequence[str], options: Namespace) -> None:
-    """Prints a line a part as soon as it is measured: its costs, and their ratios to the baseline.
+    """Prints one line per part once it is measured: its costs, and their ratios to the baseline.
 
     Args:
-        options: `d_model`, `n_heads`, `t` and `causal` of what is measured.
+        options: `d_model`, `n_heads`, `t` and `causal` of the measured parts.
     """
-    # torch would report on stderr, within the table, that memory from before its profiler is freed
+    # torch would report in the table, on stderr, the release of memory older than its profiler
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from famx.analysis.cost import BASELINE, ROUNDS, Profile, Sizes, profile_room
 
-    # a room takes seconds to minutes
+    # a room takes seconds to minutes, so each part is printed as soon as it is measured
     sizes = Sizes(options.d_model, options.n_heads, options.t, options.causal)
     settings = ", ".join(f"{key}={value}" for key, value in sizes._asdict().items())
     for room in rooms:
         for i, (name, profile) in enumerate(profile_room(room, sizes)):
-            # a room that cannot be measured is refused before its heading
+            # the heading waits for the first part: a room that cannot be measured raises there
             if i == 0:
                 print(
                     f"{room}, in units of {BASELINE[room]}: {settings}; "

@@ -29,15 +29,15 @@ ROOMS = (
     *("schedule", "spectrum", "momentum", "optim"),
 )
 HOOK = "hook"
-"""The room of a user's hooks of the trainer: no option, every registered one is used."""
+"""The room of a user's trainer hooks. It is no option: all registered hooks are used."""
 LAYER_ROOMS = ("attention", "rotary", "norm", "feedforward", "layer")
 """The rooms that a layer is built of."""
 CONTEXT = frozenset({*ROOMS, "causal"})
-"""Parameters that the builder passes even where the part has a default for use without one."""
+"""Parameters that the builder always passes, even if the part has defaults for them."""
 PARTS: dict[str, dict[str, type]] = {}
 """Room -> name -> class."""
 
-# of parameters like *args and **kwargs
+# kinds of parameters such as *args and **kwargs
 VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 # YAML reads these as numbers, booleans or null
 NOT_A_NAME = re.compile(r"nan|inf|null|true|false|yes|no|on|off|[\d.][\d.e]*")
@@ -62,7 +62,7 @@ def register(part: Any) -> Any:
     """
     if isinstance(part, str):
         return functools.partial(_register_outside, part)
-    # of the package, `famx.<room>.<name>`
+    # a part of the package: `famx.<room>.<name>`
     package, *path = part.__module__.split(".")
     if package != "famx":
         raise UserError(
@@ -94,7 +94,7 @@ def _add(room: str, name: str, part: Any) -> Any:
             f"optimizer; rename {file}"
         )
     registered = PARTS.setdefault(room, {}).get(name)
-    # the same class again is a file that is loaded again
+    # loading a file twice registers the same class twice, which is no conflict
     if registered is not None and _origin(registered) != _origin(part):
         existing = f"{registered.__module__}.{registered.__name__}"
         raise UserError(f"{room}={name} is already {existing}; rename {file}")
@@ -110,12 +110,12 @@ def build(room: str, config: Mapping[str, Any], **context: Any) -> Any:
     """Builds the part that `config["name"]` names.
 
     Args:
-        room: room of the part, whose base class says what is returned.
+        room: room of the part; its base class documents the returned object.
         config: `name`, and those hyperparameters that differ from their defaults.
         context: arguments that the part may name in its signature.
 
     Raises:
-        UserError: there is no such part or hyperparameter, or the part refuses a value.
+        UserError: the part or hyperparameter does not exist, or the part rejects a value.
     """
     # hyperparameters from the config
     part = resolve(room, config)
@@ -137,7 +137,7 @@ def resolve(room: str, config: Mapping[str, Any]) -> type[Any]:
     """Returns the class that `config["name"]` names, after a check of the other keys.
 
     Raises:
-        UserError: there is no such part or hyperparameter, or a tuple has another size.
+        UserError: the part or hyperparameter does not exist, or a tuple has the wrong size.
     """
     name = config["name"]
     part = get(room, name)
@@ -160,7 +160,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tuple_size(parameter: Parameter) -> int | None:
-    """Returns the size of a tuple such as `tuple[float, float]`; None where any size will do."""
+    """Returns the size of a tuple such as `tuple[float, float]`; None if any size is allowed."""
     items = typing.get_args(parameter.annotation)
     if not isinstance(parameter.default, tuple) or not items or ... in items:
         return None
@@ -216,7 +216,7 @@ def room_of(cls: type) -> str | None:
     for room, parts in PARTS.items():
         if cls in parts.values():
             return room
-    # a module that a part consists of
+    # not a part but a module inside one
     package, room, *_ = [*cls.__module__.split("."), ""]
     return room if package == "famx" and room in ROOMS else None
 
@@ -229,15 +229,15 @@ def hyperparameters(part: type) -> dict[str, Parameter]:
 def constructor_parameters(part: type) -> dict[str, Parameter]:
     """Returns all parameters with which a part can be built.
 
-    They are those of the constructor of the class, and of its base classes as long as each
-    constructor passes on what it does not name itself (`**context`).
+    They are the parameters of the class's constructor and, as long as constructors pass on
+    `**context`, those of the constructors of its base classes.
     """
     parameters: dict[str, Parameter] = {}
     for cls in inspect.getmro(part):
         # inherited constructors are read where they are defined
         if "__init__" not in vars(cls):
             continue
-        # "unsound" for instances, but this is the class of the `__init__` itself
+        # mypy warns of subclasses with another `__init__`, but `cls` itself defines this one
         _, *signature = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
         # the parameters of a base class come first, those of the class replace them
         parameters = {p.name: p for p in signature} | parameters
@@ -269,7 +269,7 @@ def load_entry_points() -> None:
     """Imports the modules that installed packages name as entry points of the group `famx.parts`.
 
     Raises:
-        UserError: one cannot be imported.
+        UserError: one of them cannot be imported.
     """
     for point in importlib.metadata.entry_points(group="famx.parts"):
         try:
@@ -296,6 +296,7 @@ def load_file(path: str | Path) -> list[tuple[str, str]]:
         raise UserError(f"{path} is a folder, give one file")
     if not path.is_file():
         raise UserError(f"there is no file {path}")
+    # a file may register several parts, in any rooms
     module = _run_file(path)
     registered = [
         (room, name)
@@ -339,7 +340,7 @@ def describe_exception(error: Exception, file: str | Path) -> str:
 
 
 def suggest(word: object, choices: Iterable[str]) -> str:
-    """Ends a sentence that refuses `word`: all that can be chosen, and the closest if any."""
+    """Returns the end of an error message about `word`: the closest choice, if any, and all."""
     ordered = sorted(choices)
     if not ordered:
         return ", it has none at all"

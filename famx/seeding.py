@@ -26,9 +26,9 @@ def torch_generator(seed: int, step: int) -> torch.Generator:
 
 
 def seed_global_generators(seed: int, device: torch.device) -> None:
-    """Seeds torch's, numpy's and Python's generators, so that a part may draw from any of them."""
+    """Seeds torch's, numpy's and Python's generators, so that a part may use any of them."""
     if device.type == "cpu":
-        # torch.manual_seed records its caller for absent devices, which takes longer than clipping
+        # torch.manual_seed also records its caller for absent devices, which is slow
         torch.default_generator.manual_seed(seed)
     else:
         torch.manual_seed(seed)

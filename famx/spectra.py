@@ -1,4 +1,4 @@
-"""Compares what the optimizer probe measured in runs: python -m famx.spectra RUN [RUN...]"""
+"""Compares the optimizer-probe measurements of runs: python -m famx.spectra RUN [RUN...]"""
 
 import os
 from pathlib import Path
@@ -19,10 +19,10 @@ def main() -> int:
     """Prints a table for each run and draws a picture of all; returns the exit status."""
     parser = Parser(
         prog="python -m famx.spectra",
-        description="Compares what the optimizer probe measured in runs.",
+        description="Compares the optimizer-probe measurements of runs.",
     )
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", help="the folder of a run, or of a sweep for all its runs"
+        "runs", metavar="RUN", nargs="+", help="folder of a run, or of a sweep for all its runs"
     )
     parser.add_argument(
         "--png", type=Path, help="file of the picture; default: spectra.png next to the runs"
@@ -38,14 +38,14 @@ def main() -> int:
         if len(folders) > 1:
             title = str(folder.resolve().relative_to(shared))
         runs[title] = read_spectra(folder)
-    # the picture is refused before anything is printed
+    # a wrong --png raises before anything is printed
     file = files.check_png_path(arguments.png or shared / "spectra.png")
 
     # a narrow terminal or a pipe would cut columns
     console = Console(highlight=False, width=max(MIN_WIDTH, Console().width))
     console.print(
         "Power of gradients over the steps, white noise = 1; band 1 is the slowest.\n"
-        f"95 % intervals from {2 * WINDOW} steps on: over reports that are {WINDOW} steps apart."
+        f"95 % intervals are over reports {WINDOW} steps apart, from {2 * WINDOW} steps on."
     )
     for title, summaries in runs.items():
         console.print(spectra_table(title, summaries))

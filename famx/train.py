@@ -27,7 +27,7 @@ from famx.training.run_dir import RunDir
 from famx.training.trainer_config import TrainerConfig
 
 SECTION_TYPES = {"trainer": TrainerConfig, "loader": LoaderConfig}
-# what may change when a run is resumed: it has no influence on the steps that are done
+# options that may change on resume, since they do not influence the steps already taken
 RESUMABLE = (
     "trainer.max_steps",
     "trainer.eval_every",
@@ -41,7 +41,7 @@ RESUMABLE = (
 
 
 def main() -> int:
-    """Carries out what the command line says; returns the exit status."""
+    """Trains, resumes a run, or prints the help; returns the exit status."""
     words = sys.argv[1:]
     if {"--help", "-h"}.intersection(words):
         return print_help()
@@ -53,7 +53,7 @@ def main() -> int:
 def print_help() -> int:
     """Prints how the command is used, and all parts with their hyperparameters."""
     print(__doc__)
-    print("Every room is an option, every part or preset a choice, hyperparameters its keys:")
+    print("Set rooms by ROOM=NAME and hyperparameters by ROOM.KEY=VALUE; the parts of each room:")
     return show([])
 
 
@@ -63,16 +63,16 @@ def train(words: Sequence[str]) -> int:
     Raises:
         UserError: a mistake on the command line, or in a run.
     """
-    # the user's parts are choices too, so they come before the schemas
+    # the user's parts are registered first, since they need schemas too
     options, overrides = split_words(words)
     runs = Runs(import_user_parts(overrides))
     register_schemas(**SECTION_TYPES)
     # Hydra reads its command line from here
     sys.argv[1:] = hydra_words(options, overrides)
-    # errors are raised, not printed
+    # makes Hydra raise errors instead of printing them
     os.environ["HYDRA_FULL_ERROR"] = "1"
     hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-    # until the first run, an error is about the words
+    # an error before the first run is about the command line
     try:
         hydra_main(runs.carry_out)()
     except Exception as error:
@@ -87,7 +87,7 @@ def train(words: Sequence[str]) -> int:
 
 
 class Runs:
-    """Carries out what Hydra composes: one run, or those of a sweep one after the other.
+    """Trains the runs that Hydra composes: one run, or those of a sweep one after the other.
 
     Args:
         user_parts: name and digest of the files of the user's own parts.
@@ -108,7 +108,7 @@ class Runs:
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             return self._train(config, folder)
-        # Hydra would add lines of its own, and end the sweep
+        # not raised, since Hydra would add its own lines and end the sweep
         except UserError as error:
             self._refuse(folder, error)
             return None
@@ -119,7 +119,7 @@ class Runs:
             refuse_renamed(plain, "the config")
             results = run(plain, folder)
         if "stopped_by" in results:
-            # ends a sweep too
+            # a signal ends the sweep too
             sys.exit(128 + results["stopped_by"])
         task = get("task", plain["task"]["name"])
         return results.get(f"dev/{task.selection_metric}")
@@ -128,7 +128,7 @@ class Runs:
         self.refused.append(error)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             print(f"famx: {folder.name} is refused: {error}", file=sys.stderr, flush=True)
-        # of several processes, each may be refused
+        # only a single process removes its empty folder: several would race
         if "RANK" not in os.environ and not any(folder.iterdir()):
             folder.rmdir()
 
@@ -152,17 +152,17 @@ def resume(words: Sequence[str]) -> int:
     """Continues a run in its own folder, with its own config; returns the exit status.
 
     Raises:
-        UserError: there is no such run, or an override would change it.
+        UserError: the run does not exist, or an override cannot change on resume.
     """
     name = find_override("resume", words)
     if not name:
         raise UserError("resume= needs the folder of a run: resume=FOLDER")
-    # the run as it is stored
+    # the stored run
     run_dir = RunDir(name)
     run_dir.require_checkpoints()
     config = run_dir.load_config()
     import_user_parts(words, run_dir.path, config["famx_parts"])
-    # what the words change
+    # changed options
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
         if key in ("resume", "famx_parts"):
@@ -174,7 +174,7 @@ def resume(words: Sequence[str]) -> int:
             )
         section, _, option = key.partition(".")
         config[section][option] = parse_yaml(key, value)
-    # the changed options have the right types, and newer options their defaults
+    # checks the types of changed options, and adds the defaults of options newer than the run
     for section, fields in SECTION_TYPES.items():
         config[section] = fill_defaults(section_schema(fields), config[section], section)
     results = run(config, run_dir.path, resume=True)

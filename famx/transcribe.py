@@ -11,7 +11,7 @@ OVERRIDES = ("decode=", "decode.", "trainer.device=", "trainer.threads=")
 def main() -> int:
     """Prints a line for each file, `path<TAB>text`; returns the exit status."""
     parser = Parser(prog="python -m famx.transcribe", description="Transcribes audio files.")
-    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument(
         "words",
         metavar="FILE",
@@ -23,7 +23,7 @@ def main() -> int:
         "--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest"
     )
     arguments = parser.parse_intermixed_args()
-    # a word is a file if there is one of that name
+    # a word is a file if a file of that name exists
     files = []
     overrides = []
     part_words = []
@@ -34,6 +34,7 @@ def main() -> int:
             overrides.append(word)
         else:
             files.append(word)
+    # the user's parts are registered before the model is built
     import_user_parts(part_words, arguments.run, RunDir(arguments.run).load_config()["famx_parts"])
     import famx
 

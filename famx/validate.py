@@ -8,7 +8,7 @@ from famx.notation import UserError
 
 
 class Rule(NamedTuple):
-    """A condition on a number, and how a message states it: "must be `requirement`"."""
+    """A condition on a number, and its wording in messages: "must be `requirement`"."""
 
     holds: Callable[[float], bool]
     requirement: str
@@ -30,7 +30,7 @@ def check_number(key: str, value: object, rule: Rule = FINITE) -> None:
 
     Args:
         key: option that the value belongs to, for the message.
-        value: anything; what is no number is accepted.
+        value: any value; values that are not numbers are accepted.
         rule: condition for each number.
 
     Raises:

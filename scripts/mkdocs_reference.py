@@ -6,15 +6,23 @@ import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from famx.registry import ROOMS
+
 PACKAGE = Path(__file__).parents[1] / "famx"
-ROOMS = (
-    *("data", "task", "decode", "frontend", "attention", "rotary", "norm", "feedforward", "layer"),
-    *("schedule", "spectrum", "momentum", "optim"),
-)
+PACKAGE_PAGE = """# famx
+
+::: famx
+    options: {show_root_heading: false, show_submodules: false, summary: false}
+"""
+SUBPACKAGE_PAGE = """# famx.{name}
+
+::: famx.{name}
+    options: {{show_root_heading: false, show_root_toc_entry: false}}
+"""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Appends the reference to the navigation: rooms in the order of the data, then the machinery."""
+    """Appends the reference to the navigation: the rooms, then the machinery."""
     packages = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
     rooms = [name for name in ROOMS if name in packages]
     machinery = [name for name in packages if name not in ROOMS]
@@ -27,14 +35,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Generates the pages, each of which mkdocstrings fills from the docstrings."""
     modules = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_"))
-    blocks = [
-        "# famx\n\n::: famx\n    options: {show_root_heading: false, show_submodules: false, summary: false}\n"
-    ]
+    blocks = [PACKAGE_PAGE]
     blocks += [f"::: famx.{name}\n" for name in modules]
     files.append(File.generated(config, "reference/famx.md", content="\n".join(blocks)))
     for path in sorted(PACKAGE.glob("*/__init__.py")):
         name = path.parent.name
-        content = f"# famx.{name}\n\n::: famx.{name}\n    options: {{show_root_heading: false, show_root_toc_entry: false}}\n"
+        content = SUBPACKAGE_PAGE.format(name=name)
         files.append(File.generated(config, f"reference/{name}.md", content=content))
     return files
 

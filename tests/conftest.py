@@ -1,3 +1,5 @@
+"""All parts are registered, and every test begins with the same seed, on one thread."""
+
 import pytest
 import torch
 

@@ -7,17 +7,17 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-BLOCK = 64  # queries of a block, which share BLOCK + window - 1 keys
+BLOCK = 64  # queries per block, which share BLOCK + window - 1 keys
 
 
 class _Blocks(NamedTuple):
     """Geometry of the blocks.
 
     Args:
-        size: queries of a block.
-        span: keys of a block.
+        size: queries per block.
+        span: keys per block.
         missing: queries to add, so that all blocks are full.
-        margins: keys to add before and after. A negative margin crops keys that no query reaches.
+        margins: keys to add before and after; a negative margin crops keys that no query reaches.
     """
 
     size: int
@@ -38,12 +38,12 @@ def banded(
 ) -> Float[Tensor, "b h t v"]:
     """Returns `softmax(q k^T / sqrt(head_dim) + log m) v` over the keys less than `window` away.
 
-    The queries are the last ones of the keys' sequence. `m` is 1, or with a `reach` it falls softly
-    with the distance: `m = clamp((reach + ramp - distance) / ramp, 0, 1)`. A query that may attend
-    to no key gets zeros.
+    The queries are the last positions of the key sequence. `m` is 1, or with a `reach` it falls
+    gradually with the distance: `m = clamp((reach + ramp - distance) / ramp, 0, 1)`. A query that
+    may attend to no key gets zeros.
 
     Args:
-        window: positions, at least 1; at 1 a query attends to itself alone.
+        window: width in positions, at least 1; with 1, a query attends only to itself.
         mask: True where a query may attend.
         reach: for each query, the distance in positions up to which keys have their full weight.
         ramp: positions over which the weight then falls to 0.
@@ -61,7 +61,7 @@ def banded(
     margins = (window - 1 - (s - t), ahead + missing)
     blocks = _Blocks(size, size + window - 1 + ahead, missing, margins)
 
-    # which keys of its block each query attends to
+    # keys of its block that each query attends to
     query_positions = torch.arange(size, device=q.device)[:, None] + window - 1
     distance = query_positions - torch.arange(blocks.span, device=q.device)
     near = (distance < window) & (distance > (-1 if causal else -window))
@@ -71,7 +71,7 @@ def banded(
     if reach is not None:
         bias = _soft_bias(reach, ramp, distance, bias, blocks).to(q)
 
-    # attention of each block
+    # attention inside each block
     q = _fold(_query_blocks(q, blocks), batch)
     k = _fold(_Overlapping.apply(k, margins, blocks.span, size), batch)
     v = _fold(_Overlapping.apply(v, margins, blocks.span, size), batch)
@@ -108,8 +108,8 @@ class _Overlapping(torch.autograd.Function):
             width = part.shape[-2]
             target = total[..., start : start + last_start + width, :]
             target.unfold(-2, width, ctx.size).mT.add_(part)
-        before, after = ctx.margins
-        return pad(total, (0, 0, -before, -after)), None, None, None
+        margin_before, margin_after = ctx.margins
+        return pad(total, (0, 0, -margin_before, -margin_after)), None, None, None
 
 
 def _fold(x: Shaped[Tensor, "#b h blocks t k"], batch: int) -> Shaped[Tensor, "b_blocks h t k"]:
@@ -118,7 +118,7 @@ def _fold(x: Shaped[Tensor, "#b h blocks t k"], batch: int) -> Shaped[Tensor, "b
 
 
 def _query_blocks(x: Float[Tensor, "b h t k"], blocks: _Blocks) -> Float[Tensor, "b h blocks _ k"]:
-    # a pad by 0 would copy
+    # padding by 0 would copy
     padded = pad(x, (0, 0, 0, blocks.missing)) if blocks.missing else x
     return padded.unflatten(-2, (-1, blocks.size))
 
@@ -144,6 +144,6 @@ def _soft_bias(
     """Returns `log m`, -inf where `near` is False."""
     scaled_reach = _query_blocks(reach[..., None].float() / ramp + 1, blocks)
     m = scaled_reach - (distance.abs() / ramp).where(near, torch.inf)
-    # a weight below 1e-6 counts as 1e-6: the gradient of its logarithm would overflow
+    # smaller weights count as 1e-6, since the gradient of their logarithm would overflow
     negligible = m <= 0
     return m.clamp_(1e-6, 1).log_().masked_fill_(negligible, -torch.inf)

@@ -1,28 +1,28 @@
-"""Q-learning of a shift of logits, by the fall of the loss (seed.md: Refiner; Watkins 1989)."""
+"""Q-learning of a shift of logits, rewarded by a lower loss (seed.md: Refiner; Watkins 1989)."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 SHIFTS = (-1.0, -0.3, 0.0, 0.3, 1.0)  # actions: what is added to the logits
-LEVELS = 4  # of the mean share; with a loss below or above its mean they are the states
-DECAY = 0.99  # of the running mean of the loss
+LEVELS = 4  # levels of the mean share; each, with a loss below or above its mean, is a state
+DECAY = 0.99  # decay of the running mean of the loss
 
 
 class Refiner(nn.Module):
-    """`logits + shift[a]`, one action a training step, the best action of `Q[state]` in evaluation.
+    """`logits + shift[a]`, one action per training step; in evaluation the best of `Q[state]`.
 
     After each training step, `Q[s, a] += alpha (r + gamma max Q[s'] - Q[s, a])` with `r = (mean
     loss - loss) / mean loss - cost * share`, where mean loss is a running mean and share is the
-    mean of `sigmoid(logits + shift)` over all real positions of the step, of one or more calls. The
-    states are 4 levels of the share, each with the loss below or above its mean. The next action is
-    the best in s', or with probability epsilon a random one.
+    mean of `sigmoid(logits + shift)` over the positions of the step without padding, of one or more
+    calls. The states are 4 levels of the share, each with the loss below or above its mean. The
+    next action is the best one in s', or with probability epsilon a random one.
 
     Args:
         alpha: learning rate, in (0, 1].
         gamma: weight of future rewards, in [0, 1).
         epsilon: probability of a random action, in [0, 1].
-        cost: of a share of 1, in units of the relative fall of the loss.
+        cost: penalty for a share of 1, in units of the relative decrease of the loss.
     """
 
     observed: bool = False
@@ -50,7 +50,7 @@ class Refiner(nn.Module):
         self.register_buffer("state", torch.zeros(1, dtype=torch.long))
         self.register_buffer("action", torch.full((1,), SHIFTS.index(0.0)))
         self.register_buffer("mean_loss", torch.tensor(torch.nan))
-        # since the last `after_step`: sum of shares, number of logits
+        # sum of shares and number of logits since the last `after_step`
         self.share_sums: tuple[Tensor, Tensor] | None = None
         self.metrics: dict[str, Tensor] = {}
 
@@ -60,7 +60,7 @@ class Refiner(nn.Module):
         """Adds the shift.
 
         Args:
-            real: 1 where a logit counts, 0 for padding; None: all count.
+            real: 1 where a logit counts, 0 for padding; None if all count.
         """
         action = self.action if self.training else self.best_action(self.state)
         shift = self.shifts[action]
@@ -75,7 +75,7 @@ class Refiner(nn.Module):
         return logits
 
     def best_action(self, state: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-        """Returns the action of the highest value; of equal ones the shift of 0."""
+        """Returns the action with the highest value; the shift of 0 wins ties."""
         return (self.table[state] + 1e-6 * (self.shifts == 0)).argmax(-1)
 
     @torch.no_grad()

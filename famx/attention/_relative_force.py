@@ -1,4 +1,4 @@
-"""Scores of the relative-force block: a force between points, and paths of several edges."""
+"""Scores of the relative-force block: a force between points, and paths of one or more edges."""
 
 import math
 from typing import NamedTuple
@@ -12,14 +12,14 @@ from torch.nn.functional import pad
 
 from famx.nn.state import Cache
 
-REACH = 8.0  # of u: beyond it an edge is 1 or 0 up to 3e-4
-TERMS = 32  # with which a sigmoid on [-REACH, REACH] is a polynomial of tanh(u / REACH) up to 1e-6
+REACH = 8.0  # largest |u|: beyond it an edge is 1 or 0 up to 3e-4
+TERMS = 32  # of a polynomial of tanh(u / REACH), the sigmoid on [-REACH, REACH] up to 1e-6
 
 
 class ScoreTerms(NamedTuple):
-    """Scores are `share_i / (u_i + v_j) + <e_i - r_j, d> exp(-rho) / rho + <row_i, column_j>`.
+    """Terms of `share_i / (u_i + v_j) + <e_i - r_j, d> exp(-rho) / rho + <row_i, column_j>`.
 
-    `rho^2 = |e_i - r_j|^2 + softness^2`. Rows and columns are None where there is no third term.
+    `rho^2 = |e_i - r_j|^2 + softness^2`. Rows and columns are None if there is no third term.
     """
 
     share: Float[Tensor, "b h t 1"]
@@ -37,10 +37,10 @@ class MixByScores(torch.autograd.Function):
 
     Also returns the weights, without a gradient.
 
-    The squared distances are one product of matrices. It cancels where two points nearly coincide,
-    so it is computed in double precision (single where a device has no other); the gradients cancel
-    no more than the points themselves. Few buffers of the weights' size are allocated, since a new
-    one costs more time than the operations on it.
+    The squared distances come from one product of matrices. It loses digits if two points nearly
+    coincide, so it is computed in double precision (single if the device has no double); the
+    gradients lose no more digits than the points themselves. Few buffers of the size of the weights
+    are allocated, since an allocation takes longer than the operations on it.
     """
 
     @staticmethod
@@ -68,8 +68,8 @@ class MixByScores(torch.autograd.Function):
         rho_square = (e_square + r_square).baddbmm_(wide_e, wide_r.mT, alpha=-2)
         rho = rho_square.to(e).clamp_(min=softness**2).sqrt_()[:, None]
 
-        # force: adds along and against one after the other, since their difference would be one
-        # more buffer
+        # force: `along` and `against` are added one after the other, since their difference would
+        # need one more buffer
         fade = rho.neg().exp_().div_(rho)
         along = by_head((wide_e @ wide_directions.T).to(e))
         against = by_head((wide_r @ wide_directions.T).to(e))
@@ -98,7 +98,7 @@ class MixByScores(torch.autograd.Function):
         value, share, u, v, e, r, directions, rows, columns, *computed = ctx.saved_tensors
         rho, fade, along, against, weights, y = computed
 
-        # softmax: from here on, grad is that of the scores
+        # softmax: from here on, `grad` is the gradient of the scores
         grad_value = weights.to(grad_y).mT @ grad_y
         row_sum = (grad_y.to(weights) * y).sum(-1, keepdim=True)
         grad = (grad_y @ value.mT).to(weights).sub_(row_sum).mul_(weights)
@@ -108,7 +108,7 @@ class MixByScores(torch.autograd.Function):
         grad_along = buffer.sum(-1)
         grad_against = buffer.sum(-2)
         grad_fade = torch.sub(along, against.mT, out=buffer).mul_(grad).sum(1, keepdim=True)
-        # of -|e_i - r_j|^2 / 2
+        # gradient of -|e_i - r_j|^2 / 2
         near = grad_fade.mul_(fade).mul_((1 + 1 / rho).div_(rho))[:, 0]
         grad_e = torch.baddbmm(grad_along.mT @ directions, near, r)
         grad_e.addcmul_(near.sum(-1)[..., None], e, value=-1)
@@ -143,6 +143,7 @@ def exact_paths(
 
     The steps P of earlier chunks are cached.
     """
+    # steps P of this chunk, after those of earlier chunks
     edges = (edge_from + edge_to.mT).sigmoid_()
     if mask is not None:
         edges = edges * mask
@@ -160,11 +161,11 @@ def low_rank_paths(
     mask: Bool[Tensor, "#b #h 1 s"] | None,
     shares: Float[Tensor, "levels h 1 1"],
 ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b h s k"]]:
-    """Returns `exact_paths` up to 1e-6, with few columns, where all queries have the same keys.
+    """Returns `exact_paths` up to 1e-6 with few columns, for queries that all have the same keys.
 
     On `[-REACH, REACH]` the sigmoid is a sum of few Chebyshev polynomials of
-    `tanh(u / REACH) / tanh(1)`, which moves its poles farther away: `A = F G^T`, so
-    `A P = F (G^T F / n) G^T`.
+    `tanh(u / REACH) / tanh(1)`, a substitution that moves its poles farther away. So
+    `A = F G^T` and `A P = F (G^T F / n) G^T`.
     """
     # F: the polynomials at u; within 1e-6 of the ends the slope of the angle would be infinite
     order = torch.arange(TERMS, device=edge_from.device, dtype=edge_from.dtype)

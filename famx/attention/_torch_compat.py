@@ -8,9 +8,9 @@ from famx.attention.base import Block
 
 
 class TorchMultiheadAttention(nn.Module):
-    """A block that is called like `nn.MultiheadAttention`, without parameters of its own."""
+    """A block with the interface of `nn.MultiheadAttention`; it has no further parameters."""
 
-    # torch's layers read these, and then do not run the weights in a fused kernel of their own
+    # torch's layers read these, and then do not use their fused kernel
     _qkv_same_embed_dim = False
     in_proj_bias = None
 
@@ -40,7 +40,7 @@ class TorchMultiheadAttention(nn.Module):
             key_padding_mask: (b, s), True where nothing may be attended to (the opposite of famx's
                 masks), or -inf in a float mask.
             attn_mask: (t, s) or (b * heads, t, s), likewise.
-            is_causal: says that `attn_mask`, which must be passed too, is causal.
+            is_causal: states that `attn_mask`, which must be passed too, is causal.
 
         Raises:
             ValueError: value is not key, a mask has another shape, or a float mask has entries
@@ -100,7 +100,7 @@ def as_torch_mha(block: nn.Module, batch_first: bool = True) -> TorchMultiheadAt
 
 
 def _inverted(name: str, mask: Tensor, shapes: list[tuple[int, ...]]) -> Bool[Tensor, "..."]:
-    """Returns one of torch's masks in famx's convention: True where a query may attend."""
+    """Converts a mask of torch to the convention of famx: True where a query may attend."""
     if tuple(mask.shape) not in shapes:
         expected = " or ".join(map(str, shapes))
         raise ValueError(f"{name} has shape {tuple(mask.shape)}, expected {expected}")
@@ -108,6 +108,6 @@ def _inverted(name: str, mask: Tensor, shapes: list[tuple[int, ...]]) -> Bool[Te
         return ~mask
     if not ((mask == 0) | mask.isneginf()).all():
         raise ValueError(
-            f"{name} has entries other than 0 and -inf: a block can hide positions, not weigh them"
+            f"{name} has entries other than 0 and -inf: a block can only hide positions"
         )
     return mask == 0

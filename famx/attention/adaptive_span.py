@@ -1,4 +1,4 @@
-"""Content decides how far back each head looks (seed.md; dynamic span, arXiv:1905.07799)."""
+"""Content decides how far each head attends (seed.md; dynamic span, arXiv:1905.07799)."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,14 +17,14 @@ class AdaptiveSpanAttention(ComputeCost, Attention):
     It takes time O(t * (max_span + ramp)). `m = clamp((z + ramp - |i - j|) / ramp, 0, 1)` with
     `z = max_span * sigmoid(W x)` for each position and head, and
     `temperature = 1 + temp_scale * (1 - z / max_span)`. Attention to a memory, which has no
-    distance from the queries, is plain.
+    distance from the queries, is plain attention.
 
     Args:
-        max_span: positions that z may reach, at least 1.
+        max_span: largest z in positions, at least 1.
         ramp: positions over which a key's weight falls from 1 to 0 beyond z, at least 1.
-        temp_scale: how much higher the temperature of the shortest span is than that of the
-            longest, greater than -1; 0 makes no difference.
-        cost: penalty where all spans are longest, in units of the loss, at least 0.
+        temp_scale: temperature of the shortest span minus that of the longest, which is 1; greater
+            than -1.
+        cost: penalty if all spans are longest, in units of the loss, at least 0.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class AdaptiveSpanAttention(ComputeCost, Attention):
         fraction = self.span_fraction(x, real)
         self.record_spans(fraction, real)
 
-        # attention within the spans, the sharper the longer they are
+        # attention within the spans, with their temperature
         q = q / (1 + self.temp_scale * (1 - fraction))[..., None]
         window = self.max_span + self.ramp
         reach = self.max_span * fraction
@@ -72,7 +72,7 @@ class AdaptiveSpanAttention(ComputeCost, Attention):
         """Returns `z / max_span`.
 
         Args:
-            real: 1 for positions that are not padding; None where nothing is recorded.
+            real: 1 for positions that are not padding; None if nothing is recorded.
         """
         return self.span(x).sigmoid().mT
 

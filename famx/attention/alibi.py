@@ -13,13 +13,13 @@ class AlibiAttention(Attention):
     """`out(softmax(R q (R k)^T / sqrt(head_dim) - slope_h |i - j|) v)`.
 
     `slope_h = 2^(-8 (h + 1) / n_heads)`. Attention to a memory, which has no distance from the
-    queries, is plain. `rotary=none` is the published form.
+    queries, is plain attention. `rotary=none` is the published form.
     """
 
     def mix(self, q, k, v, mask, causal):
         t = q.shape[-2]
         s = k.shape[-2]
-        # the queries are the last positions of the keys' sequence
+        # the queries are the last positions of the key sequence
         query_positions = torch.arange(s - t, s, device=q.device)
         key_positions = torch.arange(s, device=q.device)
         distance = (query_positions[:, None] - key_positions).abs()

@@ -44,8 +44,8 @@ def distance_metrics(
 ) -> dict[str, Tensor]:
     """Returns metrics of how far each head attends: `sqrt(sum_j w_ij (i - j)^2)`, in positions.
 
-    The queries are the last ones of the keys' sequence. Padding, and a query without a visible key,
-    has no distance: it does not count in the mean and is NaN in the image.
+    The queries are the last positions of the key sequence. Padding and queries without a visible
+    key have no distance: they do not count in the mean and are NaN in the image.
 
     Args:
         mix: mixes values (s 3) by the attention weights of the last sample; a query without a
@@ -63,7 +63,7 @@ def distance_metrics(
     variance = query_positions.square() - 2 * query_positions * mean + mean_square
     distance = variance.clamp(min=0).sqrt()
 
-    # padding, and a query without a visible key, has none
+    # padding and queries without a visible key have no distance
     last_mask = None if mask is None else mask[-1:]
     real = real_positions(last_mask, total.mT[None])[0, :, 0]
     defined = (total > 0.5) & (real > 0)
@@ -72,14 +72,13 @@ def distance_metrics(
 
 
 class Block(nn.Module, ABC):
-    """An attention block: it returns what a layer adds to `x`.
+    """An attention block, whose output a layer adds to `x`.
 
     Args:
-        d_model: channels of `x` and of the memory.
-        n_heads: heads, each of `d_model / n_heads` channels.
+        d_model: number of channels of `x` and of the memory.
+        n_heads: number of heads, each of `d_model / n_heads` channels.
         rotary: rotates queries and keys by their positions.
-        causal: in self-attention, no position attends to a later one. A memory is always visible as
-            a whole.
+        causal: whether self-attention hides later positions. All of a memory is always visible.
     """
 
     kind: ClassVar[Kind] = "attention"
@@ -110,16 +109,16 @@ class Block(nn.Module, ABC):
         Args:
             memory: positions to attend to; None for those of `x` itself.
             mask: True where a query may attend; None for everywhere.
-            state: state of one sequence, passed to each call: `x` is then the next chunk of the
-                sequence, the keys of earlier chunks are cached, and `mask` covers those too. The
-                memory must stay the same.
+            state: decode state of a sequence, passed to each call. `x` is then the next chunk of
+                the sequence, the keys of earlier chunks are cached, and `mask` covers those too.
+                The memory must stay the same.
         """
 
     def split_heads(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t k"]:
         return rearrange(x, "b t (h k) -> b h t k", h=self.n_heads)
 
     def advance(self, state: DecodeState | None, seq_len: int) -> tuple[Cache, int]:
-        """Returns this block's cache, and the position at which the next `seq_len` ones begin."""
+        """Returns this block's cache, and the first of the next `seq_len` positions."""
         if state is None:
             return {}, 0
         return state.cache(self), state.advance(self, seq_len)
@@ -132,7 +131,7 @@ class Block(nn.Module, ABC):
         It is empty in the first layer. The block overwrites it for the next layer.
 
         Args:
-            offset: position at which the chunk begins.
+            offset: first position of the chunk.
         """
         if state is None:
             return {}
@@ -145,10 +144,10 @@ class Block(nn.Module, ABC):
         mask: Bool[Tensor, "#b #h #t s"] | None,
         cache: Cache,
     ) -> Float[Tensor, "b _ d"]:
-        """Returns the mean of all that a position may attend to.
+        """Returns the mean of all keys that a position may attend to.
 
-        It has one position for the sample where all positions attend to the same keys, else one for
-        each position.
+        The result has a single position if all positions attend to the same keys, else one per
+        position.
         """
         source = pool_source("pooled", x, memory, cache)
         keys = source.shape[1]
@@ -178,7 +177,7 @@ class Attention(Block):
         memory: Float[Tensor, "b s d"] | None,
         state: DecodeState | None,
     ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b g s2 k"], Float[Tensor, "b g s2 k"]]:
-        """Returns the queries of `x`, and the keys and values of all that they may attend to."""
+        """Returns the queries of `x`, and the keys and values that they may attend to."""
         cache, offset = self.advance(state, x.shape[1])
         if memory is None:
             append_to_cache(cache, **self.keys_values(x, offset))
@@ -206,8 +205,8 @@ class Attention(Block):
     ) -> Float[Tensor, "b h t k"]:
         """Returns the values mixed by attention weights; the only method that most blocks define.
 
-        While `causal`, the queries are the last `t` of the `s` positions. Keys and values have `g`
-        heads, which is `h` but for `grouped_query`.
+        If `causal`, the queries are the last `t` of the `s` positions. Keys and values have `g`
+        heads, which equals `h` except in `grouped_query`.
         """
         raise NotImplementedError(f"{type(self).__name__} defines neither mix nor forward")
 

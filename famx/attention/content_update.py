@@ -20,12 +20,12 @@ class ContentUpdateAttention(Attention):
     """`attend(q, k, v)` with `k = u W_k x + (1 - u) k'`, k' the keys of the previous layer.
 
     Values likewise. `u = 1[sigmoid(MLP(pool(x))) > update_threshold]`, one for keys and one for
-    values, with the gradient of the sigmoid (straight-through). Causal, `pool` is a running mean
-    and every position updates for itself; else it is a mean over the sample, which updates as one.
-    In the first layer k' = 0.
+    values, with the gradient of the sigmoid (straight-through). If causal, `pool` is a running mean
+    and each position has its own u; otherwise it is a mean over the sample, which has one u. In the
+    first layer k' = 0.
 
     Args:
-        update_threshold: probability of the need for an update above which one is made, in [0, 1).
+        update_threshold: probability above which keys or values are updated, in [0, 1).
     """
 
     connects_layers: ClassVar[bool] = True
@@ -38,7 +38,7 @@ class ContentUpdateAttention(Attention):
         hidden = nn.Linear(self.d_model, HIDDEN)
         output = nn.Linear(HIDDEN, 2)
         self.predictor = nn.Sequential(hidden, nn.GELU(), output)
-        # at first nearly all is new, as in plain attention
+        # initially nearly all keys and values are updated, as in plain attention
         nn.init.constant_(output.bias, 2.0)
 
     def forward(self, x, memory=None, mask=None, state=None):
@@ -68,9 +68,11 @@ class ContentUpdateAttention(Attention):
         self, x: Float[Tensor, "b s d"], pooled: Float[Tensor, "b _ d"], message: Cache
     ) -> tuple[Float[Tensor, "b h s k"], Float[Tensor, "b h s k"]]:
         """Returns keys before rotation, and values; the message passes them to the next layer."""
+        # hard decisions, one for keys and one for values
         new_keys, new_values = self.key_value(x).chunk(2, dim=-1)
         need = self.predictor(pooled).sigmoid()
         update_keys, update_values = straight_through(need, self.update_threshold).split(1, dim=-1)
+        # kept keys and values are those of the previous layer, 0 in the first layer
         if "keys" in message:
             keys = message["keys"] + update_keys * (new_keys - message["keys"])
             values = message["values"] + update_values * (new_values - message["values"])
@@ -88,12 +90,12 @@ class ContentUpdateAttention(Attention):
         return self.split_heads(keys), self.split_heads(values)
 
     def flops_per_position(self, updated: Float[Tensor, ""], keys: int) -> Float[Tensor, ""]:
-        """Returns the FLOPs of one position, where reused keys and values are not computed.
+        """Returns the FLOPs of one position if reused keys and values are not computed.
 
-        Counted are the projections of queries and output, those of keys and values as often as they
-        are updated, scores and mixing; the predictor is not.
+        It counts the projections of queries and output, those of keys and values as often as they
+        are updated, scores and mixing, but not the predictor.
 
         Args:
-            updated: mean number of updates of a position, of at most 2.
+            updated: mean number of updates of a position, at most 2.
         """
         return 2 * self.d_model * (self.d_model * (2 + updated) + 2 * keys)

@@ -14,7 +14,7 @@ class CosineAttention(Attention):
     def mix(self, q, k, v, mask, causal):
         q = _divide_by_root_length(q)
         k = _divide_by_root_length(k)
-        # attend divides by sqrt(head_dim), which these scores do without
+        # cancels the division by sqrt(head_dim) in `attend`
         return attend(q * q.shape[-1] ** 0.5, k, v, mask, causal)
 
 

@@ -15,7 +15,7 @@ class DifferentialAttention(Attention):
     with learned vectors l and m.
 
     Args:
-        start: about the initial lambda, in [0, 1).
+        start: approximate initial lambda, in [0, 1).
     """
 
     def __init__(self, *, start: float = 0.8, **context):
@@ -34,6 +34,7 @@ class DifferentialAttention(Attention):
             mixed.append(attend(q, k, values.repeat_interleave(2, dim=1), mask, causal))
         y = torch.cat(mixed, dim=-1)
 
+        # lambda, then the difference of the two maps of each pair
         first, second = self.exponents.prod(0).sum(-1).exp()
         coefficient = first - second + self.start
         if self.observed:

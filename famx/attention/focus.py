@@ -13,7 +13,7 @@ class FocusAttention(Attention):
     """`out(y_last)` with `y_0 = attend(q)`, then `q <- q + y_i`, `y_(i+1) = attend(q)`.
 
     Keys and values stay the same. A query with `|y_(i+1) - y_i| <= threshold |y_i|` has converged:
-    it and its y do not change any more.
+    the query and its y do not change any more.
 
     Args:
         steps: number of refinements, at least 1.
@@ -32,7 +32,7 @@ class FocusAttention(Attention):
         moving = torch.ones_like(y[..., :1], dtype=torch.bool)
         moving_by_step = []
         for _ in range(self.steps):
-            # refine the queries that still move
+            # refine the queries that have not converged
             q = torch.where(moving, q + y, q)
             refined = attend(q, k, v, mask, causal)
             change = (refined - y).norm(dim=-1, keepdim=True)
@@ -47,13 +47,14 @@ class FocusAttention(Attention):
         return y
 
     def flops_per_position(self, moving: Float[Tensor, " steps"], keys: int) -> Float[Tensor, ""]:
-        """Returns the FLOPs of one position, where a converged query is not computed again.
+        """Returns the FLOPs of one position if converged queries are not computed again.
 
-        Counted are four projections, and scores and mixing of each time that a query attends:
-        first, in the first step, and in each later step for the share of queries that still move.
+        It counts four projections, and the scores and mixing of each time that a query attends:
+        initially, in the first step, and in each later step for the share of queries that still
+        change.
 
         Args:
-            moving: share of the queries that still move after each step.
+            moving: share of the queries that still change after each step.
         """
         times = 2 + moving[:-1].sum()
         return 4 * self.d_model * (2 * self.d_model + times * keys)

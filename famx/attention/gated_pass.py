@@ -1,4 +1,4 @@
-"""Heads pass their output on or not; thresholds adapt to the loss (seed.md)."""
+"""Heads pass on their output or not, by thresholds that adapt to the loss (seed.md)."""
 
 from typing import ClassVar
 
@@ -13,29 +13,28 @@ from famx.nn.masks import real_positions
 from famx.nn.state import Cache
 from famx.registry import register
 
-SLOPE = 4.0  # of the sigmoid whose gradient the step function gets
-DECAY = 0.99  # of the running means that `after_step` compares with
+SLOPE = 4.0  # slope of the sigmoid whose gradient replaces that of the step function
+DECAY = 0.99  # decay of the running means that `after_step` compares with
 
 
 @register
 class GatedPassAttention(Attention):
     """`sum_h pass_h (W_h attend_h(q, k, v) + bias / n_heads)`, `pass_h` 0 or 1.
 
-    A head passes where its potential exceeds a threshold. The potential of each head goes from
-    layer to layer: `p <- leak p + gain tanh(W pool(x))`, from 0 in the first layer, and from the
-    mean over heads where the previous layer has another number of them. `pass = 1[p > threshold]`,
-    with the gradient of `sigmoid(4 (p - threshold))`. Causal, `pool` is a running mean and every
-    position has a potential; else it is a mean over the sample, which has one.
+    A head passes if its potential exceeds a threshold. Each head hands its potential from layer to
+    layer: `p <- leak p + gain tanh(W pool(x))`. It starts from 0 in the first layer, and from the
+    mean over heads if the previous layer has another number of heads. `pass = 1[p > threshold]`,
+    with the gradient of `sigmoid(4 (p - threshold))`. If causal, `pool` is a running mean and each
+    position has a potential; otherwise it is a mean over the sample, which has one potential.
 
     After each training step, `threshold -= rate * sign(mean loss - loss) * (passed - mean passed)`,
     with running means: a head that passed more often than on average passes more easily if the loss
     was lower than average, and less easily if it was higher. `passed` is the mean over all
-    positions of the step but padding. With a memory, the mask does not tell which positions are
-    padding.
+    positions of the step except padding. With a memory, padding of `x` is unknown.
 
     Args:
         leak: fraction of the previous layer's potential that remains, in [0, 1].
-        rate: how far a threshold moves, at least 0.
+        rate: step size of the thresholds, at least 0.
     """
 
     connects_layers: ClassVar[bool] = True
@@ -51,11 +50,11 @@ class GatedPassAttention(Attention):
         self.rate = rate
         self.evidence = nn.Linear(self.d_model, self.n_heads)
         self.gain = nn.Parameter(torch.ones(self.n_heads))
-        # below 0, where potentials begin: only the gate of a head that never passes would learn
+        # below the initial potentials of 0, since of a head that never passes only the gate learns
         self.register_buffer("threshold", torch.full((self.n_heads,), -0.5))
         self.register_buffer("mean_loss", torch.tensor(torch.nan))
         self.register_buffer("mean_passed", torch.full((self.n_heads,), torch.nan))
-        # since the last `after_step`: sum of passes by head, number of positions
+        # sum of passes by head and number of positions since the last `after_step`
         self.pass_sums: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x, memory=None, mask=None, state=None):
@@ -64,13 +63,13 @@ class GatedPassAttention(Attention):
         q, k, v = self.project(x, memory, state)
         y = attend(q, k, v, mask, self.causal and memory is None)
 
-        # which heads pass
+        # gates of the heads
         message = self.message(state, memory, offset)
         passes = self.passes(x, memory, mask, cache, message)
         if self.observed:
             self.metrics["flops"] = self.flops_per_position(self.metrics["passed"], k.shape[-2])
 
-        # a head that does not pass has no bias either: with none, the block adds nothing
+        # a head that does not pass adds no bias either: without passing heads, the output is 0
         return self.merge(y * passes) - (1 - passes.mean(1)) * self.out.bias
 
     def passes(
@@ -82,6 +81,7 @@ class GatedPassAttention(Attention):
         message: Cache,
     ) -> Float[Tensor, "b h _ 1"]:
         """Returns 1 where a head passes, else 0; the message carries on the potentials."""
+        # the potential, with that of the previous layer
         potential = self.gain * self.evidence(self.pool(x, memory, mask, cache)).tanh()
         if "potential" in message:
             previous = message["potential"]
@@ -114,10 +114,10 @@ class GatedPassAttention(Attention):
                 self.metrics[f"over_time/{name}"] = values[-1].T.expand(-1, real.shape[1])
 
     def flops_per_position(self, passed: Float[Tensor, " h"], keys: int) -> Float[Tensor, ""]:
-        """Returns the FLOPs of one position, where a head that does not pass is not computed.
+        """Returns the FLOPs of one position if heads that do not pass are not computed.
 
-        Counted are four projections, scores and mixing, by the fraction of heads that pass; pool
-        and potential are not.
+        It counts four projections, scores and mixing, times the fraction of heads that pass, but
+        not pool and potential.
 
         Args:
             passed: fraction of the positions at which each head passes.
@@ -126,7 +126,7 @@ class GatedPassAttention(Attention):
 
     @torch.no_grad()
     def after_step(self, loss: Float[Tensor, ""]) -> None:
-        """Makes what the heads did easier to repeat if the loss was low, harder if it was high."""
+        """Updates thresholds: passing becomes easier after a low loss, harder after a high one."""
         if self.pass_sums is None:
             return
         total, count = self.pass_sums
@@ -138,7 +138,7 @@ class GatedPassAttention(Attention):
         direction = (mean_loss - loss).sign().nan_to_num()
         self.threshold -= self.rate * direction * (passed - mean_passed)
 
-        # running means; a loss that is not finite leaves its mean as it is
+        # running means; a loss that is not finite does not change its mean
         new_mean_loss = DECAY * mean_loss + (1 - DECAY) * loss
         self.mean_loss.copy_(torch.where(loss.isfinite(), new_mean_loss, self.mean_loss))
         self.mean_passed.copy_(DECAY * mean_passed + (1 - DECAY) * passed)

@@ -1,4 +1,4 @@
-"""Local attention of a refined span and attention to all, merged (seed.md: IntegratedAttention)."""
+"""Local attention with refined spans, merged with full attention (seed.md: IntegratedAttention)."""
 
 from typing import ClassVar
 
@@ -28,19 +28,17 @@ class IntegratedAttention(Block):
     """`W [near(x); far(x)]`, where `near` is `adaptive_span` and `far` is `content_update`.
 
     Only `far` attends to a memory. The spans are `max_span * sigmoid(W x + shift)`. A refiner
-    selects the shift at each training step by Q-learning, from how the loss falls and what spans
-    cost.
+    selects the shift of each training step by Q-learning; its reward is the decrease of the loss
+    minus the cost of the spans.
 
     Args:
-        max_span: positions that a span may reach, at least 1.
+        max_span: longest span in positions, at least 1.
         ramp: positions over which a key's weight falls from 1 to 0 beyond the span, at least 1.
-        update_threshold: probability of the need for new keys and values above which they are
-            computed, in [0, 1).
+        update_threshold: probability above which keys or values are updated, in [0, 1).
         alpha: learning rate of the refiner, in (0, 1].
         gamma: weight of future rewards in the refiner, in [0, 1).
         epsilon: probability of a random action of the refiner, in [0, 1].
-        cost: penalty where all spans are longest, in the loss and in the refiner's reward, at
-            least 0.
+        cost: penalty if all spans are longest, in the loss and in the refiner's reward, at least 0.
     """
 
     connects_layers: ClassVar[bool] = True

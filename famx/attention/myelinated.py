@@ -16,7 +16,7 @@ from famx.nn.state import Cache, append_to_cache, pool_source
 from famx.registry import register
 
 MAX_JUMP = 3  # layers
-HIDDEN = 128  # channels of the policy, as in the seed
+HIDDEN = 128  # channels of the policy, as in seed.md
 
 
 class Node(nn.Module):
@@ -28,12 +28,12 @@ class Node(nn.Module):
         self.importance = nn.Linear(d_model, 1)
         self.gate = nn.Linear(d_model, 1)
         self.adapter = nn.Linear(d_model, d_model) if has_adapter else nn.Identity()
-        # at first every position is a node: a position that is none would learn slowly
+        # initially every position is a node, since other positions learn slowly
         nn.init.constant_(self.importance.bias, 2.0)
-        # at first little attention is added, since it is noise
+        # initially little attention is added, since it is noise
         nn.init.constant_(self.gate.bias, -2.0)
-        # queries are their own keys: the score of a query with itself would be sqrt(head_dim),
-        # others about 0, so it would attend to little but itself
+        # queries and keys are the same: with a weight of 1, the score of a query with itself would
+        # be sqrt(head_dim), others about 0, so it would attend almost only to itself
         nn.init.constant_(self.norm.weight, 0.3)
 
 
@@ -48,11 +48,11 @@ class MyelinatedAttention(ComputeCost, Block):
     `softmax(MLP(pool(x0)))` and adds `w_l x0 + (1 - w_l) m`. At the end
     `x += sigmoid(W LN x) MLP(LN x)`, and the result is `x - x0`.
 
-    Causal, `pool` is a running mean and every position jumps for itself; else it is a mean over the
-    sample, which jumps as one. With a memory, that is attended to and pooled. Node and jump are
-    hard, with the gradient of p and of the softmax (straight-through; Gumbel noise in training, the
-    likeliest jump in evaluation). All layers are computed, and what is skipped is multiplied by 0;
-    the metric `flops` counts only what is not skipped.
+    If causal, `pool` is a running mean and each position has its own jumps; otherwise it is a mean
+    over the sample, whose positions jump together. A memory, if given, is attended to and pooled in
+    place of `x`. Nodes and jumps are hard decisions with the gradients of p and of the softmax
+    (straight-through; Gumbel noise in training, the likeliest jump in evaluation). All layers are
+    computed, and skipped ones are multiplied by 0; the metric `flops` leaves them out.
 
     Args:
         n_layers: inner layers, at least 2.
@@ -91,10 +91,10 @@ class MyelinatedAttention(ComputeCost, Block):
         self.mlp = nn.Sequential(
             nn.Linear(d_model, self.mlp_width), nn.GELU(), nn.Linear(self.mlp_width, d_model)
         )
-        # at first most jumps are of one layer, which skips none
+        # initially most jumps are of one layer, which skips none
         self.policy[-1].bias = nn.Parameter(torch.tensor([2.0, 0.0, 0.0]))
         nn.init.constant_(self.mlp_gate.bias, 1.0)
-        # at first the memory changes slowly: it is added to every position, and hides differences
+        # initially the memory changes slowly: it is added to every position and hides differences
         nn.init.constant_(self.memory_gate.bias, 3.0)
 
     def forward(self, x, memory=None, mask=None, state=None):
@@ -108,7 +108,7 @@ class MyelinatedAttention(ComputeCost, Block):
         start = x
         logits = self.policy(weights @ pool_source("start", x, memory, cache))
 
-        # visits[i] is 1 where a position visits inner layer i: all visit the first one
+        # visits[i] is 1 where a position visits inner layer i; all positions visit the first one
         nodes = cast(list[Node], self.nodes)
         last = len(nodes) - 1
         visits = [x.new_ones(1, 1, 1), *[x.new_zeros(1, 1, 1)] * last]
@@ -130,12 +130,12 @@ class MyelinatedAttention(ComputeCost, Block):
             update = visits[i] * (1 - self.memory_gate(pooled).sigmoid())
             working = working + update * (pooled - working)
 
-            # a jump adds input and working memory
+            # a jump adds the input and the working memory
             jump = self.sample_jump(logits)
             weight = (jump * self.jump_weights).sum(-1, keepdim=True)
             x = x + visits[i] * (weight * start + (1 - weight) * working)
 
-            # and leads to a later layer
+            # the jump leads to a later layer
             jumps.append(visits[i] * jump)
             for length, arrival in enumerate(jumps[i].split(1, dim=-1), start=1):
                 target = min(i + length, last)
@@ -156,6 +156,7 @@ class MyelinatedAttention(ComputeCost, Block):
         offset: int,
     ) -> Float[Tensor, "b t d"]:
         """Attends in inner layer i, whose normed input is queries, keys and values."""
+        # keys and values of the chunk are appended, those of a memory computed once
         query = self.rotary(self.split_heads(normed), offset)
         key_name = f"key{i}"
         value_name = f"value{i}"
@@ -186,11 +187,13 @@ class MyelinatedAttention(ComputeCost, Block):
         self.last_compute = None
         if not (self.training or self.observed):
             return
+        # the fraction of positions that are active in each layer
         by_layer = torch.cat(open_nodes, dim=-1)
         real = real_positions(mask, by_layer)
         active = (by_layer * real).sum((0, 1)) / real.sum().clamp(min=1)
         if self.training:
             self.last_compute = active.mean()
+        # how often each length is jumped, and the jumps of the last sample
         if self.observed:
             by_length = (sum(jumps) * real).sum((0, 1)).detach()
             lengths = self.jump_lengths(jumps)[-1].detach()
@@ -203,10 +206,10 @@ class MyelinatedAttention(ComputeCost, Block):
             }
 
     def flops_per_position(self, active: Float[Tensor, " layers"], keys: int) -> Float[Tensor, ""]:
-        """Returns the FLOPs of one position, where what is not an active node is not computed.
+        """Returns the FLOPs of one position if inactive nodes are not computed.
 
-        Counted are scores, mixing and adapter of each inner layer, by the fraction of positions
-        that are active there, and the MLP; norms, gates and policy are not.
+        It counts scores, mixing and adapter of each inner layer, times the fraction of positions
+        that are active there, and the MLP, but not norms, gates and policy.
         """
         d_model = self.d_model
         by_layer = []
@@ -216,6 +219,6 @@ class MyelinatedAttention(ComputeCost, Block):
         return active @ active.new_tensor(by_layer) + 4 * d_model * self.mlp_width
 
     def jump_lengths(self, jumps: list[Float[Tensor, "_ _ jumps"]]) -> Float[Tensor, "_ _ inner"]:
-        """Returns the length of the jump from each layer but the last, 0 where it was skipped."""
+        """Returns the length of the jump from each layer but the last, 0 from skipped layers."""
         lengths = torch.arange(1.0, MAX_JUMP + 1, device=jumps[0].device)
         return torch.stack([(jump * lengths).sum(-1) for jump in jumps], dim=-1)

@@ -29,13 +29,14 @@ class RelativeForceAttention(Block):
     axes, in which each head has a direction d: `force(i, j) = <e_i - r_j, d> exp(-rho / sqrt(D)) /
     rho`, with `rho^2 = |e_i - r_j|^2 + softness^2 D`.
 
-    Edges are `A(i, j) = sigmoid(u_i + v_j)`, u linear in x (clamped to +-8), v in memory, 0 where i
-    may not attend to j. With `P(i, j) = A(i, j) / n_i`, for the n_i keys that i may attend to,
-    `topology = sum_k softmax(hops)_k n_i P^k`: how much likelier than by chance k edges lead from i
-    to j. Paths of several edges exist only where queries and keys are one sequence.
+    Edges are `A(i, j) = sigmoid(u_i + v_j)` with u linear in x (clamped to +-8) and v linear in
+    memory, or 0 if i may not attend to j. With `P(i, j) = A(i, j) / n_i`, for the n_i keys that i
+    may attend to, `topology = sum_k softmax(hops)_k n_i P^k`: the probability that k edges lead
+    from i to j, relative to chance. Paths of several edges exist only if queries and keys are the
+    same sequence.
 
     Args:
-        hop_levels: edges of the longest path, at least 1.
+        hop_levels: number of edges of the longest path, at least 1.
         softness: radius below which a force vanishes, in units of sqrt(d_model), above 0.
     """
 
@@ -97,7 +98,7 @@ class RelativeForceAttention(Block):
         """Returns the terms of the scores.
 
         Args:
-            levels: edges of the longest path.
+            levels: number of edges of the longest path.
             rows_differ: whether queries may attend to different keys, now or in later chunks.
         """
         # weights of the force and of the paths of each length
@@ -120,7 +121,7 @@ class RelativeForceAttention(Block):
         u = edge_from.exp()
         v = edge_to.clamp(-80, 80).neg().exp()
 
-        # points, centred, since only their differences matter
+        # points, centred since only their differences matter
         emitter = self.rotate(self.emitter(x), offset).to(wide)
         receiver = cache["receiver"].to(wide)
         centre = receiver.mean(1, keepdim=True).detach()
@@ -137,7 +138,7 @@ class RelativeForceAttention(Block):
         return ScoreTerms(share, u, v, e, r, directions, rows, columns)
 
     def receive(self, x: Float[Tensor, "b s d"], offset: int = 0) -> dict[str, Tensor]:
-        """Returns the parts of a key: a point, a value, and how easily edges lead to it."""
+        """Returns the parts of a key: a point, a value, and the logits of edges that lead to it."""
         receiver, value = self.receiver_value(x).chunk(2, dim=-1)
         return {
             "receiver": self.rotate(receiver, offset),
@@ -155,7 +156,7 @@ class RelativeForceAttention(Block):
         mask: Bool[Tensor, "#b #h #t s"] | None,
         mask_now: Bool[Tensor, "#b #h #t s"] | None,
     ) -> dict[str, Tensor]:
-        """Returns metrics of how far each head looks in the last sample."""
+        """Returns metrics of how far each head attends in the last sample."""
         last_weights = weights[-1].float()
         if mask_now is not None:
             last_weights = last_weights * mask_now[-1]

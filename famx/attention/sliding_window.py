@@ -14,10 +14,10 @@ class SlidingWindowAttention(Attention):
     """`out(softmax(R q (R k)^T / sqrt(head_dim)) v)` over the keys with `|i - j| < window`.
 
     It takes time O(t * window). Attention to a memory, which has no distance from the queries, is
-    plain.
+    plain attention.
 
     Args:
-        windows: widths in positions, at least 1 each; each has an equal group of heads.
+        windows: widths in positions, each at least 1; each is used by an equal share of the heads.
     """
 
     def __init__(self, *, windows: tuple[int, ...] = (32, 128), **context):
@@ -49,6 +49,7 @@ class SlidingWindowAttention(Attention):
         groups = len(self.windows)
         if groups == 1:
             return banded(q, k, v, self.windows[0], mask, causal)
+        # a mask may differ between heads
         masks = [mask] * groups
         if mask is not None and mask.shape[1] > 1:
             masks = list(mask.chunk(groups, dim=1))
@@ -67,7 +68,7 @@ class SlidingWindowAttention(Attention):
         mask: Bool[Tensor, "#b #h #t s"] | None,
         causal: bool,
     ) -> dict[str, Tensor]:
-        """Returns metrics of how far each head looks in the last sample."""
+        """Returns metrics of how far each head attends in the last sample."""
         last_q = q[-1:].float()
         last_k = k[-1:].float()
         last_mask = None if mask is None else mask[-1:]

@@ -11,11 +11,11 @@ from famx.registry import register
 class TaylorAttention(Attention):
     """`out((p(a) / sum p(a)) v)` with `a = R q (R k)^T / sqrt(head_dim)`.
 
-    `p(a) = 1 + a + ... + a^order / order!`. Masked positions are left out of the sum: a score of
-    -inf would get the largest weight of all.
+    `p(a) = 1 + a + ... + a^order / order!`. Masked positions are left out of the sum, since a score
+    of -inf would have the largest weight.
 
     Args:
-        order: degree of the polynomial, even: an odd one is negative somewhere.
+        order: degree of the polynomial; even, since an odd polynomial is negative somewhere.
     """
 
     def __init__(self, *, order: int = 2, **context):
@@ -42,6 +42,6 @@ class TaylorAttention(Attention):
         if mask is not None:
             weights = weights * mask
 
-        # the sum is 0 only where nothing is visible
+        # the sum is 0 only if no key is visible
         total = weights.sum(-1, keepdim=True)
         return weights / (total + (total == 0)) @ v

@@ -26,6 +26,7 @@ class TopKAttention(Attention):
     def mix(self, q, k, v, mask, causal):
         mask = visible(mask, q.shape[-2], k.shape[-2], causal, q.device)
         if self.keys < k.shape[-2]:
+            # hides all other keys; the selection itself has no gradient
             with torch.no_grad():
                 scores = q @ k.mT
                 if mask is not None:

@@ -1,4 +1,4 @@
-"""Local and myelinated attention; a working memory joins all layers (the author's worm)."""
+"""Local and myelinated attention with a working memory of all layers (author of seed.md)."""
 
 from typing import ClassVar
 
@@ -17,17 +17,18 @@ from famx.registry import register
 class WormAttention(Block):
     """`W [near(z); axon(z)]` with `z = x + W m`, m a working memory of all layers of the model.
 
-    In each layer, `m <- g m + (1-g) pool(x)` with `g = sigmoid(W pool(x))`, before m is read. In
-    the first layer m is a learned vector.
+    Each layer updates `m <- g m + (1-g) pool(x)` with `g = sigmoid(W pool(x))` before it reads m.
+    The first layer starts from a learned m.
 
-    `near` is `adaptive_span`, `axon` is `myelinated`: the global part without a memory. With a
-    memory the axon attends to it alone, and the pool is of that memory. Causal, `pool` is a running
-    mean and every position has its own m; else it is a mean over the sample, which has one.
+    `near` is `adaptive_span` (local), `axon` is `myelinated` (global). With a memory, the block is
+    `axon` alone, which attends to the memory, and `pool` averages the memory. If causal, `pool` is
+    a running mean and each position has its own m; otherwise it is a mean over the sample, which
+    has one m.
 
     Args:
         n_layers: inner layers of the axon, at least 2.
         threshold: importance above which a position is a node of the axon, in [0, 1).
-        max_span: positions that a span of the near part may reach, at least 1.
+        max_span: longest span of the local part in positions, at least 1.
         ramp: positions over which a key's weight falls from 1 to 0 beyond the span, at least 1.
         cost: penalty for visiting every node, in units of the loss.
         expansion: width of the axon's MLP, in units of d_model.
@@ -58,10 +59,10 @@ class WormAttention(Block):
 
     def forward(self, x, memory=None, mask=None, state=None):
         """See `Block.forward`."""
-        # working memory of all layers up to this one
+        # working memory of this layer and the earlier ones
         z = x + self.read(self.update_memory(x, memory, mask, state))
 
-        # the two parts
+        # local and global attention
         if memory is not None:
             return self.axon(z, memory, mask, state)
         near = self.near(z, None, mask, state)
@@ -76,6 +77,7 @@ class WormAttention(Block):
         state: DecodeState | None,
     ) -> Float[Tensor, "b _ d"]:
         """Returns the updated working memory; the message passes it to the next layer."""
+        # the previous layer's memory, moved towards the pooled input
         cache, offset = self.advance(state, x.shape[1])
         pool = self.pool(x, memory, mask, cache)
         message = self.message(state, memory, offset)

@@ -12,7 +12,7 @@ TOTAL_STEPS = 100
 
 def stays_between_zero_and_peak(part: type[Schedule]) -> None:
     """All multiples of the peak are in [0, 1]."""
-    # a multiple that is NaN fails the comparison
+    # NaN fails the comparison too
     for step, multiple in enumerate(_curve(part)):
         require(
             0 <= multiple <= 1, f"leaves the range from 0 to 1: {multiple} at step {step} of 100"
@@ -77,7 +77,7 @@ def accepts_equal_bounds(part: type[Schedule]) -> None:
 
 def depends_on_the_step_alone(part: type[Schedule]) -> None:
     """Calls in any order give the same multiples."""
-    # of one object, which could count its calls
+    # a single object, which could count its calls
     schedule = _build(part)
     forward = [schedule(step) for step in range(120)]
     backward = [schedule(step) for step in reversed(range(120))]
@@ -85,7 +85,7 @@ def depends_on_the_step_alone(part: type[Schedule]) -> None:
 
 
 def _build(part: type[Schedule], total_steps: int = TOTAL_STEPS, **hyper: int | float) -> Schedule:
-    # hyperparameters are those of the part, of which the base class knows nothing
+    # hyperparameters are those of the part, which its base class does not declare
     constructor: Callable[..., Schedule] = part
     return constructor(**select_context(part, {"total_steps": total_steps}), **hyper)
 

@@ -10,7 +10,7 @@ from famx.nn.hooks import set_observed
 from famx.notation import TensorInfo
 from famx.spectrum.base import Spectrum
 
-# every layout, other numbers of bands, and 1 to 4 dimensions
+# every layout, several numbers of bands, and 1, 2 or 4 dimensions
 TENSORS = [
     TensorInfo((40, 300), "other", 0.9, 8, "equal"),
     TensorInfo((32, 16, 3, 3), "conv", 0.9, 6, "log"),

@@ -1,4 +1,4 @@
-"""The contract of the decode room: from a model's scores to texts."""
+"""Decoders: the interface, from a model's scores to texts."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -12,13 +12,13 @@ from famx.nn.batch import Batch
 
 
 class Decoder(ABC):
-    """A way of decoding, chosen when a run is trained, evaluated or used to transcribe.
+    """Turns a model's scores into texts; chosen for training, evaluation or transcription.
 
     Args:
         tokenizer: token ids <-> text.
 
     Attributes:
-        output: kind of scores that it decodes, which must be its task's: "frames" or "tokens".
+        output: kind of scores that it decodes, "frames" or "tokens"; must match that of the task.
     """
 
     output: ClassVar[str]
@@ -28,7 +28,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def __call__(self, model: nn.Module, batch: Batch) -> list[str]:
-        """Decodes a batch: a text for each row."""
+        """Decodes a batch to one text per row."""
 
 
 class FrameDecoder(Decoder):
@@ -40,7 +40,7 @@ class FrameDecoder(Decoder):
     def decode_scores(
         self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"]
     ) -> list[str]:
-        """Decodes the scores of a batch; `lengths` frames of each row are real."""
+        """Decodes the scores of a batch; the frames of each row beyond `lengths` are padding."""
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module, batch: Batch) -> list[str]:

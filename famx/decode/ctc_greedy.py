@@ -18,10 +18,11 @@ class CTCGreedy(FrameDecoder):
     def decode_scores(
         self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"]
     ) -> list[str]:
+        # the most probable token of each frame, blank in padding
         best = scores.argmax(-1)
         padding = ~length_mask(lengths, best.shape[1])
         best = best.masked_fill(padding, BLANK_ID)
-        # a token that equals the one of the frame before it is the same emission
+        # a token that equals that of the previous frame is the same emission
         is_new = torch.ones_like(best, dtype=torch.bool)
         is_new[:, 1:] = best[:, 1:] != best[:, :-1]
         rows = best.masked_fill(~is_new, BLANK_ID).tolist()

@@ -20,7 +20,7 @@ class LMGreedy(Decoder):
         seq_len = batch.inputs.shape[1]
         prompt_len = seq_len // 2
         state = DecodeState()
-        # the first chunk is the prompt, every later one the token just written
+        # the first chunk is the prompt, every later chunk is the token just generated
         chunk = batch.inputs[:, :prompt_len]
         written = []
         for _ in range(seq_len - prompt_len):

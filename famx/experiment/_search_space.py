@@ -43,8 +43,8 @@ class SearchSpace:
         n_mutations: number of genes to mutate, 0 or more.
         n_heads: numbers of heads, all divisors of d_model; None where it is not sampled.
         rooms: options of each room that is sampled.
-        record: `seed`, `mutate` and `space` as declared, for the resolved config; in the space,
-            `default` is replaced by what it stands for.
+        record: `seed`, `mutate` and `space` as declared, for the resolved config; `default` in the
+            space is replaced by the options that it stands for.
     """
 
     seed: int
@@ -61,8 +61,7 @@ def parse_space(draw: Mapping[str, Any], d_model: int) -> SearchSpace:
     Args:
         draw: the fields of `DrawConfig`. Its space maps `n_heads` to numbers, and a room to `all`,
             a list of parts, or part -> hyperparameter -> values. Values are a list, a range
-            `{low, high}`, or a constant. Where the space says `default`, the entry of `defaults`
-            is used.
+            `{low, high}`, or a constant. `default` stands for the entry of `defaults`.
         d_model: number of channels, which the numbers of heads divide.
 
     Raises:
@@ -74,13 +73,13 @@ def parse_space(draw: Mapping[str, Any], d_model: int) -> SearchSpace:
     check_number("model.draw.seed", draw["seed"], NON_NEGATIVE)
     check_number("model.draw.mutate", mutate, NON_NEGATIVE)
 
-    # the word `default`
+    # `default` is replaced by the entry of `defaults`
     declared = {}
     for room, options in draw["space"].items():
         is_default = options == "default"
         declared[room] = draw["defaults"].get(room, options) if is_default else options
 
-    # the rooms
+    # options of each room
     n_heads = None
     rooms = {}
     for room, options in declared.items():
@@ -98,23 +97,26 @@ def parse_space(draw: Mapping[str, Any], d_model: int) -> SearchSpace:
 
 def _parse_heads(where: str, declared: object, d_model: int) -> list[int]:
     """Returns the numbers of heads that divide `d_model`."""
+    # listed numbers, or the ends of a range
     options = _parse_options(where, declared)
     numbers = []
     for number in endpoints(options):
         if type(number) is not int or number < 1:
-            raise UserError(f"{where}={declared}: a number of heads is a whole number of 1 or more")
+            raise UserError(f"{where}={declared}: a number of heads is an integer of at least 1")
         numbers.append(number)
+    # all numbers of a range
     if isinstance(options, Range):
         low, high = numbers
         numbers = list(range(low, min(high, d_model) + 1))
     divisors = [number for number in numbers if d_model % number == 0]
     if not divisors:
-        raise UserError(f"{where}={declared}: none of them divides d_model={d_model}")
+        raise UserError(f"{where}={declared}: no such number divides d_model={d_model}")
     return divisors
 
 
 def _parse_room(where: str, room: str, declared: object) -> dict[str, dict[str, Options]]:
     """Returns the hyperparameters of each part that a room may have."""
+    # a list of parts is a mapping without hyperparameters
     parts = names(room) if declared == "all" else declared
     if isinstance(parts, list) and all(isinstance(name, str) for name in parts):
         parts = dict.fromkeys(parts)
@@ -131,7 +133,7 @@ def _parse_room(where: str, room: str, declared: object) -> dict[str, dict[str, 
 
 def _parse_part(where: str, room: str, name: str, declared: object) -> dict[str, Options]:
     """Returns the values of each hyperparameter that is declared; None declares none."""
-    # refuses a part that does not exist
+    # raises for a part that does not exist
     get(room, name)
     if declared is None:
         return {}
@@ -142,7 +144,7 @@ def _parse_part(where: str, room: str, name: str, declared: object) -> dict[str,
     hyperparameters = {}
     for key, values in declared.items():
         hyperparameters[key] = _parse_options(f"{where}.{key}", values)
-        # refuses a hyperparameter that does not exist, or a value of another type
+        # raises for a hyperparameter that does not exist, or a value of another type
         for value in endpoints(hyperparameters[key]):
             complete_choice(room, {"name": name, str(key): value})
     return hyperparameters
@@ -155,7 +157,7 @@ def _parse_options(where: str, declared: object) -> Options:
     if not isinstance(declared, list):
         return [declared]
     if not declared:
-        raise UserError(f"{where} is an empty list and needs one value or more")
+        raise UserError(f"{where} is an empty list, but needs at least one value")
     return declared
 
 

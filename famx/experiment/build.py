@@ -1,4 +1,4 @@
-"""Builds everything a run is made of; training, evaluation, benchmarks and tests share it."""
+"""Builds the objects of a run, for training, evaluation, benchmarks and tests."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -37,11 +37,11 @@ class Experiment:
     """The objects that a resolved config describes.
 
     Args:
-        config: resolved.
-        device: of the model.
-        tokenizer: of the run, or built from its training data.
-        task: with its decoder.
-        model: with initial weights.
+        config: the resolved config.
+        device: device of the model.
+        tokenizer: tokenizer of the run, or one built from its training data.
+        task: the task with its decoder.
+        model: the model with initial weights.
     """
 
     config: Config
@@ -74,11 +74,12 @@ def build_experiment(
     """Builds the task and the model of a resolved config.
 
     Args:
-        tokenizer: of a run that exists; None builds one from the training data.
+        tokenizer: tokenizer of an existing run; None builds one from the training data.
 
     Raises:
-        UserError: the data cannot be read, or a part refuses its options.
+        UserError: the data cannot be read, or a part rejects its options.
     """
+    # tokenizer and task
     train = None
     if tokenizer is None:
         train = build_dataset(config, "train")
@@ -87,7 +88,7 @@ def build_experiment(
         tokenizer = train.build_tokenizer(vocab_size, special_tokens)
     decode = partial(build, "decode", config["decode"])
     task = build("task", config["task"], tokenizer=tokenizer, decode=decode)
-    # nothing that was built before may change the initial weights
+    # seeded here, so that nothing built before changes the initial weights
     torch.manual_seed(seed_for(config["seed"], "init"))
     model = build_model(config, tokenizer.get_vocab_size()).to(device)
     experiment = Experiment(config, device, tokenizer, task, model)
@@ -97,8 +98,8 @@ def build_experiment(
 
 
 def build_dataset(config: Config, split: str) -> Dataset:
-    """Builds the data set of a split; files that it creates are created by the first process."""
-    # the others wait until the first has written its files, then read them
+    """Builds the data set of a split; the first process creates its files, if it needs any."""
+    # the other processes wait until the first has written its files, then read them
     if rank() > 0:
         distributed.barrier()
     dataset = build("data", config["data"], split=split, seed=config["seed"])
@@ -111,19 +112,19 @@ def initialize_from(model: Model, run: str) -> None:
     """Loads the best weights of another run.
 
     Raises:
-        UserError: they are of another model.
+        UserError: the weights belong to another model.
     """
     saved = checkpoint.load(RunDir(run).require_checkpoints(), "best")
     load_weights(model, saved, run)
 
 
 def check_learnable(experiment: Experiment, split: str) -> None:
-    """Refuses a recording of a split that is too short for its text to be learned.
+    """Checks that the recordings of a split are long enough for their texts to be learned.
 
-    Where the data set skips bad recordings, they are counted in a warning; their loss is 0.
+    If the data set skips bad recordings, a warning counts the short ones; their loss is 0.
 
     Raises:
-        UserError: names the first such recording.
+        UserError: a recording is too short; the message names the first one.
     """
     dataset = experiment.loader(split).dataset
     if dataset.modality is not Modality.SPEECH:
@@ -141,7 +142,7 @@ def check_learnable(experiment: Experiment, split: str) -> None:
     if not dataset.skip_bad:
         raise UserError(f"{reasons[0]}; data.skip_bad=true trains without such recordings")
     log.warning(
-        "%d recordings are too short for their texts and teach nothing; the first: %s",
+        "%d recordings are too short for their texts and have no effect; the first: %s",
         len(reasons),
         reasons[0],
     )
@@ -156,12 +157,13 @@ def build_optimizer(
     """Builds the optimizer that `config["name"]` names over parameters or groups of them.
 
     Args:
-        momentum, spectrum: its momentum rule and what that measures; None (or one named
-            `default`) for the optimizer's own.
+        momentum, spectrum: configs of its momentum rule and of the spectrum that the rule measures;
+            None or the name `default` for the default of the optimizer.
 
     Raises:
         UserError: an unknown part or key, or a rule for an optimizer that takes none.
     """
+    # factories of the momentum rule and the spectrum, if the optimizer takes them
     name = config["name"]
     parameters = constructor_parameters(get("optim", name))
     factories = {}
@@ -169,13 +171,14 @@ def build_optimizer(
         if not choice or choice["name"] == "default":
             continue
         if room not in parameters:
-            what = "momentum rule" if room == "momentum" else "spectrum"
-            raise UserError(f"optim={name} takes no {what}; remove {room}={choice['name']}")
+            noun = "momentum rule" if room == "momentum" else "spectrum"
+            raise UserError(f"optim={name} takes no {noun}; remove {room}={choice['name']}")
         factories[room] = partial(build, room, choice)
+    # a user's part may be of any class
     optimizer = build("optim", config, params=params, **factories)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UserError(
-            f"optim={name} is a {type(optimizer).__name__}, which is no torch.optim.Optimizer"
+            f"optim={name} is a {type(optimizer).__name__}, not a torch.optim.Optimizer"
         )
     return optimizer
 
@@ -208,7 +211,7 @@ def build_run_optimizer(experiment: Experiment, settings: TrainerConfig) -> torc
         UserError: a setting of `param_groups` has no effect on this optimizer.
     """
     config = experiment.config
-    # a group for each kind of parameter, with its own rate, decay, momentum and bands
+    # one group per kind of parameter, with its own rate, decay, momentum and bands
     groups = parameter_groups(
         experiment.model, kinds=config["param_groups"], **group_settings(config["optim"])
     )
@@ -219,8 +222,9 @@ def build_run_optimizer(experiment: Experiment, settings: TrainerConfig) -> torc
             if group[key] is not None and key not in optimizer.defaults:
                 raise UserError(
                     f"param_groups.{kind}.{key}={group[key]} would change nothing: "
-                    f"optim={config['optim']['name']} has no {key} of each kind"
+                    f"optim={config['optim']['name']} has no {key} per kind"
                 )
+    # gradients are clipped by both
     if isinstance(optimizer, AGC) and settings.unit_clip and optimizer.clip >= settings.unit_clip:
         log.warning(
             "optim.clip=%s has no effect after trainer.unit_clip=%s, which is tighter; "

@@ -1,4 +1,4 @@
-"""A run's tables for the terminal: parts and their cost, parameter groups, the next commands."""
+"""A run's output on the terminal: tables of parts and parameter groups, and next commands."""
 
 import shlex
 from collections.abc import Mapping
@@ -28,25 +28,25 @@ GROUP_COLUMNS = ("kind", "tensors", "parameters", "lr", "weight_decay", "alpha",
 
 
 def model_table(experiment: Experiment) -> Table:
-    """Returns parts, parameters, and the FLOPs for a second of audio or a token of text."""
+    """Returns a table of parts and parameters, with the FLOPs per second of audio or per token."""
     config = experiment.config
     title = f"famx {config['name']} on {experiment.device.type}"
     table = Table(title=title, title_justify="left")
     table.add_column("room")
     table.add_column("part")
     table.add_column("parameters", justify="right")
-    # a row for each room
+    # one row per room
     counts = _parameters_by_room(experiment)
     for room, name in part_names(config).items():
         if name != "default":
             count = counts.get(room)
             table.add_row(room, name, f"{count:,}" if count else "")
-    # the whole model and its data
+    # the full model and its data
     dataset = experiment.loader("train").dataset
     unit = dataset.modality.unit
     flops = _flops_per_unit(experiment, dataset)
     table.add_section()
-    table.add_row("all", f"{flops / 1e6:.1f} MFLOP a {unit}", f"{sum(counts.values()):,}")
+    table.add_row("all", f"{flops / 1e6:.1f} MFLOP per {unit}", f"{sum(counts.values()):,}")
     total = sum(dataset.lengths)
     amount = f"{total:,.0f} tokens"
     if dataset.modality is Modality.SPEECH:
@@ -65,10 +65,10 @@ def _parameters_by_room(experiment: Experiment) -> dict[str, int]:
 
 
 def _flops_per_unit(experiment: Experiment, dataset: Dataset) -> float:
-    """Counts the FLOPs of a pass in evaluation, for a second of audio or a token."""
+    """Counts the FLOPs of a pass in evaluation, per second of audio or per token."""
     example = _example_input(dataset).to(experiment.device)
     model = experiment.model.eval()
-    # fused attention is not counted on every device, its plain form is
+    # plain attention, since fused attention is not counted on every device
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model(example)
     return counter.get_total_flops() / dataset.lengths[0]
@@ -77,7 +77,7 @@ def _flops_per_unit(experiment: Experiment, dataset: Dataset) -> float:
 def _example_input(dataset: Dataset) -> Tensor:
     """Returns an input of the length of the first example.
 
-    Of speech it is silence: the first recording may be one that cannot be decoded.
+    For speech it is silence, since the first recording may not be decodable.
     """
     if dataset.modality is Modality.SPEECH:
         return torch.zeros(1, round(dataset.lengths[0] * SAMPLE_RATE))
@@ -85,7 +85,7 @@ def _example_input(dataset: Dataset) -> Tensor:
 
 
 def part_names(config: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the part of each room; of layer rooms all that some layer uses, joined by +."""
+    """Returns the part of each room; for a room of layers all parts in use, joined by +."""
     names = {room: config[room]["name"] for room in registry.ROOMS}
     layers = layer_choices(config)
     for room in LAYER_ROOMS:
@@ -96,10 +96,12 @@ def part_names(config: Mapping[str, Any]) -> dict[str, str]:
 
 def param_group_table(optimizer: torch.optim.Optimizer, file: Path) -> Table:
     """Returns the optimizer's groups that have parameters; also writes them to a TSV file."""
+    # groups may be empty
     rows = []
     for group in optimizer.param_groups:
         if group["params"]:
             rows.append(_param_group_row(group, optimizer))
+    # the file, which `famx.compare` reads, then the table
     lines = ["\t".join(row) + "\n" for row in (GROUP_COLUMNS, *rows)]
     files.write_atomic(file, "".join(lines))
     table = Table(title="parameter groups", title_justify="left")
@@ -111,7 +113,7 @@ def param_group_table(optimizer: torch.optim.Optimizer, file: Path) -> Table:
 
 
 def _param_group_row(group: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> list[str]:
-    """Returns a group's settings; those that its optimizer does not know are left empty."""
+    """Returns a group's settings; those that its optimizer does not have are left empty."""
     values = {
         "tensors": len(group["params"]),
         "parameters": sum(p.numel() for p in group["params"]),
@@ -140,13 +142,13 @@ def print_next_commands(
 
 
 def hparams(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what TensorBoard compares runs by: parts, the seed, and every option that is set."""
+    """Returns the values by which TensorBoard compares runs: parts, seed and all set options."""
     options: dict[str, Any] = {}
     for section in SECTIONS:
         for key, value in flatten(config[section], section):
             if value in (None, {}) or key.endswith(".layers"):
                 continue
-            # TensorBoard takes plain values alone
+            # TensorBoard accepts only plain values
             is_plain = isinstance(value, str | int | float)
             options[key] = value if is_plain else str(value)
     return part_names(config) | {"seed": config["seed"]} | options

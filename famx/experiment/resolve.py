@@ -1,4 +1,4 @@
-"""Resolves a composed config: the task's default parts, sampled layers, absolute paths."""
+"""Resolves a composed config: default parts of the task, sampled layers, absolute paths."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -37,15 +37,15 @@ def resolve(config: Config) -> dict[str, Any]:
     """Returns the config with every open choice made, so that it builds the same run anywhere.
 
     `default` frontends, data sets and decoders become those of the task; `model.layers` becomes
-    complete, whether listed or sampled (then `model.drawn` says from what); paths become absolute.
-    The optimizer's `default` momentum and spectrum stay, since an optimizer may have none.
+    complete, whether listed or sampled (`model.drawn` then records the search space); paths become
+    absolute. The `default` momentum and spectrum stay, since an optimizer may have none.
 
     Raises:
-        UserError: a size, the seed or the name is outside its range.
+        UserError: a size, the seed or the name is not allowed.
     """
     _check_numbers(config)
     resolved = dict(config)
-    # parts that the task decides
+    # parts for which the task has a default
     task = get("task", config["task"]["name"])
     for room, name in task.default_parts.items():
         if config[room]["name"] == "default":
@@ -78,13 +78,13 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_integer(key: str, value: object, minimum: int) -> None:
-    # a bool is an int too, and no number that a user would mean
+    # `isinstance` would accept booleans
     if type(value) is not int or not minimum <= value < 2**63:
-        raise UserError(f"{key}={value} must be a whole number of {minimum} or more, below 2**63")
+        raise UserError(f"{key}={value} must be an integer of at least {minimum} and below 2**63")
 
 
 def _resolve_optimizer(config: Config) -> dict[str, Any]:
-    """AdamW under a momentum rule is the part `fam_adamw`, also as the base of a wrapper."""
+    """Replaces `adamw` with a momentum rule by `fam_adamw`, also as the base of a wrapper."""
     optim = dict(config["optim"])
     if config["momentum"]["name"] == config["spectrum"]["name"] == "default":
         return optim
@@ -95,7 +95,7 @@ def _resolve_optimizer(config: Config) -> dict[str, Any]:
 
 
 def _with_absolute_paths(data: Config) -> dict[str, Any]:
-    """Makes the options of a data set absolute that are paths of existing files or folders."""
+    """Returns the config of a data set with absolute paths of existing files and folders."""
     resolved = dict(data)
     for option in get("data", data["name"]).path_options:
         if data.get(option):
@@ -109,11 +109,12 @@ def _absolute(path: str) -> str:
 
 
 def check_parts_fit(config: Config) -> None:
-    """Refuses parts that do not fit the task: of the other modality, or another decoder's output.
+    """Checks that modalities fit the task, and that the decoder fits its outputs.
 
     Raises:
-        UserError: names the parts that would fit.
+        UserError: a part does not fit; the message names parts that do.
     """
+    # modality of the data and the frontend
     task_name = config["task"]["name"]
     task = get("task", task_name)
     for room in ("data", "frontend"):
@@ -126,6 +127,7 @@ def check_parts_fit(config: Config) -> None:
                 f"{room}={config[room]['name']} is for {part.modality.value} and task={task_name} "
                 f"for {task.modality.value}; {room} may be {', '.join(fitting)}"
             )
+    # output that the decoder expects
     decoder = get("decode", config["decode"]["name"])
     if isinstance(decoder, HasOutput) and decoder.output != task.output:
         raise UserError(
@@ -134,19 +136,19 @@ def check_parts_fit(config: Config) -> None:
         )
 
 
-OVERRIDABLE = ("decode", "trainer.device", "trainer.threads")  # of a trained run
+OVERRIDABLE = ("decode", "trainer.device", "trainer.threads")  # options of a trained run
 
 
 def override_decoding(config: Config, words: Sequence[str]) -> tuple[dict[str, Any], str]:
     """Applies words such as `decode=ctc_greedy` or `decode.beam=8` to a trained run's config.
 
-    The device is chosen anew unless a word sets it.
+    The device is selected again unless a word sets it.
 
     Returns:
-        The config, and a label of the decoding for file names; empty where it is the run's own.
+        The config, and a label of the decoding for file names, empty if the decoding is unchanged.
 
     Raises:
-        UserError: a word sets something else, or what it sets does not exist.
+        UserError: a word sets another option, or one that does not exist.
     """
     # another machine may have another device
     trainer = dict(config["trainer"]) | {"device": "auto", "threads": None}
@@ -171,6 +173,7 @@ def override_decoding(config: Config, words: Sequence[str]) -> tuple[dict[str, A
         decode["name"] = get("task", config["task"]["name"]).default_parts["decode"]
     decode = complete_choice("decode", decode | options)
     trainer = vars(TrainerConfig(**trainer))
+    # only a changed decoding has a label
     label = ""
     if decode != complete_choice("decode", config["decode"]):
         label = ",".join([decode["name"], *(f"{key}={value}" for key, value in options.items())])

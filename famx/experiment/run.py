@@ -1,4 +1,4 @@
-"""Runs an experiment: trains what a config describes, then scores what it was not trained on."""
+"""Runs an experiment: trains the model of a config, then scores it on the test splits."""
 
 import contextlib
 from collections.abc import Iterable, Mapping
@@ -35,7 +35,7 @@ from famx.training.trainer_config import TrainerConfig
 
 
 def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[str, Any]:
-    """Trains what the config describes in `folder`, then scores every other split but dev.
+    """Trains the model of a config in `folder`, then scores all splits except train and dev.
 
     Returns:
         The latest metrics by tag; with `stopped_by`, the number of the signal that ended the run.
@@ -43,7 +43,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
     Raises:
         UserError: a mistake in the config, the data, or the run to resume.
     """
-    # what can be refused is refused before anything is written
+    # all checks come before anything is written
     config = resolve(config)
     check_parts_fit(config)
     probe_level(config["probe"])
@@ -54,7 +54,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
     if is_main_process and not resume:
         run_dir.require_empty()
 
-    # everything that the run is made of
+    # the objects of the run
     tokenizer = run_dir.load_tokenizer() if resume else None
     experiment = build_experiment(config, device, tokenizer)
     for split in experiment.loader("train").dataset.splits:
@@ -68,7 +68,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)
     trainer = build_trainer(experiment, optimizer, settings, hooks)
 
-    # training, by all processes; the first one owns the folder
+    # training in all processes; only the first one writes to the folder
     with contextlib.ExitStack() as stack:
         if is_main_process:
             stack.enter_context(run_dir.lock(resume))
@@ -96,7 +96,7 @@ def score(
     """Evaluates splits, and writes `hypotheses.<split>.tsv` and `scores.<split>.json`.
 
     Args:
-        suffix: what the files' names have after the split.
+        suffix: appended to the split in the names of the files.
     """
     # each split is written as soon as it is scored
     evaluations = {}
@@ -127,7 +127,7 @@ def monitoring_hooks(
     run_dir: RunDir,
     run_log: WriteRunLog,
 ) -> list[Hook]:
-    """Builds the hooks that only the first process has: probe, the user's, run log, progress."""
+    """Builds the hooks of the first process: optimizer probe, user's hooks, run log, progress."""
     task = experiment.task
     hooks: list[Hook] = [build_user_hook(name, hook) for name, hook in user_hooks().items()]
     hooks += [run_log, ShowProgress(task.selection_metric, task.modality)]
@@ -145,20 +145,20 @@ def user_hooks() -> dict[str, type]:
 
 
 def build_user_hook(name: str, hook: type) -> Hook:
-    """Builds a hook of a user.
+    """Builds a hook of the user.
 
     Raises:
-        UserError: the class is no `Hook`.
+        UserError: the class is not a `Hook`.
     """
     if not issubclass(hook, Hook):
-        raise UserError(f"hook={name} is a {hook.__name__}, which is no famx.training.hooks.Hook")
+        raise UserError(f"hook={name} is a {hook.__name__}, not a famx.training.hooks.Hook")
     return hook()
 
 
 def _restore(trainer: Trainer, run_dir: RunDir) -> None:
-    """Restores the last checkpoint. Scores of the run are removed: it will be trained further."""
+    """Restores the last checkpoint, and removes the run's scores, which will be outdated."""
     saved = checkpoint.load(run_dir.require_checkpoints())
-    load_weights(trainer.model, saved, run_dir)  # refuses another model in a sentence
+    load_weights(trainer.model, saved, run_dir)  # raises one sentence for another model
     trainer.load_state_dict(saved)
     if trainer.is_main_process:
         run_dir.remove_evaluations()
@@ -183,6 +183,7 @@ def _score_and_report(
     console: Console,
 ) -> dict[str, float]:
     """Scores the best weights on the other splits, and prints and logs the scores by tag."""
+    # test splits
     splits = experiment.loader("train").dataset.splits
     others = [split for split in splits if split not in ("train", "dev")]
     evaluations = _score_best_weights(experiment, run_dir, others)
@@ -190,6 +191,7 @@ def _score_and_report(
     for split, evaluation in evaluations.items():
         for name, value in evaluation.metrics.items():
             scores[f"{split}/{name}"] = value
+    # for TensorBoard, and for the terminal
     run_log.finish(report.hparams(experiment.config), scores, trainer.step)
     report.print_next_commands(console, run_dir.path, evaluations)
     return scores
@@ -203,7 +205,7 @@ def _score_best_weights(
     Raises:
         UserError: a recording cannot be decoded; the trained run is saved.
     """
-    # the last weights are not needed any more
+    # the last weights, which are overwritten, are not needed any more
     saved = checkpoint.load(run_dir.require_checkpoints(), "best")
     load_weights(experiment.model, saved, run_dir)
     try:
@@ -211,5 +213,5 @@ def _score_best_weights(
     except UserError as error:
         command = format_command("evaluate", str(run_dir))
         raise UserError(
-            f"{error}; the run is trained and saved, {command} scores it once that is mended"
+            f"{error}; the run is trained and saved, {command} scores it once that is fixed"
         ) from error

@@ -8,10 +8,10 @@ has no influence, and a value that is listed twice counts once. A new option cha
 that it wins, and a removed one only those that it had won. From a range `{low, high}` a number is
 sampled uniformly.
 
-The genes of a layer depend on each other only where the layer of all winners cannot be built; then
-a room takes the option with the next largest number that fits the number of heads and the rooms
-before it in `DEPENDENCY_ORDER`. Only where a number of heads has no layer at all does the next one
-take its place, and only where none has one are all genes sampled again.
+The genes of a layer are independent unless the layer of all winners cannot be built. Then each room
+takes the option with the next largest number that fits the number of heads and the rooms before it
+in `DEPENDENCY_ORDER`. If a number of heads has no such layer, the next number of heads is tried. If
+none has one, all genes are sampled again.
 """
 
 import json
@@ -35,7 +35,7 @@ from famx.notation import UserError
 from famx.registry import LAYER_ROOMS, get
 from famx.seeding import numpy_rng, seed_for
 
-# of a layer, or of a hyperparameter in a range
+# samples of a layer, or of a hyperparameter in a range, before it is given up
 MAX_ATTEMPTS = 50
 # an attention block contains a rotary, and a layer contains all parts
 DEPENDENCY_ORDER = ("rotary", *(room for room in LAYER_ROOMS if room != "rotary"))
@@ -67,8 +67,8 @@ class Gene(NamedTuple):
 def sample_layers(config: Config) -> dict[str, Any]:
     """Samples the layers that `model.draw` of a composed config describes, and mutates them.
 
-    Where `model.layers` lists layers, these are mutated and none are sampled. Layers that cannot
-    be built are never sampled.
+    If `model.layers` lists layers, these are mutated, and none are sampled. Layers that cannot be
+    built are never sampled.
 
     Returns:
         `layers`, the complete choice of each layer, and `drawn`, the `seed`, `mutate` and `space`
@@ -87,7 +87,7 @@ def sample_layers(config: Config) -> dict[str, Any]:
 
 
 def layer_table(config: Config) -> Table:
-    """Returns a table of one row a layer: its heads, its parts, and values that are not default."""
+    """Returns a table with one row per layer: heads, parts, and values that are not default."""
     table = Table(title="layers", title_justify="left")
     for column in ("", "heads", *LAYER_ROOMS):
         table.add_column(column)
@@ -107,7 +107,7 @@ def _describe_part(room: str, choice: Mapping[str, Any]) -> str:
 
 
 def rank(options: Iterable[Option], seed: int, purpose: str, attempt: int = 0) -> list[Option]:
-    """Orders options at random, by rendezvous hashing: the first is the one that wins the draw.
+    """Orders options at random, by rendezvous hashing: the first one wins the draw.
 
     Removing an option does not change the order of the remaining ones.
 
@@ -126,9 +126,9 @@ def rank(options: Iterable[Option], seed: int, purpose: str, attempt: int = 0) -
 
 
 def sample(options: Options, seed: int, purpose: str, attempt: int = 0) -> object:
-    """Draws one value of a list, or a number of a range, by the arguments of `rank`.
+    """Samples a value of a list, or a number from a range; the arguments are those of `rank`.
 
-    A range of integers gives an integer, any other a number with four significant digits.
+    A range of integers gives an integer, another range a number with four significant digits.
     """
     if not isinstance(options, Range):
         return rank(options, seed, purpose, attempt)[0]
@@ -146,8 +146,8 @@ def why_unbuildable(config: Config, layer: Layer) -> str | None:
     """Returns why a layer cannot be built; None if it can."""
     causal = get("task", config["task"]["name"]).causal
     try:
-        # Many parts check their sizes only when they are built. The weights that this draws must
-        # not change later draws of the global generator.
+        # Many parts check their sizes only when they are built. The random weights must not change
+        # later draws of the global generator.
         with torch.random.fork_rng(devices=()):
             build_layer(layer, config["model"]["d_model"], causal)
     except UserError as error:
@@ -204,14 +204,14 @@ def _sample_part(
 
 
 def _fit_layer(config: Config, n_heads: int, choices: Mapping[str, list[Choice]]) -> Layer | None:
-    """Chooses one room after another: the first choice that can be built with the earlier rooms.
+    """Chooses room after room the first choice that can be built with the earlier rooms.
 
-    While a room is chosen, the later ones have the parts that the config sets for all layers. So
-    the choice does not depend on the options of later rooms: a new attention block that does not
-    fit the rotary is not chosen, and the rest of the layer does not change.
+    Meanwhile later rooms have the parts that the config sets for all layers, so that a choice does
+    not depend on the options of later rooms: a new attention block that does not fit the rotary is
+    not chosen, and the rest of the layer does not change.
 
     Returns:
-        The layer; None if no choice for some room can be built.
+        The layer; None if a room has no choice that can be built.
     """
     selected: dict[str, Choice] = {"n_heads": n_heads}
     for room in DEPENDENCY_ORDER:
@@ -224,17 +224,19 @@ def _fit_layer(config: Config, n_heads: int, choices: Mapping[str, list[Choice]]
                 break
         else:
             return None
+    # the parts that the config sets for the other rooms may not fit
     layer = layer_choice(config, selected)
     return layer if why_unbuildable(config, layer) is None else None
 
 
 def _mutate(config: Config, space: SearchSpace, layers: list[Layer]) -> list[Layer]:
     """Returns the layers with `space.n_mutations` genes changed, no two in a room of one layer."""
+    # all genes of all layers
     mutated = list(layers)
     genes: list[Gene] = []
     for i, layer in enumerate(layers):
         genes.extend(_mutable_genes(space, layer, i))
-    # the first genes, in random order, that have another value with which the layer can be built
+    # in random order, the first genes that have another value with which the layer can be built
     changed: set[tuple[int, str]] = set()
     for gene in rank(genes, space.mutation_seed, "mutated gene"):
         if len(changed) == space.n_mutations:
@@ -279,15 +281,18 @@ def _alternatives(space: SearchSpace, current: Choice, gene: Gene) -> Iterator[C
     """Yields other values of a gene in random order; a new part has sampled hyperparameters."""
     seed = space.mutation_seed
     purpose = f"mutation of {gene}"
+    # numbers of heads
     if not isinstance(current, dict):
         yield from rank(space.n_heads or (), seed, purpose)
         return
+    # other parts of the room
     parts = space.rooms[gene.room]
     name = current["name"]
     if not gene.key:
         for alternative in rank(parts.keys() - {name}, seed, purpose):
             yield _sample_part(parts, alternative, seed, purpose)
         return
+    # values of a hyperparameter
     options = parts[name][gene.key]
     if isinstance(options, Range):
         values: Iterable[object] = (

@@ -8,7 +8,7 @@ from torch import Tensor
 
 @runtime_checkable
 class FeedForward(Protocol):
-    """Transforms each position by itself: `(b t d) -> (b t d)`.
+    """Transforms each position independently: `(b t d) -> (b t d)`.
 
     A feedforward block is an `nn.Module`, built with `d_model`, the number of channels.
     """
@@ -19,7 +19,7 @@ class FeedForward(Protocol):
 
 
 def inner_width(expansion: float, d_model: int) -> int:
-    """Returns the width between the maps of a block, `expansion` times `d_model`.
+    """Returns the width between the linear maps of a block, `expansion` times `d_model`.
 
     Raises:
         ValueError: the width is 0.

@@ -28,7 +28,7 @@ class GatedFeedforward(nn.Module):
         super().__init__()
         self.gate = nn.Linear(d_model, 1)
         self.mlp = GeluFeedforward(d_model, expansion=expansion, activation=activation)
-        # open at first: a closed gate would learn slowly, from the little that it lets through
+        # initially open, since a closed gate passes only small gradients
         nn.init.constant_(self.gate.bias, 1.0)
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:

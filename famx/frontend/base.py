@@ -12,7 +12,7 @@ from famx.notation import Modality
 class Frontend(nn.Module, ABC):
     """Turns a padded batch of signals into frames, vectors of `d_model` channels.
 
-    A frontend is built with `d_model`, and one of text with `vocab_size` too. Padding changes
+    A frontend is built with `d_model`, a text frontend also with `vocab_size`. Padding changes
     nothing: the frames of a signal are the same in every batch.
 
     Attributes:

@@ -13,12 +13,12 @@ from famx.nn.masks import length_mask
 from famx.notation import SAMPLE_RATE, Modality
 from famx.registry import register
 
-# in samples: 25 ms, 10 ms, and the window padded with zeros to a power of two
+# in samples: a window of 25 ms, a hop of 10 ms, and the window padded to a power of two
 WINDOW = 400
 HOP = 160
 N_FFT = 512
-CONTEXT_GROUPS = 8  # of the convolution over context
-SILENCE = 1e-9  # the smallest mean energy that energies are divided by
+CONTEXT_GROUPS = 8  # groups of the context convolution
+SILENCE = 1e-9  # lower bound of the mean energy that energies are divided by
 FLOOR = 1e-6  # added to energies in units of the utterance's mean: 60 dB below it
 
 
@@ -27,18 +27,18 @@ class LogMel(Frontend):
     """`y + gelu(conv(y))`, `y = W conv(conv(normalised log(mel |FFT(hann x)|^2)))`.
 
     n samples become `ceil(n_windows / 4)` frames, `n_windows = 1 + ceil(max(0, n - 400) / 160)`:
-    every sample lies in a window, also those of a short signal. All positions after the end of an
+    every sample lies in a window, also in short signals. All positions after the end of an
     utterance are set to zero before each step, so that padding changes nothing.
     (Dong et al. 2018, "Speech-Transformer", ICASSP)
 
     Args:
         n_mels: mel bins between 0 and 8,000 Hz.
-        channels: of the second convolution; the first has half of them.
-        context: width in frames of a last, grouped convolution that adds to each frame a function
-            of the frames around it, by which attention knows what is near (wav2vec 2.0,
-            arXiv:2006.11477); odd.
-        normalize: zero mean and unit variance of each mel bin, over each `utterance` itself or over
-            all training data up to now (`global`).
+        channels: channels of the second convolution; the first has half as many.
+        context: width in frames, odd, of a last grouped convolution, which adds to each frame a
+            function of its neighbours as a relative position embedding (wav2vec 2.0,
+            arXiv:2006.11477).
+        normalize: zero mean and unit variance of each mel bin, over each utterance (`utterance`) or
+            over all training data so far (`global`).
     """
 
     modality: ClassVar[Modality] = Modality.SPEECH
@@ -105,7 +105,7 @@ class LogMel(Frontend):
         x = x.to(self.out.weight.dtype)[..., None]
         for convolution in self.convolutions:
             x = x * length_mask(lengths, x.shape[1])[..., None, None]
-            # channels last in memory: 1.7x faster on a CPU
+            # channels are last in memory, which is 1.7x faster on a CPU
             x = relu(convolution(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
             lengths = (lengths + 1) // 2
         # frames, and their context
@@ -113,7 +113,7 @@ class LogMel(Frontend):
         return x + gelu(self.context(x.mT)).mT, lengths
 
     def n_frames(self, lengths: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-        """Returns the number of frames of signals of so many samples."""
+        """Returns the number of frames of signals with these numbers of samples."""
         return (_n_windows(lengths) + 3) // 4
 
     def features(
@@ -127,8 +127,8 @@ class LogMel(Frontend):
         # their energies
         spectrum = torch.fft.rfft(signal.unfold(1, WINDOW, HOP) * self.window.float(), N_FFT)
         energy = (spectrum.real.square() + spectrum.imag.square()) @ self.filters.float()
-        # in units of the mean over the windows of the signal, however loud the recording is; but
-        # silence is not amplified
+        # divided by the mean over the signal, so that loudness has no effect; the lower bound keeps
+        # silence from being amplified
         lengths = _n_windows(lengths)
         valid = length_mask(lengths, n_windows)[..., None]
         mean = (energy * valid).sum((1, 2), keepdim=True) / (lengths * self.n_mels)[:, None, None]
@@ -167,7 +167,7 @@ class LogMel(Frontend):
 
 
 def _n_windows(lengths: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """Returns how many windows cover signals of so many samples."""
+    """Returns how many windows cover signals with these numbers of samples."""
     return 1 + ((lengths - WINDOW).clamp(min=0) + HOP - 1) // HOP
 
 

@@ -1,4 +1,4 @@
-"""A learned vector for each token."""
+"""A learned embedding vector for each token."""
 
 from typing import ClassVar
 

@@ -25,15 +25,16 @@ class Layer(nn.Module, ABC):
         Args:
             memory: positions to attend to; None for those of `x` itself.
             mask: True where a query may attend; None for everywhere.
-            state: state of one sequence, whose next chunk is `x`; see `famx.attention.base.Block`.
+            state: decode state of the sequence that `x` continues, see `famx.attention.base.Block`.
         """
 
 
 class Dropout(nn.Module):
     """`x * keep / (1 - p)` in training, `x` in evaluation; `keep` is 0 with probability p, else 1.
 
-    It uses one random byte an element, from words of eight, so p is a multiple of 1/256 (0.1
-    becomes 26/256). The output is scaled by that same p, so its mean is exact.
+    It uses one random byte per element, sampled as words of eight bytes, so p is rounded to a
+    multiple of 1/256 (0.1 becomes 26/256). The output is scaled by the rounded p, so its mean is
+    exact.
 
     Args:
         p: probability of dropping an element, in [0, 1).
@@ -50,7 +51,7 @@ class Dropout(nn.Module):
         if not self.training or self.threshold == 0:
             return x
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
-        # from the lowest number: without it the sign bit, so every eighth byte, is not uniform
+        # over all numbers: by default the sign bit is 0, and every eighth byte is not uniform
         words.random_(-(2**63), None)
         random_bytes = words.view(torch.uint8)[: x.numel()].view(x.shape)
         keep = (random_bytes >= self.threshold).to(x.dtype)

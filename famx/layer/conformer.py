@@ -14,7 +14,7 @@ from famx.registry import register
 class Convolution(nn.Module):
     """`W_out silu(norm(conv(glu(W_in x))))`, a convolution of each channel over time.
 
-    Causal, it spans a position and those before it; else as many on either side.
+    If causal, its kernel spans a position and those before it, otherwise it is centred.
     """
 
     def __init__(self, d_model: int, norm: Callable[[], nn.Module], causal: bool, kernel_size: int):
@@ -36,24 +36,25 @@ class Convolution(nn.Module):
         """Convolves over time.
 
         Args:
-            mask: which positions of the sequence up to now each position sees; None for all.
+            mask: True where a position sees a position of the sequence so far; None for all.
             state: caches the last positions of earlier chunks.
         """
+        # gated linear unit
         x = glu(self.into(x), dim=-1)
         chunk_len = x.shape[1]
 
-        # the chunk after the positions that its first output needs
+        # the chunk, preceded by the cached positions that its first outputs need
         cache = {} if state is None else state.cache(self)
         append_to_cache(cache, inputs=x)
         x = cache["inputs"]
         cache["inputs"] = x[:, max(0, x.shape[1] - self.before) :]
-        # zeros where the kernel reaches beyond the ends of the sequence
+        # margins of zeros, where the kernel reaches beyond the ends of the sequence
         margins = (self.before + chunk_len - x.shape[1], self.after)
         if mask is not None:
             mask = mask[..., mask.shape[-1] - x.shape[1] :]
 
         if mask is None or mask.shape[1] == 1:
-            # padding is zero, like what lies beyond the ends of the sequence
+            # padding is set to zero, like the margins
             if mask is not None:
                 x = x * mask.mT
             y = self.channelwise(pad(x.mT, margins)).mT
@@ -64,12 +65,12 @@ class Convolution(nn.Module):
     def convolve_pairs(
         self, x: Float[Tensor, "b d s"], mask: Bool[Tensor, "#b t s"]
     ) -> Float[Tensor, "b t d"]:
-        """Convolves packed sequences, where positions see different ones.
+        """Convolves packed sequences, in which each position sees different positions.
 
-        It takes `kernel_size` times the memory.
+        It takes `kernel_size` times as much memory.
         """
         (size,) = self.channelwise.kernel_size
-        # which of the positions under its kernel each position sees
+        # mask of the positions under the kernel of each position
         taps = mask.unfold(-1, size, 1).diagonal(dim1=1, dim2=2).mT[:, None]
         products = (x.unfold(-1, size, 1) * taps) * self.channelwise.weight
         bias = self.channelwise.bias
@@ -82,15 +83,14 @@ class ConformerLayer(Layer):
     """`x <- x + f1(norm x) / 2`, attention, convolution, then `x <- norm(x + f2(norm x) / 2)`.
 
     Attention is `x <- x + attention(norm x)`, convolution likewise. The convolution obeys the mask
-    as attention does. With a memory the mask is that of the memory, and does not tell which
-    positions of `x` are padding.
+    as attention does. With a memory, the mask is that of the memory, so padding of `x` is unknown.
 
     Args:
-        d_model: channels.
-        attention, feedforward, norm: each builds one module.
-        causal: the convolution sees no later positions.
-        dropout: on the output of each branch, in [0, 1).
-        kernel_size: positions that the convolution spans; odd.
+        d_model: number of channels.
+        attention, feedforward, norm: factories, each of which builds one module.
+        causal: whether the convolution sees no later positions.
+        dropout: dropout on the output of each branch, in [0, 1).
+        kernel_size: number of positions that the convolution spans; odd.
     """
 
     def __init__(
@@ -109,6 +109,7 @@ class ConformerLayer(Layer):
             raise ValueError(
                 f"kernel_size={kernel_size} must be odd: a position and as many before it as after"
             )
+        # modules in the order of the forward pass
         self.first_norm = norm()
         self.first_feedforward = feedforward()
         self.attention_norm = norm()

@@ -10,11 +10,11 @@ from famx.registry import register
 
 @register
 class ParallelLayer(Layer):
-    """`x <- x + attention(norm(x)) + feedforward(norm(x))`, the same norm.
+    """`x <- x + attention(norm(x)) + feedforward(norm(x))`, with one norm for both branches.
 
     Args:
-        attention, feedforward, norm: each builds one module.
-        dropout: on the sum of both branches, in [0, 1).
+        attention, feedforward, norm: factories, each of which builds one module.
+        dropout: dropout on the sum of both branches, in [0, 1).
     """
 
     def __init__(

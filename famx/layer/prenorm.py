@@ -13,8 +13,8 @@ class PreNormLayer(Layer):
     """`x <- x + attention(norm(x))`, then `x <- x + feedforward(norm(x))`.
 
     Args:
-        attention, feedforward, norm: each builds one module.
-        dropout: on the output of both branches, in [0, 1).
+        attention, feedforward, norm: factories, each of which builds one module.
+        dropout: dropout on the output of each branch, in [0, 1).
     """
 
     def __init__(

@@ -13,7 +13,7 @@ class SandwichLayer(PreNormLayer):
     """`x <- x + norm(attention(norm(x)))`, then `x <- x + norm(feedforward(norm(x)))`.
 
     Args:
-        dropout: on the output of both branches, in [0, 1).
+        dropout: dropout on the output of each branch, in [0, 1).
     """
 
     def __init__(

@@ -19,17 +19,17 @@ HIDDEN = 128  # channels of the gate
 class SkipLayer(ComputeCost, PreNormLayer):
     """`x <- x + 1[p > 1/2] (prenorm(x) - x)`, `p = sigmoid(MLP(pool(x)))`.
 
-    Causal, `pool` is a running mean and every position decides for itself; else it is a mean over
-    the sample, which decides as one. The gate is hard and has the gradient of p (straight-through).
-    What is skipped is computed and multiplied by 0; the metric `compute` is the fraction that is
-    not skipped. With a memory the mask is that of the memory, and does not tell which positions of
-    `x` are padding.
+    If causal, `pool` is a running mean and each position has a gate; otherwise it is a mean over
+    the sample, which has one gate. The gate is hard and has the gradient of p (straight-through).
+    Skipped positions are computed too, and multiplied by 0; the metric `compute` is the fraction of
+    positions that are not skipped. With a memory, the mask is that of the memory, so padding of `x`
+    is unknown.
 
     Args:
-        d_model: channels.
-        attention, feedforward, norm: each builds one module.
-        causal: decide for each position from those up to it.
-        dropout: on the output of both branches, in [0, 1).
+        d_model: number of channels.
+        attention, feedforward, norm: factories, each of which builds one module.
+        causal: whether each position decides from the positions up to it.
+        dropout: dropout on the output of each branch, in [0, 1).
         cost: penalty for never skipping, in units of the loss.
     """
 
@@ -52,13 +52,13 @@ class SkipLayer(ComputeCost, PreNormLayer):
         hidden = nn.Linear(d_model, HIDDEN)
         output = nn.Linear(HIDDEN, 1)
         self.gate = nn.Sequential(hidden, nn.ReLU(), output)
-        # at first no layer is skipped, since a skipped one learns nothing
+        # initially no layer is skipped, since a skipped layer does not learn
         nn.init.constant_(output.bias, 2.0)
         self.metrics: dict[str, Tensor] = {}
 
     def forward(self, x, memory=None, mask=None, state=None):
         """See `Layer.forward`."""
-        # the gate
+        # the gate, from the padding mask of x where it is known
         mask_of_x = None if mask is None or memory is not None else mask.any(1)
         p = self.gate(self.pool(x, mask_of_x, state)).sigmoid()
         visit = straight_through(p, 0.5)
@@ -71,15 +71,15 @@ class SkipLayer(ComputeCost, PreNormLayer):
         mask: Bool[Tensor, "#b #t s"] | None,
         state: DecodeState | None,
     ) -> Float[Tensor, "b _ d"]:
-        """Returns the mean of what each position sees; one for all where all see the same."""
-        # the sequence up to now
+        """Returns the mean over the positions that each position sees; one mean if all see all."""
+        # the sequence so far
         queries = x.shape[1]
         cache = {} if state is None else state.cache(self)
         append_to_cache(cache, inputs=x)
         inputs = cache["inputs"]
         keys = inputs.shape[1]
 
-        # and which of its positions each position sees
+        # a mask of the positions that each position sees
         if self.causal:
             past = torch.ones(1, queries, keys, dtype=torch.bool, device=x.device)
             past = past.tril(keys - queries)
@@ -95,7 +95,7 @@ class SkipLayer(ComputeCost, PreNormLayer):
         p: Float[Tensor, "b _ 1"],
         mask: Bool[Tensor, "#b #t s"] | None,
     ) -> None:
-        """Stores penalty and metrics: the fraction of real positions that visit the layer."""
+        """Stores penalty and metrics: the visited fraction of the positions without padding."""
         if mask is None:
             real = torch.ones_like(visit)
         else:

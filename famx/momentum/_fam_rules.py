@@ -16,10 +16,10 @@ class Region(NamedTuple):
     """A range of bands whose power raises the momentum.
 
     Args:
-        start, stop: first quarter of the bands, and the one after the last.
+        start, stop: the first quarter of the bands, and the quarter after the last one.
         threshold: share of the power above which the region counts.
-        rise: added to the base momentum.
-        cap: the momentum is not raised beyond.
+        rise: increase of the base momentum.
+        cap: upper bound of the raised momentum.
     """
 
     start: int
@@ -45,16 +45,16 @@ class FamRules(HistoryRule):
 
     conv, embedding, norm, other: the first of `REGIONS` with enough power in h gives
     `raise_momentum(a, rise, cap)`.
-    attention: a largest band below the first quarter gives `lower_momentum(a)`, one above the third
-    quarter `raise_momentum(a, .08, .98)`.
-    A subclass defines when power is enough (`exceeds`), and which band is the largest
+    attention: a largest band below the first quarter gives `lower_momentum(a)`, a largest band
+    above the third quarter gives `raise_momentum(a, .08, .98)`.
+    A subclass defines when a region has enough power (`exceeds`), and which band is the largest
     (`largest_band`).
 
     Args:
         tensors: the parameter tensors, in the order of the gradients.
         spectrum: factory of the spectrum that measures them.
         beta: decay of the history per step, in [0, 1).
-        start_step: step up to which the base momentum stays.
+        start_step: number of first steps with the base momentum.
         min_size: number of entries that a tensor must exceed to be measured; smaller tensors keep
             their base momentum.
     """
@@ -79,11 +79,11 @@ class FamRules(HistoryRule):
         min_size: int,
     ):
         super().__init__(tensors, beta=beta, start_step=start_step, min_size=min_size)
-        # the spectrum sees the followed tensors alone
+        # only the followed tensors are measured
         measured = [tensors[row] for row in self.rows]
         self.spectrum = cast(GradientSpectrum, spectrum(tensors=measured))
         max_bands = max((info.n_bands for info in measured), default=0)
-        # the rules as tables with a row for each tensor, so that all are decided in one operation
+        # the rules as tables with one row per tensor, which decide for all tensors in one operation
         self._register_regions(measured, max_bands)
         self._register_largest_band(measured)
         self.register_buffer("history", torch.zeros(len(measured), max_bands))
@@ -123,7 +123,7 @@ class FamRules(HistoryRule):
         if not self.rows:
             return self.base
         shares = self.spectrum([gradients[row] for row in self.rows])
-        # a 0-d tensor where steps are counted on the device: then each step computes the update
+        # a 0-d tensor if steps are counted on the device; then every step computes the update
         due = self.spectrum.fresh & (step > self.start_step)
         if due is not False:
             self.update_history(due, shares, self.spectrum.every)
@@ -134,7 +134,7 @@ class FamRules(HistoryRule):
 
     def choose(self, history: Float[Tensor, "measured bands"]) -> Float[Tensor, " measured"]:
         """See `HistoryRule.choose`."""
-        # by regions; where both count the first decides
+        # by regions; if both count, the first one decides
         first, second = self.exceeds(self.regions * history)
         coefficients = torch.where(second, self.risen[1], self.base[self.index])
         coefficients = torch.where(first, self.risen[0], coefficients)
@@ -146,7 +146,7 @@ class FamRules(HistoryRule):
 
     @abstractmethod
     def exceeds(self, power: Float[Tensor, "2 measured bands"]) -> Bool[Tensor, "2 measured"]:
-        """Returns whether the power of each region, which is zero in all other bands, is enough."""
+        """Returns whether each region has enough power; `power` is 0 outside of the region."""
 
     @abstractmethod
     def largest_band(

@@ -15,16 +15,16 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 class TemporalRule(HistoryRule):
-    """Chooses by statistics of the coordinates that spectrum `temporal` follows, over its window.
+    """Chooses by statistics of the coordinates and the window that spectrum `temporal` follows.
 
-    h <- beta·h + (1 - beta)·statistics per step; the first statistics are copied. A subclass
-    defines the statistics (`measure`) and what they lead to (`choose`).
+    h <- beta·h + (1 - beta)·statistics per step, from the first statistics on. A subclass defines
+    the statistics (`measure`) and the coefficients that follow from them (`choose`).
 
     Args:
         tensors: the parameter tensors, in the order of the gradients.
         n_statistics: number of statistics of each tensor.
         beta: decay of the history per step, in [0, 1).
-        start_step: step up to which the base momentum stays.
+        start_step: number of first steps with the base momentum.
         min_size: number of entries that a tensor must exceed to be followed; smaller tensors keep
             their base momentum.
     """
@@ -41,6 +41,7 @@ class TemporalRule(HistoryRule):
         min_size: int,
     ):
         super().__init__(tensors, beta=beta, start_step=start_step, min_size=min_size)
+        # the spectrum stores the window of gradients
         followed = [tensors[row] for row in self.rows]
         self.followed = registry.build("spectrum", {"name": "temporal"}, tensors=followed)
         self.register_buffer("history", torch.zeros(n_statistics, len(self.rows)))
@@ -51,10 +52,10 @@ class TemporalRule(HistoryRule):
             return self.base
         # called for its window alone, not for its shares
         self.followed([gradients[row] for row in self.rows])
-        # a 0-d tensor where steps are counted on the device: then each step computes the update
+        # a 0-d tensor if steps are counted on the device; then every step computes the update
         due = self.followed.fresh & (step > self.start_step)
         if due is not False:
-            # scaled, so that each coordinate counts the same, however large its gradient
+            # scaled, so that coordinates count equally, whatever the size of their gradients
             series = self.followed.ring.float()
             statistics = self.measure(series / series.abs().amax(0).clamp_min(TINY))
             self.update_history(due, statistics, self.followed.every)

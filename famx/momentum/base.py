@@ -21,9 +21,9 @@ class MomentumRule(nn.Module, ABC):
         tensors: the parameter tensors, in the order of the gradients.
 
     Attributes:
-        base: momentum of each tensor where the rule changes nothing.
+        base: base momentum of each tensor, which the rule may change.
         rows: indices of the tensors that the rule follows; the others keep their base momentum.
-        capturable: whether a CUDA graph can capture calls, that is whether they do without the
+        capturable: whether a CUDA graph can capture calls, that is, whether they never need the
             host.
         observed, metrics: see `famx.nn.hooks.Observed`.
     """
@@ -51,20 +51,20 @@ class MomentumRule(nn.Module, ABC):
         """Returns the coefficients.
 
         Args:
-            step: counted from 1; a 0-d tensor where CUDA graphs are to be captured
-                (`famx.optim.base.Optimizer`).
+            step: number of the step, from 1; a 0-d tensor if CUDA graphs are to be captured, see
+                `famx.optim.base.Optimizer`.
         """
 
 
 class HistoryRule(MomentumRule):
-    """Chooses by h <- beta·h + (1 - beta)·statistics per step; the first statistics are copied.
+    """Chooses by h <- beta·h + (1 - beta)·statistics per step, from the first statistics on.
 
     A subclass registers the buffer `history` and defines how to `choose` by it.
 
     Args:
         tensors: the parameter tensors, in the order of the gradients.
         beta: decay of the history per step, in [0, 1).
-        start_step: step up to which the base momentum stays.
+        start_step: number of first steps with the base momentum.
         min_size: number of entries that a tensor must exceed to be followed; smaller tensors keep
             their base momentum.
     """
@@ -84,21 +84,21 @@ class HistoryRule(MomentumRule):
         self.start_step = start_step
         self.rows = [row for row, info in enumerate(tensors) if info.numel > min_size]
         self.register_buffer("index", torch.tensor(self.rows, dtype=torch.long), persistent=False)
-        # whether the history holds statistics, and the coefficients that were chosen last
+        # whether the history holds statistics, and the coefficients of the last update
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
         self.register_buffer("coefficients", self.base.clone())
 
     def update_history(
         self, due: bool | Bool[Tensor, ""], statistics: Float[Tensor, "..."], every: int
     ) -> None:
-        """Moves the history by new statistics, and chooses the coefficients anew.
+        """Updates the history with new statistics, and chooses new coefficients.
 
         Args:
-            due: whether to do so; a 0-d tensor where steps are counted on the device.
-            every: number of steps that the statistics stand for.
+            due: whether an update is due; a 0-d tensor if steps are counted on the device.
+            every: number of steps since the previous statistics.
         """
         moved = self.history.lerp(statistics, 1 - self.beta**every)
-        # without a branch, which would wait for the device
+        # no branch, which would synchronize with the device
         history = torch.where(self.begun, moved, statistics)
         coefficients = self.base.index_copy(0, self.index, self.choose(history))
         if isinstance(due, Tensor):

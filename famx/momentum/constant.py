@@ -1,4 +1,4 @@
-"""One momentum for all tensors: the control to which every rule is compared."""
+"""One momentum for all tensors: the control for every other rule."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from famx.registry import register
 
 @register
 class Constant(MomentumRule):
-    """beta for every tensor; its base momentum where beta is None.
+    """a = beta for every tensor, or its base momentum if beta is None.
 
     Args:
-        beta: in [0, 1).
+        beta: the momentum, in [0, 1).
     """
 
     def __init__(self, tensors: Sequence[TensorInfo], *, beta: float | None = None):

@@ -1,4 +1,4 @@
-"""FAM's rules in units of white noise: a band counts when it is louder than chance (seed.md)."""
+"""FAM's rules in units of white noise: a band counts if its power exceeds chance (seed.md)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,23 +16,23 @@ from famx.registry import register
 
 @register
 class Fam(FamRules):
-    """The four handlers of FAM; bands fire above a share of w·(1 + max(margin, sigmas·s)).
+    """The four handlers of FAM; bands fire if their share exceeds w·(1 + max(margin, sigmas·s)).
 
-    w is their share in white noise, and s = sqrt((1 - w) / (w·freedom)) the relative deviation that
-    white noise has in one measurement, of entries that are not all zero and do not move together
-    (white noise of a single direction can fire). The largest band is the loudest, share / w, of
-    those that fire alone. With `layer_boost`, after the rule: a largest band in the lowest third
-    multiplies the coefficient by .95, in the highest third by 1.05, up to .98. On white noise the
-    base momentum stays, and no cap lowers a base above it.
+    w is the share of these bands in white noise, and s = sqrt((1 - w) / (w·freedom)) is its
+    relative standard deviation in one measurement. This holds for elements that are not all zero
+    and vary independently; white noise along a single direction can fire. The largest band is the
+    one with the largest share / w among the bands that fire. With `layer_boost`, a largest band in
+    the lowest third then multiplies the coefficient by .95, one in the highest third by 1.05, up to
+    .98. On white noise the base momentum stays, and a base above a cap is not lowered to it.
 
     Args:
         spectrum: factory of the spectrum that measures the gradients; `temporal` when None.
         beta: decay of the history per step, in [0, 1).
-        margin: power beyond that of white noise that bands must have, as a share of the latter.
-        sigmas: standard deviations of chance that bands must exceed, too.
-        start_step: step up to which the base momentum stays.
-        min_size: number of entries that a tensor must exceed to be measured.
-        layer_boost: whether the largest band moves every kind of tensor once more.
+        margin: smallest excess of power over white noise, as a share of the power of white noise.
+        sigmas: smallest excess of power over white noise, in standard deviations.
+        start_step: number of first steps with the base momentum.
+        min_size: number of elements that a tensor must exceed to be measured.
+        layer_boost: whether the largest band changes the momentum once more, for every kind.
     """
 
     widths: Float[Tensor, "2 measured"]
@@ -67,11 +67,11 @@ class Fam(FamRules):
     def firing_threshold(
         self, width: Float[Tensor, "..."], freedom: Float[Tensor, "..."]
     ) -> Float[Tensor, "..."]:
-        """Returns the share above which bands are louder than chance, infinity for no bands.
+        """Returns the share above which bands fire, infinity for no bands.
 
         Args:
-            width: share of white noise in these bands.
-            freedom: independent power values in a measurement.
+            width: share of these bands in white noise.
+            freedom: number of independent power values in a measurement.
         """
         chance = self.sigmas * torch.sqrt((1 - width).clamp_min(0) / (width * freedom.clamp_min(1)))
         return torch.where(width > 0, width * (1 + chance.clamp_min(self.margin)), torch.inf)
@@ -94,10 +94,11 @@ class Fam(FamRules):
 
     def choose(self, history: Float[Tensor, "measured bands"]) -> Float[Tensor, " measured"]:
         """See `HistoryRule.choose`."""
-        # the rule of the kind, then the layer boost
+        # the rule of each kind
         coefficients = super().choose(history)
         if not self.layer_boost:
             return coefficients
+        # the layer boost
         band, exists = self.largest_band(history)
         slow = exists & (band < self.lowest_third)
         fast = exists & (band >= self.highest_third)

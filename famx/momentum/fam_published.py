@@ -21,8 +21,8 @@ class FamPublished(FamRules):
     Args:
         spectrum: factory of the spectrum that measures the gradients; `shuffled` when None.
         beta: decay of the history per step, in [0, 1).
-        start_step: step up to which the base momentum stays.
-        min_size: number of entries that a tensor must exceed to be measured.
+        start_step: number of first steps with the base momentum.
+        min_size: number of elements that a tensor must exceed to be measured.
     """
 
     def __init__(
@@ -45,5 +45,5 @@ class FamPublished(FamRules):
     def largest_band(
         self, history: Float[Tensor, "measured bands"]
     ) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
-        """Returns the band with the largest share; there always is one."""
+        """Returns the band with the largest share, which always exists."""
         return history.argmax(1), torch.ones_like(self.by_largest)

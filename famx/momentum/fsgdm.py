@@ -1,4 +1,4 @@
-"""FSGDM: momentum that grows with the step alone, toward slow frequencies (arXiv:2411.19671)."""
+"""FSGDM: momentum grows with the step, which narrows its low-pass filter (arXiv:2411.19671)."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ class Fsgdm(MomentumRule):
     The paper's update u·m + v·g has v = 1; here the weight of the new gradient is 1 - u.
 
     Args:
-        mu: step at which a is one half; the paper's is .033 times all steps.
+        mu: step at which a is one half; the paper uses .033 times the number of all steps.
     """
 
     def __init__(self, tensors: Sequence[TensorInfo], *, mu: float = 33.0):

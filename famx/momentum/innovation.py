@@ -16,19 +16,19 @@ MIN_AVERAGED = 8  # gradients; an average of fewer is too noisy
 
 @register
 class Innovation(TemporalRule):
-    """a from .6 to .98 with the least |c(a)|, the lag-1 correlation of the innovations.
+    """a from .6 to .98 with the smallest |c(a)|, the lag-1 correlation of the innovations.
 
-    The innovations are e_t = g_t - m_{t-1}; m is the average of the window so far at momentum a,
-    divided by the sum of its weights. c(a) is their correlation beyond that which white gradients
-    have (innovation whitening: Mehra 1970).
-    Where c(base) is above chance, the average lags, and a is less than the base; where c(base) is
-    below chance, a is greater; otherwise, as with white noise, a is the base.
+    The innovations are e_t = g_t - m_{t-1}, where m is the average of the window so far at momentum
+    a, divided by the sum of its weights. c(a) is their correlation minus that of white gradients
+    (innovation whitening: Mehra 1970).
+    If c(base) is significantly above 0, the average lags, and a is less than the base. If c(base)
+    is significantly below 0, a is greater. Otherwise, as on white noise, a is the base.
 
     Args:
         beta: decay of the history of the correlations per step, in [0, 1).
-        start_step: step up to which the base momentum stays.
-        min_size: number of entries that a tensor must exceed to be followed.
-        sigmas: standard deviations of chance in one measurement that c(base) must exceed.
+        start_step: number of first steps with the base momentum.
+        min_size: number of elements that a tensor must exceed to be followed.
+        sigmas: significance limit of |c(base)|, in standard deviations of one measurement.
     """
 
     filters: Float[Tensor, "candidates times window"]
@@ -64,7 +64,7 @@ class Innovation(TemporalRule):
         variance = covariance.diagonal(0, 1, 2)[:, 1:].sum(1)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("white", lagged / variance, persistent=False)
-        # how each candidate compares to the base of each tensor
+        # comparison of each candidate with the base of each tensor
         candidates = torch.tensor(CANDIDATES)
         base = self.base[self.rows]
         nearest = (candidates[:, None] - base).abs().argmin(0)
@@ -76,7 +76,7 @@ class Innovation(TemporalRule):
     def measure(
         self, series: Float[Tensor, "window followed coordinates"]
     ) -> Float[Tensor, "statistics followed"]:
-        """Returns c of each candidate."""
+        """Returns c(a) of each candidate a."""
         e = torch.einsum("ctw,wmk->ctmk", self.filters, series)
         lagged = (e[:, 1:] * e[:, :-1]).sum((1, 3))
         variance = e[:, 1:].square().sum((1, 3))
@@ -86,11 +86,11 @@ class Innovation(TemporalRule):
         """See `HistoryRule.choose`."""
         base = self.base[self.index]
         current = history.gather(0, self.nearest[None])[0]
-        # the candidate with the least correlation, on the side that the sign of c(base) points to
+        # the candidate with the smallest |c|, on the side of the base that c(base) indicates
         allowed = torch.where(current > 0, self.lower, self.higher)
         best = torch.where(allowed, history.abs(), torch.inf).argmin(0)
-        # chance: the deviation of a correlation of so many samples. The spectrum has half as many
-        # independent values of each coordinate as it has bins
+        # by chance a correlation has the standard deviation 1 / sqrt(samples); for each coordinate
+        # the spectrum has half as many independent values as bins
         n_bins = self.followed.window // 2 + 1
         coordinates = 2 * self.followed.degrees_of_freedom() / n_bins
         samples = coordinates.clamp_min(1) * (self.followed.window - MIN_AVERAGED)

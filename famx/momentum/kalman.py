@@ -15,15 +15,15 @@ from famx.registry import register
 class Kalman(TemporalRule):
     """a = 1 - K, K = (sqrt(q² + 4q) - q) / 2, q = (Var d + 2·Cov) / (-Cov), within low and high.
 
-    d_t = g_t - g_{t-1}, and Cov = Cov(d_t, d_{t-1}) is minus the variance of the noise: q is the
-    variance of the drift in units of that (Kalman 1960). White noise does not drift, so its
-    coefficient is `high`; a gradient whose differences do not alternate has no noise, so its
-    coefficient is `low`.
+    d_t = g_t - g_{t-1}, and Cov = Cov(d_t, d_{t-1}) is minus the variance of the noise; q is the
+    ratio of the variance of the drift to that of the noise (Kalman 1960). White noise does not
+    drift, so its coefficient is `high`. A gradient whose differences do not alternate in sign has
+    no noise, so its coefficient is `low`.
 
     Args:
         beta: decay of the history of both moments per step, in [0, 1).
-        start_step: step up to which the base momentum stays.
-        min_size: number of entries that a tensor must exceed to be followed.
+        start_step: number of first steps with the base momentum.
+        min_size: number of elements that a tensor must exceed to be followed.
         low: smallest coefficient, in [0, 1).
         high: largest coefficient, in [low, 1).
     """
@@ -39,7 +39,7 @@ class Kalman(TemporalRule):
         high: float = 0.98,
     ):
         if not 0 <= low <= high < 1:
-            raise ValueError(f"low={low} and high={high} must rise within [0, 1)")
+            raise ValueError(f"low={low} and high={high} must satisfy 0 <= low <= high < 1")
         super().__init__(
             tensors, n_statistics=2, beta=beta, start_step=start_step, min_size=min_size
         )
@@ -58,6 +58,6 @@ class Kalman(TemporalRule):
         variance, covariance = history
         noise = (-covariance).clamp_min(1e-12)
         q = ((variance - 2 * noise) / noise).clamp_min(0.0)
-        # equal to K above, without the difference of two large numbers
+        # equal to K in the docstring, without its difference of two large numbers
         gain = 2 / (1 + (1 + 4 / q).sqrt())
         return (1 - gain).clamp(self.low, self.high)

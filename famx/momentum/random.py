@@ -1,4 +1,4 @@
-"""A random momentum per tensor, sampled anew every few steps: a control blind to gradients."""
+"""A random momentum per tensor, resampled every few steps: a control that ignores gradients."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ class Random(MomentumRule):
         low: smallest coefficient, in [0, 1).
         high: largest coefficient, in [low, 1).
         every: steps between two samples.
-        seed: of the samples.
+        seed: seed of the samples.
     """
 
     capturable = False
@@ -36,7 +36,7 @@ class Random(MomentumRule):
     ):
         super().__init__(tensors)
         if not 0 <= low <= high < 1:
-            raise ValueError(f"low={low} and high={high} must rise within [0, 1)")
+            raise ValueError(f"low={low} and high={high} must satisfy 0 <= low <= high < 1")
         if every < 1:
             raise ValueError(f"every={every} must be at least 1")
         self.low = low
@@ -46,6 +46,7 @@ class Random(MomentumRule):
 
     def forward(self, gradients: Sequence[Tensor], step: int | Tensor) -> Float[Tensor, " tensors"]:
         """See `MomentumRule.forward`."""
+        # sampled on the CPU, so that all devices get the same values
         generator = torch_generator(self.seed, int(step) // self.every)
         uniform = torch.rand(len(self.tensors), generator=generator)
         coefficients = self.low + (self.high - self.low) * uniform

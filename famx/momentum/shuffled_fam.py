@@ -1,4 +1,4 @@
-"""FAM's changes of momentum on the wrong tensors: a placebo as active as FAM (seed.md)."""
+"""FAM's momentum changes applied to other tensors: a placebo with equal effect sizes (seed.md)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +21,8 @@ class ShuffledFam(Fam):
 
     Args:
         spectrum: factory of the spectrum that measures the gradients; `temporal` when None.
-        seed: of the permutation, in which no tensor gets its own change.
-        options: those of FAM.
+        seed: seed of the permutation, in which no tensor gets its own change.
+        options: options of `Fam`.
     """
 
     source: Int[Tensor, " measured"]
@@ -43,7 +43,7 @@ class ShuffledFam(Fam):
 
     def choose(self, history: Float[Tensor, "measured bands"]) -> Float[Tensor, " measured"]:
         """See `HistoryRule.choose`."""
-        # on top of its own base; the bounds are those of FAM and of a coefficient
+        # added to the base of tensor i, within the bounds of FAM and of a coefficient
         base = self.base[self.index]
         changes = super().choose(history) - base
         return torch.minimum(base + changes[self.source], base.clamp_min(0.98)).clamp_min(0.0)

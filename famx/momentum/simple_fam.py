@@ -1,4 +1,4 @@
-"""SimpleFAM: more momentum the more of a gradient's spectrum lies in its upper half (seed.md)."""
+"""SimpleFAM: momentum grows with the share of the spectrum's upper half (seed.md)."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,8 @@ class SimpleFam(MomentumRule):
 
     Args:
         gain: momentum added if all power were in the upper half.
-        start_step: step up to which the base momentum a stays.
-        min_size: number of entries that are measured; tensors with no more than that keep their
+        start_step: number of first steps with the base momentum a.
+        min_size: number of elements that are measured; tensors with no more elements keep their
             base momentum.
     """
 
@@ -52,10 +52,10 @@ class SimpleFam(MomentumRule):
         upper = magnitude[:, magnitude.shape[1] // 2 :].sum(1) / (magnitude.sum(1) + 1e-8)
         # the coefficients
         base = self.base[self.index]
-        chosen = (base + self.gain * upper).clamp_max(0.98)
+        raised = (base + self.gain * upper).clamp_max(0.98)
         if self.observed:
-            self.metrics = {"upper": upper, "fired": (chosen != base).float().mean()}
-        coefficients = self.base.index_copy(0, self.index, chosen)
+            self.metrics = {"upper": upper, "fired": (raised != base).float().mean()}
+        coefficients = self.base.index_copy(0, self.index, raised)
         if isinstance(due, Tensor):
             return torch.where(due, coefficients, self.base)
         return coefficients

@@ -16,8 +16,8 @@ class Example(NamedTuple):
 
     Args:
         id: name of the example, unique in its data set.
-        signal: of speech, n mono samples at 16 kHz, float in [-1, 1]; of text, n token ids, int64.
-        text: words of the utterance; empty for a block of text, whose targets are its own ids.
+        signal: n mono samples of speech at 16 kHz, float in [-1, 1], or n token ids, int64.
+        text: words of the utterance; empty for a block of text, whose targets are its token ids.
     """
 
     id: str
@@ -34,15 +34,15 @@ class Batch:
         texts: texts of the examples.
         inputs: samples (float) or token ids (int64), zero beyond the length of each example.
         lengths: number of samples or token ids of each example.
-        targets: token ids of the texts, zero beyond the length of each; of width 0 where a task
-            has no targets besides the inputs.
+        targets: token ids of the texts, zero beyond the length of each; of width 0 if the task has
+            no targets other than the inputs.
         target_lengths: number of token ids of each text.
-        spans: m rectangles to blank in each example, as (start, width) in time and (start, width)
-            in mel, all in [0, 1] of the example's own length and of the mel axis; None without any.
-        modality: of the inputs.
+        spans: m rectangles to blank in each example, (start, width) in time and (start, width) in
+            mel, as fractions of the example's length and of the mel axis; None for no rectangles.
+        modality: modality of the inputs.
 
     Attributes:
-        amount: data without padding, in seconds of audio or in tokens of text.
+        amount: amount of data without padding, in seconds of audio or tokens of text.
         padding: fraction of `inputs` that is padding, in [0, 1].
     """
 
@@ -58,6 +58,7 @@ class Batch:
     padding: float = field(init=False)
 
     def __post_init__(self) -> None:
+        # read here, while the lengths are still on the CPU
         total = int(self.lengths.sum())
         size = self.inputs.numel()
         self.amount = self.modality.amount(total)

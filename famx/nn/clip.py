@@ -16,15 +16,16 @@ def clip_by_unit_norm(
 ) -> Float[Tensor, " params"]:
     """Scales the gradient of each unit down to `max_ratio` times the norm of the unit's weights.
 
-    A unit is a row of a matrix, an output channel of a convolution, or a whole vector. No value is
-    read from the device.
+    A unit is a row of a matrix, an output channel of a convolution, or a vector. No value is read
+    from the device.
 
     Args:
-        eps: smallest magnitude that each weight counts with, since biases begin at zero.
+        eps: lower bound of the RMS of a unit's weights, since biases start at zero.
 
     Returns:
         The norm of each parameter's gradient before clipping, 0 where it has none.
     """
+    # parameters with a gradient
     trained = []
     gradients = []
     for p in params:
@@ -41,18 +42,19 @@ def clip_by_unit_norm(
     scales = torch.maximum(weight_norms, units.min_norms)
     scales = scales.mul_(max_ratio).div_(gradient_norms).clamp_(max=1.0).nan_to_num_(1.0)
 
-    # apply it to the gradients
+    # scale the gradients
     scale_by_tensor = []
     for scale, shape in zip(scales.split(units.counts), units.shapes, strict=True):
         scale_by_tensor.append(scale.view(shape))
     torch._foreach_mul_(gradients, scale_by_tensor)
 
-    # add the squared norms of the units of each tensor
+    # norm of each gradient, from the squared norms of its units
     norms = torch.segment_reduce(
         gradient_norms.square_(), "sum", lengths=units.counts_tensor, unsafe=True
     ).sqrt_()
     if len(trained) == len(params):
         return norms
+    # zeros for parameters without a gradient
     remaining = iter(norms)
     all_norms = []
     for p in params:
@@ -65,10 +67,9 @@ class Units(NamedTuple):
 
     Args:
         counts, counts_tensor: number of units of each tensor.
-        shapes: shape in which one value a unit broadcasts to its tensor.
-        reductions: arguments of each tensor's norm: axes, whether they are kept as axes of size 1,
-            and the dtype.
-        min_norms: smallest norm that the weights of each unit count with.
+        shapes: shape in which one value per unit broadcasts to the tensor.
+        reductions: arguments of each tensor's norm: axes, keepdim and dtype.
+        min_norms: lower bound of the norm of each unit's weights.
     """
 
     counts: list[int]
@@ -87,6 +88,7 @@ def _units(
     reductions: list[tuple[tuple[int, ...], bool, torch.dtype]] = []
     min_norms: list[float] = []
     for shape, dtype in tensors:
+        # half precision has too few digits for norms
         wide = torch.promote_types(dtype, torch.float32)
         if len(shape) < 2:
             # a vector or a scalar is one unit
@@ -95,10 +97,12 @@ def _units(
             reductions.append(((0,), True, wide))
             min_norms.append(eps * prod(shape) ** 0.5)
         else:
+            # all axes but the first are reduced
             counts.append(shape[0])
             shapes.append((shape[0], *[1] * (len(shape) - 1)))
             reductions.append((tuple(range(1, len(shape))), False, wide))
             min_norms.append(eps * prod(shape[1:]) ** 0.5)
+    # one bound per unit; `output_size` avoids a device synchronization
     counts_tensor = torch.tensor(counts, device=device)
     floors = torch.tensor(min_norms, device=device)
     floors = floors.repeat_interleave(counts_tensor, output_size=sum(counts))

@@ -1,4 +1,4 @@
-"""Abilities that a part may have, as protocols that the trainer and the monitoring look for."""
+"""Protocols of optional abilities of a part, which the trainer and the monitoring check."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -13,10 +13,10 @@ Item = TypeVar("Item")
 class Observed(Protocol):
     """A part that reports metrics while it is observed.
 
-    While `observed` is True, a call fills `metrics` with detached tensors on the part's own device:
-    0-d for a curve, 1-d for a histogram or one column of a heat map, 2-d for a heat map. A metric
-    named `over_time/...` is an image of (rows, time) of the last sample of the batch. Parts never
-    log, print or read a tensor on the host.
+    While `observed` is True, a call fills `metrics` with detached tensors on the part's device: 0-d
+    for a curve, 1-d for a histogram or one column of a heat map, 2-d for a heat map. A metric named
+    `over_time/...` is an image of (rows, time) of the last sample of the batch. Parts never log,
+    print or read a tensor on the host.
     """
 
     observed: bool
@@ -25,16 +25,16 @@ class Observed(Protocol):
 
 @runtime_checkable
 class HasPenalty(Protocol):
-    """A module whose computation costs something, to be added to the loss of each training call."""
+    """A module with a penalty on its computation, which is added to the training loss."""
 
     def penalty(self) -> Float[Tensor, ""] | None:
-        """Returns the penalty of the last training call in units of the loss, None without one."""
+        """Returns the penalty of the last training call in units of the loss, None if none."""
         ...
 
 
 @runtime_checkable
 class LearnsFromLoss(Protocol):
-    """A module with state of its own (thresholds, Q-tables) that is updated after each step."""
+    """A module with state (thresholds, Q-tables) that is updated from the loss after each step."""
 
     def after_step(self, loss: Float[Tensor, ""]) -> None:
         """Updates the state from the mean loss of the optimizer step that was just taken."""
@@ -67,17 +67,19 @@ class UsesMomentumRule(Protocol):
 
 
 class ComputeCost:
-    """Mixin of a module that is charged for the share of its computation that it performs.
+    """Mixin of modules with a penalty on the share of their computation that is performed.
 
-    A training call stores the share in `last_compute`; `penalty` returns `cost` times that share.
-    It is neither copied nor saved with the module, since it belongs to the graph of one call.
+    A training call stores the share in `last_compute`, and `penalty` returns `cost` times the
+    share. The share is neither copied nor saved with the module, since it belongs to the graph of
+    one call.
     """
 
-    cost: float  # of a share of 1, in units of the loss
+    cost: float  # penalty for a share of 1, in units of the loss
     last_compute: Tensor | None = None
 
     def penalty(self) -> Float[Tensor, ""] | None:
-        """Returns `cost` times the share of the last training call, and forgets it."""
+        """Returns `cost` times the share of the last training call, and clears the share."""
+        # a second call must not add the same penalty again
         compute = self.last_compute
         self.last_compute = None
         if compute is None or not self.cost:
@@ -89,8 +91,8 @@ class ComputeCost:
 
 
 def observe_last_batch(module: nn.Module, batches: Iterable[Item]) -> Iterator[Item]:
-    """Yields the batches, and turns on the metrics of every part inside `module` for the last."""
-    # each batch waits for the next one, which shows that it is not the last
+    """Yields the batches, and turns on the metrics of all parts of `module` for the last batch."""
+    # a batch is held back until the next one shows that it is not the last
     pending: list[Item] = []
     for batch in batches:
         yield from pending

@@ -1,4 +1,4 @@
-"""Masks: which positions are real, and which may be attended to (True)."""
+"""Masks: True for positions that are not padding, or that a query may attend to."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,12 +17,12 @@ def visible(
     causal: bool,
     device: torch.device,
 ) -> Bool[Tensor, "#b #h #t s"] | None:
-    """Returns `mask` without the positions after each query while `causal`; None means everywhere.
+    """Returns `mask`, without the positions after each query if `causal`; None means everywhere.
 
-    The queries are the last ones of the keys' sequence, so a chunk may attend to all that is cached
-    before it.
+    The queries are the last positions of the key sequence, so a chunk may attend to all positions
+    that are cached before it.
     """
-    # a single query is the last position, and nothing comes after it
+    # a single query is the last position, so no later ones exist
     if not causal or queries == 1:
         return mask
     past = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
@@ -32,14 +32,14 @@ def visible(
 def real_positions(
     mask: Bool[Tensor, "#b #h #t s"] | None, x: Float[Tensor, "b t _"]
 ) -> Float[Tensor, "b t 1"]:
-    """Returns 1 for each real position of `x` and 0 for padding.
+    """Returns 1 for each position of `x`, or 0 for padding.
 
-    A position is padding where no query of this self-attention may attend to its key. The positions
-    of `x` are the last ones of the mask.
+    A position is padding if no query of this self-attention may attend to its key. The positions of
+    `x` are the last ones of the mask.
     """
     if mask is None:
         return torch.ones_like(x[..., :1])
-    # keys of the chunk, which some query of some head may attend to
+    # keys of the chunk that some query of some head may attend to
     chunk_mask = mask[..., mask.shape[-1] - x.shape[1] :]
     real = chunk_mask.any(-2).any(1)[..., None]
     return real.to(x).expand(len(x), -1, -1)
@@ -48,12 +48,13 @@ def real_positions(
 def pool_weights(
     mask: Bool[Tensor, "_ _ _ s"] | None, keys: int, like: Float[Tensor, "b t d"]
 ) -> Float[Tensor, "_ _ {keys}"]:
-    """Returns the weights of a mean over the keys that any head may attend to, all 0 without any.
+    """Returns the weights of a mean over the keys that any head may attend to; all 0 if none.
 
     Args:
         like: a tensor that has the dtype and device of the weights.
     """
     if mask is None:
+        # a plain mean
         return like.new_full((1, 1, keys), 1 / max(1, keys))
     weights = mask.any(1).to(like)
     return weights / weights.sum(-1, keepdim=True).clamp(min=1)

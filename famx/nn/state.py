@@ -13,8 +13,8 @@ class DecodeState:
     """Caches between the chunks of a sequence, and messages from layer to layer.
 
     Args:
-        incremental: whether more chunks of the sequence will follow. In one full pass nothing is
-            cached, and the state carries messages between layers alone.
+        incremental: whether more chunks of the sequence will follow. In a full pass nothing is
+            cached, and the state only carries messages between layers.
     """
 
     def __init__(self, incremental: bool = True):
@@ -24,13 +24,13 @@ class DecodeState:
         self._messages: dict[Hashable, tuple[int, Cache]] = {}
 
     def cache(self, module: nn.Module) -> Cache:
-        """Returns the cache of one module, in a full pass a temporary one."""
+        """Returns the cache of a module, or a temporary one in a full pass."""
         if not self.incremental:
             return {}
         return self._caches.setdefault(module, {})
 
     def advance(self, module: nn.Module, seq_len: int) -> int:
-        """Counts the module's next `seq_len` positions, and returns where they begin."""
+        """Counts the module's next `seq_len` positions, and returns the first of them."""
         offset = self._positions.get(module, 0)
         if self.incremental:
             self._positions[module] = offset + seq_len
@@ -40,15 +40,15 @@ class DecodeState:
         """Returns the message from the previous layer's block of the same class.
 
         The receiver overwrites its entries for the next layer. Self-attention and cross-attention
-        have messages of their own. A message of another chunk is dropped.
+        have separate messages. A message of another chunk is dropped.
 
         Args:
             cross: whether the block attends to a memory.
-            offset: position at which the chunk begins.
+            offset: first position of the chunk.
         """
         key = (type(module), cross)
         sent_at, message = self._messages.get(key, (offset, {}))
-        # the last layer's message of the previous chunk is not for the first layer of this one
+        # the message that the last layer left in the previous chunk is not for this chunk
         if sent_at != offset:
             message = {}
         self._messages[key] = (offset, message)
@@ -64,7 +64,7 @@ def append_to_cache(cache: Cache, **chunks: Float[Tensor, "... t _"]) -> None:
 def pool_source(
     name: str, x: Float[Tensor, "b t d"], memory: Float[Tensor, "b s d"] | None, cache: Cache
 ) -> Float[Tensor, "b _ d"]:
-    """Returns the positions that a pool averages: the memory, or the sequence up to now."""
+    """Returns the positions that a pool averages: the memory, or the sequence so far."""
     if memory is not None:
         return memory
     append_to_cache(cache, **{name: x})

@@ -8,7 +8,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Norm(Protocol):
-    """Normalises the channels of each position by itself: `(b t d) -> (b t d)`.
+    """Normalises the channels of each position independently: `(b t d) -> (b t d)`.
 
     A norm is an `nn.Module`, built with `d_model`, the number of channels.
     """

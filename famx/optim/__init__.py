@@ -1,4 +1,4 @@
-"""Optimizers. These names are the library's interface; other parts are found by `famx.registry`."""
+"""The public names of the optimizers; `famx.registry` finds the parts of all rooms."""
 
 from famx.optim._param_groups import parameter_groups
 from famx.optim.adafactor import Adafactor

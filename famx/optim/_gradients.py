@@ -1,4 +1,4 @@
-"""The parameters and gradients that a step accepts, and whether the gradients are finite."""
+"""Checks of parameters and gradients: their dtype and layout, and whether all are finite."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from famx.notation import UserError
 
 
 def require_real_floats(params: Sequence[Tensor], name: str) -> None:
-    """Refuses parameters of the optimizer `name` that are complex or whole numbers.
+    """Refuses complex and integer parameters of the optimizer `name`.
 
     Raises:
-        ValueError: a parameter is of such a dtype.
+        ValueError: a parameter has such a dtype.
     """
     for p in params:
         if not p.is_floating_point():
@@ -27,7 +27,7 @@ def dense_grad(param: Tensor) -> Tensor | None:
     """Returns the gradient of a parameter.
 
     Raises:
-        UserError: it is sparse.
+        UserError: the gradient is sparse.
     """
     gradient = param.grad
     if gradient is not None and gradient.layout is not torch.strided:
@@ -41,10 +41,10 @@ def dense_grad(param: Tensor) -> Tensor | None:
 def decayed_grad(param: Tensor, group: Mapping[str, Any]) -> Tensor | None:
     """Returns the gradient, contiguous, plus weight_decay·θ if the group's decay is coupled.
 
-    None stands for a gradient that is absent or has no entries.
+    It is None if the gradient is absent or has no elements.
     """
     gradient = dense_grad(param)
-    # kernels and spectra refuse tensors without entries
+    # kernels and spectra do not support empty tensors
     if gradient is None or not gradient.numel():
         return None
     if group["weight_decay"] and not group.get("decoupled", True):
@@ -53,11 +53,12 @@ def decayed_grad(param: Tensor, group: Mapping[str, Any]) -> Tensor | None:
 
 
 def non_finite(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Returns 1 where an entry of a gradient, or the sum of its entries, is not finite, else 0."""
-    # a sum is the fastest way to read all entries, and one that is not finite makes the sum so
+    """Returns 1 if an element of a gradient, or the sum of its elements, is not finite, else 0."""
+    # a sum is the fastest way to read all elements; a non-finite one makes the sum non-finite
     sums = torch.stack(
         [g.sum(dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
     )
+    # 0 times inf or NaN is NaN, which is not equal to 0
     return (sums * 0).sum().ne(0).float()
 
 

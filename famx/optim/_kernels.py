@@ -1,18 +1,18 @@
 """Fused kernels for many tensors at once, each with its plain form, and helpers for scalars.
 
-`average` is m <- m + w·(g - m) for many tensors, with weights that may be tensors on the device,
-and without effect where a gradient of the step is not finite. `torch._foreach_lerp_` has no flag
-for the latter: it would need a wait for the device, or a copy of all tensors. `torch._fused_sgd_`
-has one. In a single launch for many tensors it computes
+`average` computes m <- m + w·(g - m) for many tensors. The weights w may be tensors on the device,
+and nothing changes if a gradient of the step is not finite. `torch._foreach_lerp_` has no flag that
+skips a step, so it would need a device synchronization or a copy of all tensors.
+`torch._fused_sgd_` has such a flag. In a single launch for many tensors it computes
 
     g <- -g if maximize;  g <- g + weight_decay·p;  p <- p - lr·g   (without momentum)
 
-reads `lr` and the flag `found_inf` on the device, and writes nothing where the flag is 1. So it
-serves as a lerp: with m for p, w for lr, weight_decay=1 and maximize=True it computes
+It reads `lr` and the flag `found_inf` on the device, and writes nothing if the flag is 1. It can
+therefore serve as a lerp: with m for p, w for lr, weight_decay=1 and maximize=True it computes
 
     m <- m - w·(-g + m) = m + w·(g - m)
 
-It ignores strides, so all tensors that it gets must be contiguous.
+It ignores strides, so all its tensors must be contiguous.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from torch import Tensor
 
 EPS = torch.finfo(torch.float32).eps
 TINY = torch.finfo(torch.float32).tiny
-# where torch has fused optimizers; "meta", for one, is not among them
+# devices for which torch has fused optimizers; "meta" has none
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -34,17 +34,17 @@ def average(
     weights: Sequence[float | Tensor],
     found_inf: Float[Tensor, ""],
 ) -> None:
-    """m <- m + w·(g - m) in place; nothing where `found_inf` is 1.
+    """m <- m + w·(g - m) in place; no change if `found_inf` is 1.
 
     Args:
-        averages, gradients: contiguous; the two of a pair have one dtype.
-        weights: one for each pair, a number or a 0-d tensor on the device.
+        averages, gradients: contiguous; both tensors of a pair have the same dtype.
+        weights: one per pair, a number or a 0-d tensor on the device.
         found_inf: 0-d, 1 or 0.
     """
     if found_inf.device.type not in FUSED_DEVICES:
         average_reference(averages, gradients, weights, found_inf)
         return
-    # one launch for all tensors of one weight and dtype
+    # one launch for all tensors with the same weight and dtype
     batches: dict[tuple[float | Tensor, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
     for m, g, w in zip(averages, gradients, weights, strict=True):
         batch_averages, batch_gradients = batches.setdefault((w, m.dtype), ([], []))
@@ -84,11 +84,11 @@ def descend(
     weight_decay: float,
     found_inf: Float[Tensor, ""],
 ) -> None:
-    """θ <- θ - lr·(direction + weight_decay·θ) in place; nothing where `found_inf` is 1.
+    """θ <- θ - lr·(direction + weight_decay·θ) in place; no change if `found_inf` is 1.
 
     Args:
-        params: of any strides.
-        directions: contiguous, each of the dtype of its parameter.
+        params: parameters with any strides.
+        directions: contiguous, each with the dtype of its parameter.
         lr: learning rate, a number or a 0-d tensor on any device.
         weight_decay: share of a parameter that is subtracted per step, times lr.
         found_inf: 0-d, 1 or 0.
@@ -98,7 +98,7 @@ def descend(
         return
     if isinstance(lr, Tensor):
         lr = lr.to(found_inf.device, torch.float32, non_blocking=True)
-    # one launch for all tensors of one dtype
+    # one launch for all tensors with the same dtype
     batches: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for p, direction in zip(params, directions, strict=True):
         batch_params, batch_directions = batches.setdefault(p.dtype, ([], []))
@@ -135,17 +135,17 @@ def descend_reference(
 
 @contextmanager
 def contiguous(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yields contiguous forms of parameters, and copies what a kernel writes into them back."""
+    """Yields contiguous versions of parameters; on exit, copies their new values back."""
     dense = [p.contiguous() for p in params]
     yield dense
     for p, result in zip(params, dense, strict=True):
-        # a contiguous parameter is its own contiguous form
+        # a parameter that was contiguous already has been written to directly
         if result is not p:
             p.copy_(result)
 
 
 def scalars(values: Float[Tensor, " n"]) -> Sequence[float | Tensor]:
-    """Returns the values one by one: floats if they are on the host, else 0-d tensors, unread."""
+    """Returns the values one by one: floats on the CPU, else 0-d tensors, without a sync."""
     return values.tolist() if values.device.type == "cpu" else list(values.unbind())
 
 

@@ -1,4 +1,4 @@
-"""Parameter groups: parameters sorted by the kind of module that owns them (seed.md)."""
+"""Parameter groups: parameters grouped by the kind of module that owns them (seed.md)."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, get_args, runtime_checkable
@@ -18,8 +18,8 @@ MODULE_TYPES: dict[Kind, tuple[type[nn.Module], ...]] = {
     "embedding": (nn.Embedding, nn.EmbeddingBag),
     "norm": (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase),
 }
-# base momentum and number of bands; norms and biases are not decayed, embeddings learn slower and
-# decay faster
+# base momentum and number of bands of each kind. Norms and biases have no weight decay; embeddings
+# have a smaller learning rate and a larger decay
 DEFAULTS: dict[Kind, dict[str, Any]] = {
     "conv": {"alpha": 0.9, "n_bands": 10},
     "attention": {"alpha": 0.92, "n_bands": 12},
@@ -48,25 +48,26 @@ def parameter_groups(
     alpha: float | None = None,
     n_bands: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Returns groups for any optimizer, one a kind that has parameters.
+    """Returns groups for any optimizer, one per kind that has parameters.
 
     A group has `params`, `kind`, `alpha`, `n_bands` and, where set, `lr` and `weight_decay`. The
-    kind is that of the module that owns the parameter: conv, attention (torch's, and all inside a
-    module whose class has `kind = "attention"`), embedding, norm or other. Biases and all other
-    vectors and scalars are "norm". A parameter of several modules has the kind of the first.
+    kind is that of the module that owns the parameter: conv, attention (torch's, and everything
+    inside a module whose class has `kind = "attention"`), embedding, norm or other. Biases and all
+    other vectors and scalars are "norm". A parameter of several modules has the kind of the first.
     Frozen parameters are left out.
 
     Args:
-        lr: learning rate, for embeddings multiplied by .8; None leaves it to the optimizer.
-        weight_decay: for embeddings multiplied by 1.5, for norms 0; None leaves it to the
-            optimizer, except for norms.
-        kinds: `alpha`, `n_bands`, `lr_scale` or `decay_scale` of single kinds (`param_groups` in a
-            config), which override all else; None leaves a setting as it is.
-        alpha: base momentum of all kinds; the `alpha` of an optimizer is for groups without one.
-        n_bands: number of bands of all kinds, likewise.
+        lr: learning rate, multiplied by .8 for embeddings; None leaves it to the optimizer.
+        weight_decay: weight decay, multiplied by 1.5 for embeddings and 0 for norms; None leaves it
+            to the optimizer, except for norms.
+        kinds: settings of single kinds (`param_groups` in a config), which override the other
+            arguments: `alpha`, `n_bands`, `lr_scale`, `decay_scale`. None changes nothing.
+        alpha: base momentum of all kinds; None for the default of each kind. The groups then have
+            an `alpha`, so that of the optimizer has no effect.
+        n_bands: number of bands of all kinds; None for the default of each kind.
 
     Raises:
-        UserError: an unknown kind or setting, a value that is no number of 0 or more, or a
+        UserError: an unknown kind or setting, a value that is not a number of at least 0, or a
             parameter that has no shape yet.
     """
     # settings, checked before any parameter is sorted
@@ -78,7 +79,7 @@ def parameter_groups(
         for_all_kinds["alpha"] = alpha
     if n_bands is not None:
         for_all_kinds["n_bands"] = n_bands
-    # one group a kind
+    # one group per kind
     params = _params_by_kind(model)
     groups = []
     for kind, defaults in DEFAULTS.items():
@@ -99,22 +100,25 @@ def parameter_groups(
 def group_settings(optim: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `parameter_groups` that follow from an optimizer's config.
 
-    These are `lr` and `weight_decay`, of a wrapper those of its base; `alpha` and `n_bands` only if
-    the config changes them, since the defaults differ by kind. The first of `betas` is an alpha.
+    These are `lr` and `weight_decay` (for a wrapper, those of its base). `alpha` and `n_bands` are
+    returned only if the config changes them, since their defaults differ by kind. The first of
+    `betas` counts as `alpha`.
     """
     if "base" in optim:
-        # a wrapper has no options of its base but lr, so the others are the defaults
+        # a wrapper sets only the lr of its base, so the base's other options have their defaults
         base = hyperparameters(get("optim", optim["base"]))
         lr = base["lr"].default if optim["lr"] is None else optim["lr"]
         optim = {"name": optim["base"], "lr": lr}
         if "weight_decay" in base:
             optim["weight_decay"] = base["weight_decay"].default
+    # learning rate and weight decay
     known = hyperparameters(get("optim", optim["name"]))
     settings = {}
     for key in ("lr", "weight_decay"):
         if key in optim:
             settings[key] = optim[key]
             check_number(f"optim.{key}", optim[key], NON_NEGATIVE)
+    # momentum and bands, if they are not the defaults
     for key in ("alpha", "n_bands"):
         if key in known and key in optim and optim[key] != known[key].default:
             settings[key] = optim[key]
@@ -129,15 +133,15 @@ def check_group(group: dict[str, Any], name: str) -> None:
     Raises:
         ValueError: an option or the dtype of a parameter is not allowed.
     """
-    # what a momentum rule reads
+    # options of the momentum rule
     kind = group["kind"]
     if kind not in get_args(Kind):
         raise UserError(f"unknown kind={kind}{suggest(str(kind), get_args(Kind))}")
     if not 0 <= group["alpha"] < 1:
         raise ValueError(f"alpha={group['alpha']} is not in [0, 1)")
     if not isinstance(group["n_bands"], int) or group["n_bands"] < 1:
-        raise ValueError(f"n_bands={group['n_bands']} must be a whole number of at least 1")
-    # what the step reads
+        raise ValueError(f"n_bands={group['n_bands']} must be an integer of at least 1")
+    # options of the step
     for key in ("lr", "weight_decay"):
         value = group[key]
         is_number = isinstance(value, int | float) and 0 <= value < torch.inf
@@ -201,7 +205,11 @@ def _params_by_kind(model: nn.Module) -> dict[Kind, list[nn.Parameter]]:
 def _parameters_with_kinds(
     module: nn.Module, inherited: Kind | None
 ) -> Iterator[tuple[nn.Parameter, Kind]]:
-    """Yields every parameter inside the module with its kind; `inherited` is the kind around it."""
+    """Yields every parameter inside the module with its kind.
+
+    Args:
+        inherited: kind of the module that contains this one.
+    """
     kind = _declared_kind(module) or inherited or _kind_by_type(module)
     for parameter in module.parameters(recurse=False):
         if isinstance(parameter, UninitializedParameter):
@@ -209,7 +217,7 @@ def _parameters_with_kinds(
                 f"a {type(module).__name__} has no shape yet: "
                 "run the model once before its parameters are sorted"
             )
-        # what has one number a channel is no weight matrix, whoever owns it
+        # a parameter with one value per channel is no weight matrix, whatever module owns it
         is_vector = parameter.ndim < 2 or isinstance(module, MODULE_TYPES["norm"])
         yield parameter, "norm" if is_vector else kind or "other"
     for child in module.children():

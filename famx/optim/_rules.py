@@ -1,4 +1,4 @@
-"""Momentum rules as optimizers use them: built, checked, restored, made capturable."""
+"""Helpers of an optimizer to build its momentum rule, check it, and restore its buffers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -17,7 +17,7 @@ SavedBuffers = list[tuple[nn.Module, str, Tensor]]
 
 @runtime_checkable
 class Capturable(Protocol):
-    """A part that says whether a CUDA graph can capture its calls."""
+    """A part that declares whether a CUDA graph can capture its calls."""
 
     capturable: bool
 
@@ -30,7 +30,7 @@ class CountsCalls(Protocol):
 
 
 def check_factories(rules: Mapping[str, object]) -> None:
-    """Refuses what is no factory of a momentum rule or spectrum.
+    """Refuses values that are not factories of a momentum rule or spectrum.
 
     Args:
         rules: room -> factory or None.
@@ -41,7 +41,7 @@ def check_factories(rules: Mapping[str, object]) -> None:
     for room, factory in rules.items():
         if factory is not None and not callable(factory):
             raise UserError(
-                f"{room}={factory!r} is no factory: "
+                f"{room}={factory!r} is not a factory: "
                 f"pass a class of famx.{room}, or a functools.partial of one"
             )
 
@@ -55,17 +55,17 @@ def build_rule(
     """Builds the momentum rule of an optimizer.
 
     Args:
-        tensors: of the gradients, in their order.
-        default_rule: name and hyperparameters of the rule where `momentum` is None.
+        tensors: the parameter tensors, in the order of the gradients.
+        default_rule: name and hyperparameters of the rule that is built if `momentum` is None.
 
     Raises:
-        UserError: a spectrum for a rule that measures none, or an option of the optimizer that only
-            its default rule reads, together with another rule.
+        UserError: a spectrum is passed for a rule that measures none, or an option of the default
+            rule is set although another rule is passed.
     """
     if momentum is None:
         momentum = partial(registry.build, "momentum", default_rule)
     else:
-        # options of the optimizer for its default rule would change nothing
+        # the optimizer's options for its default rule have no effect on another one
         known = registry.hyperparameters(registry.get("momentum", default_rule["name"]))
         for key, parameter in known.items():
             if default_rule.get(key, parameter.default) != parameter.default:
@@ -85,10 +85,10 @@ def build_rule(
 
 
 def check_coefficients(rule: nn.Module, coefficients: object, n: int) -> None:
-    """Refuses what a rule returned unless it is one coefficient for each of `n` tensors.
+    """Checks that a rule returned one coefficient for each of `n` tensors.
 
     Raises:
-        UserError: it is no tensor, or one of another shape.
+        UserError: it returned something else than a tensor, or a tensor of another shape.
     """
     if isinstance(coefficients, Tensor) and coefficients.shape == (n,):
         return
@@ -97,15 +97,15 @@ def check_coefficients(rule: nn.Module, coefficients: object, n: int) -> None:
         result += f" of shape {tuple(coefficients.shape)}"
     raise UserError(
         f"the momentum rule {type(rule).__name__} returns a {result}, "
-        f"it must be a tensor of shape ({n},): one coefficient a parameter"
+        f"it must be a tensor of shape ({n},): one coefficient per parameter"
     )
 
 
 def check_range(rule: nn.Module, momenta: Sequence[float | Tensor]) -> None:
-    """Refuses coefficients outside [0, 1).
+    """Checks that all coefficients are in [0, 1).
 
     Raises:
-        UserError: names the first of them.
+        UserError: one is not; the message contains the first such value.
     """
     # min and max may miss NaN, the sum does not
     if min(momenta) >= 0 and max(momenta) < 1 and sum(momenta) >= 0:
@@ -118,7 +118,10 @@ def check_range(rule: nn.Module, momenta: Sequence[float | Tensor]) -> None:
 
 
 def buffers_of(rule: nn.Module) -> SavedBuffers:
-    """Returns the buffers of a rule with their modules and names; its calls only replace them."""
+    """Returns the buffers of a rule with their modules and names.
+
+    Calls of the rule replace buffers and never mutate them, so no copies are needed.
+    """
     saved = []
     for module in rule.modules():
         for name, buffer in module.named_buffers(recurse=False):
@@ -131,12 +134,12 @@ def restore_buffers(saved: SavedBuffers, found_inf: Float[Tensor, ""]) -> None:
     for module, name, old in saved:
         new = getattr(module, name)
         if new is not old:
-            # into the same memory, which is all that a CUDA graph knows
+            # writes into the same memory, since a CUDA graph replays fixed addresses
             setattr(module, name, torch.where(found_inf > 0, old, new, out=old))
 
 
 def make_capturable(parts: Iterable[object], device: torch.device) -> None:
-    """Lets the device count the calls of an optimizer, its rule and the parts of that.
+    """Moves the call counters of an optimizer, its rule and the rule's parts to the device.
 
     Raises:
         UserError: a part needs the host in every call.
@@ -152,7 +155,7 @@ def make_capturable(parts: Iterable[object], device: torch.device) -> None:
 
 
 def shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
-    """Returns the shapes of tensors by name, None for what is no tensor."""
+    """Returns the shapes of tensors by name, None for other values."""
     result: dict[str, tuple[int, ...] | None] = {}
     for name, value in state.items():
         result[name] = tuple(value.shape) if isinstance(value, Tensor) else None

@@ -1,4 +1,4 @@
-"""The state of an optimizer: in copies and pickles, and after `load_state_dict`."""
+"""The state of an optimizer: its content in copies and pickles, its dtypes after loading."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,10 +25,10 @@ def keep_dtypes(
     state_dict: Mapping[str, Any],
     init: Callable[[Tensor], dict[str, Tensor]] = lambda param: {},
 ) -> None:
-    """Corrects the dtypes of a state just loaded: torch casts all of it to those of the parameters.
+    """Restores the dtypes of a loaded state, which torch has cast to those of the parameters.
 
-    A tensor that `init` names gets the dtype that `init` gives it. Other 0-d tensors, which count
-    steps or multiply factors, keep the dtype that was saved.
+    Tensors that `init` returns get the dtypes that it gives them. Other 0-d tensors, such as step
+    counts and products, get the dtypes that were saved.
     """
     # parameters are numbered in the order of the groups
     indices = [i for group in state_dict["param_groups"] for i in group["params"]]
@@ -38,7 +38,7 @@ def keep_dtypes(
         for name, saved in state_dict["state"].get(index, {}).items():
             if not isinstance(saved, Tensor) or (name not in initial and saved.ndim > 0):
                 continue
-            # the saved value again, since the loaded one has lost digits
+            # copied from the saved value, since the cast one has lost digits
             dtype = initial.get(name, saved).dtype
             if optimizer.state[p][name].dtype is not dtype:
                 optimizer.state[p][name] = saved.to(p.device, dtype, copy=True)

@@ -1,4 +1,4 @@
-"""Base of torch's own optimizers in famx: fused kernels where possible, clear refusals."""
+"""Base of torch's own optimizers in famx: fused kernels if possible, and clear errors."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -20,9 +20,9 @@ class TorchOptimizer(torch.optim.Optimizer):
 
     Args:
         params: parameters or groups.
-        options: of torch's optimizer.
-        momentum: refused, since torch's optimizers have one momentum for all tensors.
-        spectrum: refused likewise.
+        options: keyword arguments of torch's optimizer.
+        momentum: must be None, since torch's optimizers have one momentum for all tensors.
+        spectrum: must be None, too.
 
     Attributes:
         has_fused_kernel: whether torch's optimizer has one kernel for all tensors (`fused=True`).
@@ -51,7 +51,7 @@ class TorchOptimizer(torch.optim.Optimizer):
             check_number(name, value)
         self.observed = False
         self.metrics: dict[str, Tensor] = {}
-        # as groups, whatever was passed, to look at the tensors before torch's constructor does
+        # converts parameters to groups, to check the tensors before torch's constructor runs
         groups = torch.optim.Optimizer(params, {}).param_groups
         tensors = [p for group in groups for p in group["params"]]
         require_real_floats(tensors, type(self).__name__)
@@ -59,7 +59,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         if self.has_fused_kernel:
             options = {**options, "fused": self.fused}
         super().__init__(groups, **options)
-        # a GradScaler would leave scaled gradients to a fused kernel, but it is not always used
+        # a GradScaler leaves the unscaling to fused kernels, but these are not always used
         self._step_supports_amp_scaling = False
 
     @torch.no_grad()
@@ -73,6 +73,7 @@ class TorchOptimizer(torch.optim.Optimizer):
             The loss that `closure` returns, None without one.
         """
         loss = None if closure is None else torch.enable_grad()(closure)()
+        # dense gradients, checked before any parameter changes
         pairs = []
         for group in self.param_groups:
             for p in group["params"]:

@@ -16,20 +16,21 @@ from famx.optim._state import getstate
 
 
 class Wrapper(torch.optim.Optimizer):
-    """A step is `before`, the step of the base optimizer, and `after`.
+    """Wraps a base optimizer: a step calls `before`, the step of the base, and `after`.
 
     Args:
-        params: an optimizer, which becomes the base, or parameters or groups to build it over.
-        momentum: factory of the momentum rule of a base that is built.
+        params: an optimizer, which becomes the base, or parameters or groups to build it for.
+        momentum: factory of the momentum rule, for a base that is built here.
         spectrum: factory of the spectrum that this rule measures.
         base: name of the optimizer to build.
-        lr: its learning rate; its default without one.
+        lr: learning rate of that optimizer; None for its default.
 
     Attributes:
-        wrapper_state: parameter -> named tensors of the wrapper, saved and loaded with the base's.
+        wrapper_state: parameter -> named tensors of the wrapper, saved and loaded with the state of
+            the base.
         calls: steps taken so far.
         rule: the base's momentum rule, if it has one.
-        skipped: steps that the base has skipped, if it skips those with a gradient not finite.
+        skipped: number of steps that the base has skipped, if it skips non-finite gradients.
     """
 
     exempt: ClassVar[dict[str, str]] = {
@@ -68,10 +69,10 @@ class Wrapper(torch.optim.Optimizer):
         self.adopt_base_state()
 
     def adopt_base_state(self) -> None:
-        """Makes the base's groups and state this optimizer's, and its rule and `skipped`."""
+        """Shares the groups, the state, the rule and `skipped` of the base."""
         self.param_groups = self.base.param_groups
         self.state = self.base.state
-        # attributes, not properties, since protocols are checked by which attributes exist
+        # attributes and not properties, since a protocol check only tests that attributes exist
         if isinstance(self.base, UsesMomentumRule):
             self.rule = self.base.rule
         self.skipping_base: SkipsNonFinite | None = None
@@ -80,10 +81,10 @@ class Wrapper(torch.optim.Optimizer):
             self.skipped = self.base.skipped
 
     def before(self, params: list[Tensor]) -> None:
-        """Is called before the base's step, with the parameters that have a gradient."""
+        """Called before the base's step, with the parameters that have a gradient."""
 
     def after(self, params: list[Tensor], stepped: float | Tensor) -> None:
-        """Is called after the base's step; `stepped` is 0 where the base has skipped it, else 1."""
+        """Called after the base's step; `stepped` is 0 if the base has skipped it, else 1."""
 
     @torch._disable_dynamo  # the base may have fused kernels, which cannot be traced
     @torch.no_grad()
@@ -109,13 +110,14 @@ class Wrapper(torch.optim.Optimizer):
             p for group in self.param_groups for p in group["params"] if dense_grad(p) is not None
         ]
         self.calls += 1
+        # a base that never skips a step
         base = self.skipping_base
         if base is None:
             self.before(params)
             self.base.step()
             self.after(params, 1.0)
             return loss
-        # the difference stays on the device
+        # the device knows whether the base skips, so `stepped` is a tensor there
         skipped_before = base.skipped.clone()
         self.before(params)
         self.base.step()
@@ -161,7 +163,7 @@ class Wrapper(torch.optim.Optimizer):
     __getstate__ = getstate
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group to the base; torch's constructor calls it with those the base has."""
+        """Adds a group to the base; torch's constructor calls it with the base's own groups."""
         if any(param_group is group for group in self.base.param_groups):
             super().add_param_group(param_group)
         else:
@@ -170,9 +172,9 @@ class Wrapper(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Returns the base's state_dict and, under the class's name, the wrapper's own state.
 
-        As in torch's, parameters are numbered in the order of the groups.
+        As in torch, parameters are numbered in the order of the groups.
         """
-        # tensors are no keys that a file can have
+        # numbers as keys, since a file cannot have tensors as keys
         index: dict[Tensor, int] = {}
         for group in self.param_groups:
             for p in group["params"]:
@@ -185,15 +187,15 @@ class Wrapper(torch.optim.Optimizer):
         """Loads what `state_dict` returned.
 
         Raises:
-            UserError: it is of another optimizer.
+            UserError: the state belongs to another optimizer.
         """
         name = type(self).__name__
         # the base's state
         if name not in state_dict:
-            raise UserError(f"the state is not of {name}: it has the keys {sorted(state_dict)}")
+            raise UserError(f"the state is not one of {name}: its keys are {sorted(state_dict)}")
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != name})
         self.adopt_base_state()
-        # the wrapper's own
+        # the wrapper's own state
         self.calls = state_dict[name]["calls"]
         self.wrapper_state = {}
         params = [p for group in self.param_groups for p in group["params"]]
@@ -207,6 +209,7 @@ class Wrapper(torch.optim.Optimizer):
 def _build_base(
     name: str, lr: float | None, params: ParamsT, rules: Mapping[str, Factory]
 ) -> torch.optim.Optimizer:
+    # a base without a momentum rule has no such parameters
     parameters = registry.constructor_parameters(registry.get("optim", name))
     for room in rules:
         if room not in parameters:

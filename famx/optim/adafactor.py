@@ -1,4 +1,4 @@
-"""Adafactor, torch's own: second moments of matrices as rows times columns (arXiv:1804.04235)."""
+"""Adafactor of torch: second moments of matrices as rows times columns (arXiv:1804.04235)."""
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -18,10 +18,10 @@ class Adafactor(TorchOptimizer, torch.optim.Adafactor):
         params: parameters or groups.
         lr: largest change of a parameter per step, in units of its own RMS.
         beta2_decay: exponent of t in the weight of the new squares, below 0.
-        eps: smallest root of V (None: that of the dtype), and smallest RMS θ.
-        d: largest RMS(U) before it is clipped.
+        eps: lower bounds of the square root of V (None: eps of the dtype) and of RMS θ.
+        d: RMS(U) above which U is scaled down.
         weight_decay: share of a parameter that is subtracted per step, times lr.
-        rules: refused, see `TorchOptimizer`.
+        rules: must be None, see `TorchOptimizer`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""AdamW, torch's own, in one kernel where the device has it (arXiv:1711.05101)."""
+"""AdamW of torch, with its fused kernel if the device has one (arXiv:1711.05101)."""
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -19,9 +19,9 @@ class AdamW(TorchOptimizer, torch.optim.AdamW):
         lr: learning rate.
         betas: decay of the averages of g and g², in [0, 1); with .98, short runs learn faster than
             with the .999 of the paper.
-        eps: added to the root.
+        eps: added to the square root.
         weight_decay: share of a parameter that is subtracted per step, times lr.
-        rules: refused, see `TorchOptimizer`.
+        rules: must be None, see `TorchOptimizer`.
     """
 
     has_fused_kernel = True

@@ -16,13 +16,13 @@ from famx.validate import POSITIVE, check_number
 class AGC(Wrapper):
     """The base gets g_i·min(1, clip·max(‖θ_i‖, eps·√n_i) / ‖g_i‖) instead of g_i.
 
-    The units i, of n_i entries, are the rows of matrices and the output channels of convolutions; a
-    vector is one unit.
+    The units i, with n_i elements, are the rows of matrices and the output channels of
+    convolutions; a vector is one unit.
 
     Args:
-        params: an optimizer, or parameters or groups to build the base over.
-        clip: largest norm of a unit's gradient, in units of the norm of its weights.
-        eps: smallest size of a weight that is assumed, since biases start at zero.
+        params: an optimizer, or parameters or groups to build the base for.
+        clip: largest norm of a unit's gradient, relative to the norm of its weights.
+        eps: lower bound of the RMS of a unit's weights, since biases start at zero.
         options: `base`, `lr`, `momentum` and `spectrum` of `Wrapper`.
     """
 
@@ -42,7 +42,7 @@ class AGC(Wrapper):
         super().__init__(params, **options)
 
     def before(self, params: list[Tensor]) -> None:
-        # the clip writes into copies, since gradients belong to the caller
+        # copies are clipped, since the gradients belong to the caller
         self.full_gradients = []
         for p in params:
             gradient = p.grad
@@ -52,6 +52,7 @@ class AGC(Wrapper):
         clip_by_unit_norm(params, self.clip, self.eps)
 
     def after(self, params: list[Tensor], stepped: float | Tensor) -> None:
+        # restores the gradients of the caller
         for p, gradient in zip(params, self.full_gradients, strict=True):
             p.grad = gradient
         self.full_gradients = []

@@ -1,4 +1,4 @@
-"""Base of famx's own update rules: a momentum for each tensor, no wait for the device."""
+"""Base of famx's own update rules: one momentum per tensor, no device synchronization."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -36,8 +36,8 @@ class Update(NamedTuple):
 
     Args:
         param: the parameter.
-        gradient: contiguous.
-        state: the state of the parameter, named tensors.
+        gradient: its gradient, contiguous.
+        state: its state, as named tensors.
         momentum: its coefficient, in [0, 1).
         momentum_product: product of its coefficients in all steps so far, this one included.
         step: number of its steps with a gradient, this one included.
@@ -52,29 +52,30 @@ class Update(NamedTuple):
 
 
 class Optimizer(torch.optim.Optimizer):
-    """Asks the momentum rule for one coefficient a tensor, and leaves the step itself to `update`.
+    """Gets one coefficient per tensor from the momentum rule; a subclass defines `update`.
 
-    A step with a gradient that is not finite is skipped without a wait for the device: the kernels
-    read a flag, and the buffers of the rule are restored. `calls`, which says when a rule begins
-    to act and when it measures, is counted on the host and goes on. A parameter without gradient
-    stays as it is, and its gradient is zero for the rule. While `observed` is True, `metrics` holds
-    the coefficients (`momentum`), their means (`momentum/<kind>`) and the number of steps skipped
-    (`skipped`).
+    A step with a non-finite gradient is skipped without a device synchronization: the kernels read
+    a flag, and the buffers of the rule are restored. `calls`, by which a rule decides when to start
+    and when to measure, is counted on the host and includes skipped steps. A parameter without a
+    gradient does not change, and the rule gets zeros as its gradient. While `observed` is True,
+    `metrics` holds the coefficients (`momentum`), their means (`momentum/<kind>`) and the number of
+    skipped steps (`skipped`).
 
-    A caller that has checked all gradients, as for clipping, can set `found_inf` (0-d, 1 = one is
-    not finite); the next step then does not read them again.
+    A caller that has checked all gradients, for example for clipping, can set `found_inf` (0-d, 1 =
+    a gradient is not finite); the next step then does not check them again.
 
-    With `capturable` set to True a CUDA graph can capture a step, once one has been taken outside
-    of it: steps are then counted in tensors on the device, and work that is due in some steps only
-    is done in each. As in torch's optimizers, a learning rate that is a float is captured as it is.
+    With `capturable` set to True, a CUDA graph can capture a step after a first step outside of the
+    graph. Steps are then counted in tensors on the device, and work that only some steps need is
+    done in every step. As in torch's optimizers, the graph captures a float learning rate as a
+    constant.
 
     Args:
-        params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own.
+        params: parameters or groups; a group may have its own `kind`, `alpha` and `n_bands`.
         defaults: options of groups that do not set them: `lr`, `alpha` (base momentum),
-            `weight_decay`, `n_bands`, and what `update` reads.
+            `weight_decay`, `n_bands`, and those that `update` reads.
         momentum: factory of the momentum rule, called with `tensors` and, if that is passed,
-            `spectrum`; without one, the rule that `default_rule` describes is built.
-        spectrum: factory of the spectrum that the rule measures; without one, the rule's default.
+            `spectrum`; None builds the rule that `default_rule` describes.
+        spectrum: factory of the spectrum that the rule measures; None for the rule's default.
 
     Attributes:
         default_rule: name and hyperparameters of a momentum rule, as in a config.
@@ -92,12 +93,14 @@ class Optimizer(torch.optim.Optimizer):
         spectrum: Factory | None = None,
     ):
         check_factories({"momentum": momentum, "spectrum": spectrum})
+        # parameter groups, which `add_param_group` checks
         super().__init__(params, {"kind": "other", **defaults})
         self.accepts_groups = False
         self.observed = False
         self.capturable = False
         self.found_inf: Tensor | None = None
         self.metrics: dict[str, Tensor] = {}
+        # the rule, and the state that all parameters share
         self.calls: int | Tensor = 0
         self.tensors = [tensor_info(p, group) for p, group in self._params_with_groups()]
         self.rule: nn.Module = build_rule(self.tensors, self.default_rule, momentum, spectrum)
@@ -114,7 +117,7 @@ class Optimizer(torch.optim.Optimizer):
         """Takes the step of the parameters of a group that have a gradient.
 
         Args:
-            found_inf: 0-d, 1 where parameters and state must stay as they are, else 0.
+            found_inf: 0-d, 1 if parameters and state must not change, else 0.
         """
         raise NotImplementedError
 
@@ -134,7 +137,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         self._refuse_unready_capture()
         loss = None if closure is None else torch.enable_grad()(closure)()
-        # the flag of a caller is for one step
+        # a flag that a caller has set is for one step
         flag = self.found_inf
         self.found_inf = None
 
@@ -148,13 +151,13 @@ class Optimizer(torch.optim.Optimizer):
         self._move_to(found_inf.device)
         self.calls += 1  # in place, if it is a tensor
 
-        # a coefficient for each tensor; a gradient that is absent is zero for the rule
+        # one coefficient per tensor; the rule gets zeros for missing gradients
         all_present = len(present) == len(gradients)
         inputs = present if all_present else _with_zeros(gradients, params)
         coefficients = self._choose_momentum(inputs, found_inf)
         momenta = self._check_momentum(coefficients, found_inf)
 
-        # skipped steps and absent gradients do not count
+        # skipped steps and steps without a gradient do not count
         increment = 1 - found_inf
         if not all_present:
             has_gradient = tuple([g is not None for g in gradients])
@@ -191,11 +194,12 @@ class Optimizer(torch.optim.Optimizer):
     def _choose_momentum(
         self, gradients: Sequence[Tensor], found_inf: Float[Tensor, ""]
     ) -> Float[Tensor, " tensors"]:
-        """Calls the rule; restores its buffers where a gradient is not finite."""
+        """Calls the rule; restores its buffers if a gradient is not finite."""
+        # the rule is observed together with the optimizer
         if self.rule_observed is not self.observed:
             set_observed(self.rule, self.observed)
             self.rule_observed = self.observed
-        # on the host the flag can be read, and a step that is not skipped needs no copies
+        # on the CPU the flag can be read, and a step that is not skipped needs no restore
         if found_inf.device.type == "cpu" and not self.capturable and _is_zero(found_inf):
             return self.rule(gradients, self.calls)
         saved = buffers_of(self.rule)
@@ -209,12 +213,12 @@ class Optimizer(torch.optim.Optimizer):
         """Returns the rule's coefficients one by one.
 
         Raises:
-            UserError: they are not one a tensor, or one is outside [0, 1) in a step that is not
-                skipped; the range is checked only where the coefficients are on the host.
+            UserError: there is not one per tensor, or one is outside [0, 1). The range is checked
+                only on the CPU, and only in steps that are not skipped.
         """
         check_coefficients(self.rule, coefficients, len(self.tensors))
         momenta = scalars(coefficients)
-        # in a skipped step the coefficients may follow from NaN
+        # in a skipped step the coefficients may be NaN, like the gradients
         if coefficients.device.type == "cpu" and _is_zero(found_inf):
             check_range(self.rule, momenta)
         return momenta
@@ -227,6 +231,7 @@ class Optimizer(torch.optim.Optimizer):
         return state
 
     def _record_metrics(self, coefficients: Float[Tensor, " tensors"]) -> None:
+        # indices of the tensors of each kind
         rows_by_kind: dict[Kind, list[int]] = {}
         for i, info in enumerate(self.tensors):
             rows_by_kind.setdefault(info.kind, []).append(i)
@@ -238,7 +243,7 @@ class Optimizer(torch.optim.Optimizer):
         return [(p, group) for group in self.param_groups for p in group["params"]]
 
     def _move_to(self, device: torch.device) -> None:
-        # once: the constructor does not know where gradients will be
+        # only in the first step: the constructor does not know the device of the gradients
         if self.skipped.device != device:
             self.rule.to(device)
             self.skipped = self.skipped.to(device)
@@ -248,9 +253,9 @@ class Optimizer(torch.optim.Optimizer):
             make_capturable((self, *self.rule.modules()), device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns torch's state_dict and, as "famx", the state that belongs to no single parameter.
+        """Returns torch's state_dict and, as "famx", the state that all parameters share.
 
-        The latter holds numbers and tensors; the names of those of the rule begin with `rule.`.
+        The shared state holds numbers and tensors; names of the rule's state begin with `rule.`.
         """
         shared: dict[str, Any] = {
             "calls": int(self.calls),
@@ -266,7 +271,7 @@ class Optimizer(torch.optim.Optimizer):
         """Loads what `state_dict` returned.
 
         Raises:
-            UserError: it is of another optimizer, or of one with another momentum rule or spectrum.
+            UserError: the state belongs to another optimizer, momentum rule or spectrum.
         """
         # the rule must have the same buffers
         shared = state_dict.get("famx", {})
@@ -278,10 +283,10 @@ class Optimizer(torch.optim.Optimizer):
         expected = shapes(self.rule.state_dict())
         if "calls" not in shared or loaded != expected:
             raise UserError(
-                f"the state is not of this {type(self).__name__}: "
+                f"the state does not fit this {type(self).__name__}: "
                 f"its momentum rule has {loaded}, this one has {expected}"
             )
-        # the state of each parameter, of the rule, and of all together
+        # the state of each parameter, of the rule, and what all parameters share
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "famx"})
         keep_dtypes(self, state_dict, self.init)
         self.rule.load_state_dict(rule_state)
@@ -293,7 +298,7 @@ class Optimizer(torch.optim.Optimizer):
         """Adds a group and checks its options; only the constructor can call it.
 
         Raises:
-            UserError: the optimizer is complete, or an option is not allowed.
+            UserError: it is called after the constructor, or an option is not allowed.
         """
         if not self.accepts_groups:
             raise UserError(
@@ -309,7 +314,7 @@ class Optimizer(torch.optim.Optimizer):
 def _with_zeros(
     gradients: Sequence[Tensor | None], params: Sequence[tuple[Tensor, Group]]
 ) -> list[Tensor]:
-    """Returns the gradients with zeros for those that are absent, which take no memory."""
+    """Returns the gradients with zeros, which take no memory, in place of missing ones."""
     dense = []
     for gradient, (p, _) in zip(gradients, params, strict=True):
         dense.append(p.new_zeros(()).expand(p.shape) if gradient is None else gradient)

@@ -14,17 +14,17 @@ from famx.registry import register
 class EMANesterov(Wrapper):
     """θ <- A(y), y = θ + beta·m; m <- gamma·m + (1 - gamma)·(change of θ), A the base's step.
 
-    Between steps the parameters are at y, since the gradient is computed there; up to `start_step`
-    and from `stop_step` on beta is 0, and they are at θ.
+    Between steps the parameters hold y, where the gradient is computed. Up to `start_step` and from
+    `stop_step` on, beta is 0 and they hold θ.
 
     Args:
-        params: an optimizer, or parameters or groups to build the base over.
-        beta: how far to look ahead, in average steps, in [0, 1); a steady step becomes
+        params: an optimizer, or parameters or groups to build the base for.
+        beta: distance to look ahead, in units of the average step, in [0, 1); constant steps become
             1 / (1 - beta) times as long. Published trainings of language models use .5, and .7
             with Adam.
-        gamma: decay of the average, in [0, 1); they use .99 to .999, .99 with Adam.
+        gamma: decay of the average, in [0, 1); the same trainings use .99 to .999, .99 with Adam.
         start_step: step after which to look ahead.
-        stop_step: step that ends it; never without one.
+        stop_step: first step without looking ahead; None for no end.
         options: `base`, `lr`, `momentum` and `spectrum` of `Wrapper`.
     """
 
@@ -47,10 +47,11 @@ class EMANesterov(Wrapper):
         super().__init__(params, **options)
 
     def before(self, params: list[Tensor]) -> None:
+        # parameters before the base's step, to measure its change
         self.starts = [p.detach().clone() for p in params]
 
     def after(self, params: list[Tensor], stepped: float | Tensor) -> None:
-        # the beta of the point that the parameters move to now
+        # beta of the next point at which the gradient is computed
         is_started = self.start_step < self.calls
         is_stopped = self.stop_step is not None and self.calls >= self.stop_step
         next_beta = self.beta * (is_started and not is_stopped)
@@ -60,9 +61,10 @@ class EMANesterov(Wrapper):
             state = self.wrapper_state[p]
             m = state["ema"]
             beta = state["beta"]
-            # 0 or 1 as a tensor, which decides without a wait for the device
+            # 0 or 1 as a tensor, which needs no device synchronization
             weight = p.new_ones(()).mul_(stepped)
             m.lerp_(p - start + beta * m, weight * (1 - self.gamma))
+            # from θ to the new y; a skipped step changes nothing
             state["beta"] = torch.lerp(beta, torch.full_like(beta, next_beta), weight)
             p.add_(m * state["beta"] * weight)
         self.starts = []

@@ -1,4 +1,4 @@
-"""Descent along an average of gradients, a momentum rule for each tensor: FAM's step (seed.md)."""
+"""SGD along averaged gradients, with a momentum rule for each tensor: FAM's step (seed.md)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,15 +20,15 @@ class EmaSGD(Optimizer):
     The default rule is `constant`: a = alpha.
 
     Args:
-        params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own.
+        params: parameters or groups; a group may have its own `kind`, `alpha` and `n_bands`.
         lr: learning rate; the default is for gradients clipped by unit (`trainer.unit_clip`),
             others need a much smaller one.
         alpha: base momentum, in [0, 1).
         weight_decay: share of a parameter that is subtracted per step, times lr.
-        n_bands: bands of the spectrum, if the rule measures one.
+        n_bands: number of bands of the spectrum, if the rule measures one.
         decoupled: False adds weight_decay·θ to the gradient instead, before it is measured and
             averaged.
-        debias: whether m is divided by 1 - product of all a, the sum of its weights.
+        debias: whether to divide m by 1 - (product of all a), the sum of its weights.
         rules: factories `momentum` and `spectrum`, see `Optimizer`.
     """
 
@@ -61,8 +61,8 @@ class EmaSGD(Optimizer):
 
     def update(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
         if self.debias:
-            # m / (1 - product) itself is the average m <- m + w·(g - m);
-            # after a first step that is skipped, the product is still 1
+            # the debiased m / (1 - product) is itself an average m <- m + w·(g - m);
+            # the product is still 1 if the first step was skipped
             weights = [(1 - u.momentum) / clamp_min(1 - u.momentum_product, EPS) for u in updates]
         else:
             weights = [1 - u.momentum for u in updates]
@@ -79,7 +79,7 @@ class EmaSGD(Optimizer):
         found_inf: Tensor,
     ) -> None:
         """m <- m + w·(g - m); θ <- θ - lr·(m + weight_decay·θ), one kernel for each w."""
-        # the kernel takes one momentum for all its tensors
+        # one launch per momentum and dtype, since the kernel takes one momentum for all tensors
         batches: dict[Any, tuple[list[Tensor], list[Tensor], list[Tensor]]] = {}
         for u, w in zip(updates, weights, strict=True):
             m = u.state["exp_avg"]
@@ -94,7 +94,7 @@ class EmaSGD(Optimizer):
                 continue
             with contiguous(params) as dense:
                 if weight_decay:
-                    # the kernel's own decay would become part of m
+                    # decoupled, since the kernel would add the decay to m
                     torch._foreach_mul_(dense, 1 - lr * weight_decay * (1 - found_inf))
                 torch._fused_sgd_(
                     dense,
@@ -118,7 +118,7 @@ class EmaSGD(Optimizer):
         weight_decay: float,
         found_inf: Tensor,
     ) -> None:
-        """The same with weights on the device: the kernel of `_fused_step` takes numbers only."""
+        """Computes the same with weights on the device; the fused kernel takes only floats."""
         averages = [u.state["exp_avg"] for u in updates]
         average(averages, [u.gradient for u in updates], weights, found_inf)
         descend([u.param for u in updates], averages, lr, weight_decay, found_inf)

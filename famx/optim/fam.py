@@ -1,4 +1,4 @@
-"""Frequency-adaptive momentum: it follows the spectrum of each gradient in time (seed.md)."""
+"""Frequency-adaptive momentum, from the spectrum over time of each gradient (seed.md)."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ class FAM(EmaSGD):
     The default rule is `fam` on the spectrum `temporal`.
 
     Args:
-        params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own, see
+        params: parameters or groups; a group may have its own `kind`, `alpha` and `n_bands`, see
             `parameter_groups`.
         beta: decay of the history of the bands per step, in [0, 1).
-        fam_start_step: step up to which the base momentum stays.
-        min_size: entries; only tensors with more of them are measured.
-        layer_boost: whether the loudest band changes the momentum of every kind once more.
-        options: of `EmaSGD`: `lr`, `alpha` (the momentum a where no band is loud), `weight_decay`,
-            `n_bands`, `decoupled`, `debias`, `momentum`, `spectrum`. With another rule as
-            `momentum`, set `beta`, `fam_start_step`, `min_size` and `layer_boost` on that rule.
+        fam_start_step: number of first steps with the base momentum.
+        min_size: only tensors with more elements are measured.
+        layer_boost: whether the largest band changes the momentum once more, for every kind.
+        options: options of `EmaSGD`: `lr`, `alpha` (the momentum a while no band fires),
+            `weight_decay`, `n_bands`, `decoupled`, `debias`, `momentum`, `spectrum`. With another
+            rule as `momentum`, set `beta`, `fam_start_step`, `min_size` and `layer_boost` on it.
     """
 
     def __init__(

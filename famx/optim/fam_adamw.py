@@ -1,4 +1,4 @@
-"""AdamW whose beta1 a momentum rule chooses for each tensor (seed.md; arXiv:1711.05101)."""
+"""AdamW with a momentum rule that chooses beta1 for each tensor (seed.md; arXiv:1711.05101)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,13 +22,13 @@ class FAMAdamW(Optimizer):
     the spectrum `temporal`; with a = betas[0] in all steps, this is AdamW.
 
     Args:
-        params: parameters or groups; a group may have `kind`, `alpha` (its base momentum) and
-            `n_bands` of its own.
+        params: parameters or groups; a group may have its own `kind`, `alpha` (base momentum) and
+            `n_bands`.
         lr: learning rate.
         betas: base momentum of groups without `alpha`, and decay of the average of g², in [0, 1).
-        eps: added to the root.
+        eps: added to the square root.
         weight_decay: share of a parameter that is subtracted per step, times lr.
-        n_bands: bands of the spectrum.
+        n_bands: number of bands of the spectrum.
         rules: factories `momentum` and `spectrum`, see `Optimizer`.
     """
 
@@ -70,12 +70,12 @@ class FAMAdamW(Optimizer):
         step(group, updates, found_inf)
 
     def _fused_step(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
-        """One fused kernel for all tensors whose coefficients, products and steps agree."""
-        # one batch of tensors for each set of numbers that the kernel takes
+        """Launches one kernel for all tensors with equal coefficients, products and step counts."""
+        # tensors by the numbers that the kernel takes
         batches: dict[Any, list[Update]] = {}
         for u in updates:
             # the kernel divides m by 1 - aᵗ, and `ratio` corrects that to 1 - product;
-            # after a first step that is skipped, the product is still 1
+            # the product is still 1 if the first step was skipped
             ratio: Any = (1 - u.momentum**u.step) / (1 - u.momentum_product) if u.step else 1.0
             key = (u.momentum, round(ratio, 7), u.step, u.param.dtype)
             batches.setdefault(key, []).append(u)
@@ -102,7 +102,7 @@ class FAMAdamW(Optimizer):
                 )
 
     def _per_tensor_step(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
-        """The same with coefficients on the device: the kernel above takes numbers only."""
+        """Computes the same with coefficients on the device; the kernel above takes only floats."""
         # both averages
         beta2 = group["beta2"]
         gradients = [u.gradient for u in updates]

@@ -1,4 +1,4 @@
-"""Research: a momentum for each band of a gradient's spectrum, larger for fine ones (seed.md)."""
+"""Research: one momentum per band of a gradient's spectrum, larger for high bands (seed.md)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,17 +18,17 @@ from famx.validate import check_number
 class FAMBandwise(Optimizer):
     """M(f) <- a(f)·M(f) + (1 - a(f))·G(f); θ <- θ - lr·(m + weight_decay·θ), m = irfft(M).
 
-    G = rfft(all entries of g). Of n bands b of f, equally wide: a(f) = a + spread·(2b/(n - 1) - 1),
-    within [0, .999], with a of the tensor from the momentum rule (default: `constant`, a = alpha).
-    Tensors with fewer bins than bands have a for all f.
+    G is the rfft over all elements of g, divided into n bands of equal width. In band b,
+    a(f) = a + spread·(2b/(n - 1) - 1), clamped to [0, .999], with the tensor's a from the momentum
+    rule (default: `constant`, a = alpha). Tensors with fewer bins than bands have a(f) = a.
 
     Args:
-        params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own.
+        params: parameters or groups; a group may have its own `kind`, `alpha` and `n_bands`.
         lr: learning rate.
         alpha: momentum of the middle band, in [0, 1).
-        spread: added to it in the highest band, subtracted in the lowest.
+        spread: added to alpha in the highest band, subtracted in the lowest.
         weight_decay: share of a parameter that is subtracted per step, times lr.
-        n_bands: bands of the entries' spectrum, and of the spectrum that the rule measures.
+        n_bands: number of bands, of G and of the spectrum that the rule measures.
         rules: factories `momentum` and `spectrum`, see `Optimizer`.
     """
 
@@ -68,7 +68,7 @@ class FAMBandwise(Optimizer):
         """Returns a(f) for each bin (n_bins,), on the device and in the dtype of `like`."""
         if n_bins < n_bands or n_bands == 1:
             return like.new_ones(n_bins) * a
-        # the last band has the rest of the bins
+        # the last band has the bins that remain
         bins = torch.arange(n_bins, device=like.device)
         band = (bins // (n_bins // n_bands)).clamp_max(n_bands - 1)
         return (a + self.spread * (2 * band / (n_bands - 1) - 1)).clamp(0.0, 0.999).to(like.dtype)

@@ -1,4 +1,4 @@
-"""MaxFactor on gradients averaged by FAM; tensors too small for FAM take it plain (seed.md)."""
+"""MaxFactor on gradients averaged by FAM, except those of small tensors (seed.md)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +14,9 @@ class FAMMaxFactor(MaxFactor):
     """m <- a·m + (1 - a)·g, a from the momentum rule `fam`; then the step of `maxfactor` along m.
 
     Args:
-        params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own.
+        params: parameters or groups; a group may have its own `kind`, `alpha` and `n_bands`.
         lr: largest change of a parameter per step, in units of its own RMS.
-        options: of `MaxFactor`, `momentum` and `spectrum` among them.
+        options: options of `MaxFactor`, including `momentum` and `spectrum`.
     """
 
     default_rule: Mapping[str, Any] = {"name": "fam"}

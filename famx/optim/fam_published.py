@@ -15,15 +15,15 @@ class FAMPublished(EmaSGD):
     The default rule is `fam_published` on the spectrum `shuffled`.
 
     Args:
-        params: parameters or groups; a group may have `kind`, `alpha` and `n_bands` of its own, see
+        params: parameters or groups; a group may have its own `kind`, `alpha` and `n_bands`, see
             `parameter_groups`.
         beta: decay of the history of the bands per step, in [0, 1).
-        fam_start_step: step up to which the base momentum stays.
-        min_size: entries; only tensors with more of them are measured.
-        decoupled: True decays the parameter instead of the gradient.
-        options: of `EmaSGD`: `lr`, `alpha`, `weight_decay`, `n_bands`, `debias`, `momentum`,
-            `spectrum`. With another rule as `momentum`, set `beta`, `fam_start_step` and `min_size`
-            on that rule.
+        fam_start_step: number of first steps with the base momentum.
+        min_size: only tensors with more elements are measured.
+        decoupled: True applies the weight decay to the parameter instead of the gradient.
+        options: options of `EmaSGD`: `lr`, `alpha`, `weight_decay`, `n_bands`, `debias`,
+            `momentum`, `spectrum`. With another rule as `momentum`, set `beta`, `fam_start_step`
+            and `min_size` on it.
     """
 
     def __init__(

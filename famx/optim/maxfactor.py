@@ -21,7 +21,7 @@ Scalars = Sequence[float | Tensor]
 
 @runtime_checkable
 class FollowsTensors(Protocol):
-    """A momentum rule that says by their indices which tensors it follows."""
+    """A momentum rule that lists the indices of the tensors that it follows."""
 
     rows: list[int]
 
@@ -30,33 +30,34 @@ class FollowsTensors(Protocol):
 class MaxFactor(Optimizer):
     """θ <- θ - lr·weight_decay·θ - a·U for vectors, - a·sign(U)·max|U of the row| for matrices.
 
-    a = max(eps₂, RMS θ)·max(min_lr, min(lr, 1/sqrt t)), but 0 where lr is.
+    a = max(eps₂, RMS θ)·max(min_lr, min(lr, 1/sqrt t)), or 0 if lr is 0.
     U = u / (max(1, RMS(u)/clip_threshold)·max|u|), u = g / sqrt(max(V, eps₁²)).
-    Matrices: V = R·C / max(R), with R and C the averages of the row and column means of g², new
-    ones with weight b = clamp(t^beta2_decay, .001, .999). Convolutions are matrices, output
-    channels x all else. Vectors and scalars: V <- gamma·V + (1 - gamma)·g².
+    Matrices: V = R·C / max(R), where R and C are averages of the row and column means of g² that
+    give new means the weight b = clamp(t^beta2_decay, .001, .999). A convolution is a matrix of
+    output channels x all other axes. Vectors and scalars: V <- gamma·V + (1 - gamma)·g².
     A matrix whose g² overflows is not changed. With a momentum rule, the gradients of the tensors
-    that it follows are averaged first: their g is m <- a·m + (1 - a)·g.
+    that it follows are averaged first, with the coefficient c of the rule: m <- c·m + (1 - c)·g.
 
     Args:
-        params: parameters or groups; with a rule, a group may have `kind`, `alpha` and `n_bands` of
-            its own.
+        params: parameters or groups; with a rule, a group may have its own `kind`, `alpha` and
+            `n_bands`.
         lr: largest change of a parameter per step, in units of its own RMS.
-        beta2_decay: exponent of the weight b, below 0.
-        eps: smallest root of V, and smallest RMS θ that is assumed.
-        clip_threshold: largest RMS(u) before u is scaled down.
+        beta2_decay: exponent of t in the weight b, below 0.
+        eps: lower bounds of the square root of V and of RMS θ.
+        clip_threshold: RMS(u) above which u is scaled down.
         weight_decay: share of a parameter that is subtracted per step, times lr.
         gamma: decay of V of vectors, in [0, 1).
-        min_lr: smallest rate of a group whose lr is not 0.
-        full_matrix: whether matrices too have a V of their own shape, with weight b.
-        clip: if a number, g is first shortened to clip·max(‖θ‖, eps₂·sqrt(entries)).
-        magnitude: of a matrix's step: largest entry of each row of |U|, of all, or their median.
+        min_lr: lower bound of the rate, unless lr is 0.
+        full_matrix: whether matrices too have a V of the full shape, averaged with the weight b.
+        clip: largest norm of g, relative to max(‖θ‖, eps₂·sqrt(elements)); None for no limit.
+        magnitude: size of a matrix's step: the maximum of |U| over each row (`row`) or over all
+            elements (`max`), or its median (`median`).
         rules: factories `momentum` and `spectrum`, see `Optimizer`; without `momentum`, gradients
             are not averaged.
     """
 
     default_rule: Mapping[str, Any] = {"name": "constant"}
-    # whether gradients are averaged where no momentum rule is passed
+    # whether gradients are averaged by the default rule if none is passed
     averages_by_default: ClassVar[bool] = False
 
     def __init__(  # noqa: PLR0913
@@ -125,7 +126,7 @@ class MaxFactor(Optimizer):
     def _record_metrics(self, coefficients: Float[Tensor, " tensors"]) -> None:
         is_averaged = [float(p in self.averaged) for p, _ in self._params_with_groups()]
         mask = torch.tensor(is_averaged).to(coefficients.device)
-        # where gradients are not averaged, there is no momentum
+        # tensors whose gradients are not averaged have no momentum
         super()._record_metrics(mask * coefficients)
 
     def update(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
@@ -164,7 +165,7 @@ class MaxFactor(Optimizer):
     def _clip(
         self, group: Group, updates: Sequence[Update], gradients: list[Tensor], sizes: Scalars
     ) -> list[Tensor]:
-        """Returns the gradients shortened to clip·size·sqrt(entries)."""
+        """Returns the gradients scaled down to norms of at most clip·size·sqrt(elements)."""
         clipped = []
         for u, g, size, norm in zip(updates, gradients, sizes, _norms(gradients), strict=True):
             longest = group["clip"] * size * u.param.numel() ** 0.5
@@ -175,7 +176,7 @@ class MaxFactor(Optimizer):
         self, group: Group, updates: Sequence[Update], found_inf: Tensor
     ) -> tuple[Scalars, Scalars]:
         """Returns the weights b, and max(min_lr, min(lr, 1/sqrt t)) / lr (0 where lr is 0)."""
-        # t is 0 as long as all steps have been skipped
+        # t is 0 while all steps so far have been skipped
         t = torch.stack([torch.as_tensor(u.step) for u in updates]).clamp_min(1.0)
         lr = group["lr"]
         if isinstance(lr, Tensor):
@@ -202,7 +203,7 @@ class MaxFactor(Optimizer):
         found_inf: Tensor,
     ) -> None:
         """θ <- θ - lr·weight_decay·θ - a·U for vectors and scalars; `steps` are a / lr."""
-        # V, with squares that overflow at the largest number
+        # V, in which squares that overflow count as the largest number
         v = [u.state["exp_avg_sq"] for u in updates]
         squares = torch._foreach_mul(gradients, gradients)
         squares = torch._foreach_minimum(squares, torch.finfo(torch.float32).max)
@@ -269,12 +270,12 @@ class MaxFactor(Optimizer):
         Args:
             u2: g² as a matrix, overwritten.
             row_means: means of its rows.
-            buffer: of the same shape, overwritten.
+            buffer: a matrix of the same shape, overwritten.
 
         Returns:
             The factor, which broadcasts against the rows: u² = u2·factor.
         """
-        # V of the matrix's own shape
+        # V of the full shape
         if self.full_matrix:
             v = state["exp_avg_sq"].view(u2.shape)
             average([v], [u2], [weight], found_inf)
@@ -285,8 +286,8 @@ class MaxFactor(Optimizer):
         columns = state["exp_avg_sq_col"]
         average([rows, columns], [row_means, u2.mean(0)], [weight, weight], found_inf)
         rows = rows / rows.max().clamp_min(TINY)
-        # on the host the product of minima shows that no V is below the floor; then a division by
-        # columns alone, and the rows as the factor, takes a third of the time
+        # if no V is below the floor, which only the CPU can check without a synchronization,
+        # dividing by the columns and returning the rows as the factor takes a third of the time
         if u2.device.type == "cpu" and scalars((rows.min() * columns.min())[None])[0] >= floor:
             u2 *= 1 / columns
             return (1 / rows)[:, None]
@@ -294,9 +295,9 @@ class MaxFactor(Optimizer):
         return u2.new_ones(())
 
     def _scratch_like(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns two tensors of that shape to write into.
+        """Returns two tensors of the same shape to write into.
 
-        They are the same memory in all calls, since allocating costs more than the sums.
+        All calls share their memory, since allocation takes longer than the arithmetic.
         """
         n = tensor.numel()
         scratch = self.scratch

@@ -1,4 +1,4 @@
-"""Muon, torch's own, for matrices; AdamW for all else (Jordan et al. 2024; arXiv:2502.16982)."""
+"""Muon of torch for matrices, AdamW for the rest (Jordan et al. 2024; arXiv:2502.16982)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -20,17 +20,17 @@ class Muon(torch.optim.Optimizer):
     """m <- alpha·m + (1 - alpha)·g; θ <- θ - lr·(.2·sqrt(longer side)·O + weight_decay·θ).
 
     O is the matrix nearest to m (with Nesterov momentum) whose singular values are all about 1.
-    Vectors, scalars, tensors of more axes and embeddings take AdamW with the same lr, since the
-    factor makes the sizes of both steps equal.
+    Embeddings and tensors that are not matrices are updated by AdamW with the same lr, since the
+    factor gives both steps the same size.
 
     Args:
-        params: parameters or groups; in a group with `kind` "embedding", matrices too take AdamW.
+        params: parameters or groups; all of a group with `kind` "embedding" is updated by AdamW.
         lr: learning rate.
         weight_decay: share of a parameter that is subtracted per step, times lr.
         alpha: momentum of matrices, in [0, 1).
         nesterov: whether to use Nesterov momentum.
         ns_steps: Newton-Schulz iterations towards O.
-        betas, eps: of AdamW.
+        betas, eps: options of AdamW.
     """
 
     exempt: ClassVar[dict[str, str]] = TorchOptimizer.exempt
@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
             raise ValueError(f"alpha={alpha} must be in [0, 1), ns_steps={ns_steps} at least 1")
         self.observed = False
         self.metrics: dict[str, Tensor] = {}
-        # each group is split into matrices and all else
+        # each group is split into matrices and other tensors
         muon_groups = []
         adamw_groups = []
         for group in torch.optim.Optimizer(params, {}).param_groups:
@@ -79,17 +79,17 @@ class Muon(torch.optim.Optimizer):
         self._share_state()
 
     def _share_state(self) -> None:
-        """Makes this optimizer's groups and state those of the two inside it."""
+        """Shares this optimizer's groups and state with the two inside it."""
         self.muon.param_groups = [group for group in self.param_groups if group["orthogonal"]]
         self.adamw.param_groups = [group for group in self.param_groups if not group["orthogonal"]]
         self.muon.state = self.state
         self.adamw.state = self.state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group that the constructor has sorted.
+        """Adds a group of the constructor, which has split it into matrices and other tensors.
 
         Raises:
-            UserError: it is another group.
+            UserError: the group has not been split.
         """
         if "orthogonal" not in param_group:
             raise UserError("Muon sorts the parameters in its constructor: pass all groups there")

@@ -1,4 +1,4 @@
-"""NAdamW, torch's own: AdamW with Nesterov momentum (Dozat 2016; arXiv:1711.05101)."""
+"""NAdamW of torch: AdamW with Nesterov momentum (Dozat 2016; arXiv:1711.05101)."""
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -10,19 +10,19 @@ from famx.registry import register
 
 @register
 class NAdamW(TorchOptimizer, torch.optim.NAdam):
-    """AdamW along μ'·m / (1 - product of all μ and μ') + (1 - μ)·g / (1 - product of all μ).
+    """AdamW with m̂ = μ'·m / (1 - product of all μ and μ') + (1 - μ)·g / (1 - product of all μ).
 
-    μ grows from β₁ / 2 to β₁: at step t it is β₁·(1 - .96^(t·momentum_decay) / 2), and μ' is that
+    μ grows from β₁ / 2 to β₁: at step t it is β₁·(1 - .96^(t·momentum_decay) / 2), and μ' is the μ
     of step t + 1.
 
     Args:
         params: parameters or groups.
         lr: learning rate.
         betas: decay of the averages of g and g², in [0, 1).
-        eps: added to the root.
+        eps: added to the square root.
         weight_decay: share of a parameter that is subtracted per step, times lr.
-        momentum_decay: how fast μ grows.
-        rules: refused, see `TorchOptimizer`.
+        momentum_decay: speed at which μ grows.
+        rules: must be None, see `TorchOptimizer`.
     """
 
     def __init__(

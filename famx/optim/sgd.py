@@ -1,4 +1,4 @@
-"""SGD with momentum, torch's own (Sutskever et al. 2013)."""
+"""SGD with momentum, of torch (Sutskever et al. 2013)."""
 
 import torch
 from torch.optim.optimizer import ParamsT
@@ -18,8 +18,8 @@ class SGD(TorchOptimizer, torch.optim.SGD):
             others need a much smaller one.
         alpha: momentum, in [0, 1).
         nesterov: whether to use Nesterov momentum.
-        weight_decay: of the coupled decay.
-        rules: refused, see `TorchOptimizer`.
+        weight_decay: share of a parameter that is added to its gradient.
+        rules: must be None, see `TorchOptimizer`.
     """
 
     def __init__(

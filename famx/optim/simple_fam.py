@@ -1,4 +1,4 @@
-"""SimpleFAM: momentum rises with the upper half of a gradient's spectrum (seed.md)."""
+"""SimpleFAM: momentum grows with the share of the spectrum's upper half (seed.md)."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -52,7 +52,7 @@ def rotate_in_subspace(
 
 
 def orthogonal_planes(axis: Float[Tensor, "blocks 3"]) -> Float[Tensor, "blocks 2 3"]:
-    """Returns two unit vectors for each unit axis, a right-handed orthonormal basis with it.
+    """Returns two unit vectors that complete each unit axis to a right-handed orthonormal basis.
 
     Duff et al. 2017, "Building an orthonormal basis, revisited".
     """
@@ -70,6 +70,6 @@ def block_diagonal(
 ) -> Float[Tensor, "all_rows {width}"]:
     """Returns a matrix with the blocks along its diagonal, padded with zeros to `width` columns."""
     n, rows, columns = blocks.shape
-    # (n, rows, n, columns), zero where the block is not that of the column
+    # (n, rows, n, columns), zero except where both block indices are equal
     matrix = torch.eye(n).to(blocks)[:, None, :, None] * blocks[:, :, None]
     return nn.functional.pad(matrix.reshape(n * rows, n * columns), (0, width - n * columns))

@@ -20,8 +20,8 @@ def rotation_table(
     """Returns `exp(i position frequency)` for `seq_len` positions from `offset` on.
 
     Args:
-        frequency: radians per position; plain numbers have cached tables.
-        dtype: real dtype of the table's real and imaginary parts.
+        frequency: radians per position; tables of plain numbers are cached.
+        dtype: dtype of the table's real and imaginary parts.
     """
     dtype = torch.promote_types(dtype, torch.complex64)
     if isinstance(frequency, tuple):
@@ -31,7 +31,7 @@ def rotation_table(
     if torch.compiler.is_compiling():
         position = torch.arange(offset, stop, dtype=torch.float64, device=frequency.device)
         return phasors(position, frequency).to(device, dtype)
-    # exp(i (a + b)) = exp(i a) exp(i b): few angles are computed, all as exactly as a single one
+    # exp(i (a + b)) = exp(i a) exp(i b), so few exponentials are computed, and all are exact
     fine = torch.arange(COARSE_STRIDE, dtype=torch.float64, device=frequency.device)
     coarse = torch.arange(offset, stop, COARSE_STRIDE, dtype=torch.float64, device=frequency.device)
     both = phasors(torch.cat((fine, coarse)), frequency).to(device, dtype)
@@ -47,15 +47,15 @@ def positions(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Float[Tensor, "*n t k"] | Complex[Tensor, "*n t k"]:
-    """Returns `seq_len` positions from `offset` on of a constant table.
+    """Returns the rows of `seq_len` positions of a constant table, from `offset` on.
 
     Args:
-        make: called with `(*arguments, size, device)`; returns the positions 0 to size - 1 of the
-            table along the axis before the last.
+        make: called with `(*arguments, size, device)`; returns the rows of the positions 0 to
+            size - 1, along the axis before the last.
     """
     size = offset + seq_len
     if not torch.compiler.is_compiling():
-        # a power of two, so that few tables are made and all layers share them
+        # a power of two, so that few tables are computed and all layers share them
         size = 1 << (size - 1).bit_length()
     table = constant(make, (*arguments, size), device, dtype)
     return table[..., offset : offset + seq_len, :]
@@ -72,11 +72,11 @@ def constant(
         return make(*arguments, float64_device(device)).to(device, dtype)
     key = (make, arguments, device, dtype)
     if key not in _CACHE:
-        # a table that is first needed in inference mode must serve training too
+        # a table that is first needed in inference mode must be usable in training too
         with torch.inference_mode(False), torch.no_grad():
             table = make(*arguments, float64_device(device)).to(device, dtype)
         if type(table) is not Tensor:
-            # a tracer's placeholder, which must not outlive the trace
+            # a placeholder of a tracer must not be used after the trace
             return table
         _CACHE[key] = table
     return _CACHE[key]

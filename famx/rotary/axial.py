@@ -22,7 +22,8 @@ class AxialRotary(Rotary):
 
     Args:
         width: positions per row.
-        theta: how many times slower the pair after the last of a half would rotate.
+        theta: base of each series: the pair after its last one would rotate theta times slower than
+            its first.
     """
 
     exempt: ClassVar[dict[str, str]] = {

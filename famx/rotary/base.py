@@ -29,8 +29,8 @@ class PairRotary(Rotary):
     Channels after the last pair pass unrotated.
 
     Args:
-        frequencies: of the first pairs, in radians per position. They are plain numbers, which
-            casting the module to half precision does not round.
+        frequencies: frequencies of the first pairs, in radians per position. They are plain
+            numbers, which casting the module to half precision does not round.
         learned: whether the frequencies are parameters.
     """
 

@@ -1,4 +1,4 @@
-"""RoPE on some of the channels, with chosen speeds; the others carry content alone (seed.md)."""
+"""RoPE on some of the channels, with adjustable speeds; the others do not rotate (seed.md)."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,7 +17,8 @@ class CompactRotary(PairRotary):
     Args:
         rot_count: n; half of the pairs when None.
         scale: frequency of the fastest pair, in radians per position.
-        theta: how many times slower the pair after the last would rotate.
+        theta: base of the series: the pair after the last one would rotate theta times slower than
+            the first.
         learned_freq: whether the frequencies are parameters, in radians per position.
     """
 

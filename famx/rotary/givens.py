@@ -23,7 +23,8 @@ class GivensRotary(PairRotary):
             neighbours when empty.
         rot_count: n, the number of planes that rotate; all when None.
         scale: initial value of the learned scale.
-        theta: how many times slower the plane after the last would rotate.
+        theta: base of the series: the plane after the last one would rotate theta times slower than
+            the first.
     """
 
     plane: Int[Tensor, " k"]
@@ -55,10 +56,10 @@ class GivensRotary(PairRotary):
                 f"the planes of head_dim={head_dim}"
             )
         super().__init__(geometric_frequencies(rot_count, theta))
-        # the learned factors of the frequencies; not 0, where nothing would rotate
+        # learned factors of the frequencies; they start above 0, at which nothing would rotate
         self.direction = nn.Parameter(torch.full((rot_count,), 2.0))
         self.scale = nn.Parameter(torch.tensor(scale))
-        # tables of the planes; neighbours need none, they rotate as complex numbers
+        # tables of the planes; pairs of neighbours rotate as complex numbers and need none
         planes = list(zip(pairs[::2], pairs[1::2], strict=True))[:rot_count]
         partner = self._assign_planes(head_dim, planes, rot_count)
         self.sizes: list[int] = []
@@ -69,7 +70,7 @@ class GivensRotary(PairRotary):
     def _assign_planes(
         self, head_dim: int, planes: list[tuple[int, int]], rot_count: int
     ) -> list[int]:
-        """Stores plane and sign of each channel; returns its partner, itself if it has none.
+        """Stores plane and sign of each channel; returns its partner, or the channel if it has none.
 
         `plane` is `rot_count` for channels in no plane.
         """
@@ -113,7 +114,7 @@ class GivensRotary(PairRotary):
         if not self.sizes:
             return super().forward(x, offset)
         wide = x.to(compute_dtype(x.dtype))
-        # channels in no plane belong to one more, which does not rotate
+        # channels in no plane belong to an additional plane, which does not rotate
         frequency = pad(self.angular_frequencies(), (0, 1))[self.plane] * self.sign
         table = rotation_table(frequency, offset, x.shape[-2], x.device, wide.dtype)
         # x_i cos(angle) + x_partner sin(angle), with the sign of the channel in the angle

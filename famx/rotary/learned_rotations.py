@@ -26,7 +26,8 @@ class LearnedRotations(Rotary):
     Args:
         freq_ranges: factors of each rotation, in radians; there are as many rotations as are
             needed for all pairs of channels.
-        reach: in positions; with 0 content is left out, and scores depend on the distance alone.
+        reach: largest shift by content, in positions; with 0 there is none, and scores depend on
+            the distance alone.
     """
 
     exempt: ClassVar[dict[str, str]] = {
@@ -61,14 +62,14 @@ class LearnedRotations(Rotary):
         stop = offset + x.shape[-2]
         position = torch.arange(offset, stop, device=speed.device, dtype=speed.dtype)
         angle = torch.outer(position, speed @ ranges)
-        # without its full turns an angle fits in 32 bits
+        # without its full turns, an angle is exact in 32 bits
         wide = x.to(compute_dtype(x.dtype))
         angle = (angle - (angle / tau).round() * tau).to(wide)
         # shifts by content
         if self.weight is not None:
             with torch.autocast(x.device.type, enabled=False):  # would round the angles
-                # tanh(a) = 2 sigmoid(2 a) - 1 is three times as fast, and so is this product with
-                # the positions last
+                # tanh(a) as 2 sigmoid(2 a) - 1 is three times as fast, and so is a product with the
+                # positions in the last axis
                 shift = (2 * self.weight.to(wide) @ wide.transpose(-1, -2)).sigmoid() * 2 - 1
                 shift = shift * position.clamp(max=self.reach).to(wide)
                 angle = (shift.transpose(-1, -2) @ ranges.to(wide)).add_(angle)
@@ -80,7 +81,7 @@ def _range_matrix(
 ) -> Float[Tensor, "{rotations} {pairs}"]:
     """Returns the matrix that multiplies each rotation by each range, in the order of the pairs.
 
-    The product is the same as an outer product, and faster than one so narrow.
+    A product with it equals an outer product, and is faster for so few columns.
     """
     blocks = torch.tensor(ranges, dtype=torch.float64, device=device).expand(rotations, 1, -1)
     return block_diagonal(blocks, rotations * len(ranges))[:, :pairs]

@@ -1,4 +1,4 @@
-"""RoPE with frequencies spaced on the mel scale, that of hearing (after seed.md's author)."""
+"""RoPE with frequencies spaced on the mel scale of hearing (after the author of seed.md)."""
 
 from math import log10
 

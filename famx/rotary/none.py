@@ -1,4 +1,4 @@
-"""No positions."""
+"""No position embedding."""
 
 from jaxtyping import Float
 from torch import Tensor

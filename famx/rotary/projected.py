@@ -1,4 +1,4 @@
-"""Rotates in a learned subspace of a few dimensions; the orthogonal part passes (seed.md)."""
+"""Rotates in a learned subspace of few dimensions; the orthogonal part does not change (seed.md)."""
 
 from math import sqrt
 
@@ -17,13 +17,14 @@ class ProjectedRotary(Rotary):
     """`x <- x + W^T (R(t) - I) W x`, a rotation of all channels: the rows of W are orthonormal.
 
     R rotates blocks of three dimensions about their diagonal, block j by the angle
-    `t * theta^(-j/blocks)`; the learned W determines which directions of x these are. W is the Q of
-    a QR decomposition of the weight, which starts as the nearest orthonormal matrix to a random one
-    (by its SVD). An odd last channel is not projected.
+    `t * theta^(-j/blocks)`; the learned W determines the directions of x that are rotated. W is the
+    Q of a QR decomposition of the weight, which starts as the orthonormal matrix nearest to a
+    random one (by its SVD). An odd last channel is not projected.
 
     Args:
         proj_dim: dimensions of the subspace, a multiple of 3.
-        theta: how many times slower the block after the last would rotate.
+        theta: base of the series: the block after the last one would rotate theta times slower than
+            the first.
     """
 
     def __init__(self, head_dim: int, *, proj_dim: int = 3, theta: float = 10000.0):

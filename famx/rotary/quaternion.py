@@ -26,7 +26,8 @@ class QuaternionRotary(Rotary):
 
     Args:
         channels: size of a block, 3 or 4.
-        theta: how many times slower the block after the last would rotate.
+        theta: base of the series: the block after the last one would rotate theta times slower than
+            the first.
         learned: whether the axes are parameters; otherwise they are spread evenly over the sphere.
     """
 
@@ -39,8 +40,8 @@ class QuaternionRotary(Rotary):
         count_pairs(head_dim, minimum=channels, theta=theta)
         self.channels = channels
         self.n = head_dim // channels
-        # one per pair of channels in a block of two pairs, else one per channel; a rotation by 0
-        # is exact
+        # one frequency per pair of channels in blocks of four, else one per channel; the channels
+        # that remain rotate by 0, which is exact
         frequencies = geometric_frequencies(self.n, theta)
         if channels == 4:
             self.frequencies = frequencies * 2
@@ -58,7 +59,7 @@ class QuaternionRotary(Rotary):
     def factors(
         self, offset: int, x: Float[Tensor, "b h t k"]
     ) -> Float[Tensor, "3 t k"] | Complex[Tensor, "2 t n2"]:
-        """Returns the factors of each channel, then of the next one of its block, and so on."""
+        """Returns the factors of each channel (or pair), and of the next ones of its block."""
         dtype = compute_dtype(x.dtype)
         seq_len = x.shape[-2]
         if self.axis is not None:
@@ -78,7 +79,8 @@ class QuaternionRotary(Rotary):
         wide = x.to(factors.dtype)
         n = self.n
         k = x.shape[-1]
-        # channels in no block get another one times 0: two pieces are faster to join than three
+        # channels in no block get another channel times 0, since joining two pieces is faster than
+        # joining three
         second = torch.cat((wide[..., n : 3 * n], wide[..., : k - 2 * n]), dim=-1)
         third = torch.cat((wide[..., 2 * n : 3 * n], wide[..., : k - n]), dim=-1)
         rotated = second.mul_(factors[1]).addcmul_(third, factors[2])

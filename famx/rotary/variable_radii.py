@@ -1,4 +1,4 @@
-"""RoPE with a learned radius that scales each pair of channels (after seed.md's author)."""
+"""RoPE with a learned radius that scales each pair of channels (after the author of seed.md)."""
 
 from math import expm1, log
 from typing import ClassVar

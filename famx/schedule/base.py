@@ -33,11 +33,12 @@ class Warmup(Schedule):
     end: float = 0.0
 
     def __post_init__(self):
+        # checked when built, not after hours of training
         _check_step("total_steps", self.total_steps)
         _check_step("warmup_steps", self.warmup_steps)
         for name, multiple in (("start", self.start), ("end", self.end)):
             if not 0 <= multiple <= 1:
-                raise ValueError(f"{name}={multiple} is outside 0 to 1, the multiples of the peak")
+                raise ValueError(f"{name}={multiple} must be between 0 and 1 times the peak")
 
     @property
     def peak_step(self) -> int:
@@ -53,13 +54,13 @@ class Warmup(Schedule):
 
     def __call__(self, step: int) -> float:
         """See `Schedule.__call__`."""
-        # first, so that a schedule of no steps is at its end
+        # checked first, so that a schedule of 0 steps is at its end
         if step >= self.total_steps:
             return self.end
         # warm-up
         if step < self.peak_step:
             return self.start + (1 - self.start) * step / self.peak_step
-        # plateau; of one step where the decay begins at the peak
+        # plateau, a single step if the decay begins at the peak
         if step <= self.decay_step:
             return 1.0
         # decay
@@ -67,16 +68,16 @@ class Warmup(Schedule):
         return self.end + (1 - self.end) * self.curve(progress)
 
     def curve(self, progress: float) -> float:
-        """Returns the form of the decay, from 1 to 0 for progress from 0 to 1: half a cosine."""
+        """Returns the shape of the decay, from 1 to 0 for progress from 0 to 1: half a cosine."""
         return (1 + cos(pi * progress)) / 2
 
 
 @dataclass(frozen=True)
 class WarmupPlateau(Warmup):
-    """As `Warmup`, but the decay begins at step s: between w and s the multiple is 1.
+    """Adds a plateau to `Warmup`: the multiple is 1 from step w to step s, where the decay begins.
 
     Args:
-        decay_start: s; the schedule's own default when None, never before the peak.
+        decay_start: s; the default of the schedule when None, never before the peak.
     """
 
     decay_start: int | None = None
@@ -100,4 +101,4 @@ class WarmupPlateau(Warmup):
 def _check_step(name: str, step: int | None) -> None:
     # `not step >= 0` also refuses NaN
     if step is not None and not step >= 0:
-        raise ValueError(f"{name}={step} must be at least 0, from which steps are counted")
+        raise ValueError(f"{name}={step} must be at least 0, since steps are counted from 0")

@@ -1,4 +1,4 @@
-"""Linear warm-up, then a straight line down (Howard and Ruder 2018, arXiv:1801.06146)."""
+"""Linear warm-up, then linear decay (Howard and Ruder 2018, arXiv:1801.06146)."""
 
 from dataclasses import dataclass
 

@@ -9,7 +9,7 @@ from famx.schedule.base import WarmupPlateau
 @register
 @dataclass(frozen=True)
 class WarmupPlateauCosine(WarmupPlateau):
-    """As `warmup_cosine`, but the cosine begins at step s: between w and s the multiple is 1.
+    """Adds a plateau to `warmup_cosine`: the multiple is 1 from step w to step s, then a cosine.
 
     Args:
         total_steps, warmup_steps, start, end: as in `warmup_cosine`.

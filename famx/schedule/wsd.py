@@ -1,4 +1,4 @@
-"""Warm-up, stable, decay: a long plateau, then a short straight line down (arXiv:2404.06395)."""
+"""Warm-up, stable, decay: a long plateau, then a short linear decay (arXiv:2404.06395)."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from famx.schedule.base import WarmupPlateau
 @register
 @dataclass(frozen=True)
 class WSD(WarmupPlateau):
-    """As `linear`, but the line begins at step s: between w and s the multiple is 1.
+    """Adds a plateau to `linear`: the multiple is 1 from step w to step s, then decays linearly.
 
     Args:
         total_steps, warmup_steps, start, end: as in `warmup_cosine`.

@@ -19,10 +19,10 @@ class Spectrum(nn.Module, ABC):
 
     Attributes:
         fresh: whether the last call measured; if not, it returned the previous shares.
-        every: calls from one measurement to the next.
-        capturable: whether a CUDA graph can capture calls, that is whether they do without the
-            host. A spectrum that counts its calls, in `calls`, must then accept a 0-d tensor there.
-        white_shares: shares of white noise, zero where a tensor has fewer bands.
+        every: number of calls from one measurement to the next.
+        capturable: whether a CUDA graph can capture calls, that is, whether they never need the
+            host. If the spectrum counts its calls, `calls` must then accept a 0-d tensor.
+        white_shares: shares of white noise; zero in bands that a tensor does not have.
         observed, metrics: see `famx.nn.hooks.Observed`.
     """
 
@@ -40,27 +40,28 @@ class Spectrum(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors bands"]:
-        """Returns the share of power in each band, zero where a tensor has fewer bands."""
+        """Returns the share of power in each band, zero in bands that a tensor does not have."""
 
     @abstractmethod
     def degrees_of_freedom(self) -> Float[Tensor, " tensors"]:
         """Returns the number of independent power values in a measurement of each tensor.
 
-        The entries of a tensor are taken as independent.
+        The elements of a tensor are assumed to be independent.
         """
 
     def relative(self, shares: Float[Tensor, "tensors bands"]) -> Float[Tensor, "tensors bands"]:
-        """Returns the shares in units of white noise: 1 is white, 0 where there is no band."""
+        """Returns the shares in units of white noise: 1 is white, 0 if a band does not exist."""
         return torch.where(self.white_shares > 0, shares / self.white_shares, 0.0)
 
     def report_bands(self, shares: Float[Tensor, "tensors bands"]) -> None:
         """Fills `metrics` with shares in units of white noise, if the spectrum is observed.
 
-        The shares may be those of the last call or a history of them. `bands` are those of all
-        tensors, `bands/<kind>` their means over the tensors of a kind.
+        The shares may be those of the last call or a history of them. The metric `bands` has the
+        shares of all tensors, `bands/<kind>` their means over the tensors of a kind.
         """
         if not self.observed:
             return
+        # rows of the tensors of each kind
         relative = self.relative(shares)
         rows_by_kind: dict[Kind, list[int]] = {}
         for row, info in enumerate(self.tensors):
@@ -72,11 +73,11 @@ class Spectrum(nn.Module, ABC):
 
 
 class SampledSpectrum(Spectrum):
-    """The spectrum along the entries of a gradient, or along some of them.
+    """The spectrum along the elements of a gradient, or along a sample of them.
 
     Tensors of the same layout, length and number of bands are measured together. A subclass defines
-    how many entries are read (`length`), which (`samples`), their power (`power`), and the bins of
-    each band (`bands`).
+    the number of elements that are read (`length`), which ones (`samples`), their power (`power`),
+    and the bins of each band (`bands`).
     """
 
     order: Tensor
@@ -89,7 +90,7 @@ class SampledSpectrum(Spectrum):
         for row, info in enumerate(tensors):
             n_bins = self.length(info) // 2 + 1
             self.groups.setdefault((info.layout, n_bins, info.n_bands), []).append(row)
-        # the bins of each band, and their number as a share of all: the power of white noise
+        # the bins of each band; their share of all bins is the power of white noise
         white_shares = torch.zeros(len(tensors), self.max_bands)
         for group, ((layout, n_bins, n_bands), rows) in enumerate(self.groups.items()):
             member = membership(self.bands(layout, n_bins, n_bands), n_bins, self.max_bands)
@@ -108,7 +109,7 @@ class SampledSpectrum(Spectrum):
         samples = self.samples(gradients)
         shares = []
         for group, rows in enumerate(self.groups.values()):
-            # half precision has too small a range for powers
+            # the range of half precision is too small for powers
             series = torch.stack([samples[row] for row in rows]).float()
             shares.append(self.power(series) @ self.get_buffer(f"member{group}"))
         return torch.cat(shares)[self.order]
@@ -119,7 +120,7 @@ class SampledSpectrum(Spectrum):
 
     @abstractmethod
     def length(self, info: TensorInfo) -> int:
-        """Returns how many entries are read of a tensor."""
+        """Returns the number of elements that are read from a tensor."""
 
     @abstractmethod
     def bands(self, layout: Layout, n_bins: int, n_bands: int) -> list[tuple[int, int]]:
@@ -127,11 +128,11 @@ class SampledSpectrum(Spectrum):
 
     @abstractmethod
     def samples(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Returns the entries that are read, one series for each tensor."""
+        """Returns the elements that are read, one series per tensor."""
 
     @abstractmethod
     def power(self, series: Float[Tensor, "rows samples"]) -> Float[Tensor, "rows bins"]:
-        """Returns the power in each bin of each series, as a share of all its power."""
+        """Returns the power in each bin of each series, as a share of the total power."""
 
 
 def edges(layout: Layout, n_bins: int, n_bands: int) -> list[tuple[int, int]]:
@@ -156,7 +157,7 @@ def edges(layout: Layout, n_bins: int, n_bands: int) -> list[tuple[int, int]]:
     starts = [0]
     for i in range(1, n_bands):
         start = int(n_bins ** (i / n_bands) - 1) if layout == "log" else i * (n_bins // n_bands)
-        # at least one bin for the band before, and for each band from here on
+        # leaves at least one bin to the previous band, and to each band from here on
         starts.append(min(max(start, starts[-1] + 1), n_bins - n_bands + i))
     return list(zip(starts, [*starts[1:], n_bins], strict=True))
 

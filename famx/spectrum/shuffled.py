@@ -1,4 +1,4 @@
-"""The spectrum as published: of entries in random order, which whitens any signal (seed.md)."""
+"""The spectrum as published: of elements in random order, which whitens any signal (seed.md)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,22 +13,21 @@ from famx.registry import register
 from famx.seeding import torch_generator
 from famx.spectrum.base import SampledSpectrum
 
-LARGE = 10_000  # entries; of a tensor with more, only some are read
-MAX_ROWS = 64  # of a large tensor, and as many columns
-MAX_ENTRIES = 1000  # of a large vector
+LARGE = 10_000  # elements; only a sample of larger tensors is read
+MAX_ROWS = 64  # rows read from a large tensor, and as many columns
+MAX_ENTRIES = 1000  # elements read from a large vector
 
 
 @register
 class Shuffled(SampledSpectrum):
-    """share_b = sum_{f in b} |F(f)| / (sum_f |F(f)| + eps), F = rfft of sampled entries.
+    """share_b = sum_{f in b} |F(f)| / (sum_f |F(f)| + eps), F = rfft of sampled elements.
 
-    Every call samples anew. Of a tensor with more than 10,000 entries it takes 64 random rows x 64
-    random columns, or 1,000 random entries of a vector; of other tensors it takes all entries. As
-    published, the bins that remain after the division into bands belong to no band.
+    Every call samples anew: from a tensor with more than 10,000 elements 64 random rows x 64 random
+    columns, or 1,000 random elements of a vector; from other tensors all elements. As published,
+    the bins that remain after the division into bands belong to no band.
 
     Args:
-        seed: the sample is a function of the seed and the number of the call; no global generator
-            is read.
+        seed: seed of the samples, which depend on it and on the number of the call alone.
         eps: added to the sum.
     """
 
@@ -69,7 +68,7 @@ class Shuffled(SampledSpectrum):
         return lower + [(start + middle, stop + middle) for start, stop in upper]
 
     def draws(self, call: int) -> list[list[Tensor]]:
-        """Returns the indices sampled along the leading axes of each tensor; none means all.
+        """Returns the sampled indices along the leading axes of each tensor; an empty list is all.
 
         Args:
             call: number of the call, counted from 1.
@@ -79,7 +78,7 @@ class Shuffled(SampledSpectrum):
         for info in self.tensors:
             indices: list[Tensor] = []
             if info.numel > LARGE:
-                # of a convolution only output and input channels are sampled
+                # only output and input channels of a convolution are sampled
                 matrix = len(info.shape) > 1
                 count = MAX_ROWS if matrix else MAX_ENTRIES
                 for size in info.shape[:2]:
@@ -93,7 +92,7 @@ class Shuffled(SampledSpectrum):
         return super().forward(gradients)
 
     def samples(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Returns the entries sampled for this call."""
+        """Returns the elements sampled for this call."""
         samples = []
         for gradient, indices in zip(gradients, self.draws(self.calls), strict=True):
             for axis, index in enumerate(indices):

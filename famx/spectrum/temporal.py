@@ -19,13 +19,13 @@ TINY = torch.finfo(torch.float32).tiny
 class Temporal(Spectrum):
     """share_b = mean over coordinates of sum_{f in b} |F(f)|² / sum_f |F(f)|².
 
-    F is the rfft of the last `window` steps. Every coordinate counts the same, however large its
-    gradient. Shares are zero until the window is full. `log` bands need more bins than a short
-    window has: such tensors get equal bands.
+    F is the rfft over the last `window` steps. All coordinates count equally, whatever the size of
+    their gradients. Shares are zero until the window is full. Tensors with the layout `log` get
+    equal bands, since `log` bands need more bins than a short window has.
 
     Args:
-        coordinates: entries of each tensor that are followed, spread over its rows and columns.
-        window: steps of a measurement; the spectrum has window // 2 + 1 bins, the first is that of
+        coordinates: number of elements followed in each tensor, spread over its rows and columns.
+        window: steps of a measurement; the spectrum has window // 2 + 1 bins, the first of which is
             the mean.
         every: steps between two measurements.
     """
@@ -50,7 +50,7 @@ class Temporal(Spectrum):
         self.every = every
         self.fresh = False
         self.calls: int | Tensor = 0
-        # where the followed entries of each tensor lie in memory: how many, and their stride
+        # number and stride in memory of the followed elements of each tensor
         self.counts = [min(coordinates, info.numel) for info in tensors]
         self.strides = [_stride(info.shape, coordinates) for info in tensors]
         # the bins of each band of each tensor
@@ -69,8 +69,9 @@ class Temporal(Spectrum):
     def forward(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors bands"]:
         """See `Spectrum.forward`."""
         self.calls += 1
+        # the oldest step leaves the window
         self.ring = torch.cat([self.ring[1:], self.sketch(gradients)[None].to(self.ring.dtype)])
-        # a 0-d tensor where calls are counted on the device: then each call measures
+        # a 0-d tensor if calls are counted on the device; then every call measures
         calls_past_window = self.calls - self.window
         self.fresh = (self.calls >= self.window) & (calls_past_window % self.every == 0)
         if self.fresh is not False:
@@ -81,7 +82,7 @@ class Temporal(Spectrum):
         return self.shares
 
     def sketch(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors coordinates"]:
-        """Returns the followed entries of each gradient, with zeros in place of missing ones."""
+        """Returns the followed elements of each gradient, padded with zeros."""
         rows = []
         for gradient, count, stride in zip(gradients, self.counts, self.strides, strict=True):
             row = gradient.contiguous().as_strided((count,), (stride,))
@@ -91,18 +92,18 @@ class Temporal(Spectrum):
         return torch.stack(rows)
 
     def degrees_of_freedom(self) -> Float[Tensor, " tensors"]:
-        """Returns half a value for each bin of each coordinate that is not zero throughout."""
+        """Returns half a value for each bin of each coordinate that is not always zero."""
         return (self.ring != 0).any(0).sum(-1) * (self.window // 2 + 1) / 2
 
     def measure(self) -> Float[Tensor, "tensors bands"]:
-        """Returns the shares of the window as it is now."""
+        """Returns the shares of the current window."""
         series = self.ring.float()
-        # the power of each coordinate in each bin, as a share of all its power
+        # power of each coordinate in each bin, as a share of its total power
         largest = series.abs().amax(0)
-        # scaled first: squares of small gradients leave the range of fp32
+        # scaled first, since squares of small gradients underflow in fp32
         power = torch.fft.rfft(series / largest.clamp_min(TINY), dim=0).abs().square()
         power = power / power.sum(0).clamp_min(1.0)
-        # the mean over coordinates that are not zero throughout
+        # mean over the coordinates that are not always zero
         mean = power.sum(-1) / (largest > 0).sum(-1).clamp_min(1)
         return torch.einsum("fm,mfb->mb", mean, self.member)
 
@@ -117,7 +118,7 @@ class Temporal(Spectrum):
 
 def _stride(shape: tuple[int, ...], coordinates: int) -> int:
     """Returns the widest stride that fits `coordinates` times and visits all columns equally."""
-    # coprime to the number of columns, so that no column is visited twice before all are once
+    # coprime to the number of columns, so that all columns are visited before one repeats
     stride = max(1, prod(shape) // coordinates)
     while len(shape) > 1 and gcd(stride, shape[-1]) > 1:
         stride -= 1

@@ -54,7 +54,7 @@ def edits(
     """
     counts = []
     units = []
-    # one by one, since intervals are over utterances
+    # counted per utterance, since intervals are over utterances
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         result = _PROCESS[unit](reference, hypothesis)
         counts.append([result.substitutions, result.deletions, result.insertions])
@@ -67,7 +67,7 @@ def error_rate(
 ) -> ErrorRate:
     """Computes the error rate over words or characters; `unit` is `word` or `char`."""
     counts, units = edits(references, hypotheses, unit)
-    # bootstrap: the rate of as many utterances, sampled with replacement
+    # bootstrap: rates of equally many utterances, sampled with replacement
     sampled = np.random.default_rng(0).integers(len(units), size=(resamples, len(units)))
     errors = counts.sum(1)[sampled].sum(1)
     rates = errors / np.maximum(1, units[sampled].sum(1))

@@ -1,4 +1,4 @@
-"""The contract of the task room: a loss, its evaluation, and scores to select and compare by."""
+"""Tasks: the interface of a loss, its evaluation, and the scores of a model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class Score:
     """A score of a split, lower is better, with its 95 % interval.
 
     Args:
-        rate: the score itself; a fraction, shown in percent, unless `is_fraction` is False.
+        rate: the score; a fraction, which is shown in percent, unless `is_fraction` is False.
         low, high: bounds of the interval, NaN where they are not known.
     """
 
@@ -45,23 +45,23 @@ class Score:
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A decoder of the room `decode`: the texts that a model recognises or writes."""
+    """A decoder of the room `decode`; returns the texts that a model recognises or generates."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> list[str]: ...
 
 
 class Task(ABC):
-    """A task: which data it reads, its loss, and how its outputs are scored.
+    """Defines the data, the loss, and the scores of a model's outputs.
 
     Args:
         tokenizer: token ids <-> text.
-        decode: factory of the decoder, called with the tokenizer; the task's default where None.
+        decode: factory of the decoder, called with the tokenizer; None for the task's default.
 
     Attributes:
-        modality: of its data and frontend.
+        modality: modality of its data and frontend.
         causal: whether its model must not see later positions.
-        output: kind of scores that its model gives, which a decoder must match: "frames" with a
-            blank (CTC), or "tokens", each predicted from those before it.
+        output: kind of scores that its model returns, which a decoder must match: "frames" with a
+            blank (CTC), or "tokens", each predicted from the tokens before it.
         selection_metric: metric on dev by which checkpoints are selected, "loss" or a name that
             `score` returns; lower is better.
         default_parts: room -> part where the config says `default`.
@@ -89,16 +89,16 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
-        """Computes the loss of a batch and its hypotheses (none where only the loss counts)."""
+        """Computes the loss of a batch and its hypotheses; no hypotheses if only the loss counts."""
 
     def decode(self, model: nn.Module, batch: Batch) -> list[str]:
-        """Decodes a batch: a text for each row."""
+        """Decodes a batch to one text per row."""
         return self.decoder(model, batch)
 
     def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Score]:
-        """Scores hypotheses by name; empty where the loss is the only score."""
+        """Returns the scores of hypotheses by name; empty if the loss is the only score."""
         return {}
 
     def reject(self, n_frames: int, text: str) -> str | None:
-        """Says why a text cannot be learned from so many frames; None where it can."""
+        """Returns why a text cannot be learned from this number of frames, None if it can."""
         return None

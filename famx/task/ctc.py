@@ -31,8 +31,8 @@ class CTC(Task):
     Args:
         tokenizer: its first token is the blank.
         decode: factory of the decoder.
-        vocab_size: tokens with which the tokenizer is built; 0 for characters, of which fast speech
-            has too many for frames of 40 ms.
+        vocab_size: number of tokens of the tokenizer; 0 for characters, of which fast speech has
+            more than frames of 40 ms.
     """
 
     modality: ClassVar[Modality] = Modality.SPEECH
@@ -62,14 +62,14 @@ class CTC(Task):
         self.vocab_size = vocab_size
 
     def count(self, batch: Batch) -> int:
-        """Counts the tokens to emit."""
+        """Counts the target tokens."""
         return int(batch.target_lengths.sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
         return self._loss(scores, lengths, batch)
 
-    # evaluation masks nothing: only training batches have spans
+    # evaluation blanks nothing, since only training batches have spans
     def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
         """Computes the loss and the hypotheses by one pass through the model."""
         scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
@@ -83,8 +83,8 @@ class CTC(Task):
         }
 
     def reject(self, n_frames: int, text: str) -> str | None:
-        """Rejects a text that needs more frames: one a token, one more between equal neighbours."""
-        # equal neighbours need a blank between them
+        """Rejects texts that need more frames: one per token, and one between equal neighbours."""
+        # CTC emits a blank between equal neighbours
         ids = self.tokenizer.encode(text).ids
         needed = len(ids) + sum(a == b for a, b in pairwise(ids))
         if n_frames >= needed:
@@ -94,7 +94,7 @@ class CTC(Task):
     def _loss(
         self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"], batch: Batch
     ) -> Float[Tensor, ""]:
-        # in fp32 also under autocast, time first as torch wants it
+        # in fp32 also under autocast; time first, as torch expects
         log_probs = scores.float().log_softmax(-1).transpose(0, 1)
         total = ctc_loss(
             log_probs,

@@ -15,14 +15,14 @@ from famx.notation import Modality
 from famx.registry import register
 from famx.task.base import Decoder, Task
 
-IGNORED = -100  # target of padding, which cross_entropy leaves out
+IGNORED = -100  # target of padding, which cross_entropy ignores
 
 
 @register
 class LanguageModel(Task):
     """loss = -log p(next | before), the mean over positions, in nats.
 
-    A row of a batch holds one id more than it has predictions.
+    A row of a batch has one more id than predictions.
 
     Args:
         tokenizer: token ids <-> text.
@@ -51,7 +51,7 @@ class LanguageModel(Task):
         return int(batch.lengths.sum()) - len(batch.ids)
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        # without padding no lengths are given, and attention needs no mask
+        # without padding no lengths are passed, so attention needs no mask
         lengths = batch.lengths - 1 if batch.padding else None
         scores, lengths = model(batch.inputs[:, :-1], lengths)
         targets = batch.inputs[:, 1:]

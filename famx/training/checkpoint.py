@@ -28,13 +28,13 @@ def save(folder: Path, step: int, score: float | None, **trees: Any) -> Path:
     """Writes `folder/step-N` completely or not at all; keeps the two newest and the best.
 
     Args:
-        folder: holds all checkpoints of a run.
-        score: on dev, lower is better; None where this step was not evaluated.
+        folder: folder of all checkpoints of a run.
+        score: score on dev, lower is better; None if this step was not evaluated.
         trees: nested dicts, lists and tuples of tensors, numbers, strings and None. The tensors of
             each go to `<name>.safetensors`, everything else to `state.json`.
 
     Raises:
-        UserError: the disk is full; earlier checkpoints still load.
+        UserError: the disk is full; earlier checkpoints can still be loaded.
     """
     target = folder / f"step-{step}"
     temporary = folder / f".step-{step}.tmp"
@@ -49,7 +49,7 @@ def save(folder: Path, step: int, score: float | None, **trees: Any) -> Path:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         is_full = isinstance(error, OSError) and error.errno in DISK_FULL
-        # safetensors gives the system's message alone
+        # errors of safetensors contain only the message of the system
         if is_full or "No space left" in str(error):
             raise UserError(
                 f"the disk is full: step {step} could not be saved to {folder}, "
@@ -90,7 +90,7 @@ def load(folder: Path, which: str = "last", device: str = "cpu") -> dict[str, An
     # the newest first
     candidates = list(reversed(_steps(folder)))
     if which == "best":
-        # evaluated steps come first, the best and then the newest of them first
+        # evaluated steps come first, ordered by score and then from new to old
         scored = [(_score(folder, step), -step) for step in candidates]
         ranked = sorted((score, step) for score, step in scored if score is not None)
         candidates = [-step for _, step in ranked] + candidates
@@ -114,13 +114,13 @@ def _read_files(path: Path, device: str) -> dict[str, Any]:
 
 
 def load_weights(model: nn.Module, saved: Mapping[str, Any], source: object) -> None:
-    """Loads the averaged weights of a checkpoint, or its plain ones, into the model.
+    """Loads the averaged weights of a checkpoint, or else its plain weights, into the model.
 
     Args:
-        source: where the checkpoint comes from, for the error message.
+        source: origin of the checkpoint, for the error message.
 
     Raises:
-        UserError: they are of another model.
+        UserError: the weights belong to another model.
     """
     # the averaged weights are the ones that were evaluated
     weights = _averaged_weights(saved) or saved["model"]
@@ -148,7 +148,7 @@ def _shape_of(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str
 
 
 def _flatten(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """Converts a tree to JSON; moves its tensors into `tensors` by their paths, each one once."""
+    """Converts a tree to JSON; moves its tensors into `tensors` by their paths, each once."""
     if isinstance(tree, Tensor):
         # tied weights are saved once
         for name, tensor in tensors.items():
@@ -156,7 +156,7 @@ def _flatten(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
                 return {"tensor": name}
         tensors[path] = tree.detach().contiguous()
         return {"tensor": path}
-    # JSON has string keys alone, so a dict becomes a list of pairs
+    # JSON has only string keys, so a dict becomes a list of pairs
     if isinstance(tree, dict):
         pairs = []
         for key, value in tree.items():
@@ -193,7 +193,7 @@ def _shares_memory(a: Tensor, b: Tensor) -> bool:
 
 
 def _find_damage(path: Path) -> str | None:
-    """Says what is wrong with a checkpoint; None where it is complete."""
+    """Returns what is wrong with a checkpoint, None if it is complete."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
         for name, entry in manifest.items():

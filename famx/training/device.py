@@ -1,4 +1,4 @@
-"""The device, the processes that share the work, and the signals that end a run."""
+"""The device of a run, its parallel processes, and the signals that end it."""
 
 import atexit
 import contextlib
@@ -20,7 +20,7 @@ M_MMAP_THRESHOLD = -3
 
 
 def rank() -> int:
-    """Returns the number of this process among torchrun's; process 0 alone reports and writes."""
+    """Returns the rank of this process under torchrun; only process 0 reports and writes."""
     return int(os.environ.get("RANK", 0))
 
 
@@ -43,7 +43,7 @@ def select_device(device: str, threads: int | None) -> torch.device:
 
     Args:
         device: auto, cpu, cuda or mps; auto is the first available of cuda, mps, cpu.
-        threads: of the CPU; None leaves torch's default.
+        threads: number of CPU threads; None for torch's default.
 
     Raises:
         UserError: the device is not available.
@@ -82,10 +82,11 @@ def _retain_freed_memory() -> None:
 
 @contextlib.contextmanager
 def handle_signals(handler: Callable[[int], object]) -> Iterator[None]:
-    """Passes the first Ctrl-C or SIGTERM to `handler`; a second one acts at once."""
+    """Passes the first Ctrl-C or SIGTERM to `handler`; the second has its default effect."""
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_signal(number: int, _: Any) -> None:
+        # a second signal finds the previous handler
         signal.signal(number, previous[signal.Signals(number)])
         handler(number)
 

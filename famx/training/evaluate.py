@@ -20,11 +20,11 @@ class Evaluation:
     """A model's results on a split.
 
     Args:
-        loss: mean over all units of the task.
-        scores: by name, empty where the loss is the only one.
-        ids, references, hypotheses: of each utterance.
-        modality: of the data.
-        amount: of the data, in seconds of audio or tokens of text.
+        loss: mean loss over all units of the task.
+        scores: scores by name, empty if the loss is the only one.
+        ids, references, hypotheses: one per utterance.
+        modality: modality of the data.
+        amount: amount of data, in seconds of audio or tokens of text.
         seconds: wall time of the evaluation.
     """
 
@@ -44,7 +44,7 @@ class Evaluation:
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of computation for a second of audio."""
+        """Seconds of computation per second of audio."""
         return self.seconds / max(1e-9, self.amount)
 
     def samples(self, n: int = 8) -> list[tuple[str, str]]:
@@ -58,7 +58,7 @@ class Evaluation:
         summary: dict[str, Any] = {name: score.summary() for name, score in self.scores.items()}
         summary["loss"] = self.loss
         summary["normaliser"] = normaliser
-        # sizes, by which a reader judges the intervals
+        # sizes, which show how reliable the scores are
         if self.ids:
             summary["utterances"] = len(self.ids)
         if self.modality is Modality.SPEECH:
@@ -74,7 +74,7 @@ class Evaluation:
             table = Table("loss", "perplexity", title=split, title_justify="left")
             table.add_row(f"{self.loss:.3f}", f"{math.exp(min(self.loss, 99.0)):.3f}")
             return table
-        # a row for each score, with the counts that any of them has
+        # one row per score, with a column for every count that some score has
         title = f"{split}: real-time factor {self.real_time_factor:.4f}, loss {self.loss:.3f}"
         table = Table(title=title, title_justify="left")
         headings = dict.fromkeys(key for score in self.scores.values() for key in score.counts)
@@ -83,7 +83,9 @@ class Evaluation:
         for name, score in self.scores.items():
             scale = 100 if score.is_fraction else 1
             unit = " %" if score.is_fraction else ""
-            counts = [f"{score.counts[key]:,}" if key in score.counts else "" for key in headings]
+            counts = []
+            for key in headings:
+                counts.append(f"{score.counts[key]:,}" if key in score.counts else "")
             table.add_row(
                 name.upper(),
                 f"{scale * score.rate:.2f}{unit}",

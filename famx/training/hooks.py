@@ -1,4 +1,4 @@
-"""Hooks: the concerns of a training run beside its steps, each a class with the events it needs."""
+"""Hooks: what a training run does in addition to its steps, as classes that react to events."""
 
 import math
 import time
@@ -35,43 +35,43 @@ class Interval:
 
 
 class Hook:
-    """A concern of a run. The trainer calls each event of all its hooks, in their order.
+    """Reacts to events of a run. The trainer calls each event on all its hooks, in their order.
 
-    A subclass overrides the events that it needs. A hook with state that resuming needs has a
-    `state_name`, the name of its tree in the checkpoint.
+    A subclass overrides the events that it needs. A hook whose state must be restored on resume has
+    a `state_name`, the name of its tree in the checkpoint.
     """
 
     state_name: str | None = None
 
     def on_start(self, trainer: "Trainer") -> None:
-        """Is called before the first step of this process."""
+        """Called before the first step of this process."""
 
     def before_step(self, trainer: "Trainer") -> None:
-        """Is called before the forward pass of a step, `trainer.step` steps having been taken."""
+        """Called before the forward pass of a step, after `trainer.step` earlier steps."""
 
     def before_optimizer_step(self, trainer: "Trainer", grad_norms: Tensor) -> None:
-        """Is called with the gradients clipped; `grad_norms` (tensors,) are of those before."""
+        """Called after clipping; `grad_norms` (tensors,) are the norms before clipping."""
 
     def after_optimizer_step(self, trainer: "Trainer") -> None:
-        """Is called before the gradients are released."""
+        """Called after the optimizer's step, before the gradients are released."""
 
     def after_step(self, trainer: "Trainer") -> None:
-        """Is called when a step is complete and counted in `trainer.step`."""
+        """Called when a step is complete and counted in `trainer.step`."""
 
     def on_report(self, trainer: "Trainer", metrics: Metrics) -> None:
-        """Is called with the metrics of a training report, and may add some for later hooks."""
+        """Called with the metrics of a training report; may add metrics for later hooks."""
 
     def on_evaluation(self, trainer: "Trainer", evaluation: Evaluation) -> None:
-        """Is called with an evaluation on dev; the model holds the metrics of its last batch."""
+        """Called with an evaluation on dev; parts still hold the metrics of its last batch."""
 
     def on_save(self, trainer: "Trainer") -> None:
-        """Is called before a checkpoint is written."""
+        """Called before a checkpoint is written."""
 
     def on_stop(self, trainer: "Trainer") -> None:
-        """Is called when a signal has ended the run."""
+        """Called when a signal has ended the run."""
 
     def on_end(self, trainer: "Trainer") -> None:
-        """Is called last, however the run ended."""
+        """Called last, also after an error."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -93,7 +93,7 @@ class EvaluateOnDev(Hook):
     """Evaluates the (averaged) model on dev, in the first process, while the others wait.
 
     Args:
-        batches: returns the batches of dev; parts fill their metrics in the last of them.
+        batches: returns the batches of dev; parts fill their metrics in the last batch.
     """
 
     def __init__(self, batches: Callable[[], Iterable[Batch]]):
@@ -102,13 +102,13 @@ class EvaluateOnDev(Hook):
     def after_step(self, trainer: "Trainer") -> None:
         if not trainer.is_evaluation_due or not trainer.is_main_process:
             return
-        # evaluate; the time counts as time of the run
+        # evaluate; this time is part of the time of the run
         started = time.perf_counter()
         model = trainer.evaluated_model
         batches = observe_last_batch(model, self.batches())
         evaluation = evaluate(model, trainer.task, batches, trainer.device)
         trainer.seconds += time.perf_counter() - started
-        # compare with the best score up to now
+        # compare with the best score so far
         metrics = {f"dev/{name}": value for name, value in evaluation.metrics.items()}
         trainer.latest |= metrics
         trainer.dev_score = metrics[f"dev/{trainer.task.selection_metric}"]
@@ -125,10 +125,10 @@ class EvaluateOnDev(Hook):
 
 
 class SaveCheckpoints(Hook):
-    """Saves all that resuming needs, at evaluations, every `save_every` steps and on a signal.
+    """Saves checkpoints at evaluations, every `save_every` steps and on a signal.
 
     Args:
-        run_dir: of the run.
+        run_dir: folder of the run.
     """
 
     def __init__(self, run_dir: RunDir):
@@ -145,7 +145,7 @@ class SaveCheckpoints(Hook):
 
     def save(self, trainer: "Trainer", score: float | None) -> None:
         """Saves a checkpoint of the current step with its score on dev, if it was evaluated."""
-        # logs that resuming cuts back to this step are written first
+        # hooks write their logs first: on resume these are cut back to the step of the checkpoint
         for hook in trainer.hooks:
             hook.on_save(trainer)
         folder = self.run_dir.checkpoints

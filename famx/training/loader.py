@@ -1,4 +1,4 @@
-"""Batches of similar lengths; (seed, epoch, index) decide their order and augmentation."""
+"""Batches of similar lengths; order and augmentation follow from (seed, epoch, index)."""
 
 import itertools
 import logging
@@ -32,16 +32,16 @@ Item = tuple[Example, np.ndarray | None]
 
 @dataclass
 class LoaderConfig(ConfigSection):
-    """How examples become batches.
+    """Options of batches and their augmentation.
 
     Args:
         batch_seconds: budget of a batch of speech, padding included, in seconds.
         batch_tokens: budget of a batch of text, padding included, in tokens.
         buckets: groups of similar length, inside which the order of an epoch is shuffled.
-        workers: processes that read ahead; with 0 the trainer's own process reads.
-        speed: factors of speed, one of which is sampled for each recording.
-        snr: signal-to-noise ratios in dB, one of which is sampled for each recording; without any,
-            no white noise is added.
+        workers: processes that read ahead; with 0 the process of the trainer reads.
+        speed: factors of speed; one is sampled for each recording.
+        snr: signal-to-noise ratios of white noise in dB; one is sampled for each recording. Empty
+            for no noise.
         time_masks: number of time spans to blank (SpecAugment, arXiv:1904.08779).
         time_width: longest time span, as a fraction of the utterance.
         mel_masks: number of frequency bands to blank.
@@ -65,7 +65,7 @@ class LoaderConfig(ConfigSection):
         super().__post_init__()
         if not self.speed:
             raise UserError(
-                "loader.speed=[] must have a factor, [1.0] for the recordings as they are"
+                "loader.speed=[] must have at least one factor; [1.0] leaves recordings unchanged"
             )
 
     def budget(self, modality: Modality) -> float:
@@ -109,7 +109,7 @@ def sample_augmentation(config: LoaderConfig, seed: int, epoch: int, n_items: in
     n_masks = config.time_masks + config.mel_masks
     masks = np.arange(n_masks)
     is_time_mask = masks < config.time_masks
-    # a span blanks all of its other axis
+    # a span covers all of the other axis
     spans = np.tile(np.array([0, 1, 0, 1], np.float32), (n_items, n_masks, 1))
     start_column = np.where(is_time_mask, 0, 2)
     # widths are uniform from 0 to the largest; positions are uniform where the span fits
@@ -154,13 +154,13 @@ def cut_into_batches(
 
 
 class Loader:
-    """Batches of a data set: augmented ones for training without end, or each example once.
+    """Yields batches of a data set: endless augmented ones for training, or each example once.
 
     Args:
         dataset: one split.
-        tokenizer: tokenizer of the targets; None where the task has no targets but the inputs.
-        seed: decides every random draw, together with the epoch and the index.
-        config: how examples become batches.
+        tokenizer: tokenizer of the targets; None if the task has no targets but the inputs.
+        seed: seed of every random draw, together with the epoch and the index.
+        config: options of batches and their augmentation.
 
     Raises:
         UserError: a text has characters that the tokenizer does not have.
@@ -178,14 +178,14 @@ class Loader:
         self.seed = seed
         self.config = config or LoaderConfig()
         self.budget = self.config.budget(dataset.modality)
-        # refused here and not after hours of training
+        # unknown characters raise here and not after hours of training
         if tokenizer:
             for name, text in zip(dataset.ids, dataset.texts, strict=True):
                 encode(tokenizer, text, name)
 
     def plan(self, epoch: int) -> list[list[Key]]:
         """Returns all batches of an epoch in their order."""
-        # lengths after the change of speed, which the budget is for
+        # lengths after the change of speed, since batches hold the changed recordings
         lengths = np.asarray(self.dataset.at(epoch).lengths, dtype=np.float64)
         if self.dataset.modality is Modality.SPEECH:
             lengths = lengths / self._augmentation(epoch).speed
@@ -199,12 +199,12 @@ class Loader:
         return plan
 
     def train_batches(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[int, int, Batch]]:
-        """Yields augmented batches without end, with their epoch and their position in it.
+        """Yields endless augmented batches, with their epoch and their position in it.
 
-        The first one is number `skip` of `epoch`. After (epoch, position) was the last batch used,
+        The first batch is number `skip` of `epoch`. If (epoch, position) was the last batch used,
         `train_batches(epoch, position + 1)` continues with exactly the next one.
         """
-        # the same plan twice: once for the workers, which read ahead, once to label their batches
+        # the plan is used twice: by the workers, which read ahead, and to label their batches
         steps, steps_ahead = itertools.tee(self._steps(epoch, skip))
         augment = self._augmentation if self.dataset.modality is Modality.SPEECH else None
         keys = (batch_keys for _, _, batch_keys in steps_ahead)
@@ -214,7 +214,7 @@ class Loader:
                 yield batch_epoch, position, batch
 
     def eval_batches(self) -> Iterator[Batch]:
-        """Yields every example once as it is, the shortest first."""
+        """Yields batches of every example once, unchanged, the shortest first."""
         lengths = np.asarray(self.dataset.lengths, dtype=np.float64)
         order = np.argsort(lengths, kind="stable")
         keys = []
@@ -242,7 +242,7 @@ class Loader:
         """Yields the batch of each list of keys; None where all of its examples are skipped.
 
         Raises:
-            UserError: an example cannot be read, and the data set does not skip such ones.
+            UserError: an example cannot be read, and the data set does not skip bad examples.
         """
         reader = _Reader(self.dataset, self.tokenizer, augment)
         loader = torch.utils.data.DataLoader(
@@ -251,7 +251,7 @@ class Loader:
             collate_fn=reader.collate,
             num_workers=workers,
             worker_init_fn=_ignore_interrupts,
-            # its own generator: starting workers would draw from the global one
+            # otherwise the start of workers would draw from the global generator
             generator=torch.Generator().manual_seed(self.seed),
         )
         for batch in loader:
@@ -268,7 +268,7 @@ class _Reader(torch.utils.data.Dataset):
     Args:
         dataset: one split.
         tokenizer: tokenizer of the targets, or None.
-        augment: epoch -> its augmentation; None for the examples as they are.
+        augment: epoch -> its augmentation; None for no augmentation.
     """
 
     def __init__(
@@ -290,7 +290,7 @@ class _Reader(torch.utils.data.Dataset):
 
     def __getitem__(self, key: Key) -> Item | UserError:
         epoch, index = key
-        # keys of a worker come in the order of epochs
+        # the keys of a worker are in the order of epochs
         if epoch != self.epoch:
             self._start_epoch(epoch)
         try:
@@ -321,17 +321,27 @@ class _Reader(torch.utils.data.Dataset):
         return self._pad(readable) if readable else None
 
     def _pad(self, items: list[Item]) -> Batch:
-        examples = [example for example, _ in items]
-        spans = [item_spans for _, item_spans in items if item_spans is not None]
-        targets = [self._target(example) for example in examples]
+        ids: list[str] = []
+        texts: list[str] = []
+        signals: list[Tensor] = []
+        targets: list[Tensor] = []
+        spans: list[np.ndarray] = []
+        for example, example_spans in items:
+            ids.append(example.id)
+            texts.append(example.text)
+            signals.append(example.signal)
+            targets.append(self._target(example))
+            # no spans in evaluation, and none if no masks are configured
+            if example_spans is not None and len(example_spans):
+                spans.append(example_spans)
         return Batch(
-            ids=[example.id for example in examples],
-            texts=[example.text for example in examples],
-            inputs=pad_sequence([example.signal for example in examples], batch_first=True),
-            lengths=torch.tensor([len(example.signal) for example in examples]),
+            ids=ids,
+            texts=texts,
+            inputs=pad_sequence(signals, batch_first=True),
+            lengths=torch.tensor(list(map(len, signals))),
             targets=pad_sequence(targets, batch_first=True),
-            target_lengths=torch.tensor([len(target) for target in targets]),
-            spans=torch.from_numpy(np.stack(spans)) if spans and len(spans[0]) else None,
+            target_lengths=torch.tensor(list(map(len, targets))),
+            spans=torch.from_numpy(np.stack(spans)) if spans else None,
             modality=self.dataset.modality,
         )
 

@@ -24,7 +24,7 @@ class RunDir:
     """The files of one run.
 
     Args:
-        path: its folder, which need not exist yet.
+        path: folder of the run, which may not exist yet.
     """
 
     def __init__(self, path: str | Path):
@@ -46,13 +46,13 @@ class RunDir:
     def hypotheses_file(self, split: str) -> Path:
         return self.path / f"hypotheses.{split}.tsv"
 
-    # a run that begins
+    # a new run
 
     def require_empty(self) -> None:
-        """Refuses the folder for a new run.
+        """Checks that the folder can be used for a new run.
 
         Raises:
-            UserError: it holds a run.
+            UserError: it already holds a run.
         """
         if not (self.checkpoints.exists() or self.config_file.exists()):
             return
@@ -67,10 +67,11 @@ class RunDir:
         """Reserves the folder for this process.
 
         Raises:
-            UserError: another process trains in it, or, for a new run, it holds one.
+            UserError: another process trains in it, or it already holds a run and `resume` is
+                False.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        # the lock goes with the process, however it ends
+        # the lock is released with the process, however it ends
         try:
             lock = FileLock(self.path / ".lock", timeout=0).acquire()
         except Timeout as error:
@@ -86,7 +87,7 @@ class RunDir:
         files.write_atomic(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
         files.write_atomic(self.tokenizer_file, tokenizer.to_str(pretty=True))
 
-    # a run that exists
+    # an existing run
 
     def require_checkpoints(self) -> Path:
         """Returns the folder of the checkpoints.
@@ -99,7 +100,7 @@ class RunDir:
         return self.checkpoints
 
     def load_config(self) -> dict[str, Any]:
-        """Reads the run's config; keys that it was written without have today's defaults.
+        """Reads the run's config; options that are newer than the run have their defaults.
 
         Raises:
             UserError: it is missing or damaged.
@@ -133,7 +134,7 @@ class RunDir:
         except Exception as error:  # tokenizers raises nothing more specific
             raise UserError(f"{self.tokenizer_file} is missing or damaged: {error}") from error
 
-    # its scores
+    # the scores of a run
 
     def write_evaluation(self, evaluation: Evaluation, split: str, normaliser: str) -> None:
         """Writes `scores.<split>.json`, and `hypotheses.<split>.tsv` (id, ref, hyp) if any."""
@@ -151,7 +152,7 @@ class RunDir:
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[Path]:
-    """Lists the folders of runs, each once, in the order given; a sweep's stands for its runs."""
+    """Lists folders of runs, each once, in their order; the folder of a sweep is all its runs."""
     by_target: dict[Path, Path] = {}
     for path in map(Path, paths):
         runs = sorted(file.parent for file in path.glob("*/config.yaml"))

@@ -1,4 +1,4 @@
-"""The training loop: optimizer steps over objects that are already built; the rest is hooks."""
+"""The training loop: takes optimizer steps with the objects of a run; the rest is hooks."""
 
 import contextlib
 import math
@@ -25,7 +25,7 @@ from famx.training.hooks import Hook, Interval
 from famx.training.trainer_config import TrainerConfig
 
 TIMED_STEPS = 20  # after so many steps, max_time is converted to a number of steps
-WARMUP_STEPS = 5  # of these, not timed
+WARMUP_STEPS = 5  # first steps, which are not timed
 PROVISIONAL_STEPS = 1000  # total steps that the schedule assumes until then
 RESERVE = 0.07  # share of max_time left for evaluations and checkpoints
 SAVED = (
@@ -45,11 +45,11 @@ Position = tuple[int, int, Batch]  # epoch, position of the batch in it, batch
 
 @dataclass
 class Trainer:
-    """Takes optimizer steps until a run is done; continues from a checkpoint bit for bit.
+    """Takes optimizer steps until a run is done; resumes from a checkpoint bit for bit.
 
     Args:
         schedule: `total_steps -> (step -> multiple of the peak learning rate)`.
-        batches: `(epoch, position) -> endless iterator` over `Position`s from there on.
+        batches: `(epoch, position) -> endless iterator` over `Position`s, from these on.
         seed_for: `(purpose, *index) -> int`, the seed of a random draw.
         hooks: evaluation, checkpoints, monitoring and progress, in the order they are called.
     """
@@ -88,7 +88,7 @@ class Trainer:
         self.loss_sum = torch.zeros((), device=self.device)
         self.grad_norm = torch.zeros((), device=self.device)
         self.build_schedule = lru_cache(maxsize=1)(self.schedule)
-        # the model as it is trained, evaluated, and shared between processes
+        # the averaged model, which is evaluated, and the model shared between processes
         self.averaged: AveragedModel | None = None
         if self.config.ema:
             average = get_ema_multi_avg_fn(self.config.ema)
@@ -96,7 +96,7 @@ class Trainer:
         self.wrapped: nn.Module = self.model
         if self.world_size > 1:
             self.wrapped = DistributedDataParallel(self.model)
-        # parts of the model and the optimizer with abilities of their own
+        # modules with penalties or learning rules, and the parameters
         modules = list(self.model.modules())
         self.penalized = [module for module in modules if isinstance(module, HasPenalty)]
         self.loss_learners = [module for module in modules if isinstance(module, LearnsFromLoss)]
@@ -130,12 +130,14 @@ class Trainer:
 
     def advance(self, batches: Iterator[Position]) -> None:
         """Takes one optimizer step and performs everything that is due after it."""
+        # the step itself, timed with the wait for its data
         started = time.perf_counter()
         positions = [next(batches) for _ in range(self.config.accumulate)]
         self.epoch, last_position, _ = positions[-1]
         self.position = last_position + 1
         self.train_step([batch for _, _, batch in positions])
         self._count_time(time.perf_counter() - started)
+        # evaluation, checkpoint and report, where they are due
         for hook in self.hooks:
             hook.after_step(self)
         if self.world_size > 1:
@@ -172,12 +174,12 @@ class Trainer:
         self.loss_sum += loss_sum
         if self.averaged:
             self.averaged.update_parameters(self.model)
-        # parts with learning rules of their own
+        # modules with learning rules
         if self.loss_learners:
             mean_loss = self.sum_over_processes(loss_sum)
             for module in self.loss_learners:
                 module.after_step(mean_loss)
-        # counters of the report
+        # counters for the next report
         self.interval.steps += 1
         self.interval.amount += sum(batch.amount for batch in batches)
         self.interval.padding += sum(batch.padding for batch in batches) / len(batches)
@@ -221,7 +223,7 @@ class Trainer:
                 return hook
         return None
 
-    # how long, and what is due
+    # the end of the run, and the events that are due
 
     @property
     def is_done(self) -> bool:
@@ -248,7 +250,7 @@ class Trainer:
         return self.step % (every or tenth) == 0 or self.is_done
 
     def _count_time(self, seconds: float) -> None:
-        """Counts the wall time of a step; after 20 steps, fixes how many there will be."""
+        """Counts the wall time of a step; after 20 steps, fixes the total number of steps."""
         self.seconds += seconds
         self.interval.seconds += seconds
         if self.total_steps is not None:
@@ -256,6 +258,7 @@ class Trainer:
         self.step_seconds.append(seconds)
         if len(self.step_seconds) < TIMED_STEPS:
             return
+        # steps that fit into the remaining time; all processes use the number of the first
         timed = self.step_seconds[WARMUP_STEPS:]
         remaining = self.config.max_time * (1 - RESERVE) - self.seconds
         total = self.step + int(remaining / (sum(timed) / len(timed)))
@@ -265,7 +268,7 @@ class Trainer:
         self.total_steps = int(agreed)
 
     def require_finite(self, split: str, loss: float) -> None:
-        """Ends a run whose loss is not finite, before anything of it is saved.
+        """Ends a run whose loss is not finite, before its weights are saved.
 
         Raises:
             UserError: the loss is not finite.
@@ -288,7 +291,7 @@ class Trainer:
         return value
 
     def _agree_on_stop(self) -> None:
-        """Makes all processes stop where one received a signal or the first ran out of patience."""
+        """Stops all processes if one received a signal or the first one ran out of patience."""
         flags = torch.tensor(
             [self.stopped_by or 0, self.evals_without_improvement], device=self.device
         )
@@ -317,8 +320,9 @@ class Trainer:
         """Restores what `checkpoint.load` read. A `max_steps` in the config replaces the saved one.
 
         Raises:
-            UserError: it is less than what has been trained.
+            UserError: `max_steps` is less than the number of steps already taken.
         """
+        # model, optimizer and hooks
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.averaged:
@@ -326,6 +330,7 @@ class Trainer:
         for hook in self.hooks:
             if hook.state_name in saved:
                 hook.load_state_dict(saved[hook.state_name])
+        # the trainer's own state
         state = saved["trainer"]
         checkpoint.set_rng_state(state["rng"])
         self.step = saved["step"]
@@ -333,6 +338,7 @@ class Trainer:
             setattr(self, name, state[name])
         self.loss_sum = self.loss_sum.to(self.device)
         self.interval = Interval(**state["interval"])
+        # a new length of the run
         self.total_steps = self.config.max_steps or self.total_steps
         if self.total_steps is not None and self.total_steps < self.step:
             raise UserError(

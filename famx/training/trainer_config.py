@@ -8,23 +8,23 @@ from famx.validate import COUNT, DECAY, POSITIVE, THREADS, ConfigSection
 
 @dataclass
 class TrainerConfig(ConfigSection):
-    """Length of the training, and the intervals of everything else.
+    """Options of the training: its length, its intervals, and its steps.
 
     Args:
-        max_steps: optimizer steps; where given, max_time has no effect.
-        max_time: seconds; the number of steps is fixed after the first 20 of them.
-        eval_every: steps between evaluations on dev; None: ten times a run.
-        save_every: steps between checkpoints; None: ten times a run.
+        max_steps: number of optimizer steps; if set, max_time has no effect.
+        max_time: seconds; after the first 20 steps the number of steps is fixed to fit them.
+        eval_every: steps between evaluations on dev; None for ten evaluations per run.
+        save_every: steps between checkpoints; None for ten checkpoints per run.
         log_every: steps between reports; nothing is read from the device in between.
         accumulate: batches per step.
         unit_clip: largest norm of the gradient of a unit (a row of a matrix, an output channel, a
-            vector), as a fraction of the norm of its weights; None for no clipping. A bound on the
-            norm of all gradients would leave the few large ones in charge: without a second moment
-            the others would hardly move.
+            vector), as a fraction of the norm of its weights; None for no clipping. With a bound on
+            the norm of all gradients, a few large ones would decide the scale, and without a second
+            moment the others would hardly move.
         patience: evaluations without a better score before the run ends.
         ema: decay of the averaged weights that are evaluated; 0 for none.
-        precision: of the forward pass; auto is bf16 on CUDA, else fp32.
-        threads: of the CPU; None leaves torch's default.
+        precision: precision of the forward pass; auto is bf16 on CUDA, else fp32.
+        threads: number of CPU threads; None for torch's default.
     """
 
     max_steps: Annotated[int | None, COUNT] = None

@@ -10,13 +10,13 @@ def convolve(module, x, causal):
     weight = module.channelwise.weight[:, 0]
     bias = module.channelwise.bias
     size = weight.shape[1]
-    before = size - 1 if causal else size // 2
+    taps_into_past = size - 1 if causal else size // 2
     y = torch.empty_like(x)
     for t in range(len(x)):
         for d in range(x.shape[1]):
             total = bias[d]
             for tap in range(size):
-                s = t + tap - before
+                s = t + tap - taps_into_past
                 if 0 <= s < len(x):
                     total = total + weight[d, tap] * x[s, d]
             y[t, d] = total

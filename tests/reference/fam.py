@@ -13,7 +13,9 @@ BINS = 17
 
 def even(n_bins, n):
     size = n_bins // n
-    return [(i * size, (i + 1) * size if i < n - 1 else n_bins) for i in range(n)]
+    bands = [(i * size, (i + 1) * size) for i in range(n - 1)]
+    # the last band has the rest of the bins
+    return [*bands, ((n - 1) * size, n_bins)]
 
 
 def edges(kind, n):

@@ -48,7 +48,8 @@ def topk(block, q, k, v, mask):
 
 
 def alibi(block, q, k, v, mask):
-    t, s = q.shape[2], k.shape[2]
+    t = q.shape[2]
+    s = k.shape[2]
     bias = torch.empty(block.n_heads, t, s)
     for h in range(block.n_heads):
         slope = 2 ** (-8 * (h + 1) / block.n_heads)

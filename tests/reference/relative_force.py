@@ -8,7 +8,8 @@ import torch
 def forward_pairs(block, x, memory=None, mask=None):
     """Returns the output for whole sequences. `mask` is (b, 1 or heads, 1 or time, keys)."""
     source = x if memory is None else memory
-    t, s = x.shape[1], source.shape[1]
+    t = x.shape[1]
+    s = source.shape[1]
     pair_mask = torch.ones(len(x), block.n_heads, t, s, dtype=torch.bool)
     if mask is not None:
         pair_mask = mask.expand(-1, block.n_heads, t, -1)

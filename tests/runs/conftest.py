@@ -1,11 +1,13 @@
-"""Command lines of famx, run in this process and in a folder of their own."""
+"""A corpus of tones, and command lines of famx that are run in this process."""
 
+import functools
 import importlib
 import sys
 from typing import NamedTuple
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from tones import write_tones
 
 from famx.config.command import run_command
 from famx.registry import PARTS
@@ -28,8 +30,16 @@ class B: ...
 }
 
 
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """Returns the folder of a corpus of tones, which no test changes."""
+    folder = tmp_path_factory.mktemp("tones")
+    write_tones(folder)
+    return folder
+
+
 class Finished(NamedTuple):
-    """The exit status of a command, and what it printed."""
+    """The exit status of a command, and its output."""
 
     status: int
     out: str
@@ -50,7 +60,7 @@ def command(tmp_path, monkeypatch, capsys):
     def run(name: str, *words: object) -> Finished:
         module = importlib.import_module(f"famx.{name}")
         monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
-        main = (lambda: module.show(sys.argv[1:])) if name == "parts" else module.main
+        main = functools.partial(module.show, sys.argv[1:]) if name == "parts" else module.main
         GlobalHydra.instance().clear()
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_info:

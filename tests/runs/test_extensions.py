@@ -2,9 +2,7 @@
 
 import json
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -30,7 +28,7 @@ TINY = [
     "trainer.device=cpu",
 ]
 
-OWN_TASK = '''"""Speech to text by CTC, scored by whole sentences."""
+TASK = '''"""Speech to text by CTC, scored by whole sentences."""
 
 from famx.notation import Modality
 from famx.registry import register
@@ -50,7 +48,7 @@ class Sentences(CTC):
         return {"ser": Score(rate, rate, rate)}
 '''
 
-OWN_DATA = '''"""Tones of one pitch for each letter, made when they are read."""
+DATA_SET = '''"""Tones of one pitch for each letter, made when they are read."""
 
 from pathlib import Path
 
@@ -90,7 +88,7 @@ class Tones(Speech):
         return {"letters_file": str(folder / "letters.txt")}
 '''
 
-OWN_DECODE = '''"""Greedy decoding in capitals."""
+DECODER = '''"""Greedy decoding in capitals."""
 
 from famx.decode.ctc_greedy import CTCGreedy
 from famx.registry import register
@@ -108,7 +106,7 @@ class Capitals(CTCGreedy):
         return [text.upper() + self.mark for text in super().decode_scores(scores, lengths)]
 '''
 
-OWN_WRAPPER = '''"""Keeps the norm of every matrix."""
+WRAPPER = '''"""Keeps the norm of every matrix."""
 
 from famx.optim._wrapper import Wrapper
 from famx.registry import register
@@ -127,7 +125,7 @@ class NormPreserving(Wrapper):
                 p.mul_(norm / p.norm().clamp_min(1e-12))
 '''
 
-OWN_PICTURE = '''"""A picture of the texts at each evaluation."""
+HOOK = '''"""A picture of the texts at each evaluation."""
 
 import torch
 
@@ -152,8 +150,9 @@ class TextLengths(Hook):
 
 
 @pytest.fixture
-def own_part(tmp_path, monkeypatch):
-    """Writes a part to a file, and registers it as `famx_parts=` does; forgotten afterwards."""
+def user_part(tmp_path, monkeypatch):
+    """Returns a function that writes a part to a file and registers it as `famx_parts=` does."""
+    # the table of parts is restored after the test
     for room in [*PARTS, "hook"]:
         monkeypatch.setitem(PARTS, room, dict(PARTS.get(room, {})))
 
@@ -161,49 +160,37 @@ def own_part(tmp_path, monkeypatch):
         file = tmp_path / f"{name}.py"
         file.write_text(source)
         load_file(file)
-        return file
 
     return register
 
 
-@pytest.fixture
-def corpus(tmp_path):
-    folder = tmp_path / "tones"
-    folder.mkdir()
-    for split, n in {"train": 8, "dev": 3, "test": 3}.items():
-        rows = []
-        for i in range(n):
-            tone = 0.3 * np.sin(2 * np.pi * (300 + 100 * i) * np.arange(8000) / 16_000)
-            soundfile.write(folder / f"{split}{i}.wav", tone.astype("float32"), 16_000)
-            rows.append(f"{split}{i}.wav\t{'ab'[i % 2]}\tsomeone\n")
-        (folder / f"{split}.tsv").write_text("".join(rows))
-    return folder
-
-
 def compose_config(*words):
+    # schemas are those of the parts that are registered by now
     register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return to_plain(compose("train", [*TINY, *words]))
 
 
-def speech(corpus):
+def ctc_words(corpus):
     return ["task=ctc", "data=manifest", f"data.root={corpus}", "task.vocab_size=0"]
 
 
-def test_own_task_selects_checkpoints_and_reports_by_its_own_score(own_part, corpus, tmp_path):
-    own_part(OWN_TASK, "sentences")
-    words = [word.replace("task=ctc", "task=sentences") for word in speech(corpus)]
+def test_task_of_a_user_selects_checkpoints_and_reports_by_its_score(user_part, corpus, tmp_path):
+    user_part(TASK, "sentences")
+    words = [word.replace("task=ctc", "task=sentences") for word in ctc_words(corpus)]
     latest = run(compose_config(*words), tmp_path / "run")
-    assert 0 <= latest["dev/ser"] <= 1 and "dev/wer" not in latest
+    assert 0 <= latest["dev/ser"] <= 1
+    assert "dev/wer" not in latest
     scores = json.loads((tmp_path / "run" / "scores.test.json").read_text())
     assert scores["ser"]["rate"] == latest["test/ser"]
     # a comparison shows it too
     scored = read_run(tmp_path / "run", "test", None)
-    assert scored.metric == "ser" and scored.rate == latest["test/ser"]
+    assert scored.metric == "ser"
+    assert scored.rate == latest["test/ser"]
 
 
-def test_own_data_set_trains_and_its_paths_become_absolute(own_part, tmp_path, monkeypatch):
-    own_part(OWN_DATA, "tones")
+def test_data_set_of_a_user_trains_and_its_paths_become_absolute(user_part, tmp_path, monkeypatch):
+    user_part(DATA_SET, "tones")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "letters.txt").write_text("a b c")
     words = ["task=ctc", "task.vocab_size=0", "data=tones", "data.letters_file=letters.txt"]
@@ -213,22 +200,25 @@ def test_own_data_set_trains_and_its_paths_become_absolute(own_part, tmp_path, m
     assert len(evaluation.ids) == 4
 
 
-def test_own_data_set_keeps_the_contracts_of_its_room(own_part):
-    own_part(OWN_DATA, "tones")
+def test_data_set_of_a_user_satisfies_the_contracts_of_its_room(user_part):
+    user_part(DATA_SET, "tones")
     part = PARTS["data"]["tones"]
     for contract in applicable("data", part).values():
         contract(part)
 
 
-def test_trained_run_is_decoded_by_a_part_that_is_written_later(own_part, corpus, tmp_path):
-    run(compose_config(*speech(corpus), "trainer.max_steps=30", "optim.lr=1e-2"), tmp_path / "run")
-    before = (tmp_path / "run" / "scores.test.json").read_text()
-    own_part(OWN_DECODE, "capitals")
+def test_trained_run_is_decoded_by_a_decoder_that_is_written_later(user_part, corpus, tmp_path):
+    run(
+        compose_config(*ctc_words(corpus), "trainer.max_steps=30", "optim.lr=1e-2"),
+        tmp_path / "run",
+    )
+    scores = (tmp_path / "run" / "scores.test.json").read_text()
+    user_part(DECODER, "capitals")
     overrides = ["decode=capitals", "decode.mark=x"]
     evaluation = Recognizer(tmp_path / "run", overrides=overrides).evaluate("test")
     assert all(text.endswith("x") for text in evaluation.hypotheses)
-    # the scores of the run's own decoding stay
-    assert (tmp_path / "run" / "scores.test.json").read_text() == before
+    # beside the scores of greedy decoding, which stay
+    assert (tmp_path / "run" / "scores.test.json").read_text() == scores
     assert (tmp_path / "run" / "scores.test.capitals,mark=x.json").exists()
     (text,) = famx.load(tmp_path / "run", overrides=overrides).transcribe(corpus / "test0.wav")
     assert text.endswith("x")
@@ -244,16 +234,14 @@ def test_trained_run_is_decoded_by_a_part_that_is_written_later(own_part, corpus
     ],
 )
 def test_decoding_that_does_not_fit_is_refused(word, message, corpus, tmp_path):
-    run(compose_config(*speech(corpus), "trainer.max_steps=1"), tmp_path / "run")
+    run(compose_config(*ctc_words(corpus), "trainer.max_steps=1"), tmp_path / "run")
     with pytest.raises(UserError, match=message):
         Recognizer(tmp_path / "run", overrides=[word])
 
 
-def test_own_optimizer_wrapper_trains_and_keeps_the_contracts_of_its_room(
-    own_part, corpus, tmp_path
-):
-    own_part(OWN_WRAPPER, "norm_preserving")
-    run(compose_config(*speech(corpus), "optim=norm_preserving"), tmp_path / "run")
+def test_optimizer_wrapper_of_a_user_trains_and_acts_after_each_step(user_part, corpus, tmp_path):
+    user_part(WRAPPER, "norm_preserving")
+    run(compose_config(*ctc_words(corpus), "optim=norm_preserving"), tmp_path / "run")
     part = PARTS["optim"]["norm_preserving"]
     layer = torch.nn.Linear(5, 7)
     norm = layer.weight.norm().item()
@@ -263,8 +251,8 @@ def test_own_optimizer_wrapper_trains_and_keeps_the_contracts_of_its_room(
     assert layer.weight.norm().item() == pytest.approx(norm)
 
 
-def test_own_picture_of_evaluated_utterances_is_in_tensorboard(own_part, corpus, tmp_path):
-    own_part(OWN_PICTURE, "text_lengths")
-    run(compose_config(*speech(corpus)), tmp_path / "run")
+def test_hook_of_a_user_writes_an_image_of_each_evaluation(user_part, corpus, tmp_path):
+    user_part(HOOK, "text_lengths")
+    run(compose_config(*ctc_words(corpus)), tmp_path / "run")
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     assert [image.step for image in events.Images("dev/text_lengths")] == [3]

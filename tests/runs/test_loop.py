@@ -1,5 +1,8 @@
 """One step of the trainer equals the same step written by hand."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -63,23 +66,38 @@ def random_batch(rows):
     )
 
 
-def test_step_equals_gradient_descent_on_all_its_batches_with_penalties_and_averaging():
-    model = Weight()
-    trainer = Trainer(
+def build_trainer(model, task, seed_for=lambda *_: 0, **options):
+    """Returns a trainer by plain gradient descent, whose learning rate is 0.05 (step + 1)."""
+    return Trainer(
         model=model,
-        task=MeanProduct(),
+        task=task,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.5),
-        schedule=lambda total_steps: lambda step: 0.1 * (step + 1),
-        batches=lambda epoch, position: iter(()),
-        seed_for=lambda *_: 0,
-        config=TrainerConfig(max_steps=9, accumulate=2, unit_clip=1e9, ema=0.75),
+        schedule=rising_schedule,
+        batches=no_batches,
+        seed_for=seed_for,
+        config=TrainerConfig(max_steps=9, **options),
         device=torch.device("cpu"),
     )
-    weight = averaged = torch.ones(3)
+
+
+def rising_schedule(total_steps):
+    return lambda step: 0.1 * (step + 1)
+
+
+def no_batches(epoch, position):
+    return iter(())
+
+
+def test_step_equals_gradient_descent_on_all_its_batches_with_penalties_and_averaging():
+    model = Weight()
+    trainer = build_trainer(model, MeanProduct(), accumulate=2, unit_clip=1e9, ema=0.75)
+    weight = torch.ones(3)
+    averaged = weight
     for step in range(3):
         batches = [random_batch(1), random_batch(5)]
         inputs = torch.cat([batch.inputs for batch in batches])
         loss = (weight * inputs).mean()
+        # the gradient of the mean over all numbers, and of the penalty
         weight = weight - 0.05 * (step + 1) * (inputs.mean(0) / 3 + 0.7)
         averaged = weight if step == 0 else 0.75 * averaged + 0.25 * weight
         trainer.train_step(batches)
@@ -89,32 +107,21 @@ def test_step_equals_gradient_descent_on_all_its_batches_with_penalties_and_aver
 
 
 def test_generators_of_torch_numpy_and_python_are_seeded_in_every_step():
-    import random
-
-    import numpy
-
     samples = []
 
-    class Drawing(MeanProduct):
+    class DrawsNumbers(MeanProduct):
         def loss(self, model, batch):
-            numbers = (torch.rand(()).item(), numpy.random.rand(), random.random())
-            samples.append(numbers)
+            samples.append((torch.rand(()).item(), np.random.rand(), random.random()))
             return super().loss(model, batch)
 
+    def seed_for(purpose, step, *_):
+        return 100 + step
+
     for _ in range(2):
-        model = Weight()
-        trainer = Trainer(
-            model=model,
-            task=Drawing(),
-            optimizer=torch.optim.SGD(model.parameters(), lr=0.5),
-            schedule=lambda total_steps: lambda step: 1.0,
-            batches=lambda epoch, position: iter(()),
-            seed_for=lambda purpose, step, *_: 100 + step,
-            config=TrainerConfig(max_steps=9),
-            device=torch.device("cpu"),
-        )
+        trainer = build_trainer(Weight(), DrawsNumbers(), seed_for)
         for _ in range(2):
             trainer.train_step([random_batch(2)])
+    # equal in equal steps, and different in successive ones
     assert samples[:2] == samples[2:]
     assert all(a != b for a, b in zip(samples[0], samples[1], strict=True))
 

@@ -1,5 +1,6 @@
 """Folders of scored runs, written without training them."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,22 +41,29 @@ def write_scored_run(
     reports = [json.dumps({"step": step}) for step in (50, steps)]
     run_dir.metrics_file.write_text("\n".join(reports) + "\n")
 
-    is_speech = config["task"]["name"] == "ctc"
-    scores = {}
-    if is_speech:
+    # a language model has a loss alone
+    evaluation = Evaluation(
+        loss=loss,
+        scores={},
+        ids=[],
+        references=[],
+        hypotheses=[],
+        modality=Modality.TEXT,
+        amount=1000.0,
+        seconds=1.0,
+    )
+    if config["task"]["name"] == "ctc":
         scores = {
             "wer": error_rate(REFERENCES, hypotheses, "word"),
             "cer": error_rate(REFERENCES, hypotheses, "char"),
         }
-    evaluation = Evaluation(
-        loss=loss,
-        scores=scores,
-        ids=[str(i) for i in range(len(REFERENCES))] if is_speech else [],
-        references=REFERENCES if is_speech else [],
-        hypotheses=list(hypotheses) if is_speech else [],
-        modality=Modality.SPEECH if is_speech else Modality.TEXT,
-        amount=1000.0,
-        seconds=1.0,
-    )
+        evaluation = dataclasses.replace(
+            evaluation,
+            scores=scores,
+            ids=[str(i) for i in range(len(REFERENCES))],
+            references=REFERENCES,
+            hypotheses=list(hypotheses),
+            modality=Modality.SPEECH,
+        )
     run_dir.write_evaluation(evaluation, "test", "none")
     return folder

@@ -1,13 +1,17 @@
-"""Which module may import which, and which class may declare an exemption from a contract."""
+"""Import layers, exemptions from contracts, and configs that name parts but no code."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import famx
 from famx.registry import PARTS, ROOMS
 
-ROOT = Path(famx.__file__).parent
-FLOORS = [
+PACKAGE = Path(famx.__file__).parent
+# from the bottom to the top: a module imports modules of lower layers only
+LAYERS = (
     {"notation"},
     {"validate", "files", "seeding"},
     {"registry"},
@@ -20,60 +24,79 @@ FLOORS = [
     {"experiment"},
     {"inference"},
     {"train", "evaluate", "transcribe", "spectra", "compare", "parts", "check"},
-]
-FLOOR = {module: height for height, modules in enumerate(FLOORS) for module in modules}
-# contracts that a class may declare itself exempt from, by its module; subclasses inherit them
-TORCH_STEP = ("meta", "no_host_read", "non_finite")
-EXEMPT = {
-    "optim._torch": TORCH_STEP,
-    "optim._wrapper": TORCH_STEP,
-    "optim.muon": TORCH_STEP,
-    "spectrum.shuffled": ("sums_to_one", "flat_on_white", "separates_slow_and_fast"),
-    "rotary.variable_radii": ("norm_unchanged",),
-    "rotary.learned_rotations": ("depends_on_distance_alone",),
-    "rotary.axial": ("depends_on_distance_alone",),
+)
+# commands may call each other
+COMMANDS = LAYERS[-1]
+LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
+# contracts that the classes of a module declare themselves exempt from
+TORCH_STEP = {"meta", "no_host_read", "non_finite"}
+EXEMPTIONS = {
+    "famx.optim._torch": TORCH_STEP,
+    "famx.optim._wrapper": TORCH_STEP,
+    "famx.optim.muon": TORCH_STEP,
+    "famx.spectrum.shuffled": {"sums_to_one", "flat_on_white", "separates_slow_and_fast"},
+    "famx.rotary.variable_radii": {"norm_unchanged"},
+    "famx.rotary.learned_rotations": {"depends_on_distance_alone"},
+    "famx.rotary.axial": {"depends_on_distance_alone"},
 }
 
 
-def imports(path):
-    """Modules of famx that a file imports when it is itself imported, or later."""
+def module_of(path: Path) -> str:
+    """Returns the module or package directly below `famx` that a file belongs to."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def source_files() -> Iterator[Path]:
+    """Yields the files of the package, except `famx/__init__.py`, which may import any module."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.parent != PACKAGE or path.stem != "__init__":
+            yield path
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Returns the modules below `famx` that a file imports, at its top or inside functions."""
+    names = []
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "famx":
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("famx."):
-            yield node.module.split(".")[1]
-        elif isinstance(node, ast.Import):
-            yield from (
-                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("famx.")
-            )
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide which module is imported"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return {name.split(".")[1] for name in names if name.startswith("famx.")}
 
 
-def test_imports_point_down():
-    for path in ROOT.rglob("*.py"):
-        here = path.relative_to(ROOT).with_suffix("").parts[0]
-        for other in set(imports(path)) - {here}:
-            below = FLOOR[other] < FLOOR.get(here, len(FLOORS))
-            verb = FLOOR.get(here) == FLOOR.get(other) == len(FLOORS) - 1
-            assert below or verb, f"{path.name} of {here} imports famx.{other}"
+def test_every_module_is_in_a_layer():
+    assert {module_of(path) for path in source_files()} == set(LAYER_OF)
 
 
-def test_everything_has_a_floor():
-    modules = set()
-    for path in ROOT.iterdir():
-        if not path.name.startswith("__") and (path.suffix == ".py" or path.is_dir()):
-            modules.add(path.stem)
-    assert modules == set(FLOOR)
+def test_modules_import_lower_layers_only():
+    for path in source_files():
+        module = module_of(path)
+        for imported in imported_modules(path) - {module}:
+            is_lower = LAYER_OF[imported] < LAYER_OF[module]
+            are_commands = {module, imported} <= COMMANDS
+            assert is_lower or are_commands, f"{path} imports famx.{imported}"
 
 
-def test_only_listed_classes_declare_exemptions():
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_no_other_room(room):
+    for path in (PACKAGE / room).rglob("*.py"):
+        imported_rooms = imported_modules(path) & set(ROOMS)
+        assert imported_rooms <= {room}, path
+
+
+def test_exemptions_of_contracts_are_those_that_are_listed():
+    classes = set()
     for parts in PARTS.values():
         for part in parts.values():
-            for cls in part.__mro__:
-                module = cls.__module__.removeprefix("famx.")
-                declared = set(vars(cls).get("exempt", {}))
-                assert declared <= set(EXEMPT.get(module, ())), f"{cls.__name__} of {module}"
+            classes.update(part.__mro__)
+    declared = {cls.__module__: {*cls.exempt} for cls in classes if "exempt" in vars(cls)}
+    assert declared == EXEMPTIONS
 
 
 def test_no_config_can_name_code():
-    for path in [*ROOT.rglob("*.py"), *(ROOT.parent / "conf").rglob("*.yaml")]:
+    # hydra.utils.instantiate would call whatever a key `_target_` names
+    configs = list((PACKAGE.parent / "conf").rglob("*.yaml"))
+    assert configs
+    for path in [*PACKAGE.rglob("*.py"), *configs]:
         assert "_target_" not in path.read_text(), path

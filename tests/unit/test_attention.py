@@ -1,3 +1,5 @@
+"""Attention blocks against their formulas, plain attention, torch's, and plain references."""
+
 import functools
 
 import pytest
@@ -38,7 +40,8 @@ def test_gradients_are_finite_in_every_dtype_with_a_fully_masked_sample(name, dt
     mask[0] = False
     y = block(x, mask=mask)
     (100 * y).sum().backward()
-    assert y.dtype is dtype and y.isfinite().all()
+    assert y.dtype is dtype
+    assert y.isfinite().all()
     assert all(p.grad.isfinite().all() for p in block.parameters() if p.grad is not None)
 
 
@@ -124,7 +127,7 @@ def test_gaussian_equals_plain_attention_with_one_more_channel():
 
 
 @pytest.mark.parametrize("name", ["alibi", "sliding_window", "adaptive_span"])
-def test_a_memory_has_no_distance(name):
+def test_positions_of_a_memory_have_no_distance(name):
     block = build_block(name, causal=True, **SMALL.get(name, {}))
     x = torch.randn(2, 7, D)
     memory = torch.randn(2, 9, D)
@@ -166,7 +169,7 @@ def test_adaptive_span_does_not_count_padding():
     assert block.penalty() is None
 
 
-def test_focus_stops_where_nothing_changes():
+def test_focus_takes_one_step_where_changes_are_below_its_threshold():
     block = build_block("focus", threshold=9.0, steps=3)
     one_step = build_block("focus", steps=1)
     one_step.load_state_dict(block.state_dict())
@@ -196,7 +199,7 @@ def test_myelinated_equals_a_reference_that_skips(causal):
 
 
 def open_axon(axon):
-    """Opens all gates, without jumps and without a working memory; returns the gates."""
+    """Opens all gates, turns off jumps and the working memory, and returns the gates."""
     add_noise(axon, 0.3)
     with torch.no_grad():
         axon.policy[-1].bias.copy_(torch.tensor([99.0, 0.0, 0.0]))
@@ -236,7 +239,7 @@ def test_axon_is_plain_layers_with_open_gates_and_the_identity_with_closed_ones(
         assert_close(axon(x), torch.zeros_like(x))
 
 
-def test_myelinated_pays_for_the_nodes_it_visits():
+def test_penalty_of_myelinated_is_that_of_the_nodes_it_visits():
     block = build_block("myelinated", cost=2.0)
     x = torch.randn(2, 7, D)
     importance = [node.importance for node in block.nodes]

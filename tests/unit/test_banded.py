@@ -1,3 +1,5 @@
+"""Attention inside a band of positions against dense attention."""
+
 import pytest
 import torch
 from attention_blocks import example_masks

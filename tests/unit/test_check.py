@@ -168,6 +168,7 @@ def test_a_crash_breaks_the_contract_that_it_happens_in(check_attention):
     )
     assert result.status == 2
     assert result.summary.endswith(" contracts: one_position")
+    # in one line, with brackets that are no markup, and the line of the user's file
     crash = "TypeError: too [short] (user_block.py, line 19)"
     assert result.lines["one_position"] == f"broken  one_position: {crash}"
     assert result.lines["causal"] == "exempt  causal: it [looks] both ways"
@@ -248,6 +249,7 @@ def test_the_command_finds_the_same_under_python_O(tmp_path):  # noqa: N802
         assert done.returncode == 2
         assert not done.stderr
         outputs.append(done.stdout)
+    # a contract is no assert statement, which -O removes
     normal, optimized = outputs
     assert optimized == normal
     lines = normal.splitlines()

@@ -163,9 +163,9 @@ def test_gated_pass_lowers_the_threshold_of_heads_that_passed_at_a_low_loss():
     assert (block.threshold <= start).all() and block.threshold[0] > start[0] - 0.005
 
     block.eval()(x)
-    before = block.threshold.clone()
+    thresholds = block.threshold.clone()
     block.after_step(torch.tensor(0.0))
-    assert_close(block.threshold, before, msg="evaluation moves the thresholds")
+    assert_close(block.threshold, thresholds, msg="evaluation moves the thresholds")
 
 
 @pytest.mark.parametrize("causal", [False, True])

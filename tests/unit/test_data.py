@@ -179,7 +179,7 @@ def test_real_recordings_have_their_stated_lengths():
 
 @pytest.fixture
 def alphabet(tmp_path):
-    """A file of 1,000 letters, a to z again and again, and one é."""
+    """Returns a file of 1,000 letters, a to z repeated, and one é."""
     file = tmp_path / "a.txt"
     letters = [chr(97 + i % 26) for i in range(1_000)]
     file.write_text("".join(letters) + "é", encoding="utf-8")
@@ -191,7 +191,7 @@ def decode_blocks(dataset):
     return [tokenizer.decode(dataset[i].signal.tolist()) for i in range(len(dataset))]
 
 
-def test_text_is_split_into_eight_tenths_one_and_one(alphabet):
+def test_text_is_split_into_eight_tenths_one_tenth_and_one_tenth(alphabet):
     assert len(Text("train", 0, path=alphabet, block=9)) == 88
     dev = decode_blocks(Text("dev", 0, path=alphabet, block=9))
     assert dev[0].startswith(chr(97 + 800 % 26))

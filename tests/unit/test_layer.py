@@ -1,3 +1,5 @@
+"""Layers and their dropout against their formulas."""
+
 from functools import partial
 
 import pytest
@@ -149,7 +151,7 @@ def test_skip_decides_for_the_sample_or_if_causal_for_each_position(causal):
     assert_close(skip.metrics["compute"], visited.double().mean())
 
 
-def test_skip_pays_for_the_positions_it_computes():
+def test_penalty_of_skip_is_that_of_the_positions_it_computes():
     skip = build_layer("skip", True, cost=2.0)
     x = example(2, 7, D)
     set_gate(skip, 9.0)
@@ -196,10 +198,10 @@ def test_dropout_drops_the_right_share_and_leaves_the_mean():
 
 def test_dropout_is_the_identity_in_evaluation_and_at_zero():
     x = torch.randn(3, 5)
-    before = torch.get_rng_state()
+    random_state = torch.get_rng_state()
     assert Dropout(0.5).eval()(x) is x
     assert Dropout(0.0)(x) is x
-    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(random_state, torch.get_rng_state())
 
 
 def test_dropout_depends_on_the_seed_alone_and_drops_the_same_gradients():

@@ -56,11 +56,14 @@ def test_padding_is_below_five_percent_for_lengths_as_in_librispeech(budget):
 
 def test_augmentation_is_a_function_of_seed_and_epoch():
     config = LoaderConfig()
-    first = sample_augmentation(config, 3, 5, 200)
-    again = sample_augmentation(config, 3, 5, 200)
-    assert (first.speed == again.speed).all() and (first.spans == again.spans).all()
-    for other in (sample_augmentation(config, 3, 6, 200), sample_augmentation(config, 4, 5, 200)):
-        assert (first.speed != other.speed).any() and (first.spans != other.spans).any()
+    expected = sample_augmentation(config, 3, 5, 200)
+    repeated = sample_augmentation(config, 3, 5, 200)
+    assert (repeated.speed == expected.speed).all()
+    assert (repeated.spans == expected.spans).all()
+    for seed, epoch in ((3, 6), (4, 5)):
+        changed = sample_augmentation(config, seed, epoch, 200)
+        assert (changed.speed != expected.speed).any()
+        assert (changed.spans != expected.spans).any()
 
 
 def test_augmentation_stays_within_its_bounds():
@@ -69,10 +72,15 @@ def test_augmentation_stays_within_its_bounds():
     assert set(augmentation.speed) == set(config.speed)
     assert (augmentation.spans >= 0).all()
     # a time mask spans all mel bins, a mel mask all of the time
-    time, mel = augmentation.spans[:, :2], augmentation.spans[:, 2:]
-    assert (time[..., 2:] == [0, 1]).all() and (mel[..., :2] == [0, 1]).all()
-    assert (time[..., 1] <= 0.1).all() and (time[..., :2].sum(-1) <= 1).all()
-    assert (mel[..., 3] <= 0.3).all() and (mel[..., 2:].sum(-1) <= 1).all()
+    time_masks = augmentation.spans[:, :2]
+    mel_masks = augmentation.spans[:, 2:]
+    assert (time_masks[..., 2:] == [0, 1]).all()
+    assert (mel_masks[..., :2] == [0, 1]).all()
+    # widths, and ends
+    assert (time_masks[..., 1] <= 0.1).all()
+    assert (time_masks[..., :2].sum(-1) <= 1).all()
+    assert (mel_masks[..., 3] <= 0.3).all()
+    assert (mel_masks[..., 2:].sum(-1) <= 1).all()
 
 
 def test_noise_has_the_sampled_signal_to_noise_ratio():

@@ -172,7 +172,9 @@ def test_shuffled_fam_permutes_the_changes_of_fam():
     fam = Fam(tensors, layer_boost=False)
     placebo = ShuffledFam(tensors, layer_boost=False)
     for t in range(1, 200):
-        gradients = [torch.randn(SHAPE) + (fast(t) if i < 2 else 0) for i in range(6)]
+        gradients = [torch.randn(SHAPE) for _ in tensors]
+        for gradient in gradients[:2]:
+            gradient += fast(t)
         coefficients = fam(gradients, t)
         permuted = placebo(gradients, t)
     assert sorted(coefficients.tolist()) == sorted(permuted.tolist())

@@ -1,4 +1,4 @@
-"""The refiner on its own, and in the block that uses it."""
+"""The refiner of spans, alone and in the block that uses it."""
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from famx.contracts.attention import D
 
 
 def test_the_table_follows_the_rule_of_q_learning():
+    # alpha=0.3, gamma=0.8, epsilon=0.5, cost=0.1
     refiner = Refiner(0.3, 0.8, 0.5, 0.1)
     table = torch.zeros(2 * LEVELS, len(SHIFTS))
     state = 0
@@ -18,6 +19,7 @@ def test_the_table_follows_the_rule_of_q_learning():
     for step in range(40):
         logits = 2 * torch.randn(3, 4)
         assert_close(refiner(logits), logits + SHIFTS[action])
+        # the step by hand: the reward is a fall of the loss, less the cost of long spans
         share = (logits + SHIFTS[action]).sigmoid().mean().item()
         loss = 2 + torch.randn(()).item() / 2
         if mean_loss is None:
@@ -28,12 +30,13 @@ def test_the_table_follows_the_rule_of_q_learning():
         table[state, action] += 0.3 * error
         refiner.after_step(torch.tensor(loss))
         assert_close(refiner.table, table, msg=f"step {step}")
+        # the refiner samples its next action itself
         state = next_state
         action = refiner.action.item()
         mean_loss = 0.99 * mean_loss + 0.01 * loss
 
 
-def test_it_learns_the_action_that_lowers_the_loss():
+def test_refiner_learns_the_action_that_lowers_the_loss():
     refiner = Refiner(cost=0.0, gamma=0.0, epsilon=0.3)
     best = 4
     for _ in range(400):
@@ -51,7 +54,7 @@ def test_cost_alone_makes_spans_short():
 
 
 @pytest.mark.parametrize("loss", [torch.nan, torch.inf])
-def test_a_loss_that_is_not_finite_teaches_nothing(loss):
+def test_a_loss_that_is_not_finite_changes_no_value_of_the_table(loss):
     refiner = Refiner()
     refiner(torch.zeros(5))
     refiner.after_step(torch.tensor(1.0))

@@ -1,3 +1,5 @@
+"""The relative-force block against a computation of every pair of points."""
+
 import pytest
 import torch
 from attention_blocks import add_noise, build_block
@@ -28,7 +30,7 @@ def gradients(y, inputs):
 @pytest.mark.parametrize("rotary", ["rope", "none"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("hop_levels", [1, 3])
-def test_it_equals_a_computation_pair_by_pair(causal, hop_levels, rotary):
+def test_block_equals_a_computation_pair_by_pair(causal, hop_levels, rotary):
     block, x = example(causal, hop_levels=hop_levels, rotary=rotary)
     inputs = [x.requires_grad_(), *block.parameters()]
     padding = torch.arange(9)[None, None, None] < torch.tensor([9, 6])[:, None, None, None]

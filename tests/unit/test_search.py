@@ -101,7 +101,7 @@ class MultiplesOfThree(torch.nn.Identity):
         super().__init__()
 
 
-# draws
+# samples
 
 
 OPTIONS = ["rope", "none", 2, 2.5, [4, 8], None, True, {"low": 1}]
@@ -118,7 +118,7 @@ def test_each_option_is_equally_likely():
 
 
 @pytest.mark.parametrize("change", [{"purpose": "layer 1"}, {"attempt": 1}])
-def test_draws_of_two_purposes_or_attempts_are_independent(change):
+def test_samples_of_two_purposes_or_attempts_are_independent(change):
     n_seeds = 800
     n_equal = 0
     for seed in range(n_seeds):
@@ -128,11 +128,12 @@ def test_draws_of_two_purposes_or_attempts_are_independent(change):
     assert abs(n_equal - n_seeds * share) < 4 * (n_seeds * share * (1 - share)) ** 0.5
 
 
-def test_an_option_changes_only_the_draws_that_it_wins():
+def test_a_new_option_does_not_change_the_order_of_the_others():
     for seed in range(200):
-        before = rank(OPTIONS, seed, "layer 0")
-        after = rank(["new", *reversed(OPTIONS)], seed, "layer 0")
-        assert [option for option in after if option != "new"] == before
+        expected = rank(OPTIONS, seed, "layer 0")
+        ranking = rank(["new", *reversed(OPTIONS)], seed, "layer 0")
+        ranking.remove("new")
+        assert ranking == expected
 
 
 def test_numbers_of_a_range_are_uniform():
@@ -147,11 +148,11 @@ def test_numbers_of_a_range_are_uniform():
 
 @pytest.mark.parametrize("part", [Extra, EvenHeads])
 def test_a_new_part_changes_only_the_layers_that_choose_it(part):
-    before = fifty_models()
+    expected = fifty_models()
     with registered("attention", part):
-        after = [sampled_layers(seed) for seed in range(50)]
+        models = [sampled_layers(seed) for seed in range(50)]
     n_new = 0
-    for layers, new_layers in zip(before, after, strict=True):
+    for layers, new_layers in zip(expected, models, strict=True):
         chooses_new = [
             i for i, layer in enumerate(new_layers) if layer["attention"]["name"] == NEW_PART
         ]
@@ -170,11 +171,11 @@ def test_a_new_part_changes_only_the_mutations_that_choose_it():
     }
     words = [f"model.draw.space.{room}={options}" for room, options in single_options.items()]
     words.append(as_word(sampled_layers(7, *words)))
-    before = [sampled_layers(0, *words, mutate=(seed, 2)) for seed in range(20)]
+    expected = [sampled_layers(0, *words, mutate=(seed, 2)) for seed in range(20)]
     with registered("attention", Extra):
-        after = [sampled_layers(0, *words, mutate=(seed, 2)) for seed in range(20)]
+        mutated = [sampled_layers(0, *words, mutate=(seed, 2)) for seed in range(20)]
     n_new = 0
-    for layers, new_layers in zip(before, after, strict=True):
+    for layers, new_layers in zip(expected, mutated, strict=True):
         for i, key in differences(layers, new_layers):
             assert (key, new_layers[i][key]["name"]) == ("attention", NEW_PART)
             n_new += 1
@@ -213,9 +214,9 @@ def test_a_resolved_config_is_not_sampled_or_mutated_again():
 
 
 def test_sampling_leaves_the_global_generator_alone():
-    before = torch.get_rng_state()
+    random_state = torch.get_rng_state()
     sampled_layers(7)
-    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(random_state, torch.get_rng_state())
 
 
 def test_a_gene_depends_on_the_seed_and_on_no_other_gene():
@@ -263,19 +264,21 @@ def test_layers_of_create_encoder_layers_are_within_their_bounds():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_mutation_changes_exactly_one_gene(seed):
-    before = sampled_layers(7)
-    after = sampled_layers(7, mutate=(seed, 1))
-    ((i, key),) = differences(before, after)
-    if key != "n_heads" and before[i][key]["name"] == after[i][key]["name"]:
-        n_changed = sum(value != after[i][key][k] for k, value in before[i][key].items())
-        assert n_changed == 1
+    layers = sampled_layers(7)
+    mutated = sampled_layers(7, mutate=(seed, 1))
+    ((i, room),) = differences(layers, mutated)
+    part = layers[i][room]
+    new_part = mutated[i][room]
+    # of the same part, one hyperparameter
+    if room != "n_heads" and part["name"] == new_part["name"]:
+        assert sum(part[key] != new_part[key] for key in part) == 1
 
 
 def test_mutations_reach_every_room_and_are_as_many_as_requested():
-    before = sampled_layers(7)
+    layers = sampled_layers(7)
     rooms = set()
     for seed in range(20):
-        changes = differences(before, sampled_layers(7, mutate=(seed, 2)))
+        changes = differences(layers, sampled_layers(7, mutate=(seed, 2)))
         assert len(changes) == 2
         rooms.update(key for _, key in changes)
     assert rooms == {"n_heads", *LAYER_ROOMS}

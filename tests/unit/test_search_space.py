@@ -33,6 +33,7 @@ def test_defaults_are_replaced_and_recorded():
     space = parse_preset(
         "model=drawn", "model.draw.seed=7", "model.draw.mutate={seed: 3, genes: 1}"
     )
+    # the record, which a run saves, has what was declared; the space what it stands for
     assert space.record == {
         "seed": 7,
         "mutate": {"seed": 3, "genes": 1},

@@ -43,9 +43,12 @@ def test_followed_coordinates_are_spread_over_rows_and_columns():
 def test_sample_depends_on_seed_and_call_alone():
     tensors = [TensorInfo((200, 100)), TensorInfo((20_000,)), TensorInfo((10, 10))]
     draws = Shuffled(tensors, seed=1).draws(7)
-    assert [[len(index) for index in indices] for indices in draws] == [[64, 64], [1000], []]
-    again = Shuffled(tensors, seed=1).draws(7)
-    assert all(map(torch.equal, draws[0], again[0]))
+    sizes = []
+    for indices in draws:
+        sizes.append([len(index) for index in indices])
+    assert sizes == [[64, 64], [1000], []]
+    repeated = Shuffled(tensors, seed=1).draws(7)
+    assert all(map(torch.equal, draws[0], repeated[0]))
     assert not torch.equal(draws[0][0], Shuffled(tensors, seed=1).draws(8)[0][0])
     assert not torch.equal(draws[0][0], Shuffled(tensors, seed=2).draws(7)[0][0])
 

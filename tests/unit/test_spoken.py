@@ -1,4 +1,4 @@
-"""Embedded speech: who says what, and how it is rendered."""
+"""Embedded speech: phrases and speakers of each split, and their rendering."""
 
 import threading
 
@@ -28,7 +28,7 @@ def test_no_phrase_is_in_two_splits():
 def test_no_speaker_is_similar_to_one_of_training():
     utterances = recipe(Spoken.sizes)
     speakers = {split: set() for split in Spoken.splits}
-    for _, (split, _, voice, speed, pitch) in enumerate(utterances):
+    for split, _, voice, speed, pitch in utterances:
         speakers[split].add((voice, speed, pitch))
     sizes = {split: len(speakers[split]) for split in Spoken.splits}
     assert sizes == {"train": 75, "dev": 10, "test": 10, "unheard": 4}
@@ -53,13 +53,13 @@ def test_phrases_are_normalised_and_words_of_test_occur_in_training():
     assert 200 <= len(words["train"]) <= 400
 
 
-def test_rendering_is_the_same_again(tmp_path):
+def test_two_renderings_are_equal(tmp_path):
     first = Spoken("test", **Spoken.example(tmp_path))
-    render(recipe(SIZES), tmp_path / "again", show_progress=False)
-    again = Spoken("test", rendering=str(tmp_path / "again"))
+    render(recipe(SIZES), tmp_path / "second", show_progress=False)
+    second = Spoken("test", rendering=str(tmp_path / "second"))
     for index in range(3):
-        assert torch.equal(first[index].signal, again[index].signal)
-    assert all(0.3 < seconds < 8 for seconds in again.lengths)
+        assert torch.equal(first[index].signal, second[index].signal)
+    assert all(0.3 < seconds < 8 for seconds in second.lengths)
 
 
 def test_interrupted_rendering_leaves_nothing_in_the_cache(cache, monkeypatch):
@@ -72,12 +72,13 @@ def test_interrupted_rendering_leaves_nothing_in_the_cache(cache, monkeypatch):
     assert not list(cache.iterdir())
 
 
-def test_two_processes_can_render_at_once(cache):
+def test_two_renderings_at_once_share_one_folder(cache):
     folders = []
-    renderers = [
-        threading.Thread(target=lambda: folders.append(cached_rendering(recipe(SIZES))))
-        for _ in range(2)
-    ]
+
+    def render_one():
+        folders.append(cached_rendering(recipe(SIZES)))
+
+    renderers = [threading.Thread(target=render_one) for _ in range(2)]
     for renderer in renderers:
         renderer.start()
     for renderer in renderers:

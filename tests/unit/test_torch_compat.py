@@ -16,12 +16,12 @@ PADDING = torch.arange(7) >= torch.tensor([7, 4])[:, None]
 
 @pytest.fixture
 def pair():
-    """A wrapped block, and torch's attention with the same weights."""
+    """Returns a wrapped block, and torch's attention with the same weights."""
     block = build_block("multihead", rotary="none")
     return as_torch_mha(block), torch_copy(block)
 
 
-def test_it_adds_no_parameters():
+def test_wrapped_block_has_no_more_parameters():
     block = build_block("multihead")
     assert len(list(as_torch_mha(block).parameters())) == len(list(block.parameters()))
 
