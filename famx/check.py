@@ -15,7 +15,7 @@ from famx.config.command import Parser, parse_yaml, run_command
 from famx.config.schema import complete_choice
 from famx.contracts import ContractError, contracts, exemptions
 from famx.notation import UserError
-from famx.registry import ROOMS, describe_exception, get, load, load_file, names, suggest
+from famx.registry import HOOK, ROOMS, describe_exception, get, load, load_file, names, suggest
 
 STYLES = {"kept": "green", "exempt": "yellow", "broken": "red"}
 
@@ -96,6 +96,9 @@ def _parse(words: list[str]) -> tuple[list[tuple[str, str]], dict[str, Hyperpara
             raise UserError(f"{key} is a room: give {key}=NAME{suggest('', names(key))}")
         else:
             raise UserError(f"{word}: no such room{suggest(room, ROOMS)}")
+    for room, name in choices:
+        if room == HOOK:
+            raise UserError(f"{name} is a hook of the trainer, for which there are no contracts")
     # a setting of a room that is not checked is a typo
     for room, hyperparameters in settings.items():
         if room not in dict(choices):

@@ -157,7 +157,8 @@ def _presets(group: str) -> Iterator[Entry]:
         for line in file.read_text().splitlines():
             if not line.startswith("#"):
                 break
-            if "@package" not in line:  # an instruction to Hydra
+            # instructions to Hydra, and indented commands, describe nothing
+            if "@package" not in line and not line.startswith("#   "):
                 comment.append(line[1:].strip())
         yield Entry(file.stem, " ".join(comment))
 

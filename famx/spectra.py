@@ -12,7 +12,7 @@ from famx.config.command import Parser, run_command
 from famx.monitoring.optimizer_probe import WINDOW
 from famx.training.run_dir import find_runs
 
-MIN_WIDTH = 150  # of the table, in characters
+MIN_WIDTH = 180  # of the table, in characters
 
 
 def main() -> int:
@@ -45,7 +45,9 @@ def main() -> int:
     console = Console(highlight=False, width=max(MIN_WIDTH, Console().width))
     console.print(
         "Power of gradients over the steps, white noise = 1; band 1 is the slowest.\n"
-        f"95 % intervals are over reports {WINDOW} steps apart, from {2 * WINDOW} steps on."
+        f"95 % intervals are over reports {WINDOW} steps apart, from {2 * WINDOW} steps on.\n"
+        "lag 1: correlation of a gradient with that of the step before; white: tensors that pass a "
+        "test of white noise;\nin effect: momentum by which updates follow earlier updates."
     )
     for title, summaries in runs.items():
         console.print(spectra_table(title, summaries))

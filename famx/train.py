@@ -5,6 +5,7 @@ With -m it trains a sweep: python -m famx.train -m optim=fam,adamw seed=0,1
 
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from omegaconf import Container
 from famx.config.command import find_override, import_user_parts, parse_yaml, run_command
 from famx.config.errors import explain_hydra_error, refuse_renamed
 from famx.config.schema import CONF, fill_defaults, register_schemas, section_schema, to_plain
+from famx.config.sections import ModelConfig
 from famx.config.words import hydra_words, split_words
 from famx.experiment.run import run
 from famx.files import report_os_errors
@@ -51,9 +53,21 @@ def main() -> int:
 
 
 def print_help() -> int:
-    """Prints how the command is used, and all parts with their hyperparameters."""
+    """Prints how the command is used: the options, and all parts with their hyperparameters."""
     print(__doc__)
-    print("Set rooms by ROOM=NAME and hyperparameters by ROOM.KEY=VALUE; the parts of each room:")
+    print("Options, as KEY=VALUE with their defaults:")
+    # options of a run, then those of its sections
+    print(
+        "  seed=0, probe=light, resume=RUN, init_from=RUN, famx_parts=[FILE], hydra.run.dir=FOLDER"
+    )
+    for section, defaults in (
+        ("model", ModelConfig(name="transformer")),
+        ("trainer", TrainerConfig()),
+        ("loader", LoaderConfig()),
+    ):
+        options = [f"{section}.{key}={value}" for key, value in vars(defaults).items()]
+        print(textwrap.fill(", ".join(options), 100, initial_indent="  ", subsequent_indent="    "))
+    print("\nSet rooms by ROOM=NAME and hyperparameters by ROOM.KEY=VALUE; the parts of each room:")
     return show([])
 
 

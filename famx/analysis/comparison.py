@@ -176,7 +176,7 @@ def notes(comparison: Comparison) -> Iterator[str]:
         return
     # how to read a difference and its interval
     yield (
-        "Differences are from the first row, fewer errors are better. "
+        "Differences are from the first row, lower is better. "
         f"The {CONFIDENCE:.0%} intervals hold all at once."
     )
     if any(difference.pairs == 1 for difference in differences):

@@ -164,7 +164,7 @@ def spectra_table(title: str, summaries: Mapping[str, KindSummary]) -> Table:
         cells = []
         means = summary.bands.mean(0)
         for mean, low, high in zip(means, summary.low, summary.high, strict=True):
-            interval = "" if np.isnan(low) else f"\n{low:.2f}-{high:.2f}"
+            interval = "" if np.isnan(low) else f"\n{low:.2f} to {high:.2f}"
             cells.append(f"{mean:.2f}{interval}")
         low, high = np.nanquantile(summary.momentum, [0.1, 0.9])
         table.add_row(
@@ -179,4 +179,4 @@ def spectra_table(title: str, summaries: Mapping[str, KindSummary]) -> Table:
 
 
 def _format_span(low: float, high: float) -> str:
-    return f"{low:.3f}" if high - low < 5e-4 else f"{low:.3f}-{high:.3f}"
+    return f"{low:.3f}" if high - low < 5e-4 else f"{low:.3f} to {high:.3f}"

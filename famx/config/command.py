@@ -1,4 +1,4 @@
-"""The command line of every command: parser, exit status, and the parts of the user."""
+"""The command line of all commands: parser, exit status, and the user's parts."""
 
 import argparse
 import contextlib
@@ -28,13 +28,13 @@ class Parser(argparse.ArgumentParser):
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Runs a command and exits.
 
-    The status is 0 when done, 2 after a mistake of the user (told in one sentence; `FAMX_DEBUG=1`
-    adds the traceback), 130 after Ctrl-C, and 1 after a fault of famx.
+    The exit status is 0 after success, 2 after a mistake of the user (reported in one sentence;
+    `FAMX_DEBUG=1` adds the traceback), 130 after Ctrl-C, and 1 after an error of famx.
     """
     try:
         with _show_warnings(), files.report_os_errors(), files.quiet_writer_threads():
             status = main()
-            # a closed pipe or a full disk may become known only here
+            # raises here for a closed pipe or a full disk
             sys.stdout.flush()
     except UserError as error:
         if os.environ.get("FAMX_DEBUG") == "1":
@@ -51,7 +51,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         user_parts = find_override("famx_parts", sys.argv[1:])
         if user_parts:
             error.add_note(
-                f"famx: python -m famx.check FILE says which contract a part of {user_parts} "
+                f"famx: python -m famx.check FILE shows which contract a part of {user_parts} "
                 "breaks, and where"
             )
         raise
@@ -88,9 +88,9 @@ class _OncePerMessage(logging.Filter):
 
 
 def find_override(key: str, words: Sequence[str]) -> str | None:
-    """Returns the value of the last `key=value` among the words, None without one.
+    """Returns the value of the last `key=value` among the words, None if there is none.
 
-    It is the text as typed, for what must be known before Hydra composes.
+    The value is the text as typed, for options that are needed before Hydra composes the config.
     """
     value = None
     for word in words:
@@ -101,7 +101,7 @@ def find_override(key: str, words: Sequence[str]) -> str | None:
 
 
 def format_command(command: str, *words: str) -> str:
-    """Returns a command of famx to copy, with the `famx_parts` of the present command line."""
+    """Returns a command of famx to copy, with the `famx_parts` of the current command line."""
     # the other command needs the same parts
     user_parts = find_override("famx_parts", sys.argv[1:])
     if user_parts:
@@ -130,8 +130,8 @@ def import_user_parts(
     """Registers the parts in the files of `famx_parts=[...]`.
 
     Args:
-        words: of the command line.
-        run: folder of the run that is loaded, for the message of an error.
+        words: words of the command line.
+        run: folder of the run that is loaded, for error messages.
         required: `file` and `sha256` of the files that the run was trained with.
 
     Returns:
@@ -145,7 +145,7 @@ def import_user_parts(
     items = value if isinstance(value, list) else [value]
     paths = [Path(str(item)) for item in items]
     digests = {path.name: _digest(path) for path in paths if path.is_file()}
-    # nothing is executed before the files are known to be the right ones
+    # files are executed only if they are those of the run
     _require_same_parts(digests, {part["file"]: part["sha256"] for part in required}, run)
     for path in paths:
         load_file(path)
@@ -159,9 +159,9 @@ def _digest(path: Path) -> str:
 def _require_same_parts(
     digests: Mapping[str, str], required: Mapping[str, str], run: str | Path | None
 ) -> None:
-    """Refuses a run without the files of parts that it was trained with.
+    """Raises a UserError if a file of parts that the run was trained with is missing or changed.
 
-    A run's folder must not decide what code is executed: the user names the files again.
+    A run's folder must not decide which code is executed, so the user names the files again.
     """
     for name, digest in required.items():
         if digests.get(name) == digest:

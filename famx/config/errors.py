@@ -1,4 +1,4 @@
-"""Refused options in one sentence: those that Hydra refuses, and keys of famx 0.1."""
+"""Explains refused options in one sentence: those that Hydra refuses, and keys of famx 0.1."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,23 +33,23 @@ RENAMED = {
     "loader.batch": "loader.batch_seconds (speech) or loader.batch_tokens (text)",
     "model.draw.usual": "model.draw.defaults",
 }
-"""Options of famx 0.1 -> their names now."""
+"""Options of famx 0.1 -> their current names."""
 OLD_DEFAULT = "usual"
-"""The value of famx 0.1 that is `default` now."""
+"""The value of famx 0.1 for the current value `default`."""
 
 
 def explain_hydra_error(
     error: Exception, words: Sequence[str], options: Sequence[str] = ()
 ) -> UserError | None:
-    """Says which override Hydra refuses and why, or None if the error is of another origin.
+    """Explains which override Hydra refuses and why; returns None for an error of another origin.
 
-    Hydra's messages are for the author of a config. Here the overrides are tried one after the
-    other, and the first that is refused is explained.
+    Hydra's messages are written for the author of a config. Here the overrides are tried one after
+    the other, and the first one that is refused is explained.
 
     Args:
-        error: of Hydra or OmegaConf, or whatever else they raised before a run began.
+        error: the error that was raised before a run began.
         words: overrides as the user typed them.
-        options: of Hydra's command line.
+        options: options of Hydra's command line.
     """
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -66,17 +66,17 @@ def _messages(error: BaseException) -> Iterator[str]:
         if cause is None:
             continue
         yield one_line(cause)
-        # Hydra's errors have the option in a line of its own
+        # Hydra's errors contain the option in a separate line
         details = re.search(r"full_key: (\S+)", str(cause))
         if details and details[1] in RENAMED:
             yield f"{details[1]} is now {RENAMED[details[1]]}"
 
 
 def refuse_renamed(config: Mapping[str, Any], source: str) -> None:
-    """Refuses a config with options of famx 0.1.
+    """Checks that a config has no options of famx 0.1.
 
     Args:
-        source: where the config is from, such as a run's config.yaml; begins the message.
+        source: origin of the config, such as a run's config.yaml; begins the error message.
 
     Raises:
         UserError: an option or a value has another name now.
@@ -89,7 +89,7 @@ def refuse_renamed(config: Mapping[str, Any], source: str) -> None:
 
 
 def _has_option(config: Mapping[str, Any], option: str) -> bool:
-    """Tells whether a config has an option, other than one of a user's part of that name."""
+    """Returns whether a config has an option that is not a hyperparameter of its part."""
     node: Any = config
     steps = option.split(".")
     for step in steps:
@@ -99,7 +99,7 @@ def _has_option(config: Mapping[str, Any], option: str) -> bool:
     room = steps[0]
     if room not in ROOMS:
         return True
-    # a user's part may not be loaded yet
+    # a hyperparameter of a user's part may have the same name; the part may not be loaded yet
     part = PARTS.get(room, {}).get(config[room].get("name"))
     return part is None or steps[-1] not in hyperparameters(part)
 
@@ -140,11 +140,11 @@ def _find_mistake(words: Sequence[str], options: Sequence[str]) -> UserError | N
                 f"{override.key_or_group} has several values, which only a sweep can have: add -m"
             )
         overrides.append(override)
-    # then choices, which decide what options there are
+    # then choices, which decide which options exist
     try:
         return _refused_choice(overrides, search_path) or _refused_option(overrides, search_path)
     except (HydraException, OmegaConfBaseException):
-        return None  # the fault is in a file, which no word explains
+        return None  # the error is in a file and not in a word
 
 
 def _refused_choice(overrides: Sequence[Override], search_path: Sequence[str]) -> UserError | None:
@@ -156,7 +156,7 @@ def _refused_choice(overrides: Sequence[Override], search_path: Sequence[str]) -
             continue
         choices = loader.get_group_options(group, config_name="train", overrides=[*search_path])
         for value in override_values(override):
-            # a value that is no name was refused before
+            # values that are not names have been refused before
             if not isinstance(value, str) or value in choices:
                 continue
             if value == OLD_DEFAULT and group in DEFAULT_ROOMS:
@@ -167,7 +167,7 @@ def _refused_choice(overrides: Sequence[Override], search_path: Sequence[str]) -
 
 
 def _refused_option(overrides: Sequence[Override], search_path: Sequence[str]) -> UserError | None:
-    """Returns the explanation of the first option that does not exist, or has another type."""
+    """Returns the explanation of the first option that does not exist or has the wrong type."""
     for config in _compositions(overrides, search_path):
         for override in overrides:
             mistake = _refused_override(config, override)
@@ -179,7 +179,7 @@ def _refused_option(overrides: Sequence[Override], search_path: Sequence[str]) -
 def _compositions(overrides: Sequence[Override], search_path: Sequence[str]) -> Iterator[Container]:
     """Yields the config of the chosen parts.
 
-    Of a sweep, each choice is combined with the first choices of the other groups.
+    In a sweep, each choice is combined with the first choices of the other groups.
     """
     # the choices of each group
     choices: dict[str, list[str]] = {}
@@ -187,7 +187,7 @@ def _compositions(overrides: Sequence[Override], search_path: Sequence[str]) -> 
         if override.key_or_group in GROUPS:
             values = override_values(override)
             choices[override.key_or_group] = [name for name in values if isinstance(name, str)]
-    # all combinations of a sweep would be many
+    # not all combinations of a sweep, which may be many
     first = {group: values[0] for group, values in choices.items() if values}
     variants = [first]
     for group, values in choices.items():
@@ -206,7 +206,7 @@ def _refused_override(config: Container, override: Override) -> UserError | None
         if key == old or key.startswith(f"{old}."):
             return UserError(f"{override.input_line}: {old} is now {new}")
     for value in override_values(override):
-        # trainer={max_steps:1} sets options, trainer=default is a choice
+        # trainer={max_steps:1} sets options, but trainer=default is a choice
         is_choice = key in GROUPS and not isinstance(value, dict)
         mistake = None if is_choice else _refused_value(config, key, value)
         if mistake is not None:
@@ -215,7 +215,7 @@ def _refused_override(config: Container, override: Override) -> UserError | None
 
 
 def _refused_value(config: Container, key: str, value: Any) -> UserError | None:
-    """Sets an option; returns the explanation if that cannot be done."""
+    """Sets an option in the config; returns the explanation if that fails."""
     is_free = key.startswith(f"{FREE_FORM}.")
     node: Any = OmegaConf.to_container(config, resolve=False)
     path: list[str] = []
@@ -233,7 +233,7 @@ def _refused_value(config: Container, key: str, value: Any) -> UserError | None:
     # its type must be right
     try:
         OmegaConf.update(config, key, value, force_add=is_free)
-    # besides its own errors, OmegaConf raises assertions and overflows
+    # OmegaConf raises its own errors, but also AssertionError and OverflowError
     except Exception as error:
         if isinstance(value, dict):
             # one of several options that are set together

@@ -1,6 +1,6 @@
 """Hydra's schemas of all options: of a part from its signature, of a section from its dataclass.
 
-`attention=myelinated attention.sparsity_threshold=0.2` is checked against them.
+`attention=myelinated attention.threshold=0.2` is checked against them.
 """
 
 import copy
@@ -30,14 +30,14 @@ CONF = next(
 )
 DEFAULT = "default"
 DEFAULT_ROOMS = ("data", "decode", "frontend", "momentum", "spectrum")
-"""Rooms in which `default` is a choice: what the task or the optimizer declares as its own."""
+"""Rooms in which `default` is a choice: the part that the task or the optimizer declares."""
 
 
 def register_schemas(**sections: type) -> None:
     """Stores the schemas of the root, of every registered part, and of the sections.
 
     Args:
-        sections: dataclass of each section of its own, by name (loader, trainer).
+        sections: dataclasses of sections outside of the root, by name (loader, trainer).
     """
     load("famx")
     store = ConfigStore.instance()
@@ -55,20 +55,20 @@ def register_schemas(**sections: type) -> None:
 
 
 def _root_schema(sections: tuple[str, ...]) -> type:
-    """Returns the dataclass of a whole config, in which parts and sections have their own types."""
+    """Returns the dataclass of a full config; parts and sections have their own schemas."""
     groups: list[Any] = [(group, Any, MISSING) for group in (*ROOMS, *sections)]
     return dataclasses.make_dataclass("Config", groups, bases=(section_schema(RunConfig),))
 
 
 @functools.cache
 def section_schema(section: type) -> type:
-    """Returns the dataclass of a section with its fields as OmegaConf can check them."""
+    """Returns the dataclass of a section, with types of fields that OmegaConf can check."""
     hints = typing.get_type_hints(section)
     fields: list[Any] = []
     for field in dataclasses.fields(section):
-        # without the rules for numbers, which OmegaConf does not know
+        # without the rules for numbers, which OmegaConf does not support
         hint = _checkable(hints[field.name])
-        # the default of a section inside a section is of the type that it is checked with
+        # the default of a nested section must have the type that it is checked against
         nested = inspect.isclass(hint) and dataclasses.is_dataclass(hint)
         default = dataclasses.field(default_factory=hint) if nested else field
         fields.append((field.name, hint, default))
@@ -113,7 +113,7 @@ def to_plain(node: Any) -> Any:
 
 
 def complete_choice(room: str, choice: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the name of a part with all its hyperparameters, checked; defaults fill the gaps.
+    """Returns the name of a part with all its hyperparameters, checked and with defaults.
 
     Raises:
         UserError: there is no such part or hyperparameter, or a value has another type.
@@ -127,8 +127,8 @@ def fill_defaults(schema: type, values: Mapping[str, Any], where: str) -> dict[s
     """Returns the values, checked, and the defaults of the schema's other fields.
 
     Args:
-        schema: what `schema` or `section_schema` returns.
-        where: begins the message of an error.
+        schema: a dataclass that `schema` or `section_schema` returned.
+        where: begins the error message.
 
     Raises:
         UserError: there is no such field, or a value has another type.
@@ -167,7 +167,8 @@ def _annotation(part: type, key: str) -> Any:
 def _checkable(hint: Any) -> Any:
     """Returns a hint that OmegaConf can check.
 
-    A `Literal` of words becomes an Enum, a tuple a list, and what OmegaConf cannot check `Any`.
+    A `Literal` of words becomes an Enum, a tuple becomes a list, and a type that OmegaConf cannot
+    check becomes `Any`.
     """
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
@@ -183,7 +184,7 @@ def _checkable(hint: Any) -> Any:
 
 
 def _checkable_union(hint: Any) -> Any:
-    """Returns `T | None` with a checkable T; other unions as they are, or `Any`."""
+    """Returns `T | None` with a checkable T; other unions unchanged, or `Any`."""
     arguments = typing.get_args(hint)
     value_types = [argument for argument in arguments if argument is not types.NoneType]
     # OmegaConf supports `T | None` for every T, other unions only of simple types

@@ -1,6 +1,6 @@
-"""The sections of a config that are no parts, as dataclasses: their fields, types and defaults.
+"""The sections of a config that are not parts, as dataclasses: their fields, types and defaults.
 
-Hydra checks the types. `LoaderConfig` and `TrainerConfig` are with the code that uses them.
+Hydra checks the types. `LoaderConfig` and `TrainerConfig` are defined where they are used.
 """
 
 from dataclasses import dataclass, field
@@ -24,12 +24,12 @@ class DrawConfig:
     """A search space of layers, and the seed of a sample (famx/experiment/search.py).
 
     Args:
-        seed: of the draw, independent of the seed of training.
-        mutate: changes after the draw.
-        space: what each room of a layer, and `n_heads`, is sampled from: `all`, `default`, a list
-            of parts, or a mapping part -> hyperparameter -> values. Values are a list, a range
-            {low, high}, or one value.
-        defaults: what `default` in `space` stands for.
+        seed: seed of the sample, independent of the seed of training.
+        mutate: changes after sampling.
+        space: options of `n_heads` and of each room of a layer: `all`, `default`, a list of parts,
+            or a mapping part -> hyperparameter -> values. Values are a list, a range {low, high},
+            or one value.
+        defaults: the options for which `default` in `space` stands.
     """
 
     seed: int = 0
@@ -40,14 +40,14 @@ class DrawConfig:
 
 @dataclass
 class ModelConfig(ConfigSection):
-    """Sizes of a model, and what single layers are made of where they differ.
+    """Sizes of a model, and the parts of single layers if these differ.
 
     Args:
-        name: of the preset.
-        n_layers: number of layers; replaced by the length of `layers` where that is given.
-        layers: a mapping for each layer, such as {attention: worm, n_heads: 8}; what it leaves out
-            is as in the rest of the config.
-        draw: where given, layers are sampled.
+        name: name of the preset.
+        n_layers: number of layers; replaced by the length of `layers` if that is set.
+        layers: one mapping per layer, such as {attention: worm, n_heads: 8}; values that it leaves
+            out are those of the config.
+        draw: the search space, if layers are sampled.
     """
 
     name: str = MISSING
@@ -88,16 +88,17 @@ class ParamGroupsConfig:
 
 @dataclass
 class RunConfig:
-    """The config of a run but for its parts, the loader and the trainer.
+    """The config of a run except its parts, the loader and the trainer.
 
     Args:
-        seed: of weights, batches and augmentation, at least 0.
-        name: of the run's folder.
-        probe: level of the optimizer probe: `off`, `light` or `full`. Any: YAML reads off as false.
+        seed: seed of weights, batches and augmentation, at least 0.
+        name: name of the run's folder.
+        probe: level of the optimizer probe, `off`, `light` or `full`; not typed as a string, since
+            YAML reads off as false.
         param_groups: settings of single kinds of parameters.
         resume: folder of a run to continue.
         init_from: folder of a run whose weights are the initial ones.
-        famx_parts: files of the user's own parts; of a stored config, their names and digests.
+        famx_parts: files of the user's parts; in a stored config, their names and digests.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)

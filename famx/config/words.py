@@ -1,6 +1,6 @@
-"""The words after `python -m famx.train`, and the words that Hydra reads instead of them.
+"""Translates the words after `python -m famx.train` to the command line that Hydra reads.
 
-`hydra_words` applies one rule after the other; each is a function that says why it is needed.
+`hydra_words` applies the rules; each rule is a function whose docstring states why it is needed.
 """
 
 import itertools
@@ -33,16 +33,16 @@ def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """Returns the arguments of Hydra's command line.
 
     Args:
-        options, overrides: of the user's command line, from `split_words`.
+        options, overrides: the user's command line, from `split_words`.
 
     Raises:
-        UserError: an override is refused that Hydra would accept.
+        UserError: an override is not allowed, although Hydra would accept it.
     """
     overrides = [without_plus(word) for word in overrides]
     for word in overrides:
         require_name(word)
         refuse_removal(word)
-    # the words of the user come before those that depend on them
+    # the user's overrides come before those that follow from them
     if "--multirun" in options:
         run_name = sweep_folder_name(overrides, options)
         overrides = [as_choice(word) for word in overrides]
@@ -66,7 +66,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     parser.add_argument("-cd", "--config-dir")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_intermixed_args(words)
-    # long names, which the other rules look for
+    # long names, which the other rules expect
     options = ["--multirun"] if arguments.multirun else []
     if arguments.cfg:
         options += ["--cfg", arguments.cfg]
@@ -78,20 +78,20 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def without_plus(word: str) -> str:
     """Returns `+optim.lr=1`, which would add a key, as `optim.lr=1`, which sets one.
 
-    A key that is not there can only be a mistake: no part would read it.
+    A key that does not exist can only be a mistake, since no part would read it.
     """
     key = word.lstrip("+")
     return word if key.startswith(("hydra", FREE_FORM)) else key
 
 
 def require_name(word: str) -> None:
-    """Refuses a choice of a part that is not a name, as in `attention={name: worm}`.
+    """Checks that a part is chosen by its name, and not as in `attention={name: worm}`.
 
-    Hydra would merge such a mapping into the part chosen before, and leave the room without a part
-    for `attention=null`.
+    Hydra would merge such a mapping into the default part, and `attention=null` would leave the
+    room without a part.
 
     Raises:
-        UserError: the value is no name.
+        UserError: the value is not a name.
     """
     group, equals, text = word.partition("=")
     room, _, key = group.partition(".")
@@ -101,12 +101,12 @@ def require_name(word: str) -> None:
         return
     if text in ("", "null"):
         raise UserError(_without_choice(word, group))
-    # of a sweep, each value
+    # each value of a sweep
     for value in values_of(word):
         if isinstance(value, str) or (group in SECTIONS and isinstance(value, dict)):
             continue
         if group in SECTIONS:
-            raise UserError(f"{word} is no section; its options are set by {group}.KEY=VALUE")
+            raise UserError(f"{word} is not a section; options are set by {group}.KEY=VALUE")
         message = f"{word} must be the name of one {_noun(group)}, such as {_example(group)}"
         if group in ROOMS:
             message += f"; hyperparameters are set by {group}.KEY=VALUE"
@@ -137,7 +137,7 @@ def preset_names(group: str) -> list[str]:
 
 
 def values_of(word: str) -> list[Any]:
-    """Returns the value of an override, or all values of a sweep; none if Hydra cannot read it."""
+    """Returns the values of an override, several in a sweep; none if Hydra cannot read it."""
     override = parse_override(word)
     if override is None or override.is_delete():
         return []
@@ -153,14 +153,14 @@ def parse_override(word: str) -> Override | None:
 
 
 def override_values(override: Override) -> list[Any]:
-    """Returns the value of an override, or all values of a sweep."""
+    """Returns the values of an override, several in a sweep."""
     if not override.is_sweep_override():
         return [override.value()]
     return list(override.sweep_iterator()) if override.is_discrete_sweep() else []
 
 
 def refuse_removal(word: str) -> None:
-    """Refuses `~KEY`: every option is read, and a room without a part cannot be built.
+    """Raises for `~KEY`: every option is needed, and a room without a part cannot be built.
 
     Raises:
         UserError: an option would be removed.
@@ -176,8 +176,8 @@ def refuse_removal(word: str) -> None:
 def as_choice(word: str) -> str:
     """Returns an override of a sweep as a sweep over one value: `optim.n_bands=choice(4)`.
 
-    Hydra first composes the config without what is swept. There `optim=fam,adamw` is not known
-    yet, so that `optim.n_bands=4` would be refused by the default optimizer.
+    Hydra first composes the config without swept options. This config has the default optimizer
+    and not those of `optim=fam,adamw`, so `optim.n_bands=4` would be refused.
     """
     key, equals, value = word.partition("=")
     # the sweep of an experiment is read from that first config; null is no value of choice()
@@ -191,10 +191,10 @@ def as_choice(word: str) -> str:
 
 
 def name_from_parts(overrides: Sequence[str]) -> list[str]:
-    """Returns the override that names a run by all parts that were chosen.
+    """Returns the override that names a run by all chosen parts.
 
-    `attention=cosine` is the run `transformer_adamw_cosine`; without it all runs of one model and
-    optimizer would have one name.
+    The run of `attention=cosine` is `transformer_adamw_cosine`; without this override, all runs of
+    one model and optimizer would have the same name.
     """
     # the optimizer is in every name
     choices = [find_override(room, overrides) for room in ROOMS if room != "optim"]
@@ -206,9 +206,9 @@ def name_from_parts(overrides: Sequence[str]) -> list[str]:
 
 
 def sweep_folder_name(overrides: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Returns the override that names the folders of a sweep by what differs: `optim=fam,seed=1`.
+    """Returns the override that names the folders of a sweep by their options: `optim=fam,seed=1`.
 
-    Hydra would number them.
+    By default Hydra numbers the folders.
     """
     # an override with one value replaces a sweep of the experiment
     fixed = set()
@@ -221,7 +221,7 @@ def sweep_folder_name(overrides: Sequence[str], options: Sequence[str]) -> list[
             fixed.add(override.key_or_group)
         elif not override.is_add():
             swept.append(override.key_or_group)
-    # a value is known only when Hydra has composed the run
+    # values are known only after Hydra has composed the run
     OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
     parts = [_named_value(key) for key in dict.fromkeys(swept) if key not in fixed]
     return [f"hydra.sweep.subdir='{','.join(parts)}'"] if parts else []
@@ -265,7 +265,7 @@ def experiment_sweep(overrides: Sequence[str], options: Sequence[str]) -> dict[s
 def folder_of_other_processes() -> Iterator[str]:
     """Yields, in all processes of a run but the first, the override of Hydra's folder.
 
-    Hydra makes a folder in each process; only that of the first is used.
+    Hydra creates a folder in each process, but only that of the first process is used.
     """
     if int(os.environ.get("RANK", 0)) > 0:
         yield f"hydra.run.dir={tempfile.gettempdir()}/famx_rank"

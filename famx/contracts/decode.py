@@ -4,9 +4,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from famx.contracts import Contract, build_for_test, require
+from famx.contracts import Contract, ContractError, build_for_test, require
 from famx.data._tokenizers import train_tokenizer
-from famx.decode.base import Decoder
+from famx.decode.base import Decoder, FrameDecoder
 from famx.nn.batch import Batch
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
@@ -17,6 +17,17 @@ BLANK = "<blank>"
 TEXTS = ("abba cab", "cabbb", "a")
 # score of the right token; all others are 0, so its probability is 1 to within 1e-7
 CERTAIN = 20.0
+
+
+def decodes_scores_of_frames(part: type[Decoder]) -> None:
+    """A decoder of frames also decodes scores that a task has already computed."""
+    if part.output != "frames":
+        return
+    decoder, model, batch = _example(part)
+    if not isinstance(decoder, FrameDecoder):
+        raise ContractError(f"{part.__name__} decodes frames, but is not a FrameDecoder")
+    texts = decoder.decode_scores(*model(batch.inputs, batch.lengths))
+    require(texts == decoder(model, batch), "decode_scores gives other texts than a call")
 
 
 def decodes_certain_scores(part: type[Decoder]) -> None:
@@ -138,6 +149,7 @@ def _text_batch(tokenizer: Tokenizer, vocab_size: int) -> Batch:
 
 
 CONTRACT: tuple[Contract, ...] = (
+    decodes_scores_of_frames,
     decodes_certain_scores,
     rows_are_independent,
     padding_changes_nothing,

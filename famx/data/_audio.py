@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 
-# A program that writes a WAV file into a pipe does not know its length, so that its header states
-# nearly 2 or 4 GiB.
+# A program that writes a WAV file into a pipe does not know its length, so the header states nearly
+# 2 or 4 GiB.
 STREAMED_BYTES = 2**31 - 2**16
 
 
@@ -31,7 +31,8 @@ def read_audio(file: str | Path | bytes, name: str | None = None) -> Float[Tenso
     """
     name = name or str(file)
     if not isinstance(file, bytes) and not Path(file).is_file():
-        raise UserError(f"{name} is {'a folder' if Path(file).is_dir() else 'no file that exists'}")
+        raise UserError(f"{name} {'is a folder' if Path(file).is_dir() else 'does not exist'}")
+    # samples of all channels, at the rate of the file
     try:
         with soundfile.SoundFile(_source(file)) as decoder:
             samples = decoder.read(dtype="float32", always_2d=True)
@@ -39,6 +40,7 @@ def read_audio(file: str | Path | bytes, name: str | None = None) -> Float[Tenso
             stated_frames = decoder.frames
     except (soundfile.LibsndfileError, OSError) as error:
         raise UserError(f"{name} cannot be decoded: {_reason(error)}") from error
+    # decoders accept files that are empty or truncated
     if not len(samples):
         raise UserError(f"{name} holds no samples")
     _refuse_truncated(name, max(stated_frames, _frames_in_wav_header(file)), len(samples))
@@ -66,11 +68,11 @@ def read_duration(file: str | Path | bytes, name: str) -> Seconds:
 def resample(signal: Float[Tensor, " n"], rate: int, new_rate: int) -> Float[Tensor, " m"]:
     """Resamples a signal to m = ceil(n·new_rate/rate) samples, as torchaudio's `resample` does.
 
-    Torchaudio's convolution prepares itself anew for every length, which takes most of its time;
-    the matrix product here does not.
+    Torchaudio sets up its convolution anew for every length, which takes most of its time; the
+    matrix product here needs no such setup.
     """
-    # an odd rate (11,127 Hz) would need a filter bank of gigabytes; the nearest ratio of small
-    # numbers is off by less than 1e-5
+    # an odd rate such as 11,127 Hz would need a filter bank of gigabytes; the nearest ratio of
+    # small numbers differs by less than 1e-5
     ratio = Fraction(new_rate, rate).limit_denominator(1000)
     if ratio == 1:
         return signal
@@ -115,18 +117,21 @@ def _reason(error: Exception) -> str:
 
 
 def _refuse_truncated(name: str, stated_frames: int, n_frames: int) -> None:
-    """Refuses a file with fewer frames than its header states: decoders accept the beginning."""
+    """Raises a UserError for a file with fewer frames than its header states.
+
+    Decoders would accept the beginning of the recording.
+    """
     if stated_frames > n_frames:
         raise UserError(
-            f"{name} is cut short: its header promises {stated_frames:,} frames "
+            f"{name} is truncated: its header states {stated_frames:,} frames "
             f"and the file holds {n_frames:,}"
         )
 
 
 def _frames_in_wav_header(file: str | Path | bytes) -> int:
-    """Returns the frames that the header of a WAV file states.
+    """Returns the number of frames that the header of a WAV file states.
 
-    It is 0 for other formats and for a file whose length was unknown when its header was written.
+    It is 0 for other formats, and if the length was unknown when the header was written.
     """
     with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream:
         start = stream.read(12)

@@ -1,4 +1,4 @@
-"""A tiny corpus of speech, on which the contracts and tests of data sets run."""
+"""A tiny corpus of speech for the contracts and tests of data sets."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +35,7 @@ def write_corpus(
     """Writes recordings of one speaker for each split, and their manifests; a word is a tone.
 
     Args:
-        folder: folder to write into, made if it is missing.
+        folder: folder to write into, created if it is missing.
         suffix: file format of the recordings.
         n_recordings: number of recordings of each split.
 

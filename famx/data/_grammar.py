@@ -38,9 +38,13 @@ WORDS = {
 }
 
 SPELLED_WORDS = [*WORDS["noun"].split(), *WORDS["name"].split()]
+# strings of three to seven digits
+DIGIT_STRINGS = ["{digit}" + (length - 1) * " {digit}" for length in (3, 4, 5, 6, 7)]
+# words followed by their letters
+SPELLINGS = [f"{word} {' '.join(word)}" for word in SPELLED_WORDS]
 
 # rule -> its templates; {digit} is replaced by a word or a template of the rule `digit`. A template
-# that is listed several times is as many times as likely.
+# that is listed twice is twice as likely.
 TEMPLATES = {
     "sentence": [
         *["{digits}"] * 6,
@@ -56,14 +60,14 @@ TEMPLATES = {
         "the number is {string}",
         "my code is {string}",
     ],
-    "string": ["{digit}" + (length - 1) * " {digit}" for length in (3, 4, 5, 6, 7)],
+    "string": DIGIT_STRINGS,
     "spelled": [
         "{letters}",
         "spell {letters} for {name}",
         "{name} spells {letters}",
         "the word is {letters}",
     ],
-    "letters": [f"{word} {' '.join(word)}" for word in SPELLED_WORDS],
+    "letters": SPELLINGS,
     "number": [
         "{nonzero_digit}",
         "{teen}",
@@ -111,7 +115,7 @@ RULES: dict[str, list[str]] = {rule: words.split() for rule, words in WORDS.item
 
 
 def sentences(seed: int) -> Iterator[str]:
-    """Yields sentences in lower case without end, no two of them equal."""
+    """Yields endless distinct sentences in lower case."""
     random = Random(seed)
 
     def expand(rule: str) -> str:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Recordings:
-    """Audio files of any format with normalised texts; at first only the headers are read.
+    """Audio files of any format with normalised texts; the constructor reads only the headers.
 
     Decoded samples are cached as 16-bit integers, up to a gibibyte, so that later epochs decode
     and resample nothing.
@@ -36,7 +36,7 @@ class Recordings:
         max_seconds: longest duration that is accepted, in seconds.
 
     Attributes:
-        ids, texts, speakers, lengths: of the usable recordings; lengths in seconds.
+        ids, texts, speakers, lengths: one per usable recording; lengths in seconds.
 
     Raises:
         UserError: a recording is bad and `skip_bad` is False, or none is usable.
@@ -56,7 +56,7 @@ class Recordings:
         self.texts: list[str] = []
         self.speakers: list[str] = []
         self.lengths: list[Seconds] = []
-        # rows of `audio` whose recordings are usable, and why the others are not
+        # rows of `audio` with usable recordings, and the errors of the others
         usable: list[int] = []
         errors: list[str] = []
         table = zip(audio, ids, texts, speakers, strict=True)
@@ -100,7 +100,7 @@ class Recordings:
         if cached is not None:
             return cached
         signal = read_audio(_file(self._audio[index]), self.ids[index])
-        # rounded even where the cache is full: an item must not depend on what was read before it
+        # rounded even if the cache is full, so that samples do not depend on earlier reads
         rounded = (signal * 2**15).round().clamp(-(2**15), 2**15 - 1)
         samples = rounded.to(torch.int16).numpy()
         if samples.nbytes <= self._cache_bytes_free:

@@ -18,10 +18,10 @@ from jaxtyping import Int16, Int32
 from famx.data import _tts
 from famx.notation import UserError
 
-# to be raised with every change of _tts.py that changes samples
+# must increase with every change of _tts.py that changes samples
 RENDERING_VERSION = 1
-# Processes that speak in turns: utterance i is number i // 2 of shard i % 2. Samples depend on what
-# the same process spoke before, so there are always as many, whatever the machine.
+# Number of processes that speak: utterance i is number i // 2 of shard i % 2. Samples depend on
+# what the same process spoke before, so this number is the same on all machines.
 N_SHARDS = 2
 UTTERANCES = "utterances.json"
 POLL_SECONDS = 0.1
@@ -52,6 +52,7 @@ class Rendering:
     """
 
     def __init__(self, folder: Path) -> None:
+        # the samples stay on disk, mapped into memory
         try:
             rows = json.loads((folder / UTTERANCES).read_text())
             lengths = [_read_lengths(folder, shard) for shard in range(N_SHARDS)]
@@ -61,6 +62,7 @@ class Rendering:
             ]
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} holds no rendered speech: {error}") from error
+        # position of each utterance inside its shard
         self.utterances = [Utterance(*row) for row in rows]
         self.lengths = np.zeros(len(rows), np.int64)
         self._starts = np.zeros(len(rows), np.int64)
@@ -82,10 +84,10 @@ def cache_folder() -> Path:
 
 
 def cached_rendering(utterances: Sequence[Utterance]) -> Path:
-    """Returns the folder of a rendering in the cache, which is rendered first if it is missing.
+    """Returns the folder of a rendering in the cache; renders it first if it is missing.
 
-    Its name is a digest of everything that decides the samples. It gets that name when it is
-    complete, so that an interrupted rendering is never read.
+    The name of the folder is a digest of everything that affects the samples. A rendering gets this
+    name when it is complete, so that an interrupted one is never read.
     """
     content = json.dumps([utterances, RENDERING_VERSION, version("py-nanotts")])
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -163,7 +165,7 @@ def _wait(
 
 
 def _refuse_failure(processes: Sequence[subprocess.Popen]) -> None:
-    """Raises the last line of the errors of a process that has failed."""
+    """Raises a UserError with the last line on stderr of a process that has failed."""
     for process in processes:
         if process.poll():
             assert process.stderr is not None  # it is a pipe
@@ -172,6 +174,6 @@ def _refuse_failure(processes: Sequence[subprocess.Popen]) -> None:
 
 
 def _read_lengths(folder: Path, shard: int) -> Int32[np.ndarray, " u"]:
-    """Reads the numbers of samples of the utterances that a shard has so far."""
+    """Reads the number of samples of each utterance that a shard has so far."""
     file = folder / f"{shard}.lengths"
     return np.fromfile(file, np.int32) if file.exists() else np.zeros(0, np.int32)

@@ -34,7 +34,7 @@ def train_tokenizer(
 def _train_subwords(
     texts: Iterable[str], special_tokens: Sequence[str], vocab_size: int
 ) -> Tokenizer:
-    """Trains subwords by byte-pair encoding (arXiv:1508.07909); a word begins with a mark."""
+    """Trains subwords by byte-pair encoding (arXiv:1508.07909), with a mark where words begin."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
@@ -60,7 +60,7 @@ def encode(tokenizer: Tokenizer, text: str, name: str) -> list[int]:
         UserError: the text has characters outside the vocabulary.
     """
     ids = tokenizer.encode(text).ids
-    # unknown characters get no token, so they are missing from the decoded text
+    # unknown characters get no token, so the decoded text lacks them
     if tokenizer.decode(ids) != text:
         unknown = sorted(set(text) - {" "} - set(tokenizer.get_vocab()))
         characters = " ".join(repr(character) for character in unknown)

@@ -1,13 +1,14 @@
-"""Script: speaks a list of sentences with SVOX Pico, in one fixed order and a process of its own.
+"""Script: speaks a list of sentences with SVOX Pico, in a fixed order and a separate process.
 
-What Pico says depends on what its process said before. The only way to the same samples again is
-a process that speaks one fixed list from its start.
+The samples of Pico depend on what its process has spoken before. Only a process that speaks a fixed
+list from its start reproduces them.
 
     python _tts.py LIST OUT
 
 LIST is a JSON list of (text, voice, speed in percent, pitch in percent). The samples of all
 utterances go to OUT.int16, one after the other, and the number of samples of each to OUT.lengths.
-It imports nothing of famx. Whoever changes its samples raises `RENDERING_VERSION` in spoken.py.
+The script imports nothing of famx. A change that changes the samples must increase
+`RENDERING_VERSION` in _rendering.py.
 """
 
 import json
@@ -17,10 +18,10 @@ import sys
 import numpy as np
 
 SAMPLE_RATE = 16_000
-# any louder, and Pico clips
+# a higher volume makes Pico clip
 VOLUME = 0.5
-# silence around the speech, in samples: a tenth of a second stays (the foreign voices end in half
-# a second of it)
+# silence that is kept around the speech, in samples: a tenth of a second (the foreign voices end
+# with half a second of silence)
 MARGIN = SAMPLE_RATE // 10
 # largest absolute sample that counts as silence
 SILENCE = 200
@@ -37,7 +38,7 @@ def main(list_file: str, out: str) -> None:
         open(f"{out}.lengths", "wb") as lengths,
     ):
         for text, voice, speed, pitch in json.load(file):
-            # Pico takes whole percents, rounded up
+            # Pico rounds percentages up to integers
             sound = synthesizer.speak(
                 text,
                 voice=voice,
@@ -45,12 +46,13 @@ def main(list_file: str, out: str) -> None:
                 speed=(speed - 0.5) / 100,
                 pitch=(pitch - 0.5) / 100,
             )
+            # cut most of the silence at both ends
             signal = np.frombuffer(sound, np.int16)
             loud = np.flatnonzero(np.abs(signal) > SILENCE)
             signal = signal[max(0, loud[0] - MARGIN) : loud[-1] + MARGIN]
             samples.write(signal.tobytes())
             lengths.write(np.int32(len(signal)).tobytes())
-            # the caller reads progress off the file of lengths
+            # the caller reads the progress from the file of lengths
             lengths.flush()
         os.fsync(samples.fileno())
 

@@ -1,4 +1,4 @@
-"""The contract of the data room: map-style data sets of speech or of text, one for each split."""
+"""Data sets: the interface of map-style data sets of speech or text, one for each split."""
 
 import unicodedata
 from abc import ABC, abstractmethod
@@ -23,13 +23,13 @@ class Dataset(ABC):
     A part's constructor takes `split` (and `seed`, where something is random) and hyperparameters.
 
     Attributes:
-        modality: of its examples.
-        splits: splits that it has; "train" and "dev" must be among them, the others are tests.
-        normaliser: how its texts are normalised, stored with its scores: "basic" or "none".
+        modality: modality of its examples.
+        splits: its splits; "train" and "dev" must be among them, the others are tests.
+        normaliser: normalisation of its texts, "basic" or "none"; stored with its scores.
         path_options: hyperparameters that are paths. A run stores them as absolute paths, so that
             it can be used from any folder.
         ids: names of the examples, unique over all splits.
-        texts: texts of the examples; empty strings where a text is not known or not needed.
+        texts: texts of the examples; empty strings if they are not known or not needed.
         lengths: lengths of the examples, in seconds or in tokens to predict.
         skip_bad: whether an example that cannot be read is skipped with a warning; otherwise its
             error ends the run.
@@ -51,15 +51,15 @@ class Dataset(ABC):
         """Writes a tiny corpus into an empty folder, with which contracts and tests build the part.
 
         Returns:
-            The hyperparameters that read the corpus; {} where the part needs none.
+            The hyperparameters that read the corpus; {} if the part needs none.
         """
 
     @abstractmethod
     def build_tokenizer(self, vocab_size: int = 0, special_tokens: Sequence[str] = ()) -> Tokenizer:
-        """Builds the tokenizer of the texts, or of text as such.
+        """Builds the tokenizer of the texts.
 
         Args:
-            vocab_size: number of subwords; 0 for the data set's own choice, mostly characters.
+            vocab_size: number of subwords; 0 for the default of the data set, mostly characters.
             special_tokens: tokens that a task needs and no text contains; they get the first ids.
         """
 
@@ -70,7 +70,7 @@ class Dataset(ABC):
         return len(self.ids)
 
     def at(self, epoch: int) -> "Dataset":
-        """Returns the data set of an epoch: some choose other examples in each."""
+        """Returns the data set of an epoch; some data sets choose other examples in each epoch."""
         return self
 
 
@@ -80,7 +80,7 @@ class Speech(Dataset):
     Args:
         ids: names of the recordings.
         texts: normalised texts of the recordings.
-        speakers: speakers of the recordings; empty strings where they are not known.
+        speakers: speakers of the recordings; empty strings if they are not known.
         lengths: durations in seconds.
     """
 
@@ -114,7 +114,7 @@ class Speech(Dataset):
 
 
 def check_split(split: str, splits: Sequence[str]) -> None:
-    """Refuses a split that is not one of `splits`."""
+    """Raises a UserError if the split is not one of `splits`."""
     if split not in splits:
         raise UserError(f"there is no split {split!r}{suggest(split, splits)}")
 

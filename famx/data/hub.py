@@ -26,16 +26,16 @@ PARQUET = "refs/convert/parquet"
 
 @register
 class Hub(Speech):
-    """A data set as `datasets.load_dataset(path, subset)` loads it; its own code is never run.
+    """A data set as `datasets.load_dataset(path, subset)` loads it; code inside it is never run.
 
     Args:
         split: "train", "dev" or "test".
         path: OWNER/NAME on the hub, with @REVISION for another revision than the newest. Or a
-            folder: of `save_to_disk`, of parquet files, an audiofolder, or Common Voice's with
+            folder: of `save_to_disk`, of parquet files, an audiofolder, or one of Common Voice with
             SPLIT.tsv and `clips`.
-        subset: configuration of the data set, where it has several.
-        splits: the data set's own names of train, dev and test, in this order; each may be a
-            slice, `train[:90%]`.
+        subset: configuration of the data set, if it has several.
+        splits: names of train, dev and test in the data set, in this order; each may be a slice
+            such as `train[:90%]`.
         audio: column of the recordings ("audio" in an audiofolder and in Common Voice).
         text: column of the texts.
         speaker: column of the speakers; empty where there is none.
@@ -60,16 +60,16 @@ class Hub(Speech):
     ) -> None:
         from datasets import Audio
 
-        # options that contradict themselves
+        # the options
         check_split(split, self.splits)
         if not path:
             raise UserError("data=hub needs a data set, data.path=OWNER/NAME or a folder")
         if len(splits) != len(self.splits):
             raise UserError(
-                f"data.splits={list(splits)} has to name three splits, for train, dev and test"
+                f"data.splits={list(splits)} must name three splits, for train, dev and test"
             )
 
-        # the table, with all columns that are named
+        # the table of the split, which must have the named columns
         source_split = splits[self.splits.index(split)]
         table = _load(path, subset, source_split)
         for option, column in (("audio", audio), ("text", text), ("speaker", speaker)):
@@ -83,7 +83,7 @@ class Hub(Speech):
         files = table.select_columns([audio]).rename_columns({audio: "audio"})
         files = files.cast_column("audio", Audio(decode=False))
         paths = files.flatten().select_columns(["audio.path"])["audio.path"]
-        # the text columns; a missing text is refused as empty
+        # the text columns; a missing text is treated as empty
         texts = [value or "" for value in table.select_columns([text])[text]]
         speakers = [""] * len(table)
         if speaker:
@@ -129,7 +129,7 @@ class Hub(Speech):
 
 
 def _load(path: str, subset: str, split: str) -> "Dataset":
-    """Loads a split, or the slice of it that `split` asks for.
+    """Loads a split, or the slice of it that `split` requests.
 
     Raises:
         UserError: the data set or the split does not exist, or cannot be read.
@@ -139,7 +139,7 @@ def _load(path: str, subset: str, split: str) -> "Dataset":
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
-    # `train[:90%]` is the split train, of which a part is selected below
+    # `train[:90%]` is a slice of the split train, which is selected below
     name = split.partition("[")[0]
     try:
         table = _load_split(path, subset, name)
@@ -147,7 +147,7 @@ def _load(path: str, subset: str, split: str) -> "Dataset":
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError) as error:
-        # the libraries' own messages, in one line
+        # the messages of the libraries in one line
         message = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
         if config.HF_HUB_OFFLINE:
             message = (
@@ -158,7 +158,7 @@ def _load(path: str, subset: str, split: str) -> "Dataset":
 
 
 def _load_split(path: str, subset: str, split: str) -> "Dataset":
-    """Loads a full split, from whichever kind of folder it is or from the hub."""
+    """Loads a full split from a folder of any supported kind, or from the hub."""
     from datasets import load_dataset, load_from_disk
 
     folder = Path(path).expanduser()
@@ -177,7 +177,7 @@ def _load_split(path: str, subset: str, split: str) -> "Dataset":
             delimiter="\t",
             quoting=csv.QUOTE_NONE,
         )
-    # an audiofolder; datasets' own reader needs torchcodec, although nothing is decoded
+    # an audiofolder; the reader of `datasets` would need torchcodec, although nothing is decoded
     if metadata := list((folder / split).glob("metadata.*")):
         return _load_file_table(metadata[0], "file_name", folder / split)
     # a folder of parquet files
@@ -193,7 +193,7 @@ def _load_split(path: str, subset: str, split: str) -> "Dataset":
 
 
 def _detect_offline() -> None:
-    """Restricts the libraries to their cache where there is no network.
+    """Restricts the libraries to their cache if there is no network.
 
     Otherwise each of them would retry for half a minute.
     """
@@ -201,7 +201,7 @@ def _detect_offline() -> None:
     from huggingface_hub import constants
 
     if getproxies():
-        return  # a proxy looks names up
+        return  # behind a proxy, names may not be resolvable here
     try:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
     except socket.gaierror:

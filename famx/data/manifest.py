@@ -1,4 +1,4 @@
-"""Recordings of one's own: a folder with train.tsv, dev.tsv and test.tsv (path, text, speaker)."""
+"""The user's recordings: a folder with train.tsv, dev.tsv and test.tsv (path, text, speaker)."""
 
 import copy
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from famx.notation import SAMPLE_RATE, Seconds, UserError
 from famx.registry import register
 from famx.seeding import numpy_rng
 
-# pause between two joined recordings, drawn from a uniform distribution; below zero they overlap
+# pause between two joined recordings, sampled uniformly; below zero they overlap
 MIN_GAP: Seconds = -0.03
 MAX_GAP: Seconds = 0.2
 
@@ -28,12 +28,13 @@ class Manifest(Speech):
 
     Args:
         split: "train", "dev" or "test".
-        seed: seed of which recordings are joined.
+        seed: seed of the groups of recordings that are joined.
         root: folder of the manifests, to which the paths of recordings are relative.
         train, dev, test: file names of the manifests. Without dev.tsv (or with `dev=null`), every
             tenth line of `train` belongs to dev, and the others to train.
-        join: fewest and most recordings that are joined to one utterance. Every recording occurs
-            once an epoch. Training is grouped anew each epoch, the other splits never are.
+        join: smallest and largest number of recordings that are joined to one utterance. Every
+            recording occurs once per epoch. Training recordings are grouped anew in every epoch,
+            those of the other splits only once.
         skip_bad: skips bad recordings and counts them; otherwise the first one is refused.
         max_seconds: longest recording that is accepted, in seconds.
     """
@@ -55,7 +56,7 @@ class Manifest(Speech):
     ) -> None:
         from datasets import Dataset  # imported late: it takes a second
 
-        # options that contradict themselves
+        # the options
         check_split(split, self.splits)
         if not root:
             raise UserError("data=manifest needs the folder of the manifests, data.root=DIR")
@@ -106,19 +107,20 @@ class Manifest(Speech):
         parts = [self._recordings.samples(member) for member in self._groups[index]]
         if len(parts) == 1:
             return parts[0]
-        # each part begins a gap after the one before it ends, and never before that one begins
+        # a part begins `gap` samples after the end of the previous one, but not before its start
         starts = [0]
         for part, gap in zip(parts[:-1], self._gaps[index], strict=True):
             starts.append(max(starts[-1], starts[-1] + len(part) + int(gap)))
         ends = [start + len(part) for start, part in zip(starts, parts, strict=True)]
-        # where parts overlap they add up, which 16 bits may not hold
+        # the sum of overlapping parts may exceed 16 bits
         joined = np.zeros(max(ends), np.int32)
         for start, end, part in zip(starts, ends, parts, strict=True):
             joined[start:end] += part
         return joined.clip(-(2**15), 2**15 - 1).astype(np.int16)
 
     def _join_recordings(self, epoch: int) -> None:
-        """Sets the utterances of an epoch: their recordings, and the gaps (in samples) between."""
+        """Sets the utterances of an epoch: their recordings and the gaps (in samples) between."""
+        # groups of recordings
         single = self._recordings
         rng = numpy_rng(self._seed, "join", epoch)
         if self._join:
@@ -127,6 +129,7 @@ class Manifest(Speech):
         else:
             self._groups = [[index] for index in range(len(single))]
 
+        # gaps, names, texts and durations of the utterances
         self._gaps: list[np.ndarray] = []
         ids: list[str] = []
         texts: list[str] = []
@@ -135,7 +138,7 @@ class Manifest(Speech):
         for group in self._groups:
             gaps = rng.uniform(MIN_GAP, MAX_GAP, len(group) - 1) * SAMPLE_RATE
             self._gaps.append(gaps)
-            # the utterance has the name of its first recording and the number of further ones
+            # the name is that of the first recording with the number of the others
             suffix = f"+{len(group) - 1}" if len(group) > 1 else ""
             ids.append(single.ids[group[0]] + suffix)
             texts.append(" ".join(single.texts[index] for index in group))
@@ -159,7 +162,7 @@ def _group_by_speaker(
 ) -> list[list[int]]:
     """Groups all recordings, shuffled, each group of one speaker.
 
-    A group has from `min_size` to `max_size` recordings; fewer where a speaker has not enough.
+    A group has from `min_size` to `max_size` recordings, or fewer if a speaker has too few.
     """
     groups = []
     for speaker in sorted(set(speakers)):
@@ -179,6 +182,7 @@ def _group_by_speaker(
 
 def _rows_of_split(folder: Path, split: str, train: str, dev: str | None, test: str) -> list[Row]:
     """Reads the lines that belong to a split."""
+    # dev.tsv is optional, another name is not
     if dev == "dev.tsv" and not (folder / dev).exists():
         dev = None
     manifest = {"train": train, "dev": dev or train, "test": test}[split]
@@ -189,7 +193,7 @@ def _rows_of_split(folder: Path, split: str, train: str, dev: str | None, test: 
     rows = [row for index, row in enumerate(rows) if (index % 10 == 9) == (split == "dev")]
     if not rows:
         raise UserError(
-            f"{folder / train} has too few lines to spare a tenth of them for dev; name a data.dev"
+            f"{folder / train} has too few lines for a tenth of them to be dev; set data.dev"
         )
     return rows
 
@@ -222,15 +226,15 @@ def _parse_line(line: str, folder: Path, location: str) -> Row:
     columns = line.rstrip("\r").split("\t")
     if len(columns) not in (2, 3):
         raise UserError(
-            f"{location}: {len(columns) - 1} tabs where PATH<TAB>TEXT[<TAB>SPEAKER] is meant"
+            f"{location}: {len(columns) - 1} tabs, expected PATH<TAB>TEXT[<TAB>SPEAKER]"
         )
     path, text, speaker = [*columns, ""][:3]
-    # a link that leaves the folder is followed, and refused as well
+    # links are resolved, so that one that leaves the folder raises too
     try:
         file = (folder / path).resolve()
         exists = file.is_file()
     except (OSError, ValueError) as error:  # too long, or with a NUL
-        raise UserError(f"{location}: {path!r} is no path ({error})") from error
+        raise UserError(f"{location}: {path!r} is not a path ({error})") from error
     if not file.is_relative_to(folder.resolve()):
         raise UserError(f"{location}: {path} leaves the folder {folder}")
     if not exists:

@@ -1,4 +1,4 @@
-"""Embedded speech, no download: phrases of a small grammar by 75 synthetic speakers (SVOX Pico)."""
+"""Embedded speech (no download): phrases of a grammar by 75 synthetic speakers (SVOX Pico)."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from famx.registry import register
 
 GRAMMAR_SEED = 0
 VOICES = ("en-US", "de-DE", "es-ES", "fr-FR", "it-IT")
-# voice of the split `unheard`, in which training has no speaker
+# voice of the split `unheard`, of which training has no speaker
 UNHEARD_VOICE = "en-GB"
 # Indices of voices, in the order in which phrases are assigned to them. The American voice speaks
-# 16 of twenty phrases, each of the others, which read English by foreign rules, one. They are
-# harder to recognise, so training has twice as many of them.
+# 16 of 20 phrases, and each of the other voices, which pronounce English by foreign rules, speaks
+# one. These are harder to recognise, so training has twice as many of them.
 VOICE_ORDER = (0, 0, 1, 0, 0, 0, 0, 2, 0, 0, 0, 0, 3, 0, 0, 0, 0, 4, 0, 0)
 TRAIN_VOICE_ORDER = (0, 0, 1, 0, 2, 0, 3, 0, 4, 0)
 # Speeds and pitches of each voice, in percent of its default. A pitch of the other splits differs
@@ -35,8 +35,8 @@ SPEAKERS = {
     "test": [(82, 84), (100, 118)],
     "unheard": list(product((82, 100), (84, 118))),
 }
-# Seconds per character below which a rendering is dropped: of a few phrases in a thousand, the
-# French voice swallows more than a listener can follow.
+# Seconds per character below which a rendering is dropped: in a few of a thousand phrases, the
+# French voice omits too much to be understood.
 MIN_SECONDS_PER_CHARACTER = 0.045
 
 
@@ -50,7 +50,7 @@ class Spoken(Speech):
     Args:
         split: "train", "dev", "test" or "unheard".
         rendering: folder of a rendering; empty for that in `$FAMX_CACHE` or `~/.cache/famx`, which
-            is made if it is missing (minutes, once).
+            is created if it is missing (takes minutes, once).
     """
 
     splits = ("train", "dev", "test", "unheard")
@@ -66,7 +66,7 @@ class Spoken(Speech):
         utterances = self._rendering.utterances
         lengths = self._rendering.lengths
 
-        # phrases of the split in the rendering, in its order
+        # phrases of the split, in the order of the rendering, without those that are too short
         self._indices: list[int] = []
         ids: list[str] = []
         texts: list[str] = []

@@ -23,9 +23,9 @@ from famx.seeding import numpy_rng
 class Text(Dataset):
     """Blocks of a text: train is its first 80 %, dev the next 10 %, test the last 10 %.
 
-    Training blocks begin at random positions, sampled anew each epoch, as many as fit into the
-    text; those of the other splits follow one another. An item has block + 1 token ids: the inputs
-    are all but the last, the targets all but the first.
+    As many training blocks as fit into the text begin at random positions, sampled anew in every
+    epoch; blocks of the other splits follow one another. An item has block + 1 token ids: the
+    inputs are all but the last, the targets all but the first.
 
     Args:
         split: "train", "dev" or "test".
@@ -49,10 +49,10 @@ class Text(Dataset):
     ) -> None:
         check_split(split, self.splits)
         if block < 1:
-            raise UserError(f"data.block={block} has to be 1 or more")
-        # the tokens of the full text, of which the split is a stretch
+            raise UserError(f"data.block={block} must be at least 1")
+        # tokens of the full text
         token_ids, self._characters = _encode_file(path, unit)
-        # borders of the splits, in tenths of the text
+        # tokens of the split; its borders are in tenths of the text
         borders = [len(token_ids) * tenths // 10 for tenths in (0, 8, 9, 10)]
         start, stop = list(pairwise(borders))[self.splits.index(split)]
         self._token_ids = token_ids[start:stop]
@@ -82,7 +82,7 @@ class Text(Dataset):
         return view
 
     def _choose_blocks(self, epoch: int) -> None:
-        """Sets where the blocks of an epoch start."""
+        """Sets the start positions of the blocks of an epoch."""
         n_positions = len(self._token_ids) - self._block
         starts = np.arange(0, n_positions, self._block)
         if self._split == "train":
@@ -126,7 +126,7 @@ def _encode_file(path: str, unit: str) -> tuple[np.ndarray, str | None]:
         text = content.decode()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not UTF-8 (byte {error.start}), so it has to be read with data.unit=bytes"
+            f"{path} is not UTF-8 (byte {error.start}); read it with data.unit=bytes"
         ) from error
     # the id of a character is its rank among the code points of the text
     code_points = np.frombuffer(text.encode("utf-32-le"), np.uint32)

@@ -31,7 +31,7 @@ def model_table(experiment: Experiment) -> Table:
     """Returns a table of parts and parameters, with the FLOPs per second of audio or per token."""
     config = experiment.config
     title = f"famx {config['name']} on {experiment.device.type}"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", min_width=len(title))
     table.add_column("room")
     table.add_column("part")
     table.add_column("parameters", justify="right")
@@ -46,7 +46,7 @@ def model_table(experiment: Experiment) -> Table:
     unit = dataset.modality.unit
     flops = _flops_per_unit(experiment, dataset)
     table.add_section()
-    table.add_row("all", f"{flops / 1e6:.1f} MFLOP per {unit}", f"{sum(counts.values()):,}")
+    table.add_row("all", f"{flops / 1e6:,.3g} MFLOP per {unit}", f"{sum(counts.values()):,}")
     total = sum(dataset.lengths)
     amount = f"{total:,.0f} tokens"
     if dataset.modality is Modality.SPEECH:

@@ -70,7 +70,7 @@ class GivensRotary(PairRotary):
     def _assign_planes(
         self, head_dim: int, planes: list[tuple[int, int]], rot_count: int
     ) -> list[int]:
-        """Stores plane and sign of each channel; returns its partner, or the channel if it has none.
+        """Stores plane and sign of each channel; returns its partner, or itself if it has none.
 
         `plane` is `rot_count` for channels in no plane.
         """

@@ -1,4 +1,4 @@
-"""Rotates in a learned subspace of few dimensions; the orthogonal part does not change (seed.md)."""
+"""Rotates in a learned subspace of few dimensions; the orthogonal part is unchanged (seed.md)."""
 
 from math import sqrt
 

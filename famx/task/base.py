@@ -1,5 +1,6 @@
 """Tasks: the interface of a loss, its evaluation, and the scores of a model."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,11 +34,13 @@ class Score:
         """The counts that a table of scores shows, by their headings."""
         return {}
 
-    def summary(self) -> dict[str, float | bool]:
+    def summary(self) -> dict[str, float | bool | None]:
         """Returns the score as plain values, for `scores.<split>.json`."""
         values = asdict(self)
         # the interval comes last, after the counts of a subclass
-        bounds: dict[str, float | bool] = {"low": values.pop("low"), "high": values.pop("high")}
+        bounds = {bound: values.pop(bound) for bound in ("low", "high")}
+        # JSON has no NaN
+        bounds = {bound: None if math.isnan(x) else x for bound, x in bounds.items()}
         if not self.is_fraction:
             bounds["is_fraction"] = False
         return values | bounds
@@ -55,7 +58,8 @@ class Task(ABC):
 
     Args:
         tokenizer: token ids <-> text.
-        decode: factory of the decoder, called with the tokenizer; None for the task's default.
+        decoder: turns the outputs of a model into texts. A task that a config builds takes
+            `decode` instead, a factory that is called with the tokenizer.
 
     Attributes:
         modality: modality of its data and frontend.
@@ -89,7 +93,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
-        """Computes the loss of a batch and its hypotheses; no hypotheses if only the loss counts."""
+        """Computes the loss of a batch and its hypotheses; none if the loss is the only score."""
 
     def decode(self, model: nn.Module, batch: Batch) -> list[str]:
         """Decodes a batch to one text per row."""

@@ -11,7 +11,7 @@ from torch.nn.functional import ctc_loss
 
 from famx import registry
 from famx.nn.batch import Batch
-from famx.notation import Modality
+from famx.notation import Modality, UserError
 from famx.registry import register
 from famx.task._wer import error_rate
 from famx.task.base import Decoder, Score, Task
@@ -58,6 +58,9 @@ class CTC(Task):
             decoder = registry.build("decode", {"name": "ctc_greedy"}, tokenizer=tokenizer)
         else:
             decoder = decode(tokenizer=tokenizer)
+        if not isinstance(decoder, FrameDecoder):
+            name = type(decoder).__name__
+            raise UserError(f"task=ctc needs a decoder with decode_scores, which {name} has not")
         super().__init__(tokenizer, decoder)
         self.vocab_size = vocab_size
 

@@ -76,7 +76,7 @@ class Evaluation:
             return table
         # one row per score, with a column for every count that some score has
         title = f"{split}: real-time factor {self.real_time_factor:.4f}, loss {self.loss:.3f}"
-        table = Table(title=title, title_justify="left")
+        table = Table(title=title, title_justify="left", min_width=len(title))
         headings = dict.fromkeys(key for score in self.scores.values() for key in score.counts)
         for column in ("", "rate", "95 % interval", *headings):
             table.add_column(column, justify="right", no_wrap=True)
@@ -89,10 +89,16 @@ class Evaluation:
             table.add_row(
                 name.upper(),
                 f"{scale * score.rate:.2f}{unit}",
-                f"{scale * score.low:.2f} - {scale * score.high:.2f}{unit}",
+                _format_interval(scale * score.low, scale * score.high, unit),
                 *counts,
             )
         return table
+
+
+def _format_interval(low: float, high: float, unit: str) -> str:
+    if math.isnan(low):
+        return "not known"
+    return f"{low:.2f} to {high:.2f}{unit}"
 
 
 def evaluate(

@@ -41,9 +41,9 @@ def constant_metrics(shape: tuple[int, int]) -> dict[str, np.ndarray]:
     ("coefficient", "choice"),
     [
         (lambda step: 0.9, "0.900 constant"),
-        (lambda step: 0.9 if step < 100 else 0.95, "0.900-0.950 constant\nsince step 128"),
-        (lambda step: 0.9 if step < 256 else 0.95, "0.900-0.950\nmoves in 1 of 2"),
-        (lambda step: 0.9 + 0.05 * (step % 64 == 0), "0.900-0.950\nmoves in 1 of 2"),
+        (lambda step: 0.9 if step < 100 else 0.95, "0.900 to 0.950 constant\nsince step 128"),
+        (lambda step: 0.9 if step < 256 else 0.95, "0.900 to 0.950\nmoves in 1 of 2"),
+        (lambda step: 0.9 + 0.05 * (step % 64 == 0), "0.900 to 0.950\nmoves in 1 of 2"),
         (lambda step: float("nan"), "0.900 constant"),
     ],
     ids=["constant", "changes once", "changes last", "changes often", "one is undefined"],
@@ -103,7 +103,7 @@ def test_runs_have_tables_and_one_picture(tmp_path, monkeypatch, capsys):
     output = capsys.readouterr().out
     assert output.count("constant") == 4
     assert "band 8" in output
-    assert "1.00-1.00" in output
+    assert "1.00 to 1.00" in output
     assert (tmp_path / "spectra.png").read_bytes().startswith(b"\x89PNG")
 
 
