@@ -256,7 +256,9 @@ def load(package: str) -> None:
 
     Parts of installed packages are imported too.
     """
-    rooms = [f"famx.{room}" for room in ROOMS] if package == "famx" else [package]
+    rooms = [package]
+    if package == "famx":
+        rooms = [f"famx.{room}" for room in ROOMS]
     for room in rooms:
         folder = importlib.import_module(room).__path__
         for module in pkgutil.iter_modules(folder, f"{room}."):

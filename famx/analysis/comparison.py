@@ -1,4 +1,4 @@
-"""Compares the settings of scored runs: a table, and what a reader of it has to know."""
+"""Compares the settings of scored runs: a table, and notes on how to read it."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -32,9 +32,9 @@ class Comparison(NamedTuple):
     """All settings that were scored on one test.
 
     Args:
-        title: what they were scored on.
+        title: description of the test.
         settings: the settings, the baseline first.
-        differences: of all settings but the first from the first.
+        differences: differences of all other settings from the baseline.
     """
 
     title: str
@@ -47,7 +47,7 @@ class Comparison(NamedTuple):
 
     @property
     def is_fraction(self) -> bool:
-        """Whether rates are shown in percent, and differences in points."""
+        """True if rates are shown in percent, and differences in points."""
         return self.runs[0].is_fraction
 
     @property
@@ -57,7 +57,7 @@ class Comparison(NamedTuple):
 
     @property
     def scale(self) -> int:
-        """The factor of what is shown: error rates are in percent, losses as they are."""
+        """The factor of displayed numbers: error rates are shown in percent, losses unchanged."""
         return 100 if self.is_fraction else 1
 
     def format_rate(self, rate: float, sign: str = "") -> str:
@@ -71,10 +71,11 @@ class Comparison(NamedTuple):
 
 
 def compare(folders: Sequence[Path], split: str, metric: str | None) -> list[Comparison]:
-    """Compares runs, those of each test with each other.
+    """Compares the runs of each test.
 
     Raises:
-        UserError: one is not a run or damaged, or none is scored on the split by the metric.
+        UserError: a folder is not a run, a run is damaged, or none has a score of the metric on the
+            split.
     """
     # runs by test, without those that are not scored
     runs_by_test: dict[str, list[Run]] = {}
@@ -91,7 +92,7 @@ def compare(folders: Sequence[Path], split: str, metric: str | None) -> list[Com
     if errors:
         log.warning("%d of %d runs are omitted: %s", len(errors), len(folders), errors[0])
 
-    # each test on its own
+    # one comparison per test
     all_runs = [run for runs in runs_by_test.values() for run in runs]
     comparisons = []
     for runs in runs_by_test.values():
@@ -101,11 +102,11 @@ def compare(folders: Sequence[Path], split: str, metric: str | None) -> list[Com
 
 
 def table(comparison: Comparison) -> Table:
-    """Returns a table with a row a setting: the mean over its seeds, and the difference.
+    """Returns a table with one row per setting: the mean over its seeds, and the difference.
 
-    Below each number stands how far seeds or the interval reach.
+    Below each number is the range of the seeds or the interval.
     """
-    # steps and parameters have a column where they differ
+    # steps and parameters have a column if they differ
     headings = {"steps": "steps", "parameters": "params"}
     costs = []
     for name in headings:
@@ -114,7 +115,7 @@ def table(comparison: Comparison) -> Table:
     mean_heading = "mean %" if comparison.is_fraction else "mean"
     columns = ["seeds", *(headings[name] for name in costs), mean_heading, "difference", "verdict"]
 
-    # a row a setting, the baseline without a difference
+    # one row per setting; the baseline has no difference
     rows = _new_table(Text(comparison.title), "settings", columns)
     rows.title_style = "bold"
     for i, setting in enumerate(comparison.settings):
@@ -141,7 +142,7 @@ def table(comparison: Comparison) -> Table:
 
 
 def gene_table(comparison: Comparison) -> Table | None:
-    """Returns a table of the effects of genes of sampled layers; None without enough of them."""
+    """Returns a table of the effects of genes of sampled layers; None if there are too few."""
     # settings whose layers were sampled or listed
     sampled = []
     for setting in comparison.settings:
@@ -164,7 +165,7 @@ def gene_table(comparison: Comparison) -> Table | None:
 
 
 def notes(comparison: Comparison) -> Iterator[str]:
-    """Yields what a reader of the table has to know, a sentence each."""
+    """Yields notes on how to read the table, one sentence each."""
     # the runs
     runs = comparison.runs
     differences = comparison.differences
@@ -177,17 +178,17 @@ def notes(comparison: Comparison) -> Iterator[str]:
     # how to read a difference and its interval
     yield (
         "Differences are from the first row, lower is better. "
-        f"The {CONFIDENCE:.0%} intervals hold all at once."
+        f"The {CONFIDENCE:.0%} intervals hold simultaneously."
     )
     if any(difference.pairs == 1 for difference in differences):
         yield (
-            "One seed does not show how much training varies, which moves rates as well: "
+            "One seed does not show how much rates vary between trainings: "
             "train more seeds, seed=0,1,2."
         )
     if runs[0].metric not in ERROR_UNITS:
         yield (
-            f"Intervals of a {runs[0].metric} include the chance of training, not which data was "
-            "tested."
+            f"Intervals of a {runs[0].metric} include the variation between seeds, but not that "
+            "between test data."
         )
     elif len(runs[0].units) < MIN_UTTERANCES:
         yield f"With fewer than {MIN_UTTERANCES} utterances, intervals are too short."
@@ -196,8 +197,8 @@ def notes(comparison: Comparison) -> Iterator[str]:
         yield "Differences are over the seeds that both settings have, means over all seeds."
     if len({run.steps for run in runs}) > 1:
         yield (
-            "Not all runs took the same number of steps: what is better for the same time may be "
-            "worse for the same steps, or on another machine."
+            "Not all runs took the same number of steps: a setting that is better after the same "
+            "time may be worse after the same steps, or on another machine."
         )
     if not np.isfinite([run.rate for run in runs]).all():
         yield "Runs with nan or inf have diverged."
@@ -231,7 +232,7 @@ def _format_costs(runs: Sequence[Run], costs: Sequence[str]) -> list[str]:
 
 
 def _format_shared_costs(runs: Sequence[Run]) -> str:
-    """Returns the steps and parameters, as far as they are the same for all runs."""
+    """Returns the steps and parameters, if they are the same for all runs."""
     shared = []
     for name in ("steps", "parameters"):
         value = _format_range([getattr(run, name) for run in runs])

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.typing import RcKeyType
 
-LABEL_WIDTH = 44  # of a line, in characters
-# of Okabe and Ito, which colour-blind readers can tell apart
+LABEL_WIDTH = 44  # characters of a line
+# palette of Okabe and Ito, which colour-blind readers can distinguish
 COLOURS = {"better": "#009E73", "worse": "#D55E00", "not shown": "#555555", "not known": "#BBBBBB"}
 RUN_COLOUR = "#0072B2"
 STYLE: "dict[RcKeyType, Any]" = {
@@ -52,17 +52,18 @@ def draw(comparisons: Sequence[Comparison], file: Path) -> None:
         )
         figure.set_layout_engine("constrained")
         # rates on the left, differences on the right; the baseline is at the top
-        for (left, right), comparison, lines in zip(axes, comparisons, labels, strict=True):
-            _draw_rates(left, comparison)
-            left.set_yticks(range(len(lines)), lines)
-            left.set_ylim(len(lines) - 0.5, -0.5)
-            _draw_differences(right, comparison)
+        for row, comparison, lines in zip(axes, comparisons, labels, strict=True):
+            rate_axis, difference_axis = row
+            _draw_rates(rate_axis, comparison)
+            rate_axis.set_yticks(range(len(lines)), lines)
+            rate_axis.set_ylim(len(lines) - 0.5, -0.5)
+            _draw_differences(difference_axis, comparison)
         figure.savefig(file, dpi=150)
         pyplot.close(figure)
 
 
 def _draw_rates(axis: "Axes", comparison: Comparison) -> None:
-    """Draws a point a run and a bar at the mean of each setting."""
+    """Draws one point per run, and a bar at the mean of each setting."""
     for row, setting in enumerate(comparison.settings):
         rates = comparison.scale * np.array([run.rate for run in setting.runs.values()])
         axis.plot(rates, [row] * len(rates), "o", color=RUN_COLOUR, alpha=0.6, markersize=5)
@@ -72,10 +73,10 @@ def _draw_rates(axis: "Axes", comparison: Comparison) -> None:
 
 
 def _draw_differences(axis: "Axes", comparison: Comparison) -> None:
-    """Draws each difference and its interval with the verdict; open circles are of one seed."""
+    """Draws each difference, its interval and its verdict; open circles are from one seed."""
     for row, difference in enumerate(comparison.differences, 1):
         mean, low, high = (comparison.scale * value for value in difference[:3])
-        # a verdict on one seed has the colour of the verdict
+        # a verdict from one seed has the same colour
         colour = COLOURS.get(difference.verdict.partition(",")[0], COLOURS["not known"])
         marker: dict[str, Any] = {"fmt": "o", "mfc": "white" if difference.pairs == 1 else colour}
         if np.isnan(low):
@@ -94,7 +95,7 @@ def _draw_differences(axis: "Axes", comparison: Comparison) -> None:
                 fontsize=8,
             )
     axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
-    axis.set_title(f"difference from the first, {CONFIDENCE:.0%} for all at once", loc="left")
+    axis.set_title(f"difference from the first, {CONFIDENCE:.0%} simultaneously", loc="left")
     axis.set_xlabel("points, left is better" if comparison.is_fraction else "left is better")
 
 

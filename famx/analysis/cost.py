@@ -1,8 +1,8 @@
 """The cost of a part, measured interleaved with the baseline of its room.
 
-Parameters, FLOPs, time, memory, and how time grows with length. torch counts the matrix products of
-a pass, also those whose result a gate discards. A module with gates reports, while it is observed,
-what remains of them:
+The cost is parameters, FLOPs, time, memory, and the growth of time with length. torch counts all
+matrix products of a pass, also those whose result a gate discards. So a module with gates reports,
+while it is observed, the FLOPs that remain:
 
 - `metrics["flops"]` (0-d): the expected FLOPs per position of the module, in place of the count;
 - `metrics["compute"]` (0-d, 0 to 1): the share of its computation that is performed. The count is
@@ -34,7 +34,7 @@ BASELINE = {
     "layer": "prenorm",
 }
 LENGTHS = (256, 1024, 2048, 4096)  # time grows from the first to the last of them
-MAX_MEMORY = 4e9  # bytes of a pass of the last length; longer sequences are not measured
+MAX_MEMORY = 4e9  # bytes of a pass; sequences that need more are not measured
 ROUNDS = 15
 GROWTH_ROUNDS = 3
 
@@ -56,10 +56,10 @@ class Cost(NamedTuple):
 
     Args:
         parameters: number of parameters.
-        flops: expected per position in evaluation; elementwise operations are not counted.
+        flops: expected FLOPs per position in evaluation, without elementwise operations.
         forward: seconds of a pass in evaluation.
         training: seconds of a pass forward and backward.
-        memory: peak bytes that such a pass allocates, gradients included.
+        memory: peak bytes that a pass forward and backward allocates, gradients included.
     """
 
     parameters: float
@@ -80,7 +80,7 @@ class Profile(NamedTuple):
 def profile_room(room: str, sizes: Sizes) -> Iterator[tuple[str, Profile | UserError]]:
     """Yields the name and the profile of each part of a room, the baseline first.
 
-    In place of the profile comes the error of a part that does not support the sizes.
+    For a part that does not support the sizes, its error is yielded instead of a profile.
 
     Raises:
         UserError: the parts of the room are not measured, or its baseline does not support the
@@ -90,7 +90,7 @@ def profile_room(room: str, sizes: Sizes) -> Iterator[tuple[str, Profile | UserE
         raise UserError(
             f"--measure: the parts of the room {room} are not measured{suggest(room, BASELINE)}"
         )
-    # sizes that no part supports; others are refused by the parts
+    # sizes that no part supports; parts themselves raise for others
     if min(sizes.d_model, sizes.n_heads) < 1 or sizes.t < 2:
         raise UserError(
             f"--measure: d_model, n_heads and t must be at least 1, 1 and 2, got {sizes[:3]}"
@@ -133,7 +133,7 @@ def build_alone(room: str, name: str, sizes: Sizes) -> nn.Module:
 
 
 def example_input(room: str, sizes: Sizes, t: int | None = None) -> Tensor:
-    """Returns a random input of a part of the room, of `t` positions (None: as in `sizes`)."""
+    """Returns a random input of `t` positions for a part of the room; None for `t` of `sizes`."""
     if t is None:
         t = sizes.t
     if room == "rotary":
@@ -149,7 +149,7 @@ def profile_pair(part: nn.Module, baseline: nn.Module, x: Tensor) -> tuple[Cost,
         partial(forward, part.eval(), x), partial(forward, baseline.eval(), x)
     )
     training_seconds = _fastest(partial(train, part, x), partial(train, baseline, x))
-    # the rest does not vary between calls
+    # the other costs do not vary between calls
     costs = []
     for i, module in enumerate((part, baseline)):
         cost = Cost(
@@ -164,7 +164,7 @@ def profile_pair(part: nn.Module, baseline: nn.Module, x: Tensor) -> tuple[Cost,
 
 
 def growth(part: nn.Module, input_of_length: Callable[[int], Tensor]) -> str:
-    """Returns the exponent p of forward time ~ t^p, up to the longest that the memory allows."""
+    """Returns the exponent p of forward time ~ t^p, up to the longest t that fits in memory."""
     part.eval()
     # memory grows at most with the square of the length
     shortest, second, *longer = LENGTHS
@@ -177,8 +177,11 @@ def growth(part: nn.Module, input_of_length: Callable[[int], Tensor]) -> str:
     long_input = input_of_length(longest)
     forward(part, short_input)
     forward(part, long_input)
-    calls = (lambda _: forward(part, short_input), lambda _: forward(part, long_input))
-    seconds, long_seconds = interleaved(*calls, GROWTH_ROUNDS)
+    seconds, long_seconds = interleaved(
+        _in_each_round(partial(forward, part, short_input)),
+        _in_each_round(partial(forward, part, long_input)),
+        GROWTH_ROUNDS,
+    )
     exponent = math.log(min(long_seconds) / min(seconds)) / math.log(longest / shortest)
     limit = f" (to {longest})" if longest < LENGTHS[-1] else ""
     return f"{exponent:.2f}{limit}"
@@ -206,7 +209,7 @@ def memory(part: nn.Module, x: Tensor) -> int:
 def flops(part: nn.Module, x: Tensor) -> float:
     """Returns the FLOPs per position of a pass, without those that gates and jumps skip."""
     set_observed(part, True)
-    # fused attention is not counted on every device, its plain form is
+    # plain attention, since fused attention is not counted on every device
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         part(x)
     set_observed(part, False)
@@ -217,16 +220,16 @@ def flops(part: nn.Module, x: Tensor) -> float:
 
 
 def gated_flops(part: nn.Module, path: str, counts: Mapping[str, float]) -> float:
-    """Returns the FLOPs that a module performs, as its metrics say (see the top of this file).
+    """Returns the FLOPs that a module performs, by its metrics (see the top of this file).
 
     Args:
         path: the name of the module in `counts`.
-        counts: FLOPs of each module by its path, as if nothing was skipped.
+        counts: FLOPs of each module by its path, those of skipped computation included.
     """
     metrics = part.metrics if isinstance(part, Observed) else {}
     if "flops" in metrics:
         return metrics["flops"].item()
-    # the counts of the children are replaced by what they perform
+    # the counts of the children are replaced by the FLOPs that they perform
     performed = {}
     change = 0.0
     for name, child in part.named_children():
@@ -242,7 +245,7 @@ def gated_flops(part: nn.Module, path: str, counts: Mapping[str, float]) -> floa
 
 def peak(call: Callable[[], object]) -> int:
     """Returns the peak bytes that a call allocates at once, in addition to those before it."""
-    # the profiler would report each start on stderr
+    # otherwise the profiler would report each start on stderr
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
@@ -259,7 +262,10 @@ def peak(call: Callable[[], object]) -> int:
 def interleaved(
     first: Callable[[int], object], second: Callable[[int], object], rounds: int
 ) -> Timings:
-    """Times two functions of the round, called in turn; they also take turns to go first."""
+    """Times two functions in turn, which also alternate in going first.
+
+    Both are called with the number of the round.
+    """
     timings: Timings = ([], [])
     calls = [(timings[0], first), (timings[1], second)]
     for i in range(rounds):
@@ -274,5 +280,10 @@ def _fastest(first: Callable[[], object], second: Callable[[], object]) -> tuple
     """Returns the least seconds of two functions, timed interleaved after a first call of each."""
     first()
     second()
-    timings = interleaved(lambda _: first(), lambda _: second(), ROUNDS)
+    timings = interleaved(_in_each_round(first), _in_each_round(second), ROUNDS)
     return min(timings[0]), min(timings[1])
+
+
+def _in_each_round(function: Callable[[], object]) -> Callable[[int], object]:
+    """Returns a function of the round that calls the same function in each."""
+    return lambda _: function()

@@ -18,8 +18,8 @@ class Gene(NamedTuple):
     """One choice of a sampled layer.
 
     Args:
-        locus: what is chosen: `n_heads`, a room, or `room=part key`.
-        value: the choice.
+        locus: the option that is chosen: `n_heads`, a room, or `room=part key`.
+        value: the chosen value.
     """
 
     locus: str
@@ -59,7 +59,7 @@ class Effect(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    """A least-squares slope, its standard error, and the degrees of freedom of that."""
+    """A least-squares slope, its standard error, and the degrees of freedom of the error."""
 
     slope: float
     standard_error: float
@@ -69,13 +69,13 @@ class _Fit(NamedTuple):
 def marginal_effects(settings: Sequence[Setting]) -> list[Effect]:
     """Estimates the marginal effect of each gene of sampled layers, the best first.
 
-    It is the slope of a setting's mean rate over the number of its layers that have the gene, by
-    least squares. Since layers are sampled, whatever else they have is chance, and Student's t
-    gives the interval. Settings that differ in more than the genes of their layers have levels of
-    their own, a hyperparameter is compared with other values for the same part, and settings that
-    have diverged are left out. The intervals hold all at once (Bonferroni).
+    The effect is the least-squares slope of a setting's mean rate over the number of its layers
+    that have the gene. Since layers are sampled, their other genes act as noise, and Student's t
+    gives the interval. Settings that differ in more than the genes of their layers have separate
+    intercepts (levels). A hyperparameter is compared with other values for the same part. Settings
+    that have diverged are left out. The intervals hold simultaneously (Bonferroni).
     """
-    # the settings whose loss is finite, and what they count as
+    # settings whose rate is finite, their gene counts and their levels
     rates = np.array([setting.mean_rate for setting in settings])
     is_finite = np.isfinite(rates)
     rates = rates[is_finite]
@@ -110,7 +110,7 @@ def marginal_effects(settings: Sequence[Setting]) -> list[Effect]:
 
 
 def _gene_counts(runs: Sequence[Run]) -> dict[Gene, np.ndarray]:
-    """Returns for each gene the number of layers that have it, of each run."""
+    """Returns, for each gene, the number of layers that have it in each run."""
     genes_by_run = []
     for run in runs:
         genes_by_run.append(Counter(gene for layer in run.layers for gene in _genes(layer)))
@@ -121,7 +121,7 @@ def _gene_counts(runs: Sequence[Run]) -> dict[Gene, np.ndarray]:
 
 
 def _levels(runs: Sequence[Run]) -> np.ndarray:
-    """Returns (runs, levels): 1 where runs share depth and settings, whatever their layers are."""
+    """Returns (runs, levels): 1 for runs of the same depth and settings, except their layers."""
     descriptions = []
     for run in runs:
         values = []
@@ -129,7 +129,7 @@ def _levels(runs: Sequence[Run]) -> np.ndarray:
             if key != "model.layers" and not key.startswith("model.drawn"):
                 values.append(value)
         descriptions.append(json.dumps([len(run.layers), *values]))
-    # one column a level
+    # one column per level
     columns = []
     for level in dict.fromkeys(descriptions):
         columns.append([description == level for description in descriptions])
@@ -137,8 +137,8 @@ def _levels(runs: Sequence[Run]) -> np.ndarray:
 
 
 def _fit(basis: np.ndarray, count: np.ndarray, rates: np.ndarray) -> _Fit | None:
-    """Fits rates = basis · c + slope · count; None where the runs cannot tell the slope."""
-    # what the basis does not explain of both
+    """Fits rates = basis · c + slope · count; None if the runs do not determine the slope."""
+    # the parts of both that the basis does not explain
     freedom = len(rates) - int(np.linalg.matrix_rank(basis)) - 1
     x = _residual(basis, count)
     y = _residual(basis, rates)
@@ -151,7 +151,7 @@ def _fit(basis: np.ndarray, count: np.ndarray, rates: np.ndarray) -> _Fit | None
 
 
 def _residual(basis: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the values without what the basis explains."""
+    """Returns the residual of the values after a fit of the basis."""
     return values - basis @ np.linalg.lstsq(basis, values, rcond=None)[0]
 
 

@@ -21,7 +21,7 @@ MAX_VALUE_LENGTH = 60  # characters; longer values are shown as a digest
 
 
 class UnscoredError(UserError):
-    """A run that has no score on the split and by the metric that are compared."""
+    """A run that has no score of the compared metric on the compared split."""
 
 
 class Run(NamedTuple):
@@ -31,15 +31,15 @@ class Run(NamedTuple):
         folder: folder of the run.
         settings: all of its config but the seed, as words of the command line: key -> value.
         seed: its seed.
-        steps: steps of training.
+        steps: number of training steps.
         parameters: number of parameters.
-        metric: wer, cer, loss, or a score of the task's own.
-        test: what it was scored on and by which metric; runs of one test can be compared.
-        errors: (utterances,) errors of each; a loss, or a score of the task's own, is that many
-            errors in one unit.
+        metric: wer, cer, loss, or another score of the task.
+        test: split, metric and data of the score; runs of one test can be compared.
+        errors: (utterances,) errors per utterance. A loss or another score is stored as a single
+            unit with that many errors.
         units: (utterances,) words or characters of the reference.
-        layers: the choices of each layer, where layers were listed or sampled.
-        is_fraction: whether the rate is shown in percent; a loss is shown as it is.
+        layers: the choices of each layer, if layers were listed or sampled.
+        is_fraction: whether the rate is shown in percent; a loss is not.
     """
 
     folder: Path
@@ -64,7 +64,7 @@ class Setting(NamedTuple):
     """The runs of one setting.
 
     Args:
-        label: the settings that distinguish it from those that it is compared with, a line each.
+        label: the settings that distinguish it from the compared settings, one per line.
         runs: its runs by seed.
     """
 
@@ -80,11 +80,11 @@ def read_run(folder: Path, split: str, metric: str | None) -> Run:
     """Reads a run and its score.
 
     Args:
-        metric: name of the score; None: the word error rate, or else the first score of the task,
-            or the loss where it has none.
+        metric: name of the score; None for the word error rate, or else the first score of the
+            task, or else the loss.
 
     Raises:
-        UnscoredError: it is not scored on that split, or not by that metric.
+        UnscoredError: it has no score on that split, or none of that metric.
         UserError: it is not a run, or it is damaged.
     """
     run_dir = RunDir(folder)
@@ -134,9 +134,9 @@ def group_by_setting(runs: Sequence[Run]) -> list[Setting]:
 
 
 def title(runs: Sequence[Run], all_runs: Sequence[Run]) -> str:
-    """Returns what the runs of one test were scored on.
+    """Returns a description of the test of some runs.
 
-    Where there are other tests, it adds the settings that these runs share and others do not.
+    If there are other tests, it includes the settings that only these runs share.
     """
     test = runs[0].test.partition("\n")[0]
     settings = runs[0].settings
@@ -153,7 +153,7 @@ def title(runs: Sequence[Run], all_runs: Sequence[Run]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Returns a value as text; of a long one, such as a list of layers, eight digits of a hash."""
+    """Returns a value as text; a long one, such as a list of layers, as eight digits of a hash."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) < MAX_VALUE_LENGTH else f"#{_digest(text)}"
 
@@ -171,7 +171,7 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
             f"{run_dir} has no {metric} on {split}; its task gives {', '.join([*names, 'loss'])}"
         )
 
-    # what was scored
+    # transcripts and amount of data
     transcripts = None
     if "utterances" in scores:
         transcripts = _read_transcripts(run_dir.hypotheses_file(split), scores["utterances"])
@@ -188,12 +188,12 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         counts, units = edits(references, hypotheses, ERROR_UNITS[metric])
         errors = counts.sum(1)
     else:
-        # without counts by utterance, the number is all that is known
+        # without counts per utterance, only the score itself is known
         units = np.ones(1)
         errors = np.array([loss if metric == "loss" else scores[metric]["rate"]])
     is_fraction = metric != "loss" and scores[metric].get("is_fraction", True)
 
-    # the run
+    # steps and parameters of the run
     last_report = json.loads(run_dir.metrics_file.read_text().splitlines()[-1])
     with run_dir.param_groups_file.open() as lines:
         rows = csv.DictReader(lines, delimiter="\t")
@@ -229,15 +229,15 @@ def _test_digest(
 ) -> str:
     """Returns a digest that is the same for runs that can be compared.
 
-    They share ids and references; for a loss also the data and the task, since a loss is a mean
-    over the units that these cut a text into.
+    Such runs share ids and references. For a loss they also share data and task, which decide the
+    units that a loss is a mean over.
     """
     text_settings = []
     if metric == "loss":
         for key, value in settings.items():
             if key.partition(".")[0] in ("data", "task"):
                 text_settings.append(value)
-    # utterances and what was said in them, not what was recognised
+    # ids and references without hypotheses
     references = transcripts and [row[:2] for row in transcripts]
     return _digest(json.dumps([text_settings, references]))
 
@@ -247,7 +247,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
     # parts and sections
     unused = set()
     if config["model"].get("layers"):
-        # the layers list parts of their own; the norm after the last layer is still the config's
+        # the layers list their parts; only the norm after the last layer is that of the config
         unused = set(LAYER_ROOMS) - {"norm"}
     settings = {}
     for section in ("model", *ROOMS, "param_groups", "loader", "trainer"):
@@ -255,7 +255,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
             settings[section] = config[section].get("name", "")
             for key, value in flatten(config[section], section):
                 settings[key] = format_value(value)
-    # what else decides a result
+    # other options that change a result
     settings["init_from"] = format_value(config["init_from"])
     user_parts = [f"{part['file']}:{part['sha256'][:8]}" for part in config["famx_parts"]]
     settings["famx_parts"] = " ".join(user_parts)
@@ -265,12 +265,12 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
 def _distinguishes(
     key: str, settings: Mapping[str, str], all_settings: Sequence[Mapping[str, str]]
 ) -> bool:
-    """Tells whether a setting is worth showing.
+    """Returns whether a setting is part of a label.
 
-    It is where it differs among those that use the same part, or where it is not the part's
-    default while others use another part.
+    It is if it differs among the settings that use the same part, or if others use another part and
+    it is not the default of this part.
     """
-    # it differs among those that use the same part
+    # it differs among the settings that use the same part
     room = key.partition(".")[0]
     if key == room or room == "model":
         peers = list(all_settings)
@@ -280,7 +280,7 @@ def _distinguishes(
         return True
     if len(peers) == len(all_settings):
         return False
-    # others use another part, and it is not the default of this one
+    # others use another part, and it is not the default of this part
     part = PARTS.get(room, {}).get(settings.get(room, ""))
     if part is None:
         return False

@@ -10,7 +10,7 @@ from famx.analysis.runs import Run, Setting
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
-CHUNKS = 10  # that the resamples are computed in, since all at once need much memory
+CHUNKS = 10  # chunks of resamples, since all at once need much memory
 
 
 class Difference(NamedTuple):
@@ -18,10 +18,10 @@ class Difference(NamedTuple):
 
     Args:
         mean: error rate of the second setting minus that of the first, over the seeds of both.
-        low: lower end of the interval; NaN where nothing shows how much chance matters: for a loss
-            from one seed, without a pair of runs, and where a run has diverged.
+        low: lower end of the interval; NaN if the uncertainty is unknown: for a loss from one seed,
+            without a pair of runs, and if a run has diverged.
         high: upper end of the interval.
-        pairs: number of pairs of runs under one seed.
+        pairs: number of pairs of runs with the same seed.
     """
 
     mean: float
@@ -43,7 +43,7 @@ class Difference(NamedTuple):
 def differences(settings: Sequence[Setting]) -> list[Difference]:
     """Compares all settings but the first with the first.
 
-    The intervals hold all at once (Bonferroni): each has the confidence 1 - 0.05 / n.
+    The intervals hold simultaneously (Bonferroni): each has the confidence 1 - 0.05 / n.
     """
     baseline, *others = settings
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(others))
@@ -55,33 +55,33 @@ def difference(
 ) -> Difference:
     """Compares the error rates of two settings over the seeds of both.
 
-    Two sources of chance are in the interval: which utterances are tested (bootstrap over them,
-    Bisani & Ney 2004, each counted as independent) and, from two seeds on, how training turns out
-    (Student's t over the seeds); their sum is that of Behrens and Fisher. For a loss only the
-    second is known.
+    The interval includes two sources of chance: the choice of the test utterances (bootstrap over
+    utterances, which count as independent, Bisani & Ney 2004) and, for two or more seeds, the
+    training (Student's t over the seeds). Their sum is the Behrens-Fisher problem. For a loss only
+    the second source is known.
 
     Args:
         baseline: runs by seed.
         setting: runs by seed, on the same utterances.
-        confidence: of the interval, 0 to 1.
+        confidence: confidence of the interval, 0 to 1.
     """
-    # pairs under one seed
+    # pairs with the same seed
     seeds = sorted(baseline.keys() & setting.keys())
     # (seeds, utterances) errors that the setting makes in addition
     extra_errors = np.array([setting[seed].errors - baseline[seed].errors for seed in seeds])
     if not seeds or not np.isfinite(extra_errors).all():
         return Difference(np.nan, np.nan, np.nan, len(seeds))
-    # the mean, and whether anything tells how much chance matters
+    # the mean; the uncertainty of a single number is unknown
     units = baseline[seeds[0]].units
     rate_by_seed = extra_errors.sum(1) / max(1, units.sum())
     mean = float(rate_by_seed.mean())
     if len(seeds) == 1 and len(units) == 1:
         return Difference(mean, np.nan, np.nan, len(seeds))
 
-    # 1. which utterances were tested
+    # 1. the choice of the test utterances
     rng = np.random.default_rng(0)
     samples = bootstrap_means(extra_errors.mean(0), units, rng)
-    # 2. how training turned out, as an independent error
+    # 2. the training, as an independent error
     if len(seeds) > 1:
         samples += seed_noise(rate_by_seed, rng)
     # the interval
@@ -91,11 +91,11 @@ def difference(
 
 
 def bootstrap_means(errors: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns error rates on test sets of as many utterances, sampled with replacement.
+    """Returns error rates on test sets of equally many utterances, sampled with replacement.
 
     Args:
-        errors: (utterances,) errors of each.
-        units: (utterances,) words or characters of each.
+        errors: (utterances,) errors per utterance.
+        units: (utterances,) words or characters per utterance.
 
     Returns:
         (RESAMPLES,) error rates.
@@ -123,7 +123,7 @@ def seed_noise(rate_by_seed: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def verdict_of(low: float, high: float) -> str:
-    """Returns what an interval says; fewer errors are better."""
+    """Returns the verdict of an interval; fewer errors are better."""
     if high < 0:
         return "better"
     if low > 0:

@@ -1,4 +1,4 @@
-"""Summarises what the optimizer probe measured in a run, by kind of tensor."""
+"""Summarises the optimizer-probe measurements of a run, by kind of tensor."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ class KindSummary(NamedTuple):
         bands: (windows, BANDS) power in units of white noise, the mean over tensors; of reports
             whose windows do not overlap.
         low: (BANDS,) lower end of the 95 % interval of the mean over those reports (Student's t);
-            NaN for fewer than two.
+            NaN for fewer than two reports.
         high: (BANDS,) upper end.
         coefficient: (reports, tensors) momentum that was set or chosen.
         momentum: (reports, tensors) momentum that took effect.
@@ -54,7 +54,7 @@ class KindSummary(NamedTuple):
         if not defined.size:
             return "none"
         span = _format_span(defined.min(), defined.max())
-        # reports in which that of some tensor is not as before
+        # reports in which the momentum of some tensor has changed
         changes = (np.diff(defined, axis=0) != 0).any(1)
         changed_at = np.flatnonzero(changes) + 1
         if not len(changed_at):
@@ -92,6 +92,7 @@ def read_spectra(run: str | Path) -> dict[str, KindSummary]:
     first_report = next(iter(reports.values()))
     kinds = np.array(first_report["kind"].to_pylist())
 
+    # one summary per kind that has tensors
     summaries = {}
     for kind in KINDS:
         if kind in kinds:
@@ -103,7 +104,8 @@ def read_spectra(run: str | Path) -> dict[str, KindSummary]:
 def summarise(steps: np.ndarray, metrics: Mapping[str, np.ndarray]) -> KindSummary:
     """Summarises the reports of one kind.
 
-    Reports whose windows overlap share gradients, so the interval uses reports that do not.
+    Reports with overlapping windows share gradients, so the interval uses only reports without
+    overlap.
 
     Args:
         steps: (reports,) steps of the reports.
@@ -146,7 +148,7 @@ def summarise(steps: np.ndarray, metrics: Mapping[str, np.ndarray]) -> KindSumma
 
 
 def spectra_table(title: str, summaries: Mapping[str, KindSummary]) -> Table:
-    """Returns a table with a row a kind: bands with intervals, correlation, test, momentum."""
+    """Returns a table with one row per kind: bands with intervals, correlation, test, momentum."""
     table = Table(
         title=title,
         title_justify="left",
@@ -159,7 +161,7 @@ def spectra_table(title: str, summaries: Mapping[str, KindSummary]) -> Table:
     for column in ("kind", *band_names, "lag 1", "white", "in effect", "momentum chosen"):
         justify: JustifyMethod = "left" if column in ("kind", "momentum chosen") else "right"
         table.add_column(column, justify=justify, no_wrap=True)
-    # rows: intervals stand below the means, momentum is given as 80 % of its values
+    # rows: intervals are below the means; momentum is the range of the middle 80 % of its values
     for kind, summary in summaries.items():
         cells = []
         means = summary.bands.mean(0)

@@ -1,4 +1,4 @@
-"""Draws what the optimizer probe measured: spectra of gradients, and momentum over the steps."""
+"""Draws optimizer-probe measurements: spectra of gradients, and momentum over the steps."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.typing import RcKeyType
 
-MAX_COLUMNS = 4  # runs in a row of the picture
-# of Okabe and Ito, which colour-blind readers can tell apart
+MAX_COLUMNS = 4  # runs per row of the picture
+# palette of Okabe and Ito, which colour-blind readers can distinguish
 COLOURS = {
     "conv": "#0072B2",
     "attention": "#D55E00",
@@ -36,7 +36,7 @@ STYLE: "dict[RcKeyType, Any]" = {
 
 
 def draw(runs: Mapping[str, Mapping[str, KindSummary]], file: Path) -> None:
-    """Draws the spectra of each run and below them its momentum; four runs make a row.
+    """Draws the spectra of each run and below them its momentum, with four runs per row.
 
     Args:
         runs: title -> kind of tensor -> summary.
@@ -99,13 +99,13 @@ def _draw_run(
     for kind, summary in summaries.items():
         _draw_bands(upper, kind, summary)
         _draw_momentum(lower, kind, summary)
-    upper.set(xlabel="frequency, cycles a step", xlim=(0, 0.5))
+    upper.set(xlabel="frequency, cycles per step", xlim=(0, 0.5))
     lower.set_xlabel("step")
 
 
 def _draw_bands(axis: "Axes", kind: str, summary: KindSummary) -> None:
     """Draws the mean power at the centre of each band, with its interval."""
-    # centres in cycles a step, of bins k / WINDOW
+    # centres in cycles per step; bin k has the frequency k / WINDOW
     centres = []
     for start, stop in edges("equal", WINDOW // 2 + 1, BANDS):
         centres.append((start + stop - 1) / 2 / WINDOW)
@@ -118,7 +118,7 @@ def _draw_momentum(axis: "Axes", kind: str, summary: KindSummary) -> None:
     """Draws the mean momentum that was chosen and the median of the one that took effect."""
     colour = COLOURS[kind]
     if not np.isnan(summary.coefficient).all():
-        chosen = np.nanmean(summary.coefficient, 1)
-        axis.plot(summary.steps, chosen, color=colour, **MOMENTUM_LINES["chosen"])
+        coefficient = np.nanmean(summary.coefficient, 1)
+        axis.plot(summary.steps, coefficient, color=colour, **MOMENTUM_LINES["chosen"])
     effective = np.nanmedian(summary.momentum, 1)
     axis.plot(summary.steps, effective, color=colour, **MOMENTUM_LINES["in effect"])

@@ -87,7 +87,7 @@ def without_plus(word: str) -> str:
 def require_name(word: str) -> None:
     """Checks that a part is chosen by its name, and not as in `attention={name: worm}`.
 
-    Hydra would merge such a mapping into the default part, and `attention=null` would leave the
+    Hydra would merge such a mapping into the current part, and `attention=null` would leave the
     room without a part.
 
     Raises:

@@ -22,7 +22,7 @@ COLOURS = (
 )
 GREY = 0.6
 ROW_HEIGHT = 12  # pixels, enough for a name
-# pixels of a matrix of few columns; with its names about as wide as one of TensorBoard's cards
+# width in pixels of a matrix with few columns; with its names it fills a card of TensorBoard
 MIN_WIDTH = 240
 
 
@@ -38,10 +38,11 @@ def heat_map(picture: HeatMap) -> UInt8[np.ndarray, "height width 3"]:
     """Draws a matrix from dark to pale with the names of its rows, its columns and its colours.
 
     Colours go from the 2 % quantile to the 98 % quantile, since a few outliers would leave the
-    others dark; where the two are printed alike, from the smallest to the largest value; where
-    these are, from 0 or the value below it. Where nothing is negative and the quantiles of the
-    positive values are more than 30 times apart, the colours are logarithmic, and 0 is as dark as
-    the smallest. Values that are not finite are grey.
+    other values dark. If both quantiles are printed with the same digits, colours go from the
+    smallest to the largest value; if these are too, from 0, or from the smallest value if that is
+    negative. Colours are logarithmic if no value is negative and the quantiles of the positive
+    values differ by a factor of more than 30; 0 is then as dark as the smallest positive value.
+    Values that are not finite are grey.
     """
     values = picture.values.float()
     is_finite = values.isfinite()
@@ -86,7 +87,7 @@ def _scale(finite: Float[Tensor, " n"]) -> _Scale:
 
 
 def _limits(values: Float[Tensor, " n"]) -> tuple[float, float]:
-    """Returns quantiles, or the extremes, that are printed differently."""
+    """Returns two limits that are printed differently: quantiles, or else the extremes."""
     if not len(values):
         return 0.0, 0.0
     for quantiles in ([0.02, 0.98], [0.0, 1.0]):

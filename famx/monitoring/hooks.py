@@ -1,4 +1,4 @@
-"""The monitoring of a run as hooks of its trainer: reports, optimizer probe, run log, progress."""
+"""Monitoring as hooks of the trainer: reports, optimizer probe, run log, progress."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from famx.training.trainer import Trainer
 
 
 def throughput_tag(modality: Modality) -> str:
-    """Returns the tag of the data trained per second: seconds of audio or tokens."""
+    """Returns the tag of the amount of data trained per second, in seconds of audio or tokens."""
     data = "audio" if modality is Modality.SPEECH else "tokens"
     return f"train/{data}_per_second"
 
@@ -35,6 +35,7 @@ class ReportMetrics(Hook):
     def after_step(self, trainer: Trainer) -> None:
         if not trainer.is_report_due:
             return
+        # the metrics of this step; the sums of the interval start again at 0
         set_observed(trainer.model, False)
         metrics = self.collect(trainer)
         trainer.loss_sum.zero_()
@@ -47,6 +48,7 @@ class ReportMetrics(Hook):
 
     def collect(self, trainer: Trainer) -> Metrics:
         """Returns the metrics of the model, the optimizer and the loop, in one device copy."""
+        # tensors on the device
         interval = trainer.interval
         on_device = {
             "train/loss": trainer.sum_over_processes(trainer.loss_sum) / interval.steps,
@@ -54,6 +56,7 @@ class ReportMetrics(Hook):
         }
         on_device |= module_metrics(trainer.model)
         on_device |= optimizer_metrics(trainer.optimizer)
+        # numbers on the host
         metrics = to_host(on_device)
         metrics["train/lr"] = trainer.optimizer.param_groups[0]["lr"]
         metrics[throughput_tag(trainer.task.modality)] = interval.amount_per_second
@@ -62,11 +65,11 @@ class ReportMetrics(Hook):
 
 
 class ProbeOptimizer(Hook):
-    """Measures what the optimizer does to every tensor, and records it in spectrum.parquet.
+    """Measures the optimizer's effect on every tensor, and records it in spectrum.parquet.
 
     Args:
-        probe: of the optimizer.
-        run_dir: of the run.
+        probe: the optimizer probe.
+        run_dir: folder of the run.
         run_log: receives the heat maps.
     """
 
@@ -91,7 +94,7 @@ class ProbeOptimizer(Hook):
         if not self.probe.metrics:
             return
         on_host = to_host(self.probe.metrics)
-        # one value or row for each tensor, so none is a plain number
+        # one value or row per tensor, so none is a plain number
         by_tensor = {name: value for name, value in on_host.items() if isinstance(value, Tensor)}
         metrics |= self.spectrum_log.add(trainer.step, by_tensor)
 
@@ -112,7 +115,7 @@ class WriteRunLog(Hook):
     """Writes reports and evaluations to metrics.jsonl and TensorBoard, and messages to famx.log.
 
     Args:
-        run_dir: of the run.
+        run_dir: folder of the run.
     """
 
     def __init__(self, run_dir: RunDir):
@@ -162,7 +165,7 @@ class ShowProgress(Hook):
 
     def on_evaluation(self, trainer: Trainer, evaluation: Evaluation) -> None:
         scores = [f"{name} {format_score(name, x)}" for name, x in evaluation.metrics.items()]
-        # no report may have been made before the first evaluation
+        # there may be no report before the first evaluation
         tag = throughput_tag(trainer.task.modality)
         rate = trainer.latest.get(tag, trainer.interval.amount_per_second)
         self._show(trainer, "dev", "  ".join(scores), rate)

@@ -2,9 +2,9 @@
 
 A part that reports metrics is `famx.nn.hooks.Observed`: while its `observed` is True, it fills
 `metrics` with tensors on its own device, each of which becomes the TensorBoard tag `room/metric`.
-For a picture, a part fills `metrics["over_time/NAME"]` with (rows, time) of the last sample of the
-batch (in the default order that is the longest of its batch, so nothing of it is padding), or a 2-d
-metric of another name; nothing else is edited.
+For a picture, a part fills a 2-d metric. A metric `metrics["over_time/NAME"]` has the axes (rows,
+time) of the last sample of the batch; in the default order this sample is the longest of its batch,
+so it has no padding. No other code has to be changed.
 """
 
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ class HeatMap(NamedTuple):
 
     Args:
         values: the matrix; NaN where it is not defined.
-        rows: a name for each row.
-        columns: what the columns are, in a few words.
+        rows: names of the rows.
+        columns: short description of the columns.
     """
 
     values: Float[Tensor, "rows columns"]
@@ -38,9 +38,9 @@ class HeatMap(NamedTuple):
 def module_metrics(model: nn.Module) -> dict[str, Tensor]:
     """Returns the metrics of the parts inside a model as `room/metric`, except those over time.
 
-    0-d and 1-d metrics of several parts are averaged, or joined where their sizes differ. Matrices
-    are never averaged: each part's matrix is a metric of its own, `room/metric/part`, where part is
-    the name of its module. A matrix that one part alone reports is `room/metric`.
+    0-d and 1-d metrics of several parts are averaged, or joined if their sizes differ. Matrices are
+    never averaged: each part's matrix is a separate metric, `room/metric/part`, where part is the
+    name of its module. A matrix that only one part reports is `room/metric`.
     """
     metrics: dict[str, Tensor] = {}
     for tag, values_by_part in _metrics_by_tag(model, over_time=False).items():
@@ -58,7 +58,7 @@ def module_metrics(model: nn.Module) -> dict[str, Tensor]:
 def module_images(model: nn.Module) -> dict[str, HeatMap]:
     """Returns the metrics over time of the parts inside a model as `room/over_time/metric`.
 
-    The rows of all parts that report the metric stand below each other, each named by its module.
+    The rows of all parts that report the metric are stacked, each named by its module.
     """
     images = {}
     for tag, values_by_part in _metrics_by_tag(model, over_time=True).items():
@@ -68,7 +68,7 @@ def module_images(model: nn.Module) -> dict[str, HeatMap]:
             rows += [f"{part} {i + 1}" for i in range(len(value))]
         if not rows:
             continue
-        # a part may see fewer positions than others; what follows them is not defined
+        # a part may see fewer positions than others; later positions are not defined
         length = max(value.shape[1] for value in values_by_part.values())
         matrices = []
         for value in values_by_part.values():
@@ -109,12 +109,12 @@ def to_host(metrics: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
     """Returns 0-d metrics as floats and others as fp32 tensors on the CPU, all in one copy."""
     if not metrics:
         return {}
-    # one tensor of all numbers crosses to the host
+    # one copy of all numbers to the host
     values = [value.detach() for value in metrics.values()]
     device = values[0].device
     joined = torch.cat([value.to(device).float().flatten() for value in values]).cpu()
     parts = joined.split([value.numel() for value in values])
-    # and is divided again
+    # split into the metrics again
     on_host: dict[str, float | Tensor] = {}
     for name, value, part in zip(metrics, values, parts, strict=True):
         on_host[name] = part.item() if value.ndim == 0 else part.view(value.shape)
@@ -139,7 +139,7 @@ def _metrics_by_tag(model: nn.Module, over_time: bool) -> dict[str, dict[str, Te
 
 
 def _mean_or_joined(values: list[Tensor]) -> Tensor:
-    """Returns the mean of tensors of one shape; those of several shapes one after another."""
+    """Returns the mean of tensors with equal shapes, or joins tensors with different shapes."""
     if len({value.shape for value in values}) == 1:
         return torch.stack(values).float().mean(0)
     return torch.cat([value.flatten() for value in values])

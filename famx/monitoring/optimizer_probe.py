@@ -1,4 +1,4 @@
-"""The optimizer probe: measures what any optimizer does to each tensor, from outside its step."""
+"""The optimizer probe: measures the effect of any optimizer on each tensor, outside its step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class _PendingStep:
 
     Args:
         is_report: whether the step ends the window.
-        sketch: coordinates of the weights, where they will be compared.
-        weights: full copies of the weights, where these will be compared.
+        sketch: coordinates of the weights, if they will be compared.
+        weights: full copies of the weights, if these will be compared.
     """
 
     step: int
@@ -38,24 +38,24 @@ class _PendingStep:
 
 
 class OptimizerProbe:
-    """Measures the `WINDOW` steps before each report; `metrics` then has a value or row a tensor.
+    """Measures the `WINDOW` steps before each report, as one value or row of `metrics` per tensor.
 
     bands (tensors, 8): power over the steps in units of white noise.
     lag1 .. lag4, whiteness: see `correlations`.
     coefficient: the momentum that is set or that a rule chose.
     momentum: the momentum that takes effect, see `effective_momentum`.
     update_to_weight: |θ' - θ| / |θ|. angle: between θ and θ', in radians.
-    cosine: of the average of gradients and the gradient.
-    gradient_norm: before clipping.
-    A value that is not defined, such as the cosine without an average, is NaN; the first update of
-    a weight of zeros is infinite.
+    cosine: between the average of gradients and the gradient.
+    gradient_norm: norm of the gradient before clipping.
+    A value that is not defined, such as the cosine without an average, is NaN; `update_to_weight`
+    is infinite for the first update of a weight of zeros.
 
-    Nothing is read from the device, nothing is drawn at random, and no state of the optimizer is
-    created or changed. Every step is enclosed: `before_step`, the optimizer's step, `after_step`
-    before the gradients are cleared.
+    The probe copies nothing from the device, samples no random numbers, and neither creates nor
+    changes state of the optimizer. Call `before_step` before each step of the optimizer, and
+    `after_step` after it, before the gradients are cleared.
 
     Args:
-        level: `light` reads strided coordinates alone; `full` compares whole tensors at reports.
+        level: `light` reads only strided coordinates; `full` compares full tensors at reports.
         every: steps from one report to the next.
     """
 
@@ -105,7 +105,7 @@ class OptimizerProbe:
         if steps_to_report >= WINDOW:
             return
         is_report = steps_to_report == 0
-        # where the optimizer has no average of gradients, the update stands for it
+        # the update stands for the average of gradients if the optimizer has none
         needs_update = any(average is None for average in self._optimizer_averages())
         sketch = self._sketch_weights() if is_report or needs_update else None
         weights = None
@@ -125,7 +125,7 @@ class OptimizerProbe:
             self._measure(pending, averages)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the window, which the next report is measured over."""
+        """Returns the window, over which the next report is measured."""
         return {
             "spectrum": dict(self.spectrum.state_dict()),
             "averages": self.averages,
@@ -142,7 +142,7 @@ class OptimizerProbe:
 
     def _append(self, pending: _PendingStep, averages: list[Tensor | None]) -> None:
         """Adds the gradients and the averages of a step to the window."""
-        # a window is of consecutive steps
+        # a window consists of consecutive steps
         follows = pending.step == self.last_step + 1
         self.n_steps = self.n_steps + 1 if follows else 1
         self.last_step = pending.step
@@ -158,7 +158,7 @@ class OptimizerProbe:
 
     def _measure(self, pending: _PendingStep, averages: list[Tensor | None]) -> None:
         """Fills `metrics` from the window and from the weights before and after its last step."""
-        # the last step: of full tensors or of their sketches
+        # the last step, on full tensors or their sketches
         assert pending.sketch is not None, "every report compares weights"
         if pending.weights is not None:
             new_weights = [p.detach() for p in self.params]
@@ -203,7 +203,7 @@ class OptimizerProbe:
         return torch.tensor(settings)
 
     def _optimizer_averages(self) -> list[Tensor | None]:
-        """Returns the average of gradients that the optimizer has for each tensor, None without."""
+        """Returns the optimizer's average of gradients of each tensor, None if it has none."""
         states = [self.optimizer.state.get(p, {}) for p in self.params]
         return [state.get("exp_avg", state.get("momentum_buffer")) for state in states]
 
@@ -243,14 +243,14 @@ def compare_step(
 def correlations(
     series: Float[Tensor, "steps tensors coordinates"],
 ) -> tuple[Float[Tensor, "lags tensors"], Float[Tensor, " tensors"]]:
-    """Returns autocorrelations r_1 .. r_4 over the steps, and the p-value of Ljung and Box's test.
+    """Returns autocorrelations r_1 .. r_4 over the steps, and the p-value of the Ljung-Box test.
 
     r_k is the mean over coordinates of sum_t x_t·x_(t+k) / sum_t x_t²; the mean of x is not
-    subtracted, since momentum adds it up like any slow signal. The test asks whether there is no
-    correlation: then Q = n·L·(L + 2)·sum_k r_k² / (L - k) of L steps is chi-square with 4 degrees
-    of freedom, and p is uniform. The entries of one gradient move together, so n is the number of
-    independent coordinates, c / (1 + (c - 1)·ρ²), with ρ² their mean squared correlation beyond
-    chance.
+    subtracted, since momentum accumulates it like any slow signal. The null hypothesis is no
+    correlation: then Q = n·L·(L + 2)·sum_k r_k² / (L - k) over L steps is chi-square with 4 degrees
+    of freedom, and p is uniform. The elements of one gradient are correlated with each other, so n
+    is the number of independent ones among c coordinates, c / (1 + (c - 1)·ρ²), with ρ² their mean
+    squared correlation beyond chance.
     """
     # unit vectors over time, scaled first so that squares do not underflow
     steps = len(series)
@@ -278,9 +278,9 @@ def effective_momentum(
 ) -> Float[Tensor, " tensors"]:
     """Fits m_t = a·m_(t-1) + b·g_t over the steps by least squares and returns a.
 
-    b is free for each coordinate, a is the same for all of a tensor. Exact for every average of
-    gradients, whatever weight it gives the new one; for updates it is the momentum that they amount
-    to, a preconditioner being part of b.
+    Each coordinate has its own b, while a is the same for all coordinates of a tensor. The fit is
+    exact for every average of gradients, whatever weight it gives the new gradient. For updates, a
+    is their equivalent momentum, and a preconditioner is part of b.
     """
     # scaled, so that squares do not underflow
     scaled = averages / averages.abs().amax(0).clamp_min(TINY)
@@ -299,7 +299,7 @@ def effective_momentum(
 
 
 def _or_zeros(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
-    """Returns the tensors, zeros of the shape of `like` in place of None."""
+    """Returns the tensors, with zeros of the shape of `like` in place of None."""
     detached = []
     for tensor, p in zip(tensors, like, strict=True):
         zeros = p.new_zeros(()).expand(p.shape)

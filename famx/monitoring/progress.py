@@ -1,4 +1,4 @@
-"""The progress of a run on the terminal: a bar, or a line a report where there is none."""
+"""The progress of a run: a bar on a terminal, or one line per report elsewhere."""
 
 import logging
 
@@ -14,9 +14,9 @@ class TrainingProgress:
     """Reports the progress of one run on the terminal and in the log.
 
     Args:
-        metric: the score on dev.
-        modality: what is trained on; rates are in seconds of audio or in tokens a second.
-        quiet: prints nothing, for processes that do not report.
+        metric: name of the score on dev.
+        modality: modality of the data; rates are seconds of audio or tokens per second.
+        quiet: whether to print nothing, for processes that do not report.
     """
 
     def __init__(self, metric: str, modality: Modality, quiet: bool = False):
@@ -54,13 +54,13 @@ class TrainingProgress:
         """Shows one report: as the bar's text on a terminal, as a line elsewhere and in the log.
 
         Args:
-            text: the losses and scores, as they are to be read.
-            total_steps: None while it is not known.
-            rate: seconds of audio or tokens a second.
-            seconds: elapsed so far.
-            best_score: infinite before the first evaluation.
+            text: the formatted losses and scores.
+            total_steps: total number of steps, None while it is not known.
+            rate: seconds of audio or tokens per second.
+            seconds: elapsed time.
+            best_score: best score on dev, infinite before the first evaluation.
         """
-        # what is logged, and what a terminal shows in addition
+        # the text that is logged, and the pace and best score for the terminal
         line = f"step {step}/{total_steps or '?'}  {split} {text}"
         pace = f"  {rate:.0f} {self.rate_unit}"
         if total_steps:
@@ -72,7 +72,7 @@ class TrainingProgress:
 
         description = f"{line}{best}{pace}"
         self.bar.update(self.task, completed=step, total=total_steps, description=description)
-        # a terminal's bar shows reports of training; those of dev stay above it
+        # on a terminal the bar shows the reports of training, and those of dev stay above it
         if split == "dev" or not self.console.is_terminal:
             self.console.print(f"{line}{pace}", highlight=False, soft_wrap=True)
         if not self.console.quiet:
@@ -80,5 +80,5 @@ class TrainingProgress:
 
 
 def format_score(name: str, value: float) -> str:
-    """Returns a loss as a number, an error rate in per cent."""
+    """Returns a loss as a number, an error rate in percent."""
     return f"{value:.3f}" if name == "loss" else f"{100 * value:.2f} %"

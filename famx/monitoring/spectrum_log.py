@@ -1,4 +1,4 @@
-"""`spectrum.parquet`: what the optimizer probe measured of every tensor at every report."""
+"""`spectrum.parquet`: the optimizer-probe measurements of every tensor at every report."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from famx.monitoring.metrics import HeatMap
 log = logging.getLogger(__name__)
 
 LEVEL = 0.05  # significance level of the test of whiteness
-MAX_COLUMNS = 64  # of a heat map; of longer runs some reports are not drawn
+MAX_COLUMNS = 64  # columns of a heat map; some reports of longer runs are not drawn
 
 
 class SpectrumLog:
-    """Stores one run's reports of the optimizer probe, a row a tensor and report.
+    """Stores one run's reports of the optimizer probe, one row per tensor and report.
 
     Args:
-        file: where they are stored.
+        file: the file of the reports.
         names: names of the tensors, in the order of the values.
         kinds: kinds of the tensors.
         step: reports of later steps are removed (0 for a new run).
@@ -45,10 +45,10 @@ class SpectrumLog:
         `white` is the share of tensors whose gradient passes for white noise at the 5 % level.
 
         Args:
-            report: metric -> one value or row a tensor, on the CPU.
+            report: metric -> one value or row per tensor, on the CPU.
         """
         self.reports[step] = dict(report)
-        # means over the tensors of each kind, as far as they are defined
+        # means over the tensors of each kind whose values are defined
         curves = {}
         for metric, values in _series(report).items():
             for kind in dict.fromkeys(self.kinds):
@@ -59,16 +59,16 @@ class SpectrumLog:
         return curves
 
     def images(self) -> dict[str, HeatMap]:
-        """Returns `probe/metric` -> a heat map with a row a tensor and a column a report."""
+        """Returns `probe/metric` -> a heat map: one row per tensor, one column per report."""
         if not self.reports:
             return {}
-        # of a long run, reports at equal distances
+        # reports at equal distances, if there are many
         steps = list(self.reports)
         n_columns = min(len(steps), MAX_COLUMNS)
         columns = []
         for i in torch.linspace(0, len(steps) - 1, n_columns).round().long().tolist():
             columns.append(_series(self.reports[steps[i]]))
-        # a heat map of each metric
+        # one heat map per metric
         images = {}
         for metric in columns[0]:
             values = torch.stack([column[metric] for column in columns], 1)
@@ -126,10 +126,10 @@ def by_step(table: pyarrow.Table) -> dict[int, pyarrow.Table]:
 
 
 def _series(report: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " tensors"]]:
-    """Returns one value a tensor of each metric.
+    """Returns each metric as one value per tensor.
 
-    Bands become their lowest and highest quarter, NaN where there is no gradient; the p-value
-    becomes the result of the test.
+    Bands become their lowest and highest quarter, NaN if there is no gradient; the p-value becomes
+    the result of the test.
     """
     # without a gradient all bands are 0
     bands = report["bands"]

@@ -1,4 +1,4 @@
-"""The files that a run reports to: `metrics.jsonl`, TensorBoard events, and `famx.log`."""
+"""Writes the reports of a run: `metrics.jsonl`, TensorBoard events, and `famx.log`."""
 
 import contextlib
 import json
@@ -27,14 +27,14 @@ class RunLog:
     def __init__(self, run_dir: RunDir, step: int = 0):
         run_dir.path.mkdir(parents=True, exist_ok=True)
         self.file = run_dir.metrics_file
-        # a line of a later step, or one that a crash cut off, would repeat
+        # drops lines of later steps, which will be written again, and lines cut off by a crash
         lines = []
         if self.file.exists():
             lines = [line for line in self.file.read_text().splitlines() if _step(line) <= step]
         files.write_atomic(self.file, "".join(f"{line}\n" for line in lines))
 
         self.writer = SummaryWriter(str(run_dir.path), purge_step=step + 1 if step else None)
-        self.matrices: dict[str, HeatMap] = {}  # the last of every tag since images were drawn
+        self.matrices: dict[str, HeatMap] = {}  # the last matrix of each tag, not drawn yet
 
         # messages of all famx modules go to the log
         self.handler = _LogFile(run_dir.log_file)
@@ -57,8 +57,8 @@ class RunLog:
         matrices become heat maps at the next `log_images`.
 
         Args:
-            seconds: elapsed since the run began.
-            metrics: by TensorBoard tag; tensors on the CPU.
+            seconds: time since the run began.
+            metrics: numbers and tensors on the CPU, by TensorBoard tag.
         """
         scalars = {tag: value for tag, value in metrics.items() if not isinstance(value, Tensor)}
         tensors = {tag: value for tag, value in metrics.items() if isinstance(value, Tensor)}
@@ -93,7 +93,7 @@ class RunLog:
         """Writes a table to TensorBoard's text tab, unless it has no rows."""
         if not rows:
             return
-        # Markdown; a bar would end its cell
+        # Markdown, in which a vertical bar would end the cell
         rule = tuple("---" for _ in header)
         lines = []
         for row in (header, rule, *rows):
@@ -106,9 +106,9 @@ class RunLog:
     ) -> None:
         """Writes the run's row of TensorBoard's hparams tab.
 
-        Its numbers are the last ones of all curves, and `results`.
+        Its numbers are the last values of all curves, and `results`.
         """
-        # the first summary lists the columns, and TensorBoard would take those of one run for all
+        # omits the first summary, which lists the columns: TensorBoard uses one list for all runs
         _, *session = hparams(dict(settings), {})
         for summary in session:
             self.writer._get_file_writer().add_summary(summary)
@@ -123,7 +123,7 @@ class RunLog:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file whose failure ends the run, where logging would print it and continue."""
+    """A log file whose failure ends the run, while plain logging prints it and continues."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         logging.getLogger("famx").removeHandler(self)
@@ -133,7 +133,7 @@ class _LogFile(logging.FileHandler):
 
 
 def _step(line: str) -> int:
-    """Returns the step of a line of metrics.jsonl; a huge one for a line that is incomplete."""
+    """Returns the step of a line of metrics.jsonl; a huge number if the line is incomplete."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

@@ -321,26 +321,21 @@ class _Reader(torch.utils.data.Dataset):
         return self._pad(readable) if readable else None
 
     def _pad(self, items: list[Item]) -> Batch:
-        ids: list[str] = []
-        texts: list[str] = []
-        signals: list[Tensor] = []
-        targets: list[Tensor] = []
-        spans: list[np.ndarray] = []
-        for example, example_spans in items:
-            ids.append(example.id)
-            texts.append(example.text)
-            signals.append(example.signal)
-            targets.append(self._target(example))
-            # no spans in evaluation, and none if no masks are configured
-            if example_spans is not None and len(example_spans):
-                spans.append(example_spans)
+        ids = [example.id for example, _ in items]
+        texts = [example.text for example, _ in items]
+        signals = [example.signal for example, _ in items]
+        targets = [self._target(example) for example, _ in items]
+        lengths = [len(signal) for signal in signals]
+        target_lengths = [len(target) for target in targets]
+        # None in evaluation, empty if the config has no masks
+        spans = [masks for _, masks in items if masks is not None and len(masks)]
         return Batch(
             ids=ids,
             texts=texts,
             inputs=pad_sequence(signals, batch_first=True),
-            lengths=torch.tensor(list(map(len, signals))),
+            lengths=torch.tensor(lengths),
             targets=pad_sequence(targets, batch_first=True),
-            target_lengths=torch.tensor(list(map(len, targets))),
+            target_lengths=torch.tensor(target_lengths),
             spans=torch.from_numpy(np.stack(spans)) if spans else None,
             modality=self.dataset.modality,
         )
