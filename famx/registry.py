@@ -31,7 +31,6 @@ ROOMS = (
 HOOK = "hook"
 """The room of a user's trainer hooks. It is no option: all registered hooks are used."""
 LAYER_ROOMS = ("attention", "rotary", "norm", "feedforward", "layer")
-"""The rooms that a layer is built of."""
 CONTEXT = frozenset({*ROOMS, "causal"})
 """Parameters that the builder always passes, even if the part has defaults for them."""
 PARTS: dict[str, dict[str, type]] = {}
@@ -85,9 +84,7 @@ def _add(room: str, name: str, part: Any) -> Any:
     if not inspect.isclass(part):
         raise UserError(f"@register takes a class, but {part.__name__} is a {type(part).__name__}")
     if NOT_A_NAME.fullmatch(name.lower()):
-        raise UserError(
-            f"a part cannot be named {name}, which YAML reads as a value; rename {file}"
-        )
+        raise UserError(f"a part cannot be named {name}, YAML reads it as a value; rename {file}")
     if name == "default":
         raise UserError(
             f"a part cannot be named {name}, which stands for the choice of the task or the "

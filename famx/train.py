@@ -24,7 +24,7 @@ from famx.files import report_os_errors
 from famx.notation import UserError
 from famx.parts import show
 from famx.registry import get
-from famx.training.loader import LoaderConfig
+from famx.training.loader_config import LoaderConfig
 from famx.training.run_dir import RunDir
 from famx.training.trainer_config import TrainerConfig
 

@@ -14,7 +14,8 @@ from famx.data.base import Dataset
 from famx.nn.batch import Batch, Example
 from famx.notation import Modality
 from famx.registry import hyperparameters, select_context
-from famx.training.loader import Loader, LoaderConfig
+from famx.training.loader import Loader
+from famx.training.loader_config import LoaderConfig
 
 # seconds: a duration that is read from a header may be rounded; numbers of tokens are exact
 LENGTH_TOLERANCE = 0.02

@@ -22,7 +22,8 @@ from famx.training import checkpoint
 from famx.training.checkpoint import load_weights
 from famx.training.device import rank
 from famx.training.hooks import Hook
-from famx.training.loader import Loader, LoaderConfig
+from famx.training.loader import Loader
+from famx.training.loader_config import LoaderConfig
 from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
 from famx.training.trainer_config import TrainerConfig

@@ -38,9 +38,11 @@ class Score:
         """Returns the score as plain values, for `scores.<split>.json`."""
         values = asdict(self)
         # the interval comes last, after the counts of a subclass
-        bounds = {bound: values.pop(bound) for bound in ("low", "high")}
-        # JSON has no NaN
-        bounds = {bound: None if math.isnan(x) else x for bound, x in bounds.items()}
+        bounds: dict[str, float | bool | None] = {}
+        for name in ("low", "high"):
+            bound = values.pop(name)
+            # JSON has no NaN
+            bounds[name] = None if math.isnan(bound) else bound
         if not self.is_fraction:
             bounds["is_fraction"] = False
         return values | bounds

@@ -60,7 +60,7 @@ class CTC(Task):
             decoder = decode(tokenizer=tokenizer)
         if not isinstance(decoder, FrameDecoder):
             name = type(decoder).__name__
-            raise UserError(f"task=ctc needs a decoder with decode_scores, which {name} has not")
+            raise UserError(f"task=ctc needs a decoder with decode_scores, but {name} has none")
         super().__init__(tokenizer, decoder)
         self.vocab_size = vocab_size
 

@@ -4,8 +4,7 @@ import itertools
 import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from famx.data.base import Dataset
 from famx.nn.batch import Batch, Example
 from famx.notation import Modality, UserError
 from famx.seeding import numpy_rng
-from famx.validate import COUNT, FACTOR, FRACTION, NON_NEGATIVE, POSITIVE, ConfigSection
+from famx.training.loader_config import LoaderConfig
 
 log = logging.getLogger(__name__)
 
@@ -28,51 +27,6 @@ Key = tuple[int, int]
 """Epoch and index of an example."""
 Item = tuple[Example, np.ndarray | None]
 """An example and its spans to blank, (masks, 4)."""
-
-
-@dataclass
-class LoaderConfig(ConfigSection):
-    """Options of batches and their augmentation.
-
-    Args:
-        batch_seconds: budget of a batch of speech, padding included, in seconds.
-        batch_tokens: budget of a batch of text, padding included, in tokens.
-        buckets: groups of similar length, inside which the order of an epoch is shuffled.
-        workers: processes that read ahead; with 0 the process of the trainer reads.
-        speed: factors of speed; one is sampled for each recording.
-        snr: signal-to-noise ratios of white noise in dB; one is sampled for each recording. Empty
-            for no noise.
-        time_masks: number of time spans to blank (SpecAugment, arXiv:1904.08779).
-        time_width: longest time span, as a fraction of the utterance.
-        mel_masks: number of frequency bands to blank.
-        mel_width: widest band, as a fraction of the mel axis.
-    """
-
-    batch_seconds: Annotated[float, POSITIVE] = 24.0
-    batch_tokens: Annotated[int, COUNT] = 1024
-    buckets: Annotated[int, COUNT] = 30
-    workers: Annotated[int, NON_NEGATIVE] = 0
-    speed: Annotated[list[float], FACTOR] = field(
-        default_factory=lambda: [0.9, 0.95, 1.0, 1.05, 1.1]
-    )
-    snr: list[float] = field(default_factory=list)
-    time_masks: Annotated[int, NON_NEGATIVE] = 2
-    time_width: Annotated[float, FRACTION] = 0.05
-    mel_masks: Annotated[int, NON_NEGATIVE] = 2
-    mel_width: Annotated[float, FRACTION] = 0.15
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.speed:
-            raise UserError(
-                "loader.speed=[] must have at least one factor; [1.0] leaves recordings unchanged"
-            )
-
-    def budget(self, modality: Modality) -> float:
-        """Returns the budget of a batch, in seconds or in tokens."""
-        if modality is Modality.SPEECH:
-            return self.batch_seconds
-        return float(self.batch_tokens)
 
 
 @dataclass

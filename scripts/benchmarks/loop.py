@@ -21,7 +21,7 @@ from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.nn.batch import Batch
 from famx.registry import build
 from famx.training.device import select_device
-from famx.training.loader import LoaderConfig
+from famx.training.loader_config import LoaderConfig
 from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
 from famx.training.trainer_config import TrainerConfig

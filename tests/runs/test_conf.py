@@ -18,7 +18,7 @@ from famx.experiment.build import build_optimizer
 from famx.experiment.resolve import resolve
 from famx.registry import ROOMS, load, load_entry_points, names
 from famx.training import checkpoint
-from famx.training.loader import LoaderConfig
+from famx.training.loader_config import LoaderConfig
 from famx.training.trainer import Trainer
 from famx.training.trainer_config import TrainerConfig
 
@@ -112,7 +112,7 @@ def test_run_can_be_resumed_evaluated_and_not_overwritten(command, tmp_path):
         ("train", "resume=run", "optim.lr=1"): "optim.lr=1 cannot change on resume; these can",
         ("train", "resume=run", "--foo"): "--foo cannot change on resume",
         ("evaluate", "run", "nonsense"): "nonsense",
-        ("transcribe", "run", "a.wav"): "is a model of text",
+        ("transcribe", "run", "a.wav"): "is a text model",
     }
     for words, sentence in mistakes.items():
         finished = command(*words)

@@ -15,7 +15,7 @@ from famx.experiment import run
 from famx.inference import Recognizer
 from famx.notation import UserError
 from famx.registry import PARTS, load_file
-from famx.training.loader import LoaderConfig
+from famx.training.loader_config import LoaderConfig
 from famx.training.trainer_config import TrainerConfig
 
 TINY = [

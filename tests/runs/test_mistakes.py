@@ -81,7 +81,7 @@ WRONG_VALUES = {
     "loader.batch_seconds=0": ["loader.batch_seconds=0.0 must be above 0"],
     "loader.batch_tokens=0": ["loader.batch_tokens=0 must be at least 1"],
     "loader.speed=[1,9]": ["loader.speed=[1.0, 9.0] must be between 0.2 and 5"],
-    "loader.speed=[]": ["loader.speed=[] must have a factor"],
+    "loader.speed=[]": ["loader.speed=[] must have at least one factor"],
     "loader.snr=[inf]": ["loader.snr=[inf] must be finite"],
     "loader.mel_width=1.5": ["loader.mel_width=1.5 must be between 0 and 1"],
     "loader={batch_tokens:abc}": ["loader.batch_tokens=abc", "Integer"],

@@ -10,7 +10,8 @@ from famx.experiment import build_model
 from famx.experiment.resolve import resolve
 from famx.registry import LAYER_ROOMS, build, names
 from famx.seeding import numpy_rng
-from famx.training.loader import Loader, LoaderConfig
+from famx.training.loader import Loader
+from famx.training.loader_config import LoaderConfig
 from famx.training.trainer_config import TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)

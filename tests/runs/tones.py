@@ -14,7 +14,7 @@ from torch import Tensor
 
 from famx.config.schema import CONF, register_schemas, to_plain
 from famx.training import checkpoint
-from famx.training.loader import LoaderConfig
+from famx.training.loader_config import LoaderConfig
 from famx.training.trainer import Trainer
 from famx.training.trainer_config import TrainerConfig
 

@@ -13,7 +13,7 @@ from famx.experiment.resolve import resolve
 from famx.notation import Modality
 from famx.task._wer import error_rate
 from famx.training.evaluate import Evaluation
-from famx.training.loader import LoaderConfig
+from famx.training.loader_config import LoaderConfig
 from famx.training.run_dir import RunDir
 from famx.training.trainer_config import TrainerConfig
 

@@ -11,7 +11,8 @@ from famx.data._audio import read_audio, resample
 from famx.data._example import tone, write_corpus
 from famx.data.manifest import Manifest
 from famx.notation import UserError
-from famx.training.loader import Loader, LoaderConfig
+from famx.training.loader import Loader
+from famx.training.loader_config import LoaderConfig
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def damage(file, how):
         ("no samples", r"anna3\.wav holds no samples"),
         (
             "truncated",
-            r"anna3\.wav is cut short: its header promises 7,200 frames and the file holds 4,000",
+            r"anna3\.wav is truncated: its header states 7,200 frames and the file holds 4,000",
         ),
         ("ten hours", r"anna3\.wav is 36,000\.0 s long, over the limit of 40\.0 s"),
     ],
@@ -97,7 +98,7 @@ def test_truncated_recording_is_refused(suffix, tmp_path):
     soundfile.write(tmp_path / f"a{suffix}", tone(1.0), 16_000)
     content = (tmp_path / f"a{suffix}").read_bytes()
     with pytest.raises(
-        UserError, match=rf"a\{suffix} is cut short: its header promises 16,000 frames"
+        UserError, match=rf"a\{suffix} is truncated: its header states 16,000 frames"
     ):
         read_audio(content[: len(content) // 2], f"a{suffix}")
 

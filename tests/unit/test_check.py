@@ -131,8 +131,8 @@ def test_a_message_that_many_contracts_share_is_printed_once(check_attention):
     lines = list(result.lines.values())
     assert result.lines["shape"] == "broken  shape: an output is not finite"
     assert sum(line.endswith(": an output is not finite") for line in lines) == 1
-    assert sum(line.endswith(": as shape") for line in lines) > 4
-    assert result.summary.endswith("by one fault: an output is not finite")
+    assert sum(line.endswith(": same error as shape") for line in lines) > 4
+    assert result.summary.endswith("with the same error: an output is not finite")
 
 
 def test_parameters_without_a_gradient_are_named(check_attention):

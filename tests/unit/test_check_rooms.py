@@ -86,9 +86,9 @@ def test_an_error_of_the_constructor_is_printed_once(capsys):
     _, *lines, summary = capsys.readouterr().out.splitlines()
     n = len(lines)
     message = "ValueError: alpha=3.0 is not"
-    assert f"breaks {n} of its {n} contracts, all of them by one fault: {message}" in summary
+    assert f"breaks {n} of its {n} contracts, all of them with the same error: {message}" in summary
     assert sum("alpha" in line for line in lines) == 1
-    assert sum(": as descends" in line for line in lines) == n - 1
+    assert sum(": same error as descends" in line for line in lines) == n - 1
 
 
 def test_an_optimizer_that_lacks_what_torch_has_is_reported(check_file):
@@ -103,8 +103,8 @@ def test_an_optimizer_that_lacks_what_torch_has_is_reported(check_file):
 @pytest.mark.parametrize(
     ("expression", "messages"),
     [
-        ("unbind()", ["7 of its 7 contracts, all of them by one fault: ", "tuple"]),
-        ("view(1, -1)", ["(1, 6)", "all of them by one fault"]),
+        ("unbind()", ["7 of its 7 contracts, all of them with the same error: ", "tuple"]),
+        ("view(1, -1)", ["(1, 6)", "all of them with the same error"]),
         ("log()", ["6 of its 7 contracts", "outside [0, 1)", "-0.105"]),
     ],
 )
@@ -123,5 +123,5 @@ def test_a_spectrum_that_exaggerates_is_reported(check_file):
 def test_a_constructor_must_have_the_context_of_its_room(check_file):
     assert "keeps all of its 6 contracts" in check_file(NORM.format(""))
     output = check_file(NORM.format("width"))
-    assert "all of them by one fault" in output
+    assert "all of them with the same error" in output
     assert "width" in output.splitlines()[-1]

@@ -94,15 +94,15 @@ def test_characters_outside_the_vocabulary_are_refused_by_name():
     [
         (None, r"there is no manifest .*train\.tsv"),
         ("", r"the manifest .*train\.tsv is empty"),
-        ("anna0.wav\tzero\nanna1.wav one\n", r"train\.tsv, line 2: 0 tabs where"),
+        ("anna0.wav\tzero\nanna1.wav one\n", r"train\.tsv, line 2: 0 tabs, expected"),
         (
             "anna0.wav\tzero\nnowhere.wav\tone\n",
             r"train\.tsv, line 2: there is no file .*nowhere\.wav",
         ),
         ("../outside.wav\tzero\n", r"train\.tsv, line 1: \.\./outside\.wav leaves the folder"),
         ("/etc/hostname\tzero\n", r"train\.tsv, line 1: /etc/hostname leaves the folder"),
-        (400 * "a" + "\tzero\n", r"train\.tsv, line 1: '.*' is no path"),
-        ("a\0.wav\tzero\n", r"train\.tsv, line 1: '.*' is no path"),
+        (400 * "a" + "\tzero\n", r"train\.tsv, line 1: '.*' is not a path"),
+        ("a\0.wav\tzero\n", r"train\.tsv, line 1: '.*' is not a path"),
         ("link.wav\tzero\n", r"train\.tsv, line 1: link\.wav leaves the folder"),
         ("anna0.wav\t...\n", r"anna0\.wav has no words in its text"),
     ],
@@ -233,12 +233,12 @@ def test_bad_text_files_and_blocks_are_refused(alphabet, tmp_path):
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe" * 500)
     with pytest.raises(
         UserError,
-        match=r"b\.txt is not UTF-8 \(byte 0\), so it has to be read with data\.unit=bytes",
+        match=r"b\.txt is not UTF-8 \(byte 0\); read it with data\.unit=bytes",
     ):
         Text("dev", 0, path=str(tmp_path / "b.txt"))
     with pytest.raises(UserError, match=r"data\.block=100 is more than the 100 tokens of dev"):
         Text("dev", 0, path=alphabet, block=100)
-    with pytest.raises(UserError, match=r"data\.block=0 has to be 1 or more"):
+    with pytest.raises(UserError, match=r"data\.block=0 must be at least 1"):
         Text("dev", 0, path=alphabet, block=0)
 
 

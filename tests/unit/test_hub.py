@@ -99,7 +99,7 @@ def test_unknown_columns_and_splits_are_refused(saved):
         Hub("train", **saved, text="words")
     with pytest.raises(UserError, match=r"has no split 'tain'; did you mean train"):
         Hub("train", **saved, splits=("tain", "validation", "test"))
-    with pytest.raises(UserError, match=r"has to name three splits"):
+    with pytest.raises(UserError, match=r"must name three splits"):
         Hub("train", **saved, splits=("train", "test"))
     with pytest.raises(UserError, match=r"needs a data set, data\.path="):
         Hub("train")

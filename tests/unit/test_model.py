@@ -11,7 +11,7 @@ from famx.experiment import build_model
 from famx.experiment.resolve import resolve
 from famx.model import layer_choices
 from famx.notation import UserError
-from famx.training.loader import LoaderConfig
+from famx.training.loader_config import LoaderConfig
 from famx.training.trainer_config import TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)

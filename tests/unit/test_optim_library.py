@@ -119,7 +119,7 @@ def test_a_wrapper_takes_an_optimizer_or_builds_one(name):
     rule = partial(build, "momentum", {"name": "fam"})
     with pytest.raises(UserError, match=r"optim\.base=muon takes no momentum"):
         wrapper(network().parameters(), momentum=rule, base="muon")
-    with pytest.raises(UserError, match="the state is not of"):
+    with pytest.raises(UserError, match="the state is not one of"):
         optimizer.load_state_dict(torch.optim.SGD(network().parameters()).state_dict())
 
 

@@ -76,7 +76,7 @@ def test_unknown_names_are_refused_with_the_closest_and_all_choices():
 
 @pytest.mark.parametrize("name", ["1e3", "nan", "null", "True", "off", "7"])
 def test_name_that_yaml_reads_as_a_value_is_refused(name, load):
-    with pytest.raises(UserError, match=f"cannot be named {name}, which YAML reads as a value"):
+    with pytest.raises(UserError, match=f"cannot be named {name}, YAML reads it as a value"):
         load("@register('norm')\nclass Own: ...", f"{name}.py")
 
 

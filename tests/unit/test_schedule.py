@@ -45,5 +45,5 @@ def test_invalid_bounds_are_refused():
         WarmupCosine(100, -1)
     with pytest.raises(ValueError, match="decay_start=-1 must be at least 0"):
         WSD(100, decay_start=-1)
-    with pytest.raises(ValueError, match=r"end=2.0 is outside 0 to 1"):
+    with pytest.raises(ValueError, match=r"end=2.0 must be between 0 and 1"):
         WarmupCosine(100, 10, end=2.0)

@@ -20,7 +20,7 @@ from famx.experiment.resolve import resolve
 from famx.experiment.search import layer_table, rank, sample
 from famx.notation import UserError
 from famx.registry import LAYER_ROOMS, PARTS, register
-from famx.training.loader import LoaderConfig
+from famx.training.loader_config import LoaderConfig
 from famx.training.trainer_config import TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
