@@ -106,6 +106,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--causal", action="store_true", help="measure causal parts, which see no later position"
     )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="device to measure on"
+    )
     return parser
 
 
@@ -167,14 +170,14 @@ def _print_costs(rooms: Sequence[str], options: Namespace) -> None:
     """Prints one line per part once it is measured: its costs, and their ratios to the baseline.
 
     Args:
-        options: `d_model`, `n_heads`, `t` and `causal` of the measured parts.
+        options: `d_model`, `n_heads`, `t`, `causal` and `device` of the measured parts.
     """
     # torch would report in the table, on stderr, the release of memory older than its profiler
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from famx.analysis.cost import BASELINE, ROUNDS, Profile, Sizes, profile_room
 
     # a room takes seconds to minutes, so each part is printed as soon as it is measured
-    sizes = Sizes(options.d_model, options.n_heads, options.t, options.causal)
+    sizes = Sizes(options.d_model, options.n_heads, options.t, options.causal, options.device)
     settings = ", ".join(f"{key}={value}" for key, value in sizes._asdict().items())
     for room in rooms:
         for i, (name, profile) in enumerate(profile_room(room, sizes)):

@@ -39,6 +39,7 @@ RESUMABLE = (
     "trainer.device",
     "trainer.threads",
     "loader.workers",
+    "loader.cache_gb",
 )
 
 

@@ -43,12 +43,13 @@ Timings = tuple[list[float], list[float]]
 
 
 class Sizes(NamedTuple):
-    """The sizes that parts are measured with; the input is one sequence of `t` positions."""
+    """The sizes and the device that parts are measured with, on one sequence of `t` positions."""
 
     d_model: int
     n_heads: int
     t: int
     causal: bool = False
+    device: str = "cpu"
 
 
 class Cost(NamedTuple):
@@ -95,6 +96,8 @@ def profile_room(room: str, sizes: Sizes) -> Iterator[tuple[str, Profile | UserE
         raise UserError(
             f"--measure: d_model, n_heads and t must be at least 1, 1 and 2, got {sizes[:3]}"
         )
+    if sizes.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device=cuda: there is no CUDA device on this machine, use --device=cpu")
     # the baseline is profiled against itself
     baseline = build_alone(room, BASELINE[room], sizes)
     for name in [BASELINE[room], *(name for name in names(room) if name != BASELINE[room])]:
@@ -129,7 +132,7 @@ def build_alone(room: str, name: str, sizes: Sizes) -> nn.Module:
     for inner in ("attention", "norm", "feedforward"):
         factory = partial(build, inner, {"name": BASELINE[inner]}, **context[inner])
         context["layer"][inner] = factory
-    return build(room, {"name": name}, **context[room])
+    return build(room, {"name": name}, **context[room]).to(sizes.device)
 
 
 def example_input(room: str, sizes: Sizes, t: int | None = None) -> Tensor:
@@ -138,8 +141,9 @@ def example_input(room: str, sizes: Sizes, t: int | None = None) -> Tensor:
         t = sizes.t
     if room == "rotary":
         head_dim = sizes.d_model // sizes.n_heads
-        return torch.randn(1, sizes.n_heads, t, head_dim, requires_grad=True)
-    return torch.randn(1, t, sizes.d_model, requires_grad=True)
+        heads = torch.randn(1, sizes.n_heads, t, head_dim, device=sizes.device)
+        return heads.requires_grad_()
+    return torch.randn(1, t, sizes.d_model, device=sizes.device, requires_grad=True)
 
 
 def profile_pair(part: nn.Module, baseline: nn.Module, x: Tensor) -> tuple[Cost, Cost]:
@@ -168,7 +172,9 @@ def growth(part: nn.Module, input_of_length: Callable[[int], Tensor]) -> str:
     part.eval()
     # memory grows at most with the square of the length
     shortest, second, *longer = LENGTHS
-    needed = peak(partial(forward, part, input_of_length(second)))
+    second_input = input_of_length(second)
+    measure = peak_on_cuda if second_input.is_cuda else peak
+    needed = measure(partial(forward, part, second_input))
     affordable = [t for t in longer if needed * (t / second) ** 2 <= MAX_MEMORY]
     longest = max([second, *affordable])
 
@@ -191,23 +197,37 @@ def growth(part: nn.Module, input_of_length: Callable[[int], Tensor]) -> str:
 def forward(part: nn.Module, x: Tensor) -> None:
     """Runs a pass forward, without gradients."""
     part(x)
+    _wait_for(x.device)
 
 
 def train(part: nn.Module, x: Tensor) -> None:
     """Runs a pass forward and backward in training mode."""
     part.train()(x).sum().backward()
+    _wait_for(x.device)
+
+
+def _wait_for(device: torch.device) -> None:
+    """Waits until the device has finished its work, of which the host's clock sees nothing."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def memory(part: nn.Module, x: Tensor) -> int:
     """Returns the peak bytes that a pass forward and backward allocates, gradients included."""
     part.zero_grad()
     x.grad = None
+    if x.is_cuda:
+        return peak_on_cuda(partial(train, part, x))
     return peak(partial(train, part, x))
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def flops(part: nn.Module, x: Tensor) -> float:
-    """Returns the FLOPs per position of a pass, without those that gates and jumps skip."""
+    """Returns the FLOPs per position of a pass, without those that gates and jumps skip.
+
+    The pass has gradients, since without them some parts compute only what their gates leave, by
+    an amount that depends on x.
+    """
     set_observed(part, True)
     # plain attention, since fused attention is not counted on every device
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -257,6 +277,15 @@ def peak(call: Callable[[], object]) -> int:
             allocated += event.nbytes()
             highest = max(highest, allocated)
     return highest
+
+
+def peak_on_cuda(call: Callable[[], object]) -> int:
+    """Returns what `peak` returns, for a call that works on a CUDA device."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def interleaved(

@@ -31,6 +31,8 @@ class Refiner(nn.Module):
     state: Int[Tensor, " 1"]
     action: Int[Tensor, " 1"]
     mean_loss: Float[Tensor, ""]
+    share_total: Float[Tensor, ""]
+    counted: Float[Tensor, ""]
 
     def __init__(
         self, alpha: float = 0.1, gamma: float = 0.9, epsilon: float = 0.1, cost: float = 0.01
@@ -50,8 +52,10 @@ class Refiner(nn.Module):
         self.register_buffer("state", torch.zeros(1, dtype=torch.long))
         self.register_buffer("action", torch.full((1,), SHIFTS.index(0.0)))
         self.register_buffer("mean_loss", torch.tensor(torch.nan))
-        # sum of shares and number of logits since the last `after_step`
-        self.share_sums: tuple[Tensor, Tensor] | None = None
+        # sum of shares and number of logits since the last `after_step`; buffers, which a training
+        # step adds to in place, as a CUDA graph requires
+        self.register_buffer("share_total", torch.zeros(()), persistent=False)
+        self.register_buffer("counted", torch.zeros(()), persistent=False)
         self.metrics: dict[str, Tensor] = {}
 
     def forward(
@@ -69,9 +73,9 @@ class Refiner(nn.Module):
             self.metrics = {"shift": shift.mean(), "q_values": self.table.clone()}
         if self.training:
             share = logits.detach().float().sigmoid()
-            counted = torch.ones_like(share) if real is None else real.expand_as(share).float()
-            total, count = self.share_sums or (0, 0)
-            self.share_sums = (total + (share * counted).sum(), count + counted.sum())
+            weight = torch.ones_like(share) if real is None else real.expand_as(share).float()
+            self.share_total += (share * weight).sum()
+            self.counted += weight.sum()
         return logits
 
     def best_action(self, state: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
@@ -81,10 +85,9 @@ class Refiner(nn.Module):
     @torch.no_grad()
     def after_step(self, loss: Float[Tensor, ""]) -> None:
         """Learns from the last training step and selects the next action."""
-        if self.share_sums is None:
-            return
-        total, count = self.share_sums
-        share = total / count.clamp(min=1)
+        # without a training call since the last step, nothing changes
+        trained = self.counted > 0
+        share = self.share_total / self.counted.clamp(min=1)
 
         # reward of the last action; the mean loss begins at the loss of the first step
         mean_loss = torch.where(self.mean_loss.isnan(), loss, self.mean_loss)
@@ -97,14 +100,18 @@ class Refiner(nn.Module):
         # update of the Q-table; a loss that is not finite changes nothing
         future = self.gamma * self.table[next_state].amax(-1)
         error = reward + future - self.table[self.state, self.action]
-        self.table[self.state, self.action] += self.alpha * error.nan_to_num(0.0, 0.0, 0.0)
+        change = self.alpha * error.nan_to_num(0.0, 0.0, 0.0)
+        self.table[self.state, self.action] += torch.where(trained, change, 0.0)
         new_mean_loss = DECAY * mean_loss + (1 - DECAY) * loss
-        self.mean_loss.copy_(torch.where(loss.isfinite(), new_mean_loss, self.mean_loss))
+        learns = loss.isfinite() & trained
+        self.mean_loss.copy_(torch.where(learns, new_mean_loss, self.mean_loss))
 
         # next action
         explores = torch.rand_like(share) < self.epsilon
         random_action = torch.randint_like(next_state, len(SHIFTS))
         best_action = self.best_action(next_state)
-        self.action.copy_(torch.where(explores, random_action, best_action))
-        self.state.copy_(next_state)
-        self.share_sums = None
+        next_action = torch.where(explores, random_action, best_action)
+        self.action.copy_(torch.where(trained, next_action, self.action))
+        self.state.copy_(torch.where(trained, next_state, self.state))
+        self.share_total.zero_()
+        self.counted.zero_()

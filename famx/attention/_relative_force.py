@@ -1,4 +1,4 @@
-"""Scores of the relative-force block: a force between points, and paths of one or more edges."""
+"""Terms of the scores of the relative-force block: points, and paths of one or more edges."""
 
 import math
 from typing import NamedTuple
@@ -7,7 +7,6 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from famx.nn.state import Cache
@@ -30,106 +29,6 @@ class ScoreTerms(NamedTuple):
     directions: Float[Tensor, "h d"]
     rows: Float[Tensor, "b h t r"] | None
     columns: Float[Tensor, "b h s r"] | None
-
-
-class MixByScores(torch.autograd.Function):
-    """`softmax(scores) value` with the scores of `ScoreTerms`.
-
-    Also returns the weights, without a gradient.
-
-    The squared distances come from one product of matrices. It loses digits if two points nearly
-    coincide, so it is computed in double precision (single if the device has no double); the
-    gradients lose no more digits than the points themselves. Few buffers of the size of the weights
-    are allocated, since an allocation takes longer than the operations on it.
-    """
-
-    @staticmethod
-    def forward(  # noqa: PLR0913
-        ctx,
-        value: Float[Tensor, "b h s k"],
-        mask: Bool[Tensor, "#b #h #t s"] | None,
-        softness: float,
-        share: Float[Tensor, "b h t 1"],
-        u: Float[Tensor, "b h t 1"],
-        v: Float[Tensor, "b h s 1"],
-        e: Float[Tensor, "b t d"],
-        r: Float[Tensor, "b s d"],
-        directions: Float[Tensor, "h d"],
-        rows: Float[Tensor, "b h t r"] | None,
-        columns: Float[Tensor, "b h s r"] | None,
-    ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b h t s"]]:
-        # distances
-        exact = torch.float32 if e.device.type == "mps" else torch.float64
-        wide_e = e.to(exact)
-        wide_r = r.to(exact)
-        wide_directions = directions.to(exact)
-        e_square = wide_e.square().sum(-1)[:, :, None]
-        r_square = (wide_r.square().sum(-1) + softness**2)[:, None]
-        rho_square = (e_square + r_square).baddbmm_(wide_e, wide_r.mT, alpha=-2)
-        rho = rho_square.to(e).clamp_(min=softness**2).sqrt_()[:, None]
-
-        # force: `along` and `against` are added one after the other, since their difference would
-        # need one more buffer
-        fade = rho.neg().exp_().div_(rho)
-        along = by_head((wide_e @ wide_directions.T).to(e))
-        against = by_head((wide_r @ wide_directions.T).to(e))
-        scores = (u + v.mT).contiguous()
-        torch.div(share, scores, out=scores)
-        scores.addcmul_(along, fade).addcmul_(against.mT, fade, value=-1)
-
-        # paths
-        if rows is not None and columns is not None:
-            scores.flatten(0, 1).baddbmm_(rows.flatten(0, 1), columns.flatten(0, 1).mT)
-
-        # softmax
-        if mask is not None:
-            scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
-        weights = torch.softmax(scores, -1, out=scores)
-        y = weights.to(value) @ value
-        terms = (share, u, v, e, r, directions, rows, columns)
-        ctx.save_for_backward(value, *terms, rho, fade, along, against, weights, y)
-        ctx.mark_non_differentiable(weights)
-        ctx.set_materialize_grads(False)
-        return y, weights
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_y: Float[Tensor, "b h t k"], _: None) -> tuple[Tensor | None, ...]:
-        value, share, u, v, e, r, directions, rows, columns, *computed = ctx.saved_tensors
-        rho, fade, along, against, weights, y = computed
-
-        # softmax: from here on, `grad` is the gradient of the scores
-        grad_value = weights.to(grad_y).mT @ grad_y
-        row_sum = (grad_y.to(weights) * y).sum(-1, keepdim=True)
-        grad = (grad_y @ value.mT).to(weights).sub_(row_sum).mul_(weights)
-
-        # force
-        buffer = grad * fade
-        grad_along = buffer.sum(-1)
-        grad_against = buffer.sum(-2)
-        grad_fade = torch.sub(along, against.mT, out=buffer).mul_(grad).sum(1, keepdim=True)
-        # gradient of -|e_i - r_j|^2 / 2
-        near = grad_fade.mul_(fade).mul_((1 + 1 / rho).div_(rho))[:, 0]
-        grad_e = torch.baddbmm(grad_along.mT @ directions, near, r)
-        grad_e.addcmul_(near.sum(-1)[..., None], e, value=-1)
-        grad_r = torch.baddbmm(grad_against.mT @ -directions, near.mT, e)
-        grad_r.addcmul_(near.sum(-2)[..., None], r, value=-1)
-        grad_directions = (grad_along @ e - grad_against @ r).sum(0)
-
-        # paths
-        grad_rows = None if rows is None else grad @ columns
-        grad_columns = None if rows is None else grad.mT @ rows
-
-        # single edges, share / (u + v)
-        total = torch.add(u, v.mT, out=buffer)
-        grad_share = grad.div_(total).sum(-1, keepdim=True)
-        falling = grad.div_(total).mul_(share)
-        grad_u = -falling.sum(-1, keepdim=True)
-        grad_v = -falling.sum(-2)[..., None]
-
-        # in the order of the arguments of `forward`; mask and softness have no gradient
-        grad_terms = (grad_share, grad_u, grad_v, grad_e, grad_r, grad_directions)
-        return grad_value, None, None, *grad_terms, grad_rows, grad_columns
 
 
 def exact_paths(

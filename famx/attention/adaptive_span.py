@@ -1,10 +1,14 @@
 """Content decides how far each head attends (seed.md; dynamic span, arXiv:1905.07799)."""
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from famx.attention._banded import banded
+from famx.attention._soft_window import attend_soft_window, shortest_and_longest
 from famx.attention.base import Attention, attend
+from famx.nn.gating import skips_closed
 from famx.nn.hooks import ComputeCost
 from famx.nn.masks import real_positions
 from famx.registry import register
@@ -14,10 +18,10 @@ from famx.registry import register
 class AdaptiveSpanAttention(ComputeCost, Attention):
     """`out(w v)` with `w ~ m exp(R q (R k)^T / (temperature sqrt(head_dim)))`.
 
-    It takes time O(t * (max_span + ramp)). `m = clamp((z + ramp - |i - j|) / ramp, 0, 1)` with
-    `z = max_span * sigmoid(W x)` for each position and head, and
-    `temperature = 1 + temp_scale * (1 - z / max_span)`. Attention to a memory, which has no
-    distance from the queries, is plain attention.
+    It takes time O(t * (max_span + ramp)), in evaluation with the longest z in place of max_span.
+    `m = clamp((z + ramp - |i - j|) / ramp, 0, 1)` with `z = max_span * sigmoid(W x)` for each
+    position and head, and `temperature = 1 + temp_scale * (1 - z / max_span)`. Attention to a
+    memory, which has no distance from the queries, is plain attention.
 
     Args:
         max_span: largest z in positions, at least 1.
@@ -64,6 +68,15 @@ class AdaptiveSpanAttention(ComputeCost, Attention):
         q = q / (1 + self.temp_scale * (1 - fraction))[..., None]
         window = self.max_span + self.ramp
         reach = self.max_span * fraction
+        if skips_closed(self, x):
+            # where all spans reach all keys, plain attention; else the window of the longest span
+            shortest, longest = shortest_and_longest(reach)
+            if shortest >= k.shape[-2] - 1:
+                return self.merge(attend(q, k, v, mask, self.causal))
+            window = math.ceil(min(window, longest + self.ramp))
+            if not x.is_cuda:
+                arguments = (q, k, v, window, mask, self.causal, reach, self.ramp)
+                return self.merge(attend_soft_window(*arguments))
         return self.merge(banded(q, k, v, window, mask, self.causal, reach, self.ramp))
 
     def span_fraction(

@@ -10,7 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from famx.nn.gating import skips_closed
 from famx.nn.masks import pool_weights, real_positions, visible
+from famx.nn.pooling import running_mean
 from famx.nn.state import Cache, DecodeState, append_to_cache, pool_source
 from famx.notation import Kind
 
@@ -32,6 +34,11 @@ def attend(
     if causal and mask is None and t == s:
         return scaled_dot_product_attention(q, k, v, is_causal=True)
     return scaled_dot_product_attention(q, k, v, visible(mask, t, s, causal, q.device))
+
+
+def key_mask(mask: Bool[Tensor, "#b #h 1 s"] | None) -> Bool[Tensor, "#b s 1"] | None:
+    """Returns True for each key that some head may attend to, of a mask that all queries share."""
+    return None if mask is None else mask.any(1).mT
 
 
 @torch.no_grad()
@@ -150,9 +157,20 @@ class Block(nn.Module, ABC):
         position.
         """
         source = pool_source("pooled", x, memory, cache)
-        keys = source.shape[1]
         causal = self.causal and memory is None
+        if self.is_running(x, mask, causal):
+            return running_mean(source, key_mask(mask), x.shape[1])
+        keys = source.shape[1]
         return pool_weights(visible(mask, x.shape[1], keys, causal, x.device), keys, x) @ source
+
+    def is_running(
+        self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "#b #h #t s"] | None, causal: bool
+    ) -> bool:
+        """Returns whether a pool is computed as a running mean: in evaluation, if causal."""
+        if not causal or x.shape[1] == 1 or not skips_closed(self, x):
+            return False
+        # a mask that differs between queries needs weights of its own for each
+        return mask is None or mask.shape[2] == 1
 
 
 class Attention(Block):

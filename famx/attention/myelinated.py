@@ -1,6 +1,7 @@
 """A myelinated axon: inner layers with nodes of Ranvier, jumps and a working memory (seed.md)."""
 
-from typing import cast
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -8,10 +9,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import gumbel_softmax
 
-from famx.attention.base import Block, attend
-from famx.nn.gating import straight_through
+from famx.attention.base import Block, attend, key_mask
+from famx.nn.gating import Selection, select_open, skips_closed, straight_through
 from famx.nn.hooks import ComputeCost
 from famx.nn.masks import pool_weights, real_positions, visible
+from famx.nn.pooling import running_mean
 from famx.nn.state import Cache, append_to_cache, pool_source
 from famx.registry import register
 
@@ -37,6 +39,24 @@ class Node(nn.Module):
         nn.init.constant_(self.norm.weight, 0.3)
 
 
+class _Call(NamedTuple):
+    """Inputs of one call that all inner layers share.
+
+    Args:
+        visible: where a query may attend, future positions excluded if causal.
+        incremental: whether later chunks attend to the keys of this one.
+        skips: whether only open nodes are computed.
+    """
+
+    memory: Float[Tensor, "b s d"] | None
+    mask: Bool[Tensor, "#b #h #t s"] | None
+    visible: Bool[Tensor, "#b #h #t s"] | None
+    cache: Cache
+    offset: int
+    incremental: bool
+    skips: bool
+
+
 @register
 class MyelinatedAttention(ComputeCost, Block):
     """Inner layers `x += visit * node * gate * adapter(attend(LN x))`, with jumps over layers.
@@ -51,8 +71,9 @@ class MyelinatedAttention(ComputeCost, Block):
     If causal, `pool` is a running mean and each position has its own jumps; otherwise it is a mean
     over the sample, whose positions jump together. A memory, if given, is attended to and pooled in
     place of `x`. Nodes and jumps are hard decisions with the gradients of p and of the softmax
-    (straight-through; Gumbel noise in training, the likeliest jump in evaluation). All layers are
-    computed, and skipped ones are multiplied by 0; the metric `flops` leaves them out.
+    (straight-through; Gumbel noise in training, the likeliest jump in evaluation). In training
+    all layers are computed, and skipped ones are multiplied by 0; in evaluation only the queries of
+    open nodes attend. The metric `flops` leaves out the others.
 
     Args:
         n_layers: inner layers, at least 2.
@@ -102,11 +123,14 @@ class MyelinatedAttention(ComputeCost, Block):
         cache, offset = self.advance(state, x.shape[1])
         keys = offset + x.shape[1] if memory is None else memory.shape[1]
         mask_now = visible(mask, x.shape[1], keys, self.causal and memory is None, x.device)
-        weights = pool_weights(mask_now, keys, x)
+        incremental = state is not None and state.incremental
+        skips = skips_closed(self, x)
+        call = _Call(memory, mask, mask_now, cache, offset, incremental, skips)
+        pool = self.make_pool(call, x)
 
         # the policy of jumps follows from the pooled input
         start = x
-        logits = self.policy(weights @ pool_source("start", x, memory, cache))
+        logits = self.policy(pool("start", x))
 
         # visits[i] is 1 where a position visits inner layer i; all positions visit the first one
         nodes = cast(list[Node], self.nodes)
@@ -117,16 +141,13 @@ class MyelinatedAttention(ComputeCost, Block):
         jumps: list[Tensor] = []
         for i, node in enumerate(nodes):
             # attention, where the position visits the layer and is a node
-            normed = node.norm(x)
-            is_node = straight_through(node.importance(normed).sigmoid(), self.threshold)
-            open_nodes.append(visits[i] * is_node)
-            attended = self.attend_inner(i, node, normed, memory, mask, cache, offset)
-            x = x + open_nodes[i] * node.gate(normed).sigmoid() * node.adapter(attended)
+            x, is_open = self.inner_layer(i, node, visits[i], x, call)
+            open_nodes.append(is_open)
             if i == last:
                 break
 
             # working memory
-            pooled = weights @ pool_source(f"pooled{i}", x, memory, cache)
+            pooled = pool(f"pooled{i}", x)
             update = visits[i] * (1 - self.memory_gate(pooled).sigmoid())
             working = working + update * (pooled - working)
 
@@ -145,30 +166,90 @@ class MyelinatedAttention(ComputeCost, Block):
         normed = self.mlp_norm(x)
         return x - start + self.mlp_gate(normed).sigmoid() * self.mlp(normed)
 
+    def make_pool(
+        self, call: _Call, x: Float[Tensor, "b t d"]
+    ) -> Callable[[str, Float[Tensor, "b t d"]], Float[Tensor, "b _ d"]]:
+        """Returns the function `pool`: of the name of a pool and the positions to add to it."""
+        if self.is_running(x, call.mask, self.causal and call.memory is None):
+            counted = key_mask(call.mask)
+
+            def pool_running(name: str, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+                source = pool_source(name, x, call.memory, call.cache)
+                return running_mean(source, counted, x.shape[1])
+
+            return pool_running
+        keys = call.offset + x.shape[1] if call.memory is None else call.memory.shape[1]
+        weights = pool_weights(call.visible, keys, x)
+        return lambda name, x: weights @ pool_source(name, x, call.memory, call.cache)
+
+    def inner_layer(
+        self,
+        i: int,
+        node: Node,
+        visit: Float[Tensor, "_ _ 1"],
+        x: Float[Tensor, "b t d"],
+        call: _Call,
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t 1"]]:
+        """Returns `x` after inner layer i, and 1 for the positions whose attention is added."""
+        normed = node.norm(x)
+        is_node = straight_through(node.importance(normed).sigmoid(), self.threshold)
+        is_open = visit * is_node
+        selection = select_open(is_open[..., 0] > 0) if call.skips else None
+        if selection is None:
+            attended = self.attend_inner(i, node, normed, call)
+            return x + is_open * node.gate(normed).sigmoid() * node.adapter(attended), is_open
+
+        # only the open nodes
+        if selection.is_empty:
+            if call.incremental and call.memory is None:
+                self.keys_values(i, node, normed, call)
+            return x, is_open
+        attended = self.attend_inner(i, node, normed, call, selection)
+        gate = selection.take(is_open) * node.gate(selection.take(normed)).sigmoid()
+        return selection.put(x, selection.take(x) + gate * node.adapter(attended)), is_open
+
     def attend_inner(
         self,
         i: int,
         node: Node,
         normed: Float[Tensor, "b t d"],
-        memory: Float[Tensor, "b s d"] | None,
-        mask: Bool[Tensor, "#b #h #t s"] | None,
-        cache: Cache,
-        offset: int,
-    ) -> Float[Tensor, "b t d"]:
-        """Attends in inner layer i, whose normed input is queries, keys and values."""
+        call: _Call,
+        selection: Selection | None = None,
+    ) -> Float[Tensor, "_ _ d"]:
+        """Attends in inner layer i, whose normed input is queries, keys and values.
+
+        Args:
+            selection: the queries; None for all.
+        """
+        query, key, value = self.keys_values(i, node, normed, call)
+        if selection is None:
+            y = attend(query, key, value, call.mask, self.causal and call.memory is None)
+        else:
+            y = attend(
+                selection.take(query.transpose(1, 2)).transpose(1, 2),
+                selection.take_rows(key),
+                selection.take_rows(value),
+                selection.take_mask(call.visible),
+                causal=False,
+            )
+        return rearrange(y, "b h t k -> b t (h k)")
+
+    def keys_values(
+        self, i: int, node: Node, normed: Float[Tensor, "b t d"], call: _Call
+    ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b h s k"], Float[Tensor, "b h s k"]]:
+        """Returns queries, keys and values of inner layer i, which the cache keeps."""
         # keys and values of the chunk are appended, those of a memory computed once
-        query = self.rotary(self.split_heads(normed), offset)
+        query = self.rotary(self.split_heads(normed), call.offset)
+        cache = call.cache
         key_name = f"key{i}"
         value_name = f"value{i}"
-        if memory is None:
+        if call.memory is None:
             append_to_cache(cache, **{key_name: query, value_name: self.split_heads(normed)})
         elif key_name not in cache:
-            value = self.split_heads(node.norm(memory))
+            value = self.split_heads(node.norm(call.memory))
             cache[key_name] = self.rotary(value)
             cache[value_name] = value
-        causal = self.causal and memory is None
-        y = attend(query, cache[key_name], cache[value_name], mask, causal)
-        return rearrange(y, "b h t k -> b t (h k)")
+        return query, cache[key_name], cache[value_name]
 
     def sample_jump(self, logits: Float[Tensor, "b t jumps"]) -> Float[Tensor, "b t jumps"]:
         """Returns the length of the jump, one-hot; in training with the gradient of the softmax."""

@@ -6,10 +6,12 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from famx.attention._chunks import queries_per_chunk
+from famx.attention._mix_by_scores import MixByScores, MixByScoresInChunks
 from famx.attention._relative_force import (
     REACH,
-    MixByScores,
     ScoreTerms,
     by_head,
     exact_paths,
@@ -76,8 +78,13 @@ class RelativeForceAttention(Block):
         rows_differ = (
             self.causal or incremental or (mask_now is not None and mask_now.shape[-2] > 1)
         )
-        terms = self.score_terms(x, offset, cache, mask_now, levels, rows_differ)
-        y, weights = MixByScores.apply(value, mask_now, self.softness, *terms)
+        if self.observed:
+            self.record_parameters()
+        exact = levels > 1 and rows_differ
+        if exact and not incremental and self.chunk_size(x, value) is not None:
+            y, weights = self.mix_by_sample(x, cache, mask_now, levels)
+        else:
+            y, weights = self.mix(x, offset, cache, mask_now, levels, rows_differ)
         if self.observed and memory is None:
             self.metrics |= self.distances(weights, mask, mask_now)
 
@@ -85,6 +92,73 @@ class RelativeForceAttention(Block):
         if mask_now is not None:
             y = y * mask_now.any(-1, keepdim=True)
         return self.out(rearrange(y, "b h t k -> b t (h k)"))
+
+    def chunk_size(self, x: Float[Tensor, "b t d"], value: Float[Tensor, "b h s k"]) -> int | None:
+        """Returns how many queries are mixed at a time, None for all."""
+        itemsize = torch.promote_types(x.dtype, torch.float32).itemsize
+        shape = (len(x), self.n_heads, x.shape[1], value.shape[2])
+        return queries_per_chunk(shape, itemsize)
+
+    def mix(
+        self,
+        x: Float[Tensor, "b t d"],
+        offset: int,
+        cache: Cache,
+        mask: Bool[Tensor, "#b #h #t s"] | None,
+        levels: int,
+        rows_differ: bool,
+    ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "_ h t _"]]:
+        """Returns the values mixed by the scores, and the weights at least of the last sample.
+
+        See `score_terms`. In chunks, there are weights only if the block is observed.
+        """
+        value = cache["value"]
+        chunk = self.chunk_size(x, value)
+        if chunk is None:
+            terms = self.score_terms(x, offset, cache, mask, levels, rows_differ)
+            return MixByScores.apply(value, mask, self.softness, *terms)
+        if levels > 1 and rows_differ:
+            terms = self.score_terms(x, offset, cache, mask, levels, rows_differ)
+        else:
+            # computed again in the backward pass, from the cache as it is now
+            arguments = (x, offset, dict(cache), mask, levels, rows_differ)
+            terms = checkpoint(
+                self.score_terms, *arguments, use_reentrant=False, preserve_rng_state=False
+            )
+        return MixByScoresInChunks.apply(value, mask, self.softness, chunk, self.observed, *terms)
+
+    def mix_by_sample(
+        self,
+        x: Float[Tensor, "b t d"],
+        cache: Cache,
+        mask: Bool[Tensor, "#b #h #t s"] | None,
+        levels: int,
+    ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "_ h t _"]]:
+        """Returns `mix` sample by sample, with exact paths that the backward pass computes again.
+
+        Exact paths need several tensors of the size of the scores.
+        """
+
+        def mix_sample(
+            x: Float[Tensor, "1 t d"], mask: Bool[Tensor, "1 #h #t s"] | None, cache: Cache
+        ) -> tuple[Float[Tensor, "1 h t k"], Float[Tensor, "_ h t _"]]:
+            # a copy of the cache, in which the steps of the paths are stored
+            return self.mix(x, 0, dict(cache), mask, levels, rows_differ=True)
+
+        outputs = []
+        for i in range(len(x)):
+            sample_cache = {name: tensor[i : i + 1] for name, tensor in cache.items()}
+            sample_mask = mask if mask is None or len(mask) == 1 else mask[i : i + 1]
+            y, weights = checkpoint(
+                mix_sample,
+                x[i : i + 1],
+                sample_mask,
+                sample_cache,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            outputs.append(y)
+        return torch.cat(outputs), weights
 
     def score_terms(
         self,
@@ -127,15 +201,19 @@ class RelativeForceAttention(Block):
         centre = receiver.mean(1, keepdim=True).detach()
         e = (emitter - centre) / math.sqrt(self.d_model)
         r = (receiver - centre) / math.sqrt(self.d_model)
-        if self.observed:
-            self.metrics = {
-                "balance": balance.detach(),
-                "hops": self.hops.detach().softmax(0),
-                "temperature": 1 / sharpness.detach().flatten(),
-            }
         share = shares[0] * u
         directions = (balance * sharpness)[..., 0] * self.directions
         return ScoreTerms(share, u, v, e, r, directions, rows, columns)
+
+    def record_parameters(self) -> None:
+        """Stores metrics of the learned weights of the terms."""
+        wide = torch.promote_types(self.balance.dtype, torch.float32)
+        log_temperature = self.log_temperature.detach().to(wide)
+        self.metrics = {
+            "balance": self.balance.detach().to(wide).sigmoid(),
+            "hops": self.hops.detach().softmax(0),
+            "temperature": 1 / (-log_temperature).exp().flatten(),
+        }
 
     def receive(self, x: Float[Tensor, "b s d"], offset: int = 0) -> dict[str, Tensor]:
         """Returns the parts of a key: a point, a value, and the logits of edges that lead to it."""

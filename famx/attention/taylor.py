@@ -2,6 +2,8 @@
 
 import torch
 
+from famx.attention._chunks import autocast_inputs, queries_per_chunk
+from famx.attention._taylor_chunks import MixByPolynomial
 from famx.attention.base import Attention
 from famx.nn.masks import visible
 from famx.registry import register
@@ -27,6 +29,11 @@ class TaylorAttention(Attention):
         self.order = order
 
     def mix(self, q, k, v, mask, causal):
+        chunk = queries_per_chunk((*q.shape[:3], k.shape[2]), q.element_size())
+        if chunk is not None:
+            q, k, v = autocast_inputs(q, k, v)
+            mask = visible(mask, q.shape[-2], k.shape[-2], causal, q.device)
+            return MixByPolynomial.apply(q, k, v, mask, self.order, chunk)
         scores = q @ k.mT / q.shape[-1] ** 0.5
         if not k.shape[-2]:
             return scores @ v

@@ -210,7 +210,7 @@ def plan_deterministic(build: Builder) -> None:
             f"the order of epoch {epoch} depends on more than seed and epoch",
         )
         # whichever batches an item is in
-        indices = sorted(index for batch in plan for _, index in batch)
+        indices = sorted(index for batch in plan for index in batch.indices)
         require(
             indices == list(range(len(loader.dataset.at(epoch)))),
             f"epoch {epoch} does not contain every item once",

@@ -1,6 +1,7 @@
 """A table of audio files that are decoded when they are read."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,15 @@ import torch
 from jaxtyping import Int16
 
 from famx.data._audio import read_audio, read_duration
+from famx.data._cache import SampleCache
 from famx.data.base import normalise_basic
-from famx.notation import Seconds, UserError
+from famx.notation import SAMPLE_RATE, Seconds, UserError
 
 if TYPE_CHECKING:
     import datasets
 
-CACHE_BYTES = 2**30
+# samples that a decoded recording may have more than its header states
+TOLERANCE = 16
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +26,8 @@ log = logging.getLogger(__name__)
 class Recordings:
     """Audio files of any format with normalised texts; the constructor reads only the headers.
 
-    Decoded samples are cached as 16-bit integers, up to a gibibyte, so that later epochs decode
-    and resample nothing.
+    `use_cache` stores decoded samples as 16-bit integers, so that later epochs decode and resample
+    nothing.
 
     Args:
         audio: table with the column `audio`: the `path` or the `bytes` of each file.
@@ -84,11 +87,17 @@ class Recordings:
             first = f"; {errors[0]}" if errors else ""
             raise UserError(f"none of {len(ids)} recordings can be used{first}")
         self._audio = audio.select(usable)
-        self._cache: dict[int, np.ndarray] = {}
-        self._cache_bytes_free = CACHE_BYTES
+        self._cache = SampleCache([], 0)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def use_cache(self, n_bytes: int) -> None:
+        """Stores decoded samples in at most `n_bytes` of memory, which forked processes share."""
+        if n_bytes == self._cache.n_bytes:  # another loader reads the same recordings
+            return
+        sizes = [math.ceil(seconds * SAMPLE_RATE) + TOLERANCE for seconds in self.lengths]
+        self._cache = SampleCache(sizes, n_bytes)
 
     def samples(self, index: int) -> Int16[np.ndarray, " n"]:
         """Returns the samples of one recording, 16 kHz mono.
@@ -100,12 +109,10 @@ class Recordings:
         if cached is not None:
             return cached
         signal = read_audio(_file(self._audio[index]), self.ids[index])
-        # rounded even if the cache is full, so that samples do not depend on earlier reads
+        # rounded even without a cache, so that samples do not depend on earlier reads
         rounded = (signal * 2**15).round().clamp(-(2**15), 2**15 - 1)
         samples = rounded.to(torch.int16).numpy()
-        if samples.nbytes <= self._cache_bytes_free:
-            self._cache_bytes_free -= samples.nbytes
-            self._cache[index] = samples
+        self._cache.put(index, samples)
         return samples
 
 

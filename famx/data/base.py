@@ -73,6 +73,14 @@ class Dataset(ABC):
         """Returns the data set of an epoch; some data sets choose other examples in each epoch."""
         return self
 
+    def use_cache(self, n_bytes: int) -> None:
+        """Lets the data set store decoded examples in at most so much memory; by default, none.
+
+        Args:
+            n_bytes: limit of the memory, which processes that read the data set should share.
+        """
+        return
+
 
 class Speech(Dataset):
     """Recordings with their texts; a subclass implements `samples` and `example`.

@@ -124,6 +124,9 @@ class Hub(Speech):
         DatasetDict(tables).save_to_disk(folder / "dataset")
         return {"path": str(folder / "dataset"), "speaker": "voice"}
 
+    def use_cache(self, n_bytes: int) -> None:
+        self._recordings.use_cache(n_bytes)
+
     def samples(self, index: int) -> Int16[np.ndarray, " n"]:
         return self._recordings.samples(index)
 

@@ -103,6 +103,9 @@ class Manifest(Speech):
         view._join_recordings(epoch)
         return view
 
+    def use_cache(self, n_bytes: int) -> None:
+        self._recordings.use_cache(n_bytes)
+
     def samples(self, index: int) -> Int16[np.ndarray, " n"]:
         parts = [self._recordings.samples(member) for member in self._groups[index]]
         if len(parts) == 1:

@@ -21,6 +21,7 @@ from famx.task.base import Task
 from famx.training import checkpoint
 from famx.training.checkpoint import load_weights
 from famx.training.device import rank
+from famx.training.graphs import uses_graphs
 from famx.training.hooks import Hook
 from famx.training.loader import Loader
 from famx.training.loader_config import LoaderConfig
@@ -66,7 +67,10 @@ class Experiment:
         # text is its own target
         target_tokenizer = self.tokenizer if dataset.modality is Modality.SPEECH else None
         settings = LoaderConfig(**self.config["loader"])
-        return Loader(dataset, target_tokenizer, self.config["seed"], settings)
+        graphs = uses_graphs(self.config["trainer"]["graphs"], self.device)
+        return Loader(
+            dataset, target_tokenizer, self.config["seed"], settings, self.device, graphs=graphs
+        )
 
 
 def build_experiment(

@@ -21,6 +21,7 @@ from famx.model import layer_choices
 from famx.monitoring.metrics import room_by_module
 from famx.notation import SAMPLE_RATE, Modality
 from famx.registry import LAYER_ROOMS
+from famx.training.device import describe_precision, forward_dtype
 from famx.training.evaluate import Evaluation
 
 SECTIONS = (*registry.ROOMS, "model", "trainer", "loader", "param_groups")
@@ -30,7 +31,9 @@ GROUP_COLUMNS = ("kind", "tensors", "parameters", "lr", "weight_decay", "alpha",
 def model_table(experiment: Experiment) -> Table:
     """Returns a table of parts and parameters, with the FLOPs per second of audio or per token."""
     config = experiment.config
-    title = f"famx {config['name']} on {experiment.device.type}"
+    dtype = forward_dtype(config["trainer"]["precision"], experiment.device)
+    precision = describe_precision(dtype, experiment.device)
+    title = f"famx {config['name']} on {experiment.device.type}, trained in {precision}"
     table = Table(title=title, title_justify="left", min_width=len(title))
     table.add_column("room")
     table.add_column("part")

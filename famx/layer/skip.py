@@ -7,8 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from famx.layer.prenorm import PreNormLayer
-from famx.nn.gating import straight_through
-from famx.nn.hooks import ComputeCost
+from famx.nn.gating import Selection, select_open, skips_closed, straight_through
+from famx.nn.hooks import ComputeCost, ConnectsLayers, Observed
+from famx.nn.pooling import running_mean
 from famx.nn.state import DecodeState, append_to_cache
 from famx.registry import register
 
@@ -21,9 +22,10 @@ class SkipLayer(ComputeCost, PreNormLayer):
 
     If causal, `pool` is a running mean and each position has a gate; otherwise it is a mean over
     the sample, which has one gate. The gate is hard and has the gradient of p (straight-through).
-    Skipped positions are computed too, and multiplied by 0; the metric `compute` is the fraction of
-    positions that are not skipped. With a memory, the mask is that of the memory, so padding of `x`
-    is unknown.
+    In training, skipped positions are computed too, and multiplied by 0. In evaluation they are
+    not, except that attention computes all positions of a sample of which any is visited. The
+    metric `compute` is the fraction of positions that are not skipped. With a memory, the mask is
+    that of the memory, so padding of `x` is unknown.
 
     Args:
         d_model: number of channels.
@@ -63,7 +65,69 @@ class SkipLayer(ComputeCost, PreNormLayer):
         p = self.gate(self.pool(x, mask_of_x, state)).sigmoid()
         visit = straight_through(p, 0.5)
         self.record_compute(visit.expand(*x.shape[:2], 1), p, mask_of_x)
-        return x + visit * (super().forward(x, memory, mask, state) - x)
+        selection = select_open(visit[..., 0] > 0) if skips_closed(self, x) else None
+        if selection is None:
+            return x + visit * (super().forward(x, memory, mask, state) - x)
+        return self.visit_selected(selection, visit, x, memory, mask, state)
+
+    def visit_selected(
+        self,
+        selection: Selection,
+        visit: Float[Tensor, "b _ 1"],
+        x: Float[Tensor, "b t d"],
+        memory: Float[Tensor, "b s d"] | None,
+        mask: Bool[Tensor, "#b #h #t s"] | None,
+        state: DecodeState | None,
+    ) -> Float[Tensor, "b t d"]:
+        """Returns `x` with the selected positions, or samples, passed through the layer."""
+        if self.observed:
+            self.clear_metrics()
+        attends_all = self.needs_all_keys(state)
+        if selection.is_empty and not attends_all:
+            return x
+        # attention: for all samples, or those that are visited at some position
+        if attends_all:
+            attended = x + self.attention(self.attention_norm(x), memory, mask, state)
+        else:
+            rows = selection.rows
+            x_rows = x[rows]
+            memory_rows = None if memory is None else memory[rows]
+            mask_rows = mask if mask is None or len(mask) == 1 else mask[rows]
+            y = self.attention(self.attention_norm(x_rows), memory_rows, mask_rows, state)
+            attended = x.index_copy(0, rows, (x_rows + y).to(x))
+        if selection.is_empty:
+            return x
+
+        # feedforward: for the positions that are visited
+        if visit.shape[1] < x.shape[1]:
+            y = attended[selection.rows]
+            return x.index_copy(0, selection.rows, (y + self.feedforward_of(y)).to(x))
+        y = selection.take(attended)
+        y = y + self.feedforward_of(y)
+        # rows with fewer visits than others are filled up with positions that are skipped
+        return selection.put(x, torch.where(selection.take(visit) > 0, y, selection.take(x)))
+
+    def needs_all_keys(self, state: DecodeState | None) -> bool:
+        """Returns whether attention has to compute the keys of all samples.
+
+        Later chunks attend to the keys of this one, and messages to other layers hold all samples.
+        """
+        if state is None:
+            return False
+        return state.incremental or any(
+            isinstance(module, ConnectsLayers) and module.connects_layers
+            for module in self.attention.modules()
+        )
+
+    def clear_metrics(self) -> None:
+        """Clears the metrics of the block and the feedforward, which may not be computed."""
+        for module in (*self.attention.modules(), *self.feedforward.modules()):
+            if isinstance(module, Observed):
+                module.metrics = {}
+
+    def feedforward_of(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Returns the output of the second branch."""
+        return self.feedforward(self.feedforward_norm(x))
 
     def pool(
         self,
@@ -78,6 +142,11 @@ class SkipLayer(ComputeCost, PreNormLayer):
         append_to_cache(cache, inputs=x)
         inputs = cache["inputs"]
         keys = inputs.shape[1]
+
+        # in evaluation, a running mean
+        shared = mask is None or mask.shape[1] == 1
+        if self.causal and shared and queries > 1 and skips_closed(self, x):
+            return running_mean(inputs, None if mask is None else mask.mT, queries)
 
         # a mask of the positions that each position sees
         if self.causal:

@@ -12,7 +12,7 @@ from famx.monitoring.tensorboard import RunLog
 from famx.nn.hooks import Observed, set_observed
 from famx.notation import Modality
 from famx.training.evaluate import Evaluation
-from famx.training.hooks import Hook, Interval, Metrics
+from famx.training.hooks import Hook, Interval, Metrics, require_finite
 from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
 
@@ -44,7 +44,7 @@ class ReportMetrics(Hook):
             hook.on_report(trainer, metrics)
         scalars = {tag: value for tag, value in metrics.items() if not isinstance(value, Tensor)}
         trainer.latest |= scalars
-        trainer.require_finite("train", scalars["train/loss"])
+        require_finite(trainer, "train", scalars["train/loss"])
 
     def collect(self, trainer: Trainer) -> Metrics:
         """Returns the metrics of the model, the optimizer and the loop, in one device copy."""

@@ -67,14 +67,36 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the batch by the names of their fields."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
     def to(self, device: torch.device | str) -> "Batch":
-        """Returns a copy of the batch whose tensors are on the device."""
+        """Returns a copy of the batch whose tensors are on the device.
+
+        The copy waits for the device unless the batch is in pinned memory.
+        """
+        moved = {}
+        for name, tensor in self.tensors.items():
+            moved[name] = tensor.to(device, non_blocking=True)
+        return self._replace(moved)
+
+    def pin_memory(self) -> "Batch":
+        """Returns a copy of the batch in pinned memory; tensors that are pinned are not copied."""
+        pinned = {}
+        for name, tensor in self.tensors.items():
+            # rows of a pinned batch need not be consecutive, and the device copies only such rows
+            pinned[name] = tensor.contiguous().pin_memory()
+        return self._replace(pinned)
+
+    def _replace(self, tensors: dict[str, Tensor]) -> "Batch":
+        """Returns a copy of the batch with other tensors of the same values."""
         # a copy keeps `amount` and `padding`, which would have to be read from the device again
-        moved = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(moved, name, value.to(device, non_blocking=True))
-        return moved
+        replaced = copy.copy(self)
+        for name, tensor in tensors.items():
+            setattr(replaced, name, tensor)
+        return replaced
 
     def shard(self, rank: int, world_size: int) -> "Batch":
         """Returns the rows rank, rank + world_size, ..., padded as in the full batch."""

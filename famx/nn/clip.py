@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from famx.kernels.tensor_table import supports
+
 
 @torch.no_grad()
 def clip_by_unit_norm(
@@ -25,6 +27,8 @@ def clip_by_unit_norm(
     Returns:
         The norm of each parameter's gradient before clipping, 0 where it has none.
     """
+    if supports(params, [p.grad for p in params]):
+        return _clip_by_kernel(params, max_ratio, eps)
     # parameters with a gradient
     trained = []
     gradients = []
@@ -60,6 +64,27 @@ def clip_by_unit_norm(
     for p in params:
         all_norms.append(norms.new_zeros(()) if p.grad is None else next(remaining))
     return torch.stack(all_norms)
+
+
+def _clip_by_kernel(
+    params: Sequence[Tensor], max_ratio: float, eps: float
+) -> Float[Tensor, " params"]:
+    """Clips as `clip_by_unit_norm` in a launch for all tensors and one for their norms."""
+    from famx.kernels.unit_clip import clip
+
+    # the kernel reads and writes contiguous tensors
+    copies = []
+    gradients: list[Tensor | None] = []
+    for p in params:
+        gradient = p.grad
+        dense = None if gradient is None else gradient.contiguous()
+        if gradient is not None and dense is not None and dense is not gradient:
+            copies.append((gradient, dense))
+        gradients.append(dense)
+    norms = clip([p.contiguous() for p in params], gradients, max_ratio, eps)
+    for gradient, dense in copies:
+        gradient.copy_(dense)
+    return norms
 
 
 class Units(NamedTuple):

@@ -1,12 +1,14 @@
 """Checks of parameters and gradients: their dtype and layout, and whether all are finite."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from famx.kernels.tensor_table import supports
 from famx.notation import UserError
 
 
@@ -38,28 +40,66 @@ def dense_grad(param: Tensor) -> Tensor | None:
     return gradient
 
 
-def decayed_grad(param: Tensor, group: Mapping[str, Any]) -> Tensor | None:
-    """Returns the gradient, contiguous, plus weight_decay·θ if the group's decay is coupled.
+def decayed_grads(group: Mapping[str, Any]) -> list[Tensor | None]:
+    """Returns the gradients of a group, contiguous, plus weight_decay·θ if its decay is coupled.
 
-    It is None if the gradient is absent or has no elements.
+    One is None if the gradient is absent or has no elements.
+
+    Raises:
+        UserError: a gradient is sparse.
     """
-    gradient = dense_grad(param)
-    # kernels and spectra do not support empty tensors
-    if gradient is None or not gradient.numel():
-        return None
-    if group["weight_decay"] and not group.get("decoupled", True):
-        gradient = gradient.add(param, alpha=group["weight_decay"])
-    return gradient.contiguous()
+    coupled_decay = 0.0 if group.get("decoupled", True) else group["weight_decay"]
+    gradients: list[Tensor | None] = []
+    for p in group["params"]:
+        gradient = dense_grad(p)
+        # kernels and spectra do not support empty tensors
+        if gradient is None or not gradient.numel():
+            gradients.append(None)
+            continue
+        if coupled_decay:
+            gradient = gradient.add(p, alpha=coupled_decay)
+        gradients.append(gradient.contiguous())
+    return gradients
 
 
-def non_finite(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Returns 1 if an element of a gradient, or the sum of its elements, is not finite, else 0."""
+def non_finite(gradients: Sequence[Tensor | None], params: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Returns 1 if an element of a gradient is not finite, else 0.
+
+    Where famx's kernels do not run, a sum of elements that is not finite gives 1 too.
+
+    Args:
+        gradients: those of the parameters; None where one is missing, but not everywhere.
+    """
+    present = [g for g in gradients if g is not None]
+    if supports(params, gradients):
+        from famx.kernels.multi_tensor import non_finite as any_non_finite
+
+        return any_non_finite(gradients, params)
     # a sum is the fastest way to read all elements; a non-finite one makes the sum non-finite
-    sums = torch.stack(
-        [g.sum(dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
-    )
+    sums = torch.stack([g.sum(dtype=torch.promote_types(g.dtype, torch.float32)) for g in present])
     # 0 times inf or NaN is NaN, which is not equal to 0
     return (sums * 0).sum().ne(0).float()
+
+
+def with_zeros(gradients: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[Tensor]:
+    """Returns the gradients with zeros, which take no memory, in place of missing ones."""
+    dense = []
+    for gradient, p in zip(gradients, params, strict=True):
+        dense.append(p.new_zeros(()).expand(p.shape) if gradient is None else gradient)
+    return dense
+
+
+def presence(
+    gradients: Sequence[Tensor | None], device: torch.device
+) -> Float[Tensor, " tensors"] | None:
+    """Returns 1 for each gradient and 0 for each missing one; None if all are there."""
+    flags = tuple([gradient is not None for gradient in gradients])
+    return None if all(flags) else _mask(flags, device)
+
+
+@lru_cache(maxsize=8)
+def _mask(flags: tuple[bool, ...], device: torch.device) -> Float[Tensor, " tensors"]:
+    return torch.tensor(flags, dtype=torch.float32).to(device, non_blocking=True)
 
 
 def is_capturing() -> bool:

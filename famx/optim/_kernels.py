@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from famx.kernels.tensor_table import supports
+
 EPS = torch.finfo(torch.float32).eps
 TINY = torch.finfo(torch.float32).tiny
 # devices for which torch has fused optimizers; "meta" has none
@@ -44,6 +46,9 @@ def average(
     if found_inf.device.type not in FUSED_DEVICES:
         average_reference(averages, gradients, weights, found_inf)
         return
+    if supports(averages, gradients):
+        _average_by_kernel(averages, gradients, weights, found_inf)
+        return
     # one launch for all tensors with the same weight and dtype
     batches: dict[tuple[float | Tensor, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
     for m, g, w in zip(averages, gradients, weights, strict=True):
@@ -64,6 +69,30 @@ def average(
             is_first_step=False,
             found_inf=found_inf,
         )
+
+
+def _average_by_kernel(
+    averages: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    weights: Sequence[float | Tensor],
+    found_inf: Float[Tensor, ""],
+) -> None:
+    """Computes `average` in one launch for each number among the weights, and one for tensors."""
+    from famx.kernels import multi_tensor
+
+    # tensors by number, and all whose weight is on the device
+    rows_by_weight: dict[float | None, list[int]] = {}
+    for i, w in enumerate(weights):
+        rows_by_weight.setdefault(None if isinstance(w, Tensor) else w, []).append(i)
+    for weight, rows in rows_by_weight.items():
+        batch_weights: float | Tensor
+        if weight is None:
+            batch_weights = torch.stack([torch.as_tensor(weights[i]) for i in rows]).float()
+        else:
+            batch_weights = weight
+        batch_averages = [averages[i] for i in rows]
+        batch_gradients = [gradients[i] for i in rows]
+        multi_tensor.average(batch_averages, batch_gradients, batch_weights, found_inf)
 
 
 def average_reference(
@@ -98,6 +127,12 @@ def descend(
         return
     if isinstance(lr, Tensor):
         lr = lr.to(found_inf.device, torch.float32, non_blocking=True)
+    if supports(params, directions):
+        from famx.kernels import multi_tensor
+
+        with contiguous(params) as dense:
+            multi_tensor.descend(dense, directions, lr, weight_decay, found_inf)
+        return
     # one launch for all tensors with the same dtype
     batches: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for p, direction in zip(params, directions, strict=True):

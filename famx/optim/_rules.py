@@ -124,18 +124,21 @@ def buffers_of(rule: nn.Module) -> SavedBuffers:
     """
     saved = []
     for module in rule.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            saved.append((module, name, buffer))
+        # `named_buffers` takes ten times as long
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                saved.append((module, name, buffer))
     return saved
 
 
 def restore_buffers(saved: SavedBuffers, found_inf: Float[Tensor, ""]) -> None:
     """Restores the saved buffers of a rule where `found_inf` is 1, else changes nothing."""
+    is_skipped = found_inf > 0
     for module, name, old in saved:
         new = getattr(module, name)
         if new is not old:
             # writes into the same memory, since a CUDA graph replays fixed addresses
-            setattr(module, name, torch.where(found_inf > 0, old, new, out=old))
+            setattr(module, name, torch.where(is_skipped, old, new, out=old))
 
 
 def make_capturable(parts: Iterable[object], device: torch.device) -> None:

@@ -43,12 +43,12 @@ class AGC(Wrapper):
 
     def before(self, params: list[Tensor]) -> None:
         # copies are clipped, since the gradients belong to the caller
-        self.full_gradients = []
-        for p in params:
-            gradient = p.grad
-            if gradient is not None:
-                self.full_gradients.append(gradient)
-                p.grad = gradient.clone()
+        self.full_gradients = [p.grad for p in params if p.grad is not None]
+        copies = [torch.empty_like(gradient) for gradient in self.full_gradients]
+        if copies:
+            torch._foreach_copy_(copies, self.full_gradients)
+        for p, gradient in zip(params, copies, strict=True):
+            p.grad = gradient
         clip_by_unit_norm(params, self.clip, self.eps)
 
     def after(self, params: list[Tensor], stepped: float | Tensor) -> None:

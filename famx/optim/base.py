@@ -1,18 +1,18 @@
 """Base of famx's own update rules: one momentum per tensor, no device synchronization."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
+from famx import kernels
 from famx.nn.hooks import set_observed
 from famx.notation import Kind, UserError
-from famx.optim._gradients import decayed_grad, is_capturing, non_finite
+from famx.optim._gradients import decayed_grads, is_capturing, non_finite, presence, with_zeros
 from famx.optim._kernels import scalars
 from famx.optim._param_groups import check_group, tensor_info
 from famx.optim._rules import (
@@ -27,32 +27,14 @@ from famx.optim._rules import (
     shapes,
 )
 from famx.optim._state import getstate, keep_dtypes
-
-Group = dict[str, Any]
-
-
-class Update(NamedTuple):
-    """One parameter in one step. Numbers are floats on the CPU, else 0-d tensors on the device.
-
-    Args:
-        param: the parameter.
-        gradient: its gradient, contiguous.
-        state: its state, as named tensors.
-        momentum: its coefficient, in [0, 1).
-        momentum_product: product of its coefficients in all steps so far, this one included.
-        step: number of its steps with a gradient, this one included.
-    """
-
-    param: Tensor
-    gradient: Tensor
-    state: dict[str, Tensor]
-    momentum: float | Tensor
-    momentum_product: float | Tensor
-    step: float | Tensor
+from famx.optim._update import Group, GroupUpdate, Update
 
 
 class Optimizer(torch.optim.Optimizer):
     """Gets one coefficient per tensor from the momentum rule; a subclass defines `update`.
+
+    Where famx's kernels run, a step calls `update_group` instead, with numbers as vectors. A
+    subclass overrides it if it has a kernel for all tensors; by default, it calls `update`.
 
     A step with a non-finite gradient is skipped without a device synchronization: the kernels read
     a flag, and the buffers of the rule are restored. `calls`, by which a rule decides when to start
@@ -121,6 +103,14 @@ class Optimizer(torch.optim.Optimizer):
         """
         raise NotImplementedError
 
+    def update_group(self, group: Group, update: GroupUpdate, found_inf: Float[Tensor, ""]) -> None:
+        """Takes the step of a group where famx's kernels run; by default, calls `update`.
+
+        Args:
+            found_inf: see `update`.
+        """
+        self.update(group, update.split(), found_inf)
+
     @torch._disable_dynamo  # torch's fused kernels cannot be traced
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -142,26 +132,72 @@ class Optimizer(torch.optim.Optimizer):
         self.found_inf = None
 
         # gradients, and whether one is not finite
-        params = self._params_with_groups()
-        gradients = [decayed_grad(p, group) for p, group in params]
-        present = [g for g in gradients if g is not None]
-        if not present:
+        params: list[Tensor] = []
+        gradients: list[Tensor | None] = []
+        for group in self.param_groups:
+            params += group["params"]
+            gradients += decayed_grads(group)
+        if all(gradient is None for gradient in gradients):
             return loss
-        found_inf = non_finite(present) if flag is None else flag.float()
+        found_inf = non_finite(gradients, params) if flag is None else flag.float()
         self._move_to(found_inf.device)
         self.calls += 1  # in place, if it is a tensor
 
         # one coefficient per tensor; the rule gets zeros for missing gradients
-        all_present = len(present) == len(gradients)
-        inputs = present if all_present else _with_zeros(gradients, params)
+        inputs = with_zeros(gradients, params)
         coefficients = self._choose_momentum(inputs, found_inf)
-        momenta = self._check_momentum(coefficients, found_inf)
+        check_coefficients(self.rule, coefficients, len(self.tensors))
 
+        # the step
+        has_gradient = presence(gradients, found_inf.device)
+        step = self._step_groups if kernels.available(found_inf.device) else self._step_tensors
+        step(gradients, coefficients, has_gradient, found_inf)
+        if self.observed:
+            self._record_metrics(coefficients)
+        return loss
+
+    def _step_groups(
+        self,
+        gradients: Sequence[Tensor | None],
+        coefficients: Float[Tensor, " tensors"],
+        has_gradient: Float[Tensor, " tensors"] | None,
+        found_inf: Float[Tensor, ""],
+    ) -> None:
+        """Counts the step and takes it group by group, with numbers in vectors on the device."""
+        from famx.kernels.multi_tensor import count_step
+
+        momentum = coefficients.to(torch.float32).contiguous()
+        counters = (self.momentum_products, self.steps, self.skipped)
+        count_step(counters, momentum, has_gradient, found_inf)
+        # the numbers of each group
+        sizes = [len(group["params"]) for group in self.param_groups]
+        vectors = (momentum, self.momentum_products, self.steps)
+        numbers = zip(*[vector.split(sizes) for vector in vectors], strict=True)
+        rows = iter(gradients)
+        for group, group_numbers in zip(self.param_groups, numbers, strict=True):
+            params = group["params"]
+            group_gradients = list(islice(rows, len(params)))
+            if all(gradient is None for gradient in group_gradients):
+                continue
+            states: list[dict[str, Tensor]] = []
+            for p, gradient in zip(params, group_gradients, strict=True):
+                states.append({} if gradient is None else self._state_of(p))
+            update = GroupUpdate(params, group_gradients, states, *group_numbers)
+            self.update_group(group, update, found_inf)
+
+    def _step_tensors(
+        self,
+        gradients: Sequence[Tensor | None],
+        coefficients: Float[Tensor, " tensors"],
+        has_gradient: Float[Tensor, " tensors"] | None,
+        found_inf: Float[Tensor, ""],
+    ) -> None:
+        """Counts the step and takes it group by group, with numbers for each tensor."""
+        momenta = self._check_momentum(coefficients, found_inf)
         # skipped steps and steps without a gradient do not count
         increment = 1 - found_inf
-        if not all_present:
-            has_gradient = tuple([g is not None for g in gradients])
-            increment = increment * _mask(has_gradient, found_inf.device)
+        if has_gradient is not None:
+            increment = increment * has_gradient
         self.steps += increment
         products = self.momentum_products
         torch.where(increment > 0, products * coefficients, products, out=products)
@@ -180,9 +216,6 @@ class Optimizer(torch.optim.Optimizer):
             if updates:
                 self.update(group, updates, found_inf)
         self.skipped += found_inf.long()
-        if self.observed:
-            self._record_metrics(coefficients)
-        return loss
 
     def _refuse_unready_capture(self) -> None:
         if is_capturing() and isinstance(self.calls, int):
@@ -213,10 +246,9 @@ class Optimizer(torch.optim.Optimizer):
         """Returns the rule's coefficients one by one.
 
         Raises:
-            UserError: there is not one per tensor, or one is outside [0, 1). The range is checked
-                only on the CPU, and only in steps that are not skipped.
+            UserError: one is outside [0, 1). That is checked only on the CPU, and only in steps
+                that are not skipped.
         """
-        check_coefficients(self.rule, coefficients, len(self.tensors))
         momenta = scalars(coefficients)
         # in a skipped step the coefficients may be NaN, like the gradients
         if coefficients.device.type == "cpu" and _is_zero(found_inf):
@@ -309,21 +341,6 @@ class Optimizer(torch.optim.Optimizer):
         check_group(self.param_groups[-1], type(self).__name__)
 
     __getstate__ = getstate
-
-
-def _with_zeros(
-    gradients: Sequence[Tensor | None], params: Sequence[tuple[Tensor, Group]]
-) -> list[Tensor]:
-    """Returns the gradients with zeros, which take no memory, in place of missing ones."""
-    dense = []
-    for gradient, (p, _) in zip(gradients, params, strict=True):
-        dense.append(p.new_zeros(()).expand(p.shape) if gradient is None else gradient)
-    return dense
-
-
-@lru_cache(maxsize=8)
-def _mask(flags: tuple[bool, ...], device: torch.device) -> Float[Tensor, " tensors"]:
-    return torch.tensor(flags, dtype=torch.float32).to(device, non_blocking=True)
 
 
 def _is_zero(flag: Float[Tensor, ""]) -> bool:

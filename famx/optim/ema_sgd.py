@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from famx.kernels.tensor_table import supports
 from famx.optim._kernels import EPS, average, clamp_min, contiguous, descend
 from famx.optim._rules import Factory
-from famx.optim.base import Group, Optimizer, Update
+from famx.optim.base import Group, GroupUpdate, Optimizer, Update
 from famx.registry import register
 
 
@@ -69,6 +70,22 @@ class EmaSGD(Optimizer):
         weight_decay = group["weight_decay"] * group["decoupled"]
         step = self._fused_step if found_inf.device.type == "cpu" else self._per_tensor_step
         step(updates, weights, group["lr"], weight_decay, found_inf)
+
+    def update_group(self, group: Group, update: GroupUpdate, found_inf: Tensor) -> None:
+        if not supports(update.params, update.gradients):
+            super().update_group(group, update, found_inf)
+            return
+        from famx.kernels.multi_tensor import average_and_descend
+
+        weights = 1 - update.momentum
+        if self.debias:
+            weights = weights / (1 - update.momentum_product).clamp_min(EPS)
+        weight_decay = group["weight_decay"] * group["decoupled"]
+        averages = update.state("exp_avg")
+        with contiguous(update.params) as params:
+            average_and_descend(
+                params, update.gradients, averages, weights, group["lr"], weight_decay, found_inf
+            )
 
     def _fused_step(
         self,

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from famx.kernels.tensor_table import supports
 from famx.optim._kernels import average, contiguous, descend
 from famx.optim._rules import Factory
-from famx.optim.base import Group, Optimizer, Update
+from famx.optim.base import Group, GroupUpdate, Optimizer, Update
 from famx.registry import register
 from famx.validate import NON_NEGATIVE, check_number
 
@@ -68,6 +69,25 @@ class FAMAdamW(Optimizer):
     def update(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
         step = self._fused_step if found_inf.device.type == "cpu" else self._per_tensor_step
         step(group, updates, found_inf)
+
+    def update_group(self, group: Group, update: GroupUpdate, found_inf: Tensor) -> None:
+        if not supports(update.params, update.gradients):
+            super().update_group(group, update, found_inf)
+            return
+        from famx.kernels.adamw import adamw
+
+        with contiguous(update.params) as params:
+            adamw(
+                params,
+                update.gradients,
+                averages=(update.state("exp_avg"), update.state("exp_avg_sq")),
+                numbers=(update.momentum, update.momentum_product, update.step),
+                lr=group["lr"],
+                beta2=group["beta2"],
+                eps=group["eps"],
+                weight_decay=group["weight_decay"],
+                found_inf=found_inf,
+            )
 
     def _fused_step(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
         """Launches one kernel for all tensors with equal coefficients, products and step counts."""

@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from famx.optim._kernels import TINY, average, clamp_min, descend, scalars
+from famx.optim._maxfactor import has_kernels, step_by_kernels
 from famx.optim._rules import Factory
-from famx.optim.base import Group, Optimizer, Update
+from famx.optim.base import Group, GroupUpdate, Optimizer, Update
 from famx.registry import register
 
 Magnitude = Literal["row", "max", "median"]
 Scalars = Sequence[float | Tensor]
+
+LARGEST = torch.finfo(torch.float32).max
 
 
 @runtime_checkable
@@ -129,6 +132,12 @@ class MaxFactor(Optimizer):
         # tensors whose gradients are not averaged have no momentum
         super()._record_metrics(mask * coefficients)
 
+    def update_group(self, group: Group, update: GroupUpdate, found_inf: Tensor) -> None:
+        if has_kernels(group, update, self.full_matrix, self.magnitude):
+            step_by_kernels(group, update, found_inf, self.magnitude)
+        else:
+            super().update_group(group, update, found_inf)
+
     def update(self, group: Group, updates: Sequence[Update], found_inf: Tensor) -> None:
         # average the gradients of the tensors that the rule follows
         averaged = [u for u in updates if u.param in self.averaged]
@@ -157,9 +166,11 @@ class MaxFactor(Optimizer):
     def _sizes(self, group: Group, updates: Sequence[Update]) -> Scalars:
         """Returns max(eps₂, RMS θ) of each parameter."""
         norms = _norms([u.param for u in updates])
+        # a sum of squares that overflows counts as the largest number
+        norms = torch.where(norms.isinf(), LARGEST**0.5, norms)
         return [
             clamp_min(norm * max(1, u.param.numel()) ** -0.5, group["eps"][1])
-            for u, norm in zip(updates, norms, strict=True)
+            for u, norm in zip(updates, scalars(norms), strict=True)
         ]
 
     def _clip(
@@ -167,7 +178,8 @@ class MaxFactor(Optimizer):
     ) -> list[Tensor]:
         """Returns the gradients scaled down to norms of at most clip·size·sqrt(elements)."""
         clipped = []
-        for u, g, size, norm in zip(updates, gradients, sizes, _norms(gradients), strict=True):
+        norms = scalars(_norms(gradients))
+        for u, g, size, norm in zip(updates, gradients, sizes, norms, strict=True):
             longest = group["clip"] * size * u.param.numel() ** 0.5
             clipped.append(g * (1 / clamp_min(norm / clamp_min(longest, TINY), 1.0)))
         return clipped
@@ -190,9 +202,13 @@ class MaxFactor(Optimizer):
     def _scale(
         self, group: Group, a: float | Tensor, largest: float | Tensor, rms: float | Tensor
     ) -> float | Tensor:
-        """Returns a / (max(1, RMS(u)/clip_threshold)·max|u|), the factor from u to the step."""
+        """Returns a / (max(1, RMS(u)/clip_threshold)·max|u|), the factor from u to the step.
+
+        It is finite, so that the step is 0 where u is 0.
+        """
         divisor = largest * clamp_min(rms / group["clip_threshold"], 1.0)
-        return a / clamp_min(divisor, TINY)
+        factor = a / clamp_min(divisor, TINY)
+        return factor.clamp_max(LARGEST) if isinstance(factor, Tensor) else min(factor, LARGEST)
 
     def _update_vectors(
         self,
@@ -206,7 +222,7 @@ class MaxFactor(Optimizer):
         # V, in which squares that overflow count as the largest number
         v = [u.state["exp_avg_sq"] for u in updates]
         squares = torch._foreach_mul(gradients, gradients)
-        squares = torch._foreach_minimum(squares, torch.finfo(torch.float32).max)
+        squares = torch._foreach_minimum(squares, LARGEST)
         average(v, squares, [1 - group["gamma"]] * len(v), found_inf)
         # u = g / sqrt(max(V, eps₁²))
         roots = torch._foreach_sqrt(torch._foreach_maximum(v, group["eps"][0] ** 2))
@@ -235,13 +251,15 @@ class MaxFactor(Optimizer):
         g = gradient.reshape(len(gradient), -1)
         u2, buffer = self._scratch_like(g)
         torch.mul(g, g, out=u2)
-        row_means = u2.mean(1)
-        # a matrix whose g² overflows is not changed
-        overflow = (row_means.sum() * 0).ne(0).to(found_inf)
+        # means of rows and, if V needs them, of columns
+        means = [u2.mean(axis) for axis in ((1,) if self.full_matrix else (1, 0))]
+        # a matrix whose g², or a sum of them, overflows is not changed
+        zeros = [means[0].sum() * 0, *[(mean * 0).sum() for mean in means[1:]]]
+        overflow = torch.stack(zeros).sum().ne(0).to(found_inf)
         found_inf = torch.maximum(found_inf, overflow)
         # u² = g² / V, up to a factor for each row
         floor = group["eps"][0] ** 2
-        factor = self._divide_by_v(u2, row_means, update.state, weight, floor, buffer, found_inf)
+        factor = self._divide_by_v(u2, means, update.state, weight, floor, buffer, found_inf)
         row_largest = u2.amax(1, keepdim=True) * factor
         row_mean = u2.mean(1, keepdim=True) * factor
         largest, rms = scalars(torch.stack([row_largest.max(), row_mean.mean()]).sqrt())
@@ -251,14 +269,16 @@ class MaxFactor(Optimizer):
         elif self.magnitude == "median":
             row_largest = (u2 * factor).median()
         scale = self._scale(group, step, largest, rms)
-        direction = torch.sign(g, out=u2).mul_(row_largest.sqrt() * scale)
+        # NaN is infinity times 0, where u² overflows
+        magnitude = (row_largest.sqrt() * scale).nan_to_num_(0.0)
+        direction = torch.sign(g, out=u2).mul_(magnitude)
         direction = direction.to(update.param.dtype).view(update.param.shape)
         descend([update.param], [direction], group["lr"], group["weight_decay"], found_inf)
 
     def _divide_by_v(
         self,
         u2: Tensor,
-        row_means: Tensor,
+        means: list[Tensor],
         state: dict[str, Tensor],
         weight: float | Tensor,
         floor: float,
@@ -269,7 +289,7 @@ class MaxFactor(Optimizer):
 
         Args:
             u2: g² as a matrix, overwritten.
-            row_means: means of its rows.
+            means: means of its rows and columns, or of its rows if V has the full shape.
             buffer: a matrix of the same shape, overwritten.
 
         Returns:
@@ -284,7 +304,7 @@ class MaxFactor(Optimizer):
         # V = R·C / max(R)
         rows = state["exp_avg_sq_row"]
         columns = state["exp_avg_sq_col"]
-        average([rows, columns], [row_means, u2.mean(0)], [weight, weight], found_inf)
+        average([rows, columns], means, [weight, weight], found_inf)
         rows = rows / rows.max().clamp_min(TINY)
         # if no V is below the floor, which only the CPU can check without a synchronization,
         # dividing by the columns and returning the rows as the factor takes a third of the time
@@ -312,8 +332,8 @@ class MaxFactor(Optimizer):
         return scratch[0, :n].view(tensor.shape), scratch[1, :n].view(tensor.shape)
 
 
-def _norms(tensors: Sequence[Tensor]) -> Scalars:
+def _norms(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
     """Returns the Euclidean norm of each tensor."""
     if any(x.dtype.itemsize < 4 for x in tensors):
         tensors = [x.float() for x in tensors]
-    return scalars(torch.stack([x.float() for x in torch._foreach_norm(list(tensors))]))
+    return torch.stack([x.float() for x in torch._foreach_norm(list(tensors))])

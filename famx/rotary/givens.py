@@ -7,7 +7,7 @@ from torch.nn.functional import pad
 
 from famx.registry import register
 from famx.rotary._channels import compute_dtype
-from famx.rotary._tables import rotation_table, to_float64
+from famx.rotary._tables import constant, rotation_table, to_float64
 from famx.rotary.base import PairRotary, count_pairs, geometric_frequencies
 
 
@@ -106,7 +106,7 @@ class GivensRotary(PairRotary):
     def angular_frequencies(self) -> Float[Tensor, " pairs"]:
         """Returns the learned radians per position of each plane."""
         scale = to_float64(self.scale)
-        frequencies = torch.tensor(self.frequencies, dtype=scale.dtype, device=scale.device)
+        frequencies = constant(_vector, (self.frequencies,), scale.device, scale.dtype)
         return frequencies * scale * to_float64(self.direction).tanh()
 
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
@@ -122,3 +122,7 @@ class GivensRotary(PairRotary):
         partners = torch.cat([pieces[k] for k in self.order], dim=-1)
         rotated = partners.mul_(table.imag.contiguous())
         return rotated.addcmul_(wide, table.real.contiguous()).type_as(x)
+
+
+def _vector(numbers: tuple[float, ...], device: torch.device) -> Float[Tensor, " n"]:
+    return torch.tensor(numbers, dtype=torch.float64, device=device)

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from math import gcd, prod
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from famx.kernels.tensor_table import supports
 from famx.notation import TensorInfo
 from famx.registry import register
 from famx.spectrum.base import Spectrum, edges, membership
@@ -31,6 +32,7 @@ class Temporal(Spectrum):
     """
 
     ring: Tensor
+    followed: Int[Tensor, "2 tensors"]
     shares: Float[Tensor, "tensors bands"]
     member: Float[Tensor, "tensors bins bands"]
 
@@ -53,6 +55,8 @@ class Temporal(Spectrum):
         # number and stride in memory of the followed elements of each tensor
         self.counts = [min(coordinates, info.numel) for info in tensors]
         self.strides = [_stride(info.shape, coordinates) for info in tensors]
+        followed = torch.tensor([self.counts, self.strides], dtype=torch.long)
+        self.register_buffer("followed", followed, persistent=False)
         # the bins of each band of each tensor
         n_bins = window // 2 + 1
         member = torch.zeros(len(tensors), n_bins, self.max_bands)
@@ -70,7 +74,13 @@ class Temporal(Spectrum):
         """See `Spectrum.forward`."""
         self.calls += 1
         # the oldest step leaves the window
-        self.ring = torch.cat([self.ring[1:], self.sketch(gradients)[None].to(self.ring.dtype)])
+        if self._has_kernel(gradients):
+            from famx.kernels.sketch import sketch
+
+            self.ring = sketch(gradients, self.followed, self.coordinates, self.ring)
+        else:
+            row = self.sketch(gradients)[None].to(self.ring.dtype)
+            self.ring = torch.cat([self.ring[1:], row])
         # a 0-d tensor if calls are counted on the device; then every call measures
         calls_past_window = self.calls - self.window
         self.fresh = (self.calls >= self.window) & (calls_past_window % self.every == 0)
@@ -83,6 +93,10 @@ class Temporal(Spectrum):
 
     def sketch(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors coordinates"]:
         """Returns the followed elements of each gradient, padded with zeros."""
+        if self._has_kernel(gradients):
+            from famx.kernels.sketch import sketch
+
+            return sketch(gradients, self.followed, self.coordinates)[0]
         rows = []
         for gradient, count, stride in zip(gradients, self.counts, self.strides, strict=True):
             row = gradient.contiguous().as_strided((count,), (stride,))
@@ -90,6 +104,9 @@ class Temporal(Spectrum):
                 row = pad(row, (0, self.coordinates - count))
             rows.append(row)
         return torch.stack(rows)
+
+    def _has_kernel(self, gradients: Sequence[Tensor]) -> bool:
+        return supports(gradients) and self.followed.device == gradients[0].device
 
     def degrees_of_freedom(self) -> Float[Tensor, " tensors"]:
         """Returns half a value for each bin of each coordinate that is not always zero."""

@@ -91,7 +91,11 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        """Computes the mean loss of a batch."""
+        """Computes the mean loss of a batch.
+
+        On CUDA it does not read a tensor on the host, so that a CUDA graph can capture it: a number
+        that differs from batch to batch, such as a count, stays on the device.
+        """
 
     @abstractmethod
     def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import ctc_loss
 
-from famx import registry
+from famx import kernels, registry
 from famx.nn.batch import Batch
 from famx.notation import Modality, UserError
 from famx.registry import register
@@ -97,14 +97,21 @@ class CTC(Task):
     def _loss(
         self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"], batch: Batch
     ) -> Float[Tensor, ""]:
-        # in fp32 also under autocast; time first, as torch expects
-        log_probs = scores.float().log_softmax(-1).transpose(0, 1)
-        total = ctc_loss(
-            log_probs,
-            batch.targets,
-            lengths,
-            batch.target_lengths,
-            reduction="sum",
-            zero_infinity=True,
-        )
-        return total / self.count(batch)
+        # in fp32 also under autocast
+        log_probs = scores.float().log_softmax(-1)
+        if kernels.available(scores.device):
+            # torch's loss on CUDA waits for the lengths, and its gradient is not deterministic
+            from famx.kernels.ctc import ctc_loss as ctc_loss_on_device
+
+            total = ctc_loss_on_device(log_probs, batch.targets, lengths, batch.target_lengths)
+        else:
+            total = ctc_loss(
+                log_probs.transpose(0, 1),  # time first, as torch expects
+                batch.targets,
+                lengths,
+                batch.target_lengths,
+                reduction="sum",
+                zero_infinity=True,
+            )
+        # counted on the device: in a CUDA graph, a number of the host would stay that of one batch
+        return total / batch.target_lengths.sum()

@@ -69,6 +69,26 @@ def select_device(device: str, threads: int | None) -> torch.device:
     return torch.device(name)
 
 
+def forward_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Returns the dtype of the products in a forward pass, for `trainer.precision`."""
+    is_bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.bfloat16 if is_bf16 else torch.float32
+
+
+def describe_precision(dtype: torch.dtype, device: torch.device) -> str:
+    """Returns the name of a precision, and which fp32 products CUDA rounds to TF32 (10 bits)."""
+    if dtype is torch.bfloat16:
+        return "bf16"
+    settings = {
+        "matrix products": torch.backends.cuda.matmul.fp32_precision,
+        "convolutions": torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+    }
+    rounded = [name for name, value in settings.items() if value == "tf32"]
+    if device.type != "cuda" or not rounded:
+        return "fp32"
+    return f"fp32 with TF32 in {' and '.join(rounded)}"
+
+
 def _retain_freed_memory() -> None:
     """Lets glibc reuse large freed blocks, which saves a page fault for every page and step."""
     libc = ctypes.CDLL(None)

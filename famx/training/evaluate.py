@@ -13,6 +13,7 @@ from torch import nn
 from famx.nn.batch import Batch
 from famx.notation import Modality
 from famx.task.base import Score, Task
+from famx.training.device import describe_precision
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Evaluation:
         modality: modality of the data.
         amount: amount of data, in seconds of audio or tokens of text.
         seconds: wall time of the evaluation.
+        precision: precision of its arithmetic.
     """
 
     loss: float
@@ -36,6 +38,7 @@ class Evaluation:
     modality: Modality
     amount: float
     seconds: float
+    precision: str
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -58,6 +61,7 @@ class Evaluation:
         summary: dict[str, Any] = {name: score.summary() for name, score in self.scores.items()}
         summary["loss"] = self.loss
         summary["normaliser"] = normaliser
+        summary["precision"] = self.precision
         # sizes, which show how reliable the scores are
         if self.ids:
             summary["utterances"] = len(self.ids)
@@ -135,4 +139,5 @@ def evaluate(
         modality=task.modality,
         amount=amount,
         seconds=time.perf_counter() - started,
+        precision=describe_precision(torch.float32, device),
     )

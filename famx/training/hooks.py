@@ -10,6 +10,7 @@ from torch import Tensor
 
 from famx.nn.batch import Batch
 from famx.nn.hooks import observe_last_batch
+from famx.notation import UserError
 from famx.training import checkpoint
 from famx.training.evaluate import Evaluation, evaluate
 from famx.training.run_dir import RunDir
@@ -80,13 +81,30 @@ class Hook:
         pass
 
 
+def require_finite(trainer: "Trainer", split: str, loss: float) -> None:
+    """Ends a run whose loss is not finite, before its weights are saved.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    if math.isfinite(loss):
+        return
+    lr = trainer.optimizer.param_groups[0]["lr"]
+    raise UserError(
+        f"the {split} loss is {loss} at step {trainer.step}, with a learning rate of {lr:.3g}: "
+        "choose a smaller optim.lr, or look for a fault in parts of your own with "
+        "python -m famx.check; the run keeps its checkpoints of earlier steps"
+    )
+
+
 class StopOnDivergence(Hook):
     """Ends a run whose training loss is not finite, before it is evaluated or saved."""
 
     def after_step(self, trainer: "Trainer") -> None:
         # a report checks the loss itself, and resets its sum
         if trainer.is_save_due and not trainer.is_report_due:
-            trainer.require_finite("train", trainer.sum_over_processes(trainer.loss_sum).item())
+            loss = trainer.sum_over_processes(trainer.loss_sum).item()
+            require_finite(trainer, "train", loss)
 
 
 class EvaluateOnDev(Hook):
@@ -121,7 +139,7 @@ class EvaluateOnDev(Hook):
         # report
         for hook in trainer.hooks:
             hook.on_evaluation(trainer, evaluation)
-        trainer.require_finite("dev", evaluation.loss)
+        require_finite(trainer, "dev", evaluation.loss)
 
 
 class SaveCheckpoints(Hook):

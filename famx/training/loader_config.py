@@ -1,10 +1,18 @@
 """The options of the loader: `loader.KEY=VALUE`."""
 
+import os
+import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
+import torch
+
 from famx.notation import Modality, UserError
+from famx.training.fixed_shapes import DEFAULT_SHAPES
 from famx.validate import COUNT, FACTOR, FRACTION, NON_NEGATIVE, POSITIVE, ConfigSection
+
+MAX_WORKERS = 8  # more than a GPU needs for recordings that are decoded already
+MAX_CACHE_GB = 4.0  # 35 hours of recordings
 
 
 @dataclass
@@ -15,7 +23,12 @@ class LoaderConfig(ConfigSection):
         batch_seconds: budget of a batch of speech, padding included, in seconds.
         batch_tokens: budget of a batch of text, padding included, in tokens.
         buckets: groups of similar length, inside which the order of an epoch is shuffled.
-        workers: processes that read ahead; with 0 the process of the trainer reads.
+        shapes: largest number of fixed shapes of training batches of speech, which replace the
+            groups; None for 12 if the steps run as CUDA graphs, otherwise for no fixed shapes.
+        workers: processes that read ahead; with 0 the process of the trainer reads. None for as
+            many as there are free CPU cores, at most 8, if the device is CUDA, otherwise for 0.
+        cache_gb: memory for decoded recordings of a split, in GB, shared by the workers; None for
+            4 GB, or for a quarter of the machine's memory if that is less.
         speed: factors of speed; one is sampled for each recording.
         snr: ratios of signal to white noise in dB; one is sampled for each recording, if any.
         time_masks: number of time spans to blank (SpecAugment, arXiv:1904.08779).
@@ -27,7 +40,9 @@ class LoaderConfig(ConfigSection):
     batch_seconds: Annotated[float, POSITIVE] = 24.0
     batch_tokens: Annotated[int, COUNT] = 1024
     buckets: Annotated[int, COUNT] = 30
-    workers: Annotated[int, NON_NEGATIVE] = 0
+    shapes: Annotated[int | None, COUNT] = None
+    workers: Annotated[int | None, NON_NEGATIVE] = None
+    cache_gb: Annotated[float | None, NON_NEGATIVE] = None
     speed: Annotated[list[float], FACTOR] = field(
         default_factory=lambda: [0.9, 0.95, 1.0, 1.05, 1.1]
     )
@@ -49,3 +64,39 @@ class LoaderConfig(ConfigSection):
         if modality is Modality.SPEECH:
             return self.batch_seconds
         return float(self.batch_tokens)
+
+    def n_shapes(self, graphs: bool) -> int:
+        """Returns the largest number of fixed shapes, 0 for no fixed shapes.
+
+        Args:
+            graphs: whether training steps run as CUDA graphs.
+        """
+        if self.shapes is not None:
+            return self.shapes
+        return DEFAULT_SHAPES if graphs else 0
+
+    def n_workers(self, device: torch.device) -> int:
+        """Returns the number of processes that read ahead for a device."""
+        if self.workers is not None:
+            return self.workers
+        if device.type != "cuda":
+            return 0
+        # each process of the trainer needs a core
+        return max(0, min(MAX_WORKERS, _n_cores() // _n_trainers() - 1))
+
+    def cache_bytes(self) -> int:
+        """Returns the memory for decoded recordings of a split, in bytes."""
+        if self.cache_gb is not None:
+            return int(self.cache_gb * 1e9)
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return min(int(MAX_CACHE_GB * 1e9), memory // 4 // _n_trainers())
+
+
+def _n_cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _n_trainers() -> int:
+    """Returns the number of processes of torchrun on this machine, each with its own workers."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))

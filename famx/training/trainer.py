@@ -3,10 +3,10 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -20,14 +20,14 @@ from famx.notation import UserError
 from famx.seeding import seed_global_generators
 from famx.task.base import Task
 from famx.training import checkpoint
-from famx.training.device import handle_signals, rank, world_size
+from famx.training.device import forward_dtype, handle_signals, rank, world_size
+from famx.training.duration import StepTimer
+from famx.training.graphs import GraphedPasses, uses_graphs
 from famx.training.hooks import Hook, Interval
+from famx.training.prefetch import Prefetched, prefetch
 from famx.training.trainer_config import TrainerConfig
 
-TIMED_STEPS = 20  # after so many steps, max_time is converted to a number of steps
-WARMUP_STEPS = 5  # first steps, which are not timed
-PROVISIONAL_STEPS = 1000  # total steps that the schedule assumes until then
-RESERVE = 0.07  # share of max_time left for evaluations and checkpoints
+PROVISIONAL_STEPS = 1000  # total steps that the schedule assumes until they are known
 SAVED = (
     "total_steps",
     "epoch",
@@ -78,7 +78,6 @@ class Trainer:
     dev_score: float | None = field(default=None, init=False)
     stopped_by: int | None = field(default=None, init=False)
     is_report_due: bool = field(default=False, init=False)
-    step_seconds: list[float] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.rank = rank()
@@ -87,6 +86,7 @@ class Trainer:
         self.total_steps = self.config.max_steps
         self.loss_sum = torch.zeros((), device=self.device)
         self.grad_norm = torch.zeros((), device=self.device)
+        self.timer = StepTimer(self.config.max_time, self.device)
         self.build_schedule = lru_cache(maxsize=1)(self.schedule)
         # the averaged model, which is evaluated, and the model shared between processes
         self.averaged: AveragedModel | None = None
@@ -96,6 +96,10 @@ class Trainer:
         self.wrapped: nn.Module = self.model
         if self.world_size > 1:
             self.wrapped = DistributedDataParallel(self.model)
+        self.forward = self.wrapped
+        if self.config.compile:
+            # shapes are few and fixed, so each gets kernels of its own
+            self.forward = cast(nn.Module, torch.compile(self.wrapped, dynamic=False))
         # modules with penalties or learning rules, and the parameters
         modules = list(self.model.modules())
         self.penalized = [module for module in modules if isinstance(module, HasPenalty)]
@@ -104,6 +108,13 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
             self.parameters += group["params"]
+        self.passes = GraphedPasses(
+            self._objective,
+            self.model,
+            self.parameters,
+            accumulates=self.config.accumulate > 1,
+            is_enabled=uses_graphs(self.config.graphs, self.device),
+        )
 
     # the run
 
@@ -113,7 +124,7 @@ class Trainer:
         Returns:
             The latest metrics by tag.
         """
-        batches = self.batches(self.epoch, self.position)
+        batches = self.prefetch(self.batches(self.epoch, self.position))
         for hook in self.hooks:
             hook.on_start(self)
         try:
@@ -128,22 +139,31 @@ class Trainer:
                 hook.on_end(self)
         return self.latest
 
-    def advance(self, batches: Iterator[Position]) -> None:
+    def prefetch(self, positions: Iterable[Position]) -> Iterator[Prefetched]:
+        """Yields batches with this process's share of them on the device."""
+
+        # a batch of fewer rows than processes is repeated, with a weight of 0
+        def share(batch: Batch) -> Batch:
+            return batch.shard(self.rank % len(batch.ids), self.world_size)
+
+        return prefetch(positions, self.device, share)
+
+    def advance(self, batches: Iterator[Prefetched]) -> None:
         """Takes one optimizer step and performs everything that is due after it."""
         # the step itself, timed with the wait for its data
         started = time.perf_counter()
-        positions = [next(batches) for _ in range(self.config.accumulate)]
-        self.epoch, last_position, _ = positions[-1]
-        self.position = last_position + 1
-        self.train_step([batch for _, _, batch in positions])
-        self._count_time(time.perf_counter() - started)
+        fetched = [next(batches) for _ in range(self.config.accumulate)]
+        self.epoch = fetched[-1].epoch
+        self.position = fetched[-1].position + 1
+        self.train_step(fetched)
+        self._count_time(started)
         # evaluation, checkpoint and report, where they are due
         for hook in self.hooks:
             hook.after_step(self)
         if self.world_size > 1:
             self._agree_on_stop()
 
-    def train_step(self, batches: Sequence[Batch]) -> None:
+    def train_step(self, fetched: Sequence[Prefetched]) -> None:
         """Takes one optimizer step on the global batch; this process computes its share of it."""
         next_step = self.step + 1
         self.is_report_due = next_step % self.config.log_every == 0 or next_step == self.total_steps
@@ -157,7 +177,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * multiple
         # gradients
-        loss_sum = self._backward(batches)
+        loss_sum = self._backward(fetched)
         grad_norms = clip_by_unit_norm(self.parameters, self.config.unit_clip or math.inf)
         self.grad_norm = grad_norms.norm()
         if isinstance(self.optimizer, SkipsNonFinite):
@@ -181,28 +201,29 @@ class Trainer:
                 module.after_step(mean_loss)
         # counters for the next report
         self.interval.steps += 1
-        self.interval.amount += sum(batch.amount for batch in batches)
-        self.interval.padding += sum(batch.padding for batch in batches) / len(batches)
+        self.interval.amount += sum(item.batch.amount for item in fetched)
+        self.interval.padding += sum(item.batch.padding for item in fetched) / len(fetched)
 
-    def _backward(self, batches: Sequence[Batch]) -> Tensor:
+    def _backward(self, fetched: Sequence[Prefetched]) -> Tensor:
         """Accumulates the gradients of this process's share; returns its loss without penalties."""
-        total = sum(self.task.count(batch) for batch in batches)
+        total = sum(self.task.count(item.batch) for item in fetched)
         loss_sum = torch.zeros((), device=self.device)
-        for i, batch in enumerate(batches):
+        for i, item in enumerate(fetched):
             seed_global_generators(self.seed_for("step", self.step, i, self.rank), self.device)
-            # a batch of fewer rows than processes is repeated, with a weight of 0
-            share = batch.shard(self.rank % len(batch.ids), self.world_size)
             weight = 0.0
-            if self.rank < len(batch.ids):
-                weight = self.task.count(share) / total
-            with self._gradient_sync(is_last=i + 1 == len(batches)):
-                with self._autocast():
-                    loss = self.task.loss(self.wrapped, share.to(self.device))
-                penalties = [module.penalty() for module in self.penalized]
-                objective = sum((p for p in penalties if p is not None), loss)
-                (objective * (weight * self.world_size)).backward()
-            loss_sum += loss.detach() * weight
+            if self.rank < len(item.batch.ids):
+                weight = self.task.count(item.share) / total
+            with self._gradient_sync(is_last=i + 1 == len(fetched)):
+                loss = self.passes(item.on_device, weight * self.world_size)
+            loss_sum += loss * weight
         return loss_sum
+
+    def _objective(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Computes the loss of a batch on the device, and the loss with all penalties."""
+        with self._autocast():
+            loss = self.task.loss(self.forward, batch)
+        penalties = [module.penalty() for module in self.penalized]
+        return loss, sum((p for p in penalties if p is not None), loss)
 
     def _gradient_sync(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """Postpones the exchange of gradients between processes to the last batch of a step."""
@@ -211,9 +232,8 @@ class Trainer:
         return contextlib.nullcontext()
 
     def _autocast(self) -> torch.autocast:
-        is_bf16 = self.config.precision == "bf16"
-        if self.config.precision == "auto":
-            is_bf16 = self.device.type == "cuda"
+        dtype = forward_dtype(self.config.precision, self.device)
+        is_bf16 = dtype is torch.bfloat16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16)
 
     def hook(self, kind: type[HookType]) -> HookType | None:
@@ -249,38 +269,24 @@ class Trainer:
         tenth = max(1, (self.total_steps or 2**31) // 10)
         return self.step % (every or tenth) == 0 or self.is_done
 
-    def _count_time(self, seconds: float) -> None:
-        """Counts the wall time of a step; after 20 steps, fixes the total number of steps."""
+    def _count_time(self, started: float) -> None:
+        """Counts the wall time of a step; fixes the total number of steps once it is known."""
+        if self.total_steps is None:
+            self.timer.wait()
+        seconds = time.perf_counter() - started
         self.seconds += seconds
         self.interval.seconds += seconds
         if self.total_steps is not None:
             return
-        self.step_seconds.append(seconds)
-        if len(self.step_seconds) < TIMED_STEPS:
-            return
         # steps that fit into the remaining time; all processes use the number of the first
-        timed = self.step_seconds[WARMUP_STEPS:]
-        remaining = self.config.max_time * (1 - RESERVE) - self.seconds
-        total = self.step + int(remaining / (sum(timed) / len(timed)))
-        agreed = torch.tensor(max(self.step, total), device=self.device)
+        self.timer.add(seconds, self.passes.is_steady)
+        remaining = self.timer.remaining_steps(self.seconds)
+        if remaining is None:
+            return
+        agreed = torch.tensor(self.step + max(0, remaining), device=self.device)
         if self.world_size > 1:
             distributed.broadcast(agreed, 0)
         self.total_steps = int(agreed)
-
-    def require_finite(self, split: str, loss: float) -> None:
-        """Ends a run whose loss is not finite, before its weights are saved.
-
-        Raises:
-            UserError: the loss is not finite.
-        """
-        if math.isfinite(loss):
-            return
-        lr = self.optimizer.param_groups[0]["lr"]
-        raise UserError(
-            f"the {split} loss is {loss} at step {self.step}, with a learning rate of {lr:.3g}: "
-            "choose a smaller optim.lr, or look for a fault in parts of your own with "
-            "python -m famx.check; the run keeps its checkpoints of earlier steps"
-        )
 
     # several processes
 

@@ -24,6 +24,9 @@ class TrainerConfig(ConfigSection):
         patience: evaluations without a better score before the run ends.
         ema: decay of the averaged weights that are evaluated; 0 for none.
         precision: precision of the forward pass; auto is bf16 on CUDA, else fp32.
+        graphs: whether forward and backward passes run as CUDA graphs; auto does so on CUDA, with
+            one process, if all parts allow it.
+        compile: whether to compile the model with torch.compile, which takes minutes at the start.
         threads: number of CPU threads; None for torch's default.
     """
 
@@ -37,5 +40,7 @@ class TrainerConfig(ConfigSection):
     patience: Annotated[int | None, COUNT] = None
     ema: Annotated[float, DECAY] = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    graphs: Literal["auto", "off"] = "auto"
+    compile: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[int | None, THREADS] = None

@@ -13,11 +13,11 @@ def main(words: list[str]) -> None:
     """Prints the ratio of times, and the validation loss of both."""
     # the same model and batches for both
     prepared = Prepared("experiment=shakespeare", *words)
-    stream = prepared.stream()
     bare_stream = prepared.stream()
     model, step = prepared.bare()
     with tempfile.TemporaryDirectory() as folder:
         trainer = prepared.trainer(folder, NEVER)
+        stream = trainer.prefetch(prepared.stream())
 
         def famx_steps(_: int) -> None:
             for _ in range(STEPS):

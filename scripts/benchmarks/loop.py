@@ -123,7 +123,7 @@ def famx_loop(trainer: Trainer, batches: list[tuple[int, int, Batch]]) -> Callab
 
     def loop(_: int) -> None:
         for batch in batches:
-            trainer.advance(iter([batch]))
+            trainer.advance(trainer.prefetch([batch]))
 
     return loop
 

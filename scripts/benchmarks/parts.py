@@ -32,10 +32,10 @@ def train(optim: str, steps: int) -> list[float]:
     """Returns the loss of each step of an optimizer."""
     # the last step would evaluate
     prepared = Prepared(f"optim={optim}", *SMALL, f"trainer.max_steps={steps + 1}")
-    stream = prepared.stream()
     losses = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = prepared.trainer(folder, NEVER)
+        stream = trainer.prefetch(prepared.stream())
         for _ in range(steps):
             before = trainer.loss_sum.clone()
             trainer.advance(stream)

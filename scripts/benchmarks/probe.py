@@ -35,7 +35,7 @@ def step_function(
     trainer: Trainer, batches: list[tuple[int, int, Batch]]
 ) -> Callable[[int], object]:
     """Returns a function of the round that takes one step on its batch."""
-    return lambda i: trainer.advance(iter([batches[i % len(batches)]]))
+    return lambda i: trainer.advance(trainer.prefetch([batches[i % len(batches)]]))
 
 
 def sum_intervals(seconds: list[float], interval: int) -> list[float]:

@@ -80,6 +80,10 @@ def build_trainer(model, task, seed_for=lambda *_: 0, **options):
     )
 
 
+def fetched(trainer, *batches):
+    return list(trainer.prefetch((0, i, batch) for i, batch in enumerate(batches)))
+
+
 def rising_schedule(total_steps):
     return lambda step: 0.1 * (step + 1)
 
@@ -100,7 +104,7 @@ def test_step_equals_gradient_descent_on_all_its_batches_with_penalties_and_aver
         # the gradient of the mean over all numbers, and of the penalty
         weight = weight - 0.05 * (step + 1) * (inputs.mean(0) / 3 + 0.7)
         averaged = weight if step == 0 else 0.75 * averaged + 0.25 * weight
-        trainer.train_step(batches)
+        trainer.train_step(fetched(trainer, *batches))
         assert model.losses[step] == pytest.approx(loss.item(), abs=1e-6)
         torch.testing.assert_close(model.weight.data, weight)
         torch.testing.assert_close(trainer.averaged.module.weight.data, averaged)
@@ -120,7 +124,7 @@ def test_generators_of_torch_numpy_and_python_are_seeded_in_every_step():
     for _ in range(2):
         trainer = build_trainer(Weight(), DrawsNumbers(), seed_for)
         for _ in range(2):
-            trainer.train_step([random_batch(2)])
+            trainer.train_step(fetched(trainer, random_batch(2)))
     # equal in equal steps, and different in successive ones
     assert samples[:2] == samples[2:]
     assert all(a != b for a, b in zip(samples[0], samples[1], strict=True))

@@ -51,6 +51,7 @@ def write_scored_run(
         modality=Modality.TEXT,
         amount=1000.0,
         seconds=1.0,
+        precision="fp32",
     )
     if config["task"]["name"] == "ctc":
         scores = {

@@ -1,5 +1,7 @@
 """Attention inside a band of positions against dense attention."""
 
+import math
+
 import pytest
 import torch
 from attention_blocks import example_masks
@@ -7,6 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
 from famx.attention._banded import banded
+from famx.attention._soft_window import attend_soft_window, shortest_and_longest
 from famx.nn.masks import visible
 
 
@@ -46,3 +49,23 @@ def test_a_soft_band_weighs_keys_by_their_distance(causal):
         assert_close(y, expected)
         gradients = torch.autograd.grad(y.square().sum(), inputs)
         assert_close(gradients, torch.autograd.grad(expected.square().sum(), inputs))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("t", "s"), [(1, 1), (1, 90), (70, 90), (300, 300), (130, 200)])
+@pytest.mark.parametrize("ramp", [1, 8])
+def test_a_window_of_learned_width_equals_a_soft_band(ramp, t, s, causal):
+    q, k, v = [torch.randn(2, 3, n, 8) for n in (t, s, s)]
+    for longest in (0.0, 5.0, 120.0):
+        reach = longest * torch.rand(2, 3, t)
+        # whole numbers, at which the ramp begins at a position
+        reach[0] = reach[0].round()
+        window = math.ceil(shortest_and_longest(reach)[1]) + ramp
+        for mask in example_masks(2, 3, t, s):
+            expected = banded(q, k, v, 150, mask, causal, reach, ramp)
+            assert_close(attend_soft_window(q, k, v, window, mask, causal, reach, ramp), expected)
+
+
+def test_a_reach_that_is_not_finite_has_no_limits():
+    assert shortest_and_longest(torch.tensor([[[3.0, torch.nan]]])) == (0, math.inf)
+    assert shortest_and_longest(torch.tensor([[[3.0, 3.5]]])) == (3.0, 3.5)

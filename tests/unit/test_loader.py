@@ -12,13 +12,9 @@ from famx.data._example import write_corpus
 from famx.data.manifest import Manifest
 from famx.data.text import Text
 from famx.notation import Modality, UserError
-from famx.training.loader import (
-    Loader,
-    LoaderConfig,
-    cut_into_batches,
-    sample_augmentation,
-    shuffle_in_buckets,
-)
+from famx.training.augmentation import sample_augmentation
+from famx.training.loader import Loader, cut_into_batches, shuffle_in_buckets
+from famx.training.loader_config import LoaderConfig
 
 
 @pytest.fixture(scope="module")

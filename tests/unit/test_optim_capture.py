@@ -1,12 +1,14 @@
 """Steps that a CUDA graph replays: the same operations, without a number of the host."""
 
+import importlib
 from functools import partial
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
+import famx.kernels
 import famx.optim.base
 import famx.optim.maxfactor
 from famx.notation import UserError
@@ -66,22 +68,28 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(FAMAdamW, "_fused_step", FAMAdamW._per_tensor_step)
 
 
-def run(optimizer, gradients, capture):
-    """Returns the parameters after each of the last steps; with `capture`, all but one replayed."""
+def run(optimizer, gradients, capture, before=BEFORE, graph=None):
+    """Returns the parameters after each of the last steps; with `capture`, all but one replayed.
+
+    Args:
+        before: number of steps before the last ones.
+    """
+    graph = graph or Graph()
     (group,) = optimizer.param_groups
     results = []
     for step, row in enumerate(gradients):
         for p, gradient in zip(group["params"], row, strict=True):
             # into the same memory, where the graph reads it
             p.grad = gradient.clone() if p.grad is None else p.grad.copy_(gradient)
-        if capture and step == BEFORE:
-            with Graph() as graph:
+        if capture and step == before:
+            graph.operations.clear()
+            with graph:
                 optimizer.step()
-        elif capture and step > BEFORE:
+        elif capture and step > before:
             graph.replay()
         else:
             optimizer.step()
-        if step >= BEFORE:
+        if step >= before:
             results.append([p.detach().clone() for p in group["params"]])
     return results
 
@@ -126,6 +134,51 @@ def test_replayed_steps_equal_steps(make):
     assert int(captured.calls) == optimizer.calls
 
 
+class RecordedKernel:
+    """A kernel whose launches a `Graph` records."""
+
+    def __init__(self, kernel, graph):
+        self.kernel = kernel
+        self.graph = graph
+
+    def __getitem__(self, grid):
+        launch = self.kernel[grid]
+
+        def run_kernel(*args, **kwargs):
+            # not the operations of the interpreter
+            with _disable_current_modes():
+                launch(*args, **kwargs)
+            self.graph.operations.append((launch, args, kwargs, None))
+
+        return run_kernel
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs the interpreter of kernels")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_replayed_launches_equal_launches(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(famx.kernels, "available", lambda device: True)
+    # the rule measures from step 32 on, and acts
+    momentum = partial(build, "momentum", {"name": "fam", "start_step": 10})
+    make = partial(FAMAdamW, momentum=momentum)
+    rows = list(drifting_gradients())[85:]
+    expected = run(make(params()), rows, capture=False, before=20)
+    graph = Graph()
+    for module_name in ("adamw", "multi_tensor", "sketch"):
+        module = importlib.import_module(f"famx.kernels.{module_name}")
+        for name, kernel in list(vars(module).items()):
+            if name.endswith("_kernel"):
+                monkeypatch.setattr(module, name, RecordedKernel(kernel, graph))
+    captured = make(params())
+    captured.capturable = True
+    results = run(captured, rows, capture=True, before=20, graph=graph)
+    assert not torch.equal(captured.rule.coefficients, captured.rule.base)
+    for expected_params, result_params in zip(expected, results, strict=True):
+        for p, q in zip(expected_params, result_params, strict=True):
+            assert torch.allclose(p, q, rtol=1e-5, atol=1e-6)
+    assert int(captured.skipped) == 1
+
+
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_replayed_steps_differ_without_capturable():
     rows = list(drifting_gradients())
@@ -161,6 +214,7 @@ def test_a_capture_is_refused_where_each_replay_would_be_the_same_step(monkeypat
         wrapper.step()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_gpu_replays_steps_that_equal_steps(name):

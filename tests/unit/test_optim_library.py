@@ -261,7 +261,9 @@ def test_found_inf_of_a_norm_equals_the_check_of_step():
     assert all(map(torch.equal, models[0].parameters(), models[1].parameters()))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 @pytest.mark.parametrize(
     "name",
     [name for name in names("optim") if "no_host_read" in applicable("optim", get("optim", name))],

@@ -4,8 +4,11 @@ from itertools import product
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from famx.data._tokenizers import byte_tokenizer, train_tokenizer
+from famx.frontend.tokens import Tokens
+from famx.model import Model
 from famx.nn.batch import Batch
 from famx.notation import Modality
 from famx.registry import build
@@ -97,3 +100,31 @@ def test_language_model_loss_is_the_mean_over_real_positions():
     loss = task.loss(FixedScores(scores, [3, 1]), batch)
     assert task.count(batch) == 4
     torch.testing.assert_close(loss, -torch.stack(by_hand).mean())
+
+
+class NoHostReads(TorchDispatchMode):
+    """Refuses operators that would wait for a device, or whose shapes depend on values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.name() not in ("aten::_local_scalar_dense", "aten::nonzero"), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("lengths", [[4, 4], [4, 2]])
+def test_language_model_loss_reads_nothing_on_the_host(lengths):
+    task = build("task", {"name": "lm"}, tokenizer=byte_tokenizer())
+    batch = Batch(
+        ids=["0", "1"],
+        texts=[],
+        inputs=torch.ones(2, 4, dtype=torch.long),
+        lengths=torch.tensor(lengths),
+        targets=torch.zeros(2, 0, dtype=torch.long),
+        target_lengths=torch.zeros(2, dtype=torch.long),
+        spans=None,
+        modality=Modality.TEXT,
+    )
+    model = Model(Tokens(8, 256), [], torch.nn.LayerNorm(8), d_model=8, vocab_size=256)
+    with NoHostReads():
+        task.loss(model, batch).backward()
+        with pytest.raises(AssertionError):
+            task.count(batch)

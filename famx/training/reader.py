@@ -1,0 +1,178 @@
+"""The work of the processes that read ahead: examples are read, augmented and padded to batches."""
+
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from famx.data._tokenizers import encode
+from famx.data.base import Dataset
+from famx.nn.batch import Batch, Example
+from famx.notation import UserError
+from famx.training.augmentation import Augmentation
+from famx.training.fixed_shapes import Shape
+
+log = logging.getLogger(__name__)
+
+# Tensors up to this size are sent between processes by value. A larger one is sent as shared
+# memory, for which the receiver opens a connection to the sender: slower for a small tensor.
+BYTES_SENT_BY_VALUE = 2**17
+
+Item = tuple[Example, np.ndarray | None]
+"""An example and its spans to blank, (masks, 4)."""
+
+
+class PlannedBatch(NamedTuple):
+    """A batch before it is read.
+
+    Args:
+        epoch: epoch of the examples.
+        position: number of the batch in its epoch.
+        indices: indices of the examples in the data set of the epoch.
+        shape: fixed shape of the batch; None for the length of the longest example.
+    """
+
+    epoch: int
+    position: int
+    indices: list[int]
+    shape: Shape | None
+
+
+class ReadBatch(NamedTuple):
+    """A batch that has been read.
+
+    Args:
+        epoch, position: as in `PlannedBatch`.
+        batch: the batch; None if all of its examples are skipped; or the error of an example, as a
+            value, since a worker's exception would arrive as a traceback.
+    """
+
+    epoch: int
+    position: int
+    batch: Batch | UserError | None
+
+
+class Reader(torch.utils.data.Dataset):
+    """Reads planned batches.
+
+    Args:
+        dataset: one split.
+        tokenizer: tokenizer of the targets, or None.
+        augment: epoch -> its augmentation; None for no augmentation.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        tokenizer: Tokenizer | None,
+        augment: Callable[[int], Augmentation] | None,
+    ) -> None:
+        self.dataset = dataset
+        self.tokenizer = tokenizer
+        self.augment = augment
+        self.reported: set[str] = set()
+        self._start_epoch(0)
+
+    def _start_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.view = self.dataset.at(epoch)
+        self.augmentation = self.augment(epoch) if self.augment else None
+
+    def __getitem__(self, planned: PlannedBatch) -> ReadBatch:
+        # the batches of a worker are in the order of epochs
+        if planned.epoch != self.epoch:
+            self._start_epoch(planned.epoch)
+        return ReadBatch(planned.epoch, planned.position, self._read_batch(planned))
+
+    def _read_batch(self, planned: PlannedBatch) -> Batch | UserError | None:
+        """Reads a batch, without the examples that cannot be read if the data set skips them."""
+        readable: list[Item] = []
+        for index in planned.indices:
+            try:
+                readable.append(self._read_item(index))
+            except UserError as error:
+                if not self.dataset.skip_bad:
+                    return error
+                # each bad example is reported once, although every epoch reads it again
+                if str(error) not in self.reported:
+                    log.warning("left out: %s", error)
+                    self.reported.add(str(error))
+        return self._pad(readable, planned.shape) if readable else None
+
+    def _read_item(self, index: int) -> Item:
+        example = self.view[index]
+        if self.augmentation is None:
+            return example, None
+        augmented = self.augmentation.apply(example.signal, index)
+        return example._replace(signal=augmented), self.augmentation.spans[index]
+
+    def _pad(self, items: list[Item], shape: Shape | None) -> Batch:
+        ids = [example.id for example, _ in items]
+        texts = [example.text for example, _ in items]
+        signals = [example.signal for example, _ in items]
+        targets = [self._target(example) for example, _ in items]
+        lengths = [len(signal) for signal in signals]
+        target_lengths = [len(target) for target in targets]
+        # None in evaluation, empty if the config has no masks
+        spans = [masks for _, masks in items if masks is not None and len(masks)]
+        return Batch(
+            ids=ids,
+            texts=texts,
+            inputs=pad(signals, shape.samples if shape else 0),
+            lengths=torch.tensor(lengths),
+            targets=pad(targets, shape.tokens if shape else 0),
+            target_lengths=torch.tensor(target_lengths),
+            spans=torch.from_numpy(np.stack(spans)) if spans else None,
+            modality=self.dataset.modality,
+        )
+
+    def _target(self, example: Example) -> Int[Tensor, " u"]:
+        """Returns the token ids of an example's text, none without a tokenizer."""
+        token_ids = encode(self.tokenizer, example.text, example.id) if self.tokenizer else []
+        return torch.tensor(token_ids, dtype=torch.int64)
+
+
+def pad(sequences: Sequence[Shaped[Tensor, " _"]], length: int) -> Shaped[Tensor, "b n"]:
+    """Pads sequences with zeros to a common length, or to that of the longest if it is more."""
+    longest = max(len(sequence) for sequence in sequences)
+    padded = sequences[0].new_zeros(len(sequences), max(length, longest))
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return padded
+
+
+def collate(read: ReadBatch) -> ReadBatch:
+    """Returns a batch as it is, in the place of DataLoader's conversion of arrays to tensors."""
+    return read
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Leaves Ctrl-C to the trainer, which saves the run before it stops its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _send_batch(batch: Batch) -> tuple[Callable[[dict[str, Any]], Batch], tuple[dict[str, Any]]]:
+    """Reduces a batch to what is sent to another process: small tensors as arrays."""
+    fields = dict(vars(batch))
+    for name, tensor in batch.tensors.items():
+        if tensor.nbytes <= BYTES_SENT_BY_VALUE:
+            fields[name] = tensor.numpy()
+    return _receive_batch, (fields,)
+
+
+def _receive_batch(fields: dict[str, Any]) -> Batch:
+    # the constructor would compute `amount` and `padding` again
+    batch = object.__new__(Batch)
+    for name, value in fields.items():
+        setattr(batch, name, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
+    return batch
+
+
+ForkingPickler.register(Batch, _send_batch)

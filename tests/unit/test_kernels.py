@@ -1,0 +1,479 @@
+"""Kernels for many tensors equal their plain forms; optimizers that use them take the same steps.
+
+Without CUDA, Triton runs the kernels on the CPU (TRITON_INTERPRET=1).
+"""
+
+import importlib
+from functools import partial
+
+import pytest
+import torch
+from reference.clip import plain_clip
+from torch import nn
+
+import famx.kernels
+from famx.kernels import tensor_table
+from famx.nn.clip import clip_by_unit_norm
+from famx.notation import TensorInfo
+from famx.optim import _kernels
+from famx.optim._gradients import non_finite
+from famx.optim.ema_sgd import EmaSGD
+from famx.registry import build, get
+from famx.spectrum.temporal import Temporal
+
+tl = pytest.importorskip("triton.language", reason="needs Triton")
+interpreter = importlib.import_module("triton.runtime.interpreter")
+adamw = importlib.import_module("famx.kernels.adamw")
+multi_tensor = importlib.import_module("famx.kernels.multi_tensor")
+unit_clip = importlib.import_module("famx.kernels.unit_clip")
+CHUNK = importlib.import_module("famx.kernels.chunked").CHUNK
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# NumPy, which computes for the interpreter, warns where a GPU returns inf or NaN
+pytestmark = [pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+if DEVICE.type == "cuda":
+    pytestmark.append(pytest.mark.gpu)
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# more than a chunk, exactly a chunk, scalars, and tensors without elements
+SHAPES = [(70, 3, 11), (CHUNK,), (), (0,), (5,), (0, 4), (3, CHUNK + 1), (16,)]
+
+
+@pytest.fixture(autouse=True)
+def rounding_of_a_gpu(monkeypatch):
+    """Lets the interpreter round to the nearest bfloat16 instead of towards 0."""
+    convert = interpreter._convert_float
+
+    def convert_float(values, source, target, rounding_mode):
+        if (source, target) != (tl.float32, tl.bfloat16):
+            return convert(values, source, target, rounding_mode)
+        rounded = torch.tensor(values).bfloat16()
+        return rounded.view(torch.int16).numpy().view("uint16")
+
+    monkeypatch.setattr(interpreter, "_convert_float", convert_float)
+
+
+@pytest.fixture
+def with_kernels(monkeypatch):
+    """Takes the way of the kernels on this device."""
+    monkeypatch.setattr(famx.kernels, "available", lambda device: True)
+
+
+def tensors(seed, dtypes=(torch.float32,), offset=0):
+    """Returns tensors of all shapes, whose dtypes alternate.
+
+    Args:
+        offset: elements before each tensor in memory, so that addresses are not multiples of 16.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    result = []
+    for i, shape in enumerate(SHAPES):
+        values = torch.randn(shape, generator=generator).to(dtypes[i % len(dtypes)])
+        memory = torch.zeros(offset + values.numel(), dtype=values.dtype, device=DEVICE)
+        result.append(memory[offset:].view(shape).copy_(values))
+    return result
+
+
+def clones(values):
+    return [x.clone() for x in values]
+
+
+def flag(value):
+    return torch.tensor(float(value), device=DEVICE)
+
+
+def vector(*values):
+    """Returns numbers for all tensors, in a vector on the device."""
+    repeated = [values[i % len(values)] for i in range(len(SHAPES))]
+    return torch.tensor(repeated, dtype=torch.float32, device=DEVICE)
+
+
+def doubles(values):
+    return [x.double() for x in values]
+
+
+def assert_close(results, expected):
+    """Requires that the results are the rounded ones of a computation in double precision."""
+    for x, y in zip(results, expected, strict=True):
+        eps = torch.finfo(x.dtype).eps
+        torch.testing.assert_close(x.double(), y, rtol=4 * eps, atol=4 * eps)
+
+
+@pytest.mark.parametrize("dtypes", [*([dtype] for dtype in DTYPES), DTYPES])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("bad", [None, torch.nan, torch.inf, -torch.inf])
+def test_the_check_reads_every_element_of_every_gradient(dtypes, offset, bad):
+    params = tensors(0, dtypes)
+    for row in (2, 6):
+        gradients = tensors(1, dtypes, offset)
+        if bad is not None:
+            gradients[row].view(-1)[-1] = bad
+        gradients[1] = None
+        assert multi_tensor.non_finite(gradients, params) == float(bad is not None)
+
+
+def test_the_largest_number_is_finite():
+    params = [torch.zeros(3, device=DEVICE)]
+    gradients = [torch.full((3,), -torch.finfo(torch.float32).max, device=DEVICE)]
+    assert multi_tensor.non_finite(gradients, params) == 0
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_the_check_of_gradients_uses_the_kernel_except_for_doubles(monkeypatch):
+    params = tensors(0)
+    gradients = tensors(1)
+    gradients[0][0, 0, 0] = torch.nan
+    assert non_finite(gradients, params) == 1
+    calls = []
+    monkeypatch.setattr(multi_tensor, "non_finite", lambda *args: calls.append(args) or flag(0))
+    assert non_finite(gradients, params) == 0
+    doubles = [g.double() for g in gradients]
+    assert non_finite(doubles, doubles) == 1
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("dtypes", [*([dtype] for dtype in DTYPES), DTYPES])
+@pytest.mark.parametrize(("offset", "lr"), [(0, 0.1), (1, torch.tensor(0.1))])
+@pytest.mark.parametrize("found_inf", [0, 1])
+@pytest.mark.usefixtures("with_kernels")
+def test_averages_and_descents_equal_their_plain_forms(dtypes, offset, found_inf, lr):
+    found_inf = flag(found_inf)
+    params = tensors(0, dtypes, offset)
+    averages = tensors(1, dtypes)
+    gradients = tensors(2, dtypes)
+    weights = vector(0.1, 0.5, 1.0)
+    expected_averages = doubles(averages)
+    expected = doubles(params)
+    double_weights = list(weights.double())
+    _kernels.average_reference(expected_averages, doubles(gradients), double_weights, found_inf)
+    _kernels.descend_reference(expected, expected_averages, float(lr), 0.2, found_inf)
+    # in two launches
+    separate_averages = clones(averages)
+    _kernels.average(separate_averages, gradients, list(weights), found_inf)
+    assert_close(separate_averages, expected_averages)
+    separate = clones(params)
+    _kernels.descend(separate, separate_averages, lr, 0.2, found_inf)
+    assert_close(separate, expected)
+    # in one
+    multi_tensor.average_and_descend(params, gradients, averages, weights, lr, 0.2, found_inf)
+    assert_close(averages, expected_averages)
+    assert_close(params, expected)
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_weights_of_an_average_may_be_numbers_and_tensors():
+    weights = [0.1, flag(0.5), 0.1, 1.0, flag(0.3), 1.0, 0.25, flag(1.0)]
+    averages = tensors(0)
+    expected = doubles(averages)
+    gradients = tensors(1)
+    _kernels.average(averages, gradients, weights, flag(0))
+    _kernels.average_reference(expected, doubles(gradients), weights, flag(0))
+    assert_close(averages, expected)
+    _kernels.average([], [], [], flag(0))
+    _kernels.descend([], [], 0.1, 0.0, flag(0))
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_a_step_counts_as_a_write_into_its_parameters():
+    params = tensors(0)
+    versions = [p._version for p in params]
+    _kernels.descend(params, tensors(1), 0.1, 0.0, flag(0))
+    assert all(p._version > version for p, version in zip(params, versions, strict=True))
+
+
+def plain_adamw(param, gradient, numbers, beta2):
+    """Changes a parameter and its averages m and v as AdamW does.
+
+    Args:
+        param: the parameter, m and v.
+        numbers: momentum, the product of all momentum, and the number of the step.
+    """
+    p, m, v = param
+    a, product, t = numbers
+    m.copy_(a * m + (1 - a) * gradient)
+    v.copy_(beta2 * v + (1 - beta2) * gradient.square())
+    root = (v / (1 - beta2**t)).sqrt() + 1e-8
+    p.sub_(0.1 * (m / (1 - product) / root + 0.2 * p))
+
+
+@pytest.mark.parametrize("dtypes", [*([dtype] for dtype in DTYPES), DTYPES])
+@pytest.mark.parametrize(
+    ("offset", "beta2", "steps"), [(0, 0.98, (1, 7, 3000)), (1, 0.9999, (1, 40)), (1, 0.0, (2,))]
+)
+def test_adamw_equals_its_plain_form(dtypes, offset, beta2, steps):
+    params = tensors(0, dtypes, offset)
+    gradients = tensors(1, dtypes)
+    averages = [0.7 * g for g in gradients]
+    numbers = (vector(0.9, 0.5), vector(0.7, 0.2, 0.3), vector(*steps))
+    weight_sums = 1 - beta2 ** numbers[2].double()
+    rows = zip(weight_sums, gradients, strict=True)
+    squares = [(0.6 * weight_sum * g.double().square()).to(g) for weight_sum, g in rows]
+    expected = [doubles(params), doubles(averages), doubles(squares)]
+    param_rows = zip(*expected, strict=True)
+    number_rows = zip(*map(doubles, numbers), strict=True)
+    rows = zip(param_rows, doubles(gradients), number_rows, strict=True)
+    for param, gradient, param_numbers in rows:
+        plain_adamw(param, gradient, param_numbers, beta2)
+    # without a gradient, and with a flag, nothing changes
+    gradients[0] = None
+    expected[0][0].copy_(params[0])
+    run = partial(adamw.adamw, params, gradients, (averages, squares), numbers)
+    before = clones(params)
+    options = {"beta2": beta2, "eps": 1e-8, "weight_decay": 0.2}
+    run(0.1, **options, found_inf=flag(1))
+    assert all(map(torch.equal, params, before))
+    run(torch.tensor(0.1), **options, found_inf=flag(0))
+    assert_close(params, expected[0])
+    assert_close(averages[1:], expected[1][1:])
+    assert_close(squares[1:], expected[2][1:])
+
+
+def test_a_tiny_gradient_without_eps_leads_to_a_finite_step():
+    p = torch.zeros(4, device=DEVICE)
+    state = [torch.zeros(4, device=DEVICE), torch.full((4,), 1e-40, device=DEVICE)]
+    g = torch.full((4,), 1e-20, device=DEVICE)
+    half = torch.full((1,), 0.5, device=DEVICE)
+    lists = [[p], [g], ([state[0]], [state[1]]), (half, half, 2 * half)]
+    adamw.adamw(*lists, 0.1, beta2=0.5, eps=0.0, weight_decay=0.0, found_inf=flag(0))
+    assert p.isfinite().all()
+    assert (p < 0).all()
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_steps_are_counted_unless_they_are_skipped(missing):
+    products = vector(1.0, 0.5)
+    steps = vector(3.0, 4.0, 0.0)
+    skipped = torch.zeros((), dtype=torch.long, device=DEVICE)
+    momentum = vector(0.9, 0.8, 0.7)
+    has_gradient = vector(1.0, 0.0, 1.0) if missing else None
+    for found_inf in (0, 1, 0):
+        expected = (products.clone(), steps.clone(), skipped + found_inf)
+        if not found_inf:
+            counted = torch.ones_like(steps) if has_gradient is None else has_gradient
+            expected[0].copy_(torch.where(counted > 0, products * momentum, products))
+            expected[1].add_(counted)
+        else:
+            momentum = torch.full_like(momentum, torch.nan)
+        multi_tensor.count_step((products, steps, skipped), momentum, has_gradient, flag(found_inf))
+        assert torch.equal(products, expected[0])
+        assert torch.equal(steps, expected[1])
+        assert skipped == expected[2]
+        momentum = vector(0.9, 0.8, 0.7)
+
+
+@pytest.mark.parametrize("dtypes", [*([dtype] for dtype in DTYPES), DTYPES])
+@pytest.mark.parametrize("coordinates", [64, 5])
+def test_a_sketch_equals_its_plain_form(dtypes, coordinates, monkeypatch):
+    infos = [TensorInfo(shape, n_bands=4) for shape in SHAPES]
+    plain = Temporal(infos, coordinates=coordinates, window=7).to(DEVICE)
+    with_kernel = Temporal(infos, coordinates=coordinates, window=7).to(DEVICE)
+    for seed in range(8):
+        gradients = tensors(seed, dtypes)
+        # one whose memory is in another order
+        gradients[0] = gradients[0].transpose(0, 2).contiguous().transpose(0, 2)
+        monkeypatch.setattr(famx.kernels, "available", lambda device: False)
+        expected = plain.sketch(gradients)
+        expected_shares = plain(gradients)
+        monkeypatch.setattr(famx.kernels, "available", lambda device: True)
+        old_ring = with_kernel.ring
+        ring_before = old_ring.clone()
+        result = with_kernel.sketch(gradients)
+        assert result.dtype == expected.dtype
+        assert torch.equal(result, expected)
+        assert torch.equal(with_kernel(gradients), expected_shares)
+        assert torch.equal(with_kernel.ring, plain.ring)
+        assert torch.equal(old_ring, ring_before)
+
+
+CLIP_SHAPES = [(), (7,), (5, 4), (6, 3, 2), (4, 3, 5, 2), (0,), (0, 3), (3, 0), (300, 3), (2, 1100)]
+LONG_SHAPES = [(unit_clip.LONG_BLOCK * 2 + 3,), (3, unit_clip.LONG_BLOCK + 8)]
+
+
+def clip_example(dtypes, scale):
+    generator = torch.Generator().manual_seed(1)
+    params = []
+    for i, shape in enumerate(CLIP_SHAPES + LONG_SHAPES):
+        p = torch.randn(shape, generator=generator).to(DEVICE, dtypes[i % len(dtypes)])
+        p.grad = (scale * torch.randn(shape, generator=generator)).to(p)
+        params.append(p)
+    # another memory order, no gradient, weights and gradients of zeros
+    params[4].data = params[4].contiguous(memory_format=torch.channels_last)
+    params[2].grad = params[2].grad.t().contiguous().t()
+    params[3].grad = None
+    params[8][1] = 0.0
+    params[8].grad[2] = 0.0
+    params[9].grad[1] = 0.0
+    return params
+
+
+@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.parametrize("dtypes", [*([dtype] for dtype in DTYPES), DTYPES])
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_clipping_equals_its_plain_form(dtypes, scale):
+    params = clip_example(dtypes, scale)
+    expected, expected_norms = plain_clip(params, 0.5)
+    norms = clip_by_unit_norm(params, 0.5)
+    assert norms.dtype == torch.float32
+    torch.testing.assert_close(norms.cpu(), torch.tensor(expected_norms), rtol=1e-5, atol=0)
+    for p, gradient in zip(params, expected, strict=True):
+        assert (p.grad is None) == (gradient is None)
+        if gradient is not None:
+            torch.testing.assert_close(p.grad, gradient.to(p.dtype))
+
+
+@pytest.mark.parametrize("max_ratio", [0.1, torch.inf])
+def test_clipping_treats_values_that_are_not_finite_as_its_plain_form(max_ratio, monkeypatch):
+    results = []
+    for has_kernels in (False, True):
+        monkeypatch.setattr(famx.kernels, "available", lambda device, value=has_kernels: value)
+        weights = torch.ones(6, 4, device=DEVICE)
+        weights[3] = torch.inf
+        weights[4] = torch.nan
+        weights[5] = 0.0
+        p = nn.Parameter(weights)
+        p.grad = torch.ones(6, 4, device=DEVICE)
+        p.grad[0, 1] = torch.nan
+        p.grad[1, 2] = torch.inf
+        p.grad[2, 2] = -torch.inf
+        scalar = nn.Parameter(torch.zeros((), device=DEVICE))
+        scalar.grad = torch.zeros((), device=DEVICE)
+        norms = clip_by_unit_norm([p, scalar], max_ratio)
+        results.append((norms, p.grad, scalar.grad))
+    for expected, result in zip(*results, strict=True):
+        torch.testing.assert_close(result, expected, equal_nan=True)
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_clipping_of_parameters_without_gradients_returns_zeros():
+    params = [torch.ones(3, device=DEVICE), torch.ones(2, 2, device=DEVICE)]
+    assert clip_by_unit_norm(params, 0.1).tolist() == [0.0, 0.0]
+
+
+def test_addresses_are_the_same_however_they_are_written():
+    columns = (tensors(0), [None, *tensors(1)[1:]])
+    table = tensor_table.addresses(*columns)
+    assert table is tensor_table.addresses(*columns)
+    expected = [[x.data_ptr() for x in columns[0]], [0, *(x.data_ptr() for x in columns[1][1:])]]
+    assert table.tolist() == expected
+    assert tensor_table.written_addresses(expected, DEVICE).tolist() == expected
+    numels = tuple(x.numel() for x in columns[0])
+    chunks = tensor_table.chunks(numels, CHUNK, DEVICE)
+    assert tensor_table.chunks(numels, CHUNK, DEVICE) is chunks
+
+
+# optimizers
+
+STEPS = 41  # FAM measures in steps 32 and 40
+OPTIMIZERS = {
+    "ema_sgd": partial(get("optim", "ema_sgd"), lr=0.1, weight_decay=0.1, debias=True),
+    "coupled": partial(get("optim", "ema_sgd"), lr=0.1, weight_decay=0.1, decoupled=False),
+    "fam": partial(get("optim", "fam"), lr=0.1, weight_decay=0.1, fam_start_step=10),
+    "simple_fam": partial(get("optim", "simple_fam"), lr=0.1),
+    "fam_adamw": partial(
+        get("optim", "fam_adamw"),
+        lr=0.01,
+        momentum=partial(build, "momentum", {"name": "fam", "start_step": 10}),
+    ),
+    "random": partial(
+        get("optim", "fam_adamw"),
+        lr=0.01,
+        momentum=partial(build, "momentum", {"name": "random"}),
+    ),
+    "fam_bandwise": partial(get("optim", "fam_bandwise"), lr=0.1),
+}
+
+
+def parameters(dtype):
+    """Returns two groups; one parameter is every second column of a larger tensor."""
+    generator = torch.Generator().manual_seed(0)
+    params = []
+    for shape in ((40, 60), (30,), (0,), (20, 70), ()):
+        values = torch.randn(shape, generator=generator).to(DEVICE, dtype)
+        params.append(nn.Parameter(values))
+    strided = torch.stack([params[3].detach(), params[3].detach()], -1)[..., 0]
+    params[3] = nn.Parameter(strided)
+    attention = {"params": params[:2], "kind": "attention", "alpha": 0.8, "lr": 0.05}
+    return params, [attention, {"params": params[2:]}]
+
+
+def run(make, dtype):
+    """Returns the parameters after all steps, and the optimizer."""
+    params, groups = parameters(dtype)
+    optimizer = make(groups)
+    generator = torch.Generator().manual_seed(0)
+    drift = [torch.zeros(p.shape) for p in params]
+    for step in range(STEPS):
+        for i, (p, d) in enumerate(zip(params, drift, strict=True)):
+            d.lerp_(torch.randn(p.shape, generator=generator), 0.1)
+            p.grad = d.to(DEVICE, dtype, copy=True)
+            # other tensors without a gradient in some steps, and a group without one
+            if (step in (4, 5) and i != step) or (step == 7 and i < 2):
+                p.grad = None
+        if step in (0, 20):
+            params[0].grad[0, 0] = torch.nan
+        if step == 30:
+            params[1].grad = params[1].grad.expand(2, 30).t()[:, 0]
+        if step == 33:
+            optimizer.found_inf = torch.tensor(True, device=DEVICE)
+        optimizer.step()
+    return params, optimizer
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_steps_by_kernels_equal_steps_without_them(name, dtype, monkeypatch):
+    monkeypatch.setattr(famx.kernels, "available", lambda device: False)
+    # the fused step of the CPU rounds once more for the weight decay
+    if dtype == torch.bfloat16:
+        monkeypatch.setattr(EmaSGD, "_fused_step", EmaSGD._per_tensor_step)
+    expected, plain = run(OPTIMIZERS[name], dtype)
+    monkeypatch.setattr(famx.kernels, "available", lambda device: True)
+    params, optimizer = run(OPTIMIZERS[name], dtype)
+    tolerance = {"rtol": 0.05, "atol": 0.02} if dtype == torch.bfloat16 else {}
+    for p, q in zip(params, expected, strict=True):
+        assert p.isfinite().all()
+        torch.testing.assert_close(p, q, **tolerance)
+    assert optimizer.skipped == plain.skipped == 3
+    assert torch.equal(optimizer.steps, plain.steps)
+    torch.testing.assert_close(optimizer.momentum_products, plain.momentum_products)
+    assert [len(state) for state in optimizer.state.values()] == [
+        len(state) for state in plain.state.values()
+    ]
+    assert len(optimizer.state) == len(plain.state)
+
+
+def launches(monkeypatch):
+    """Returns a list that names the kernels which are launched from here on."""
+    launched = []
+    for module in (multi_tensor, adamw, unit_clip):
+        for name, kernel in vars(module).items():
+            if name.endswith("_kernel"):
+                monkeypatch.setattr(module, name, RecordedKernel(name, kernel, launched))
+    return launched
+
+
+class RecordedKernel:
+    def __init__(self, name, kernel, launched):
+        self.name = name
+        self.kernel = kernel
+        self.launched = launched
+
+    def __getitem__(self, grid):
+        self.launched.append(self.name)
+        return self.kernel[grid]
+
+
+@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.parametrize(
+    ("name", "step"), [("fam", "_step_kernel"), ("fam_adamw", "_adamw_kernel")]
+)
+def test_a_step_launches_a_kernel_for_each_group(name, step, monkeypatch):
+    params, groups = parameters(torch.float32)
+    optimizer = OPTIMIZERS[name](groups)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    launched = launches(monkeypatch)
+    optimizer.step()
+    assert launched == ["_non_finite_kernel", "_count_step_kernel", step, step]
+    launched.clear()
+    clip_by_unit_norm(params, 0.1)
+    assert launched == ["_clip_kernel", "_norm_kernel"]
