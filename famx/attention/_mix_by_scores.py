@@ -12,7 +12,7 @@ from famx.attention._relative_force import ScoreTerms, by_head
 
 
 class _Keys(NamedTuple):
-    """Vectors of the keys that the scores of all queries need, in the precision of the distances."""
+    """Vectors of the keys that all scores need, in the precision of the distances."""
 
     wide_r: Float[Tensor, "b s d"]
     r_square: Float[Tensor, "b 1 s"]
@@ -93,7 +93,7 @@ class MixByScoresInChunks(torch.autograd.Function):
             computed = _compute_weights(keys, mask_of_queries(mask, rows), softness, part)
             outputs.append(computed.weights.to(value) @ value)
             if observed:
-                last_weights.append(computed.weights[-1:])
+                last_weights.append(computed.weights[-1:].clone())
             # released before the weights of the next chunk are allocated
             del computed
         y = torch.cat(outputs, 2)
@@ -111,21 +111,30 @@ class MixByScoresInChunks(torch.autograd.Function):
         value, mask, *saved, y = ctx.saved_tensors
         terms = ScoreTerms(*saved)
         keys = _keys(terms, ctx.softness)
-        chunks: list[ScoreTerms] = []
         wide = torch.promote_types(value.dtype, torch.float32)
         grad_value = torch.zeros_like(value, dtype=wide)
+        # the gradients of the keys are sums over all queries
+        total: ScoreTerms | None = None
+        by_query = []
         for rows in query_chunks(terms.share.shape[2], ctx.chunk):
             part = _select_queries(terms, rows)
             computed = _compute_weights(keys, mask_of_queries(mask, rows), ctx.softness, part)
             queries_y = y[:, :, rows]
-            grads = _gradients(grad_y[:, :, rows], queries_y, value, part, computed)
-            grad_value += grads[0]
-            chunks.append(grads[1])
+            part_value, part_terms = _gradients(
+                grad_y[:, :, rows], queries_y, value, part, computed
+            )
             del computed
-            # the gradients of the keys are sums over all queries
-            if len(chunks) > 1:
-                chunks[-1] = _add_key_gradients(chunks[-2], chunks[-1])
-        joined = _join_query_gradients(chunks)
+            grad_value += part_value
+            by_query.append((part_terms.share, part_terms.u, part_terms.e, part_terms.rows))
+            total = part_terms if total is None else _add_key_gradients(total, part_terms)
+        assert total is not None
+        share, u, e, paths = zip(*by_query, strict=True)
+        joined = total._replace(
+            share=torch.cat(share, 2),
+            u=torch.cat(u, 2),
+            e=torch.cat(e, 1),
+            rows=None if terms.rows is None else torch.cat(paths, 2),
+        )
         return grad_value.to(value), None, None, None, None, *joined
 
 
@@ -140,27 +149,13 @@ def _select_queries(terms: ScoreTerms, rows: slice) -> ScoreTerms:
 
 
 def _add_key_gradients(total: ScoreTerms, grads: ScoreTerms) -> ScoreTerms:
-    """Returns the gradients of a chunk, plus those of the keys by earlier chunks."""
-    columns = None
+    """Returns the total with the gradients of the keys by one more chunk added, in place."""
+    total.v.add_(grads.v)
+    total.r.add_(grads.r)
+    total.directions.add_(grads.directions)
     if total.columns is not None and grads.columns is not None:
-        columns = total.columns + grads.columns
-    return grads._replace(
-        v=total.v + grads.v,
-        r=total.r + grads.r,
-        directions=total.directions + grads.directions,
-        columns=columns,
-    )
-
-
-def _join_query_gradients(chunks: list[ScoreTerms]) -> ScoreTerms:
-    """Returns all gradients; those of the keys are in the last chunk."""
-    rows = [chunk.rows for chunk in chunks if chunk.rows is not None]
-    return chunks[-1]._replace(
-        share=torch.cat([chunk.share for chunk in chunks], 2),
-        u=torch.cat([chunk.u for chunk in chunks], 2),
-        e=torch.cat([chunk.e for chunk in chunks], 1),
-        rows=torch.cat(rows, 2) if rows else None,
-    )
+        total.columns.add_(grads.columns)
+    return total
 
 
 def _keys(terms: ScoreTerms, softness: float) -> _Keys:

@@ -12,13 +12,6 @@ ROWS = 64  # queries whose biases are computed at once
 TINY = 1e-30  # less than the difference of two numbers of which one is a distance
 
 
-class _Ramp(NamedTuple):
-    """Keys whose weight is reduced, for each query: their positions and the logarithms of `m`."""
-
-    positions: Int[Tensor, "b h t r"]
-    bias: Float[Tensor, "b h t r"]
-
-
 def shortest_and_longest(reach: Float[Tensor, "b h t"]) -> tuple[float, float]:
     """Returns the extremes of the reach, 0 and inf if they are not finite. It reads the reach."""
     if not reach.numel():
@@ -42,69 +35,69 @@ def attend_soft_window(
     A logarithm takes longer than a product of a query and a key, so it is computed for the keys of
     the ramp alone. Keys and values are not copied.
     """
-    t = q.shape[-2]
+    batch, heads, t, _ = q.shape
     s = k.shape[-2]
-    if not q.shape[0] or not t:
+    if not batch or not t:
         return q @ k.mT @ v
-    edges = _ramp_biases(reach, ramp, s - t, causal)
+
+    # positions in the order of the output, so that joining the heads copies nothing; one buffer for
+    # all biases, since an allocation takes longer than the operations on it
+    y = q.new_empty(batch, t, heads, v.shape[-1]).transpose(1, 2)
+    reach = reach.float()
+    buffer = reach.new_empty(batch * heads * min(ROWS, t) * (s + 2))
 
     # some queries at a time, with slices of the keys
-    outputs = []
     for start in range(0, t, ROWS):
         stop = min(start + ROWS, t)
         first = max(0, s - t + start - window + 1)
         last = min(s, s - t + stop + (0 if causal else window - 1))
-        part = _Ramp(*(values[:, :, start:stop] for values in edges))
-        bias = _window_bias(reach[:, :, start:stop], part, s - t + start, first, last, causal)
+        query = torch.arange(s - t + start, s - t + stop, device=q.device)[:, None]
+        part = _WindowBias(reach[:, :, start:stop], ramp, query, first, last, causal)
+        bias = part.compute(buffer)
         if mask is not None:
             row_mask = mask if mask.shape[2] == 1 else mask[:, :, start:stop]
-            bias = bias.masked_fill(~row_mask[..., first:last], -torch.inf)
+            bias.masked_fill_(~row_mask[..., first:last], -torch.inf)
         keys = k[:, :, first:last]
         values = v[:, :, first:last]
-        outputs.append(scaled_dot_product_attention(q[:, :, start:stop], keys, values, bias.to(q)))
-    return torch.cat(outputs, dim=2)
+        queries = q[:, :, start:stop]
+        y[:, :, start:stop] = scaled_dot_product_attention(queries, keys, values, bias.to(q))
+    return y
 
 
-def _ramp_biases(reach: Float[Tensor, "b h t"], ramp: int, offset: int, causal: bool) -> _Ramp:
-    """Returns the positions on the ramps of each query, and `log m` there.
-
-    Args:
-        offset: position of the first query.
-    """
-    # whole distances above the reach, of which `ramp` ones can have a weight
-    reach = reach.float()[..., None]
-    distance = reach.floor() + torch.arange(1, ramp + 1, device=reach.device)
-    bias = (reach / ramp + 1 - distance / ramp).clamp_(min=0).log_()
-    query = torch.arange(offset, offset + reach.shape[2], device=reach.device)[:, None]
-    before = query - distance.long()
-    if causal:
-        return _Ramp(before, bias)
-    after = query + distance.long()
-    return _Ramp(torch.cat((before, after), -1), torch.cat((bias, bias), -1))
-
-
-def _window_bias(
-    reach: Float[Tensor, "b h t"],
-    edges: _Ramp,
-    offset: int,
-    first: int,
-    last: int,
-    causal: bool,
-) -> Float[Tensor, "b h t keys"]:
-    """Returns `log m` for the keys from `first` up to `last`, -inf where m is 0.
+class _WindowBias(NamedTuple):
+    """`log m` of some queries for the keys from `first` up to `last`, -inf where m is 0.
 
     Args:
-        offset: position of the first query.
+        query: positions of the queries.
     """
-    # one more column on each side takes the ramp outside of the keys
-    query = torch.arange(offset, offset + reach.shape[2], device=reach.device)[:, None]
-    distance = query - torch.arange(first - 1, last + 1, device=reach.device)
-    size = distance.abs().float()
-    if causal:
-        size = size.masked_fill(distance < 0, torch.inf)
-    # 0 up to the reach, -inf beyond; `where` with two numbers takes three times as long
-    difference = reach.float()[..., None] - size
-    bias = threshold(difference, -TINY, -torch.inf, inplace=True).clamp_(max=0)
-    columns = (edges.positions - (first - 1)).clamp_(0, last - first + 1)
-    bias.scatter_(-1, columns, edges.bias)
-    return bias[..., 1:-1]
+
+    reach: Float[Tensor, "b h t"]
+    ramp: int
+    query: Int[Tensor, "t 1"]
+    first: int
+    last: int
+    causal: bool
+
+    def compute(self, buffer: Float[Tensor, " n"]) -> Float[Tensor, "b h t keys"]:
+        """Writes the bias into the buffer, and returns its part of the buffer."""
+        # one more column on each side takes the ramp outside of the keys
+        keys = torch.arange(self.first - 1, self.last + 1, device=self.query.device)
+        distance = self.query - keys
+        size = distance.abs().float()
+        if self.causal:
+            size = size.masked_fill_(distance < 0, torch.inf)
+        shape = (*self.reach.shape, len(keys))
+        bias = buffer[: math.prod(shape)].view(shape)
+        # 0 up to the reach, -inf beyond; `where` with two numbers takes three times as long
+        reach = self.reach[..., None]
+        torch.sub(reach, size, out=bias)
+        threshold(bias, -TINY, -torch.inf, inplace=True).clamp_(max=0)
+
+        # distances above the reach, of which `ramp` ones can have a weight
+        edge = reach.floor() + torch.arange(1, self.ramp + 1, device=reach.device)
+        log_m = (reach / self.ramp + 1 - edge / self.ramp).clamp_(min=0).log_()
+        column = (self.query - (self.first - 1)).float()
+        bias.scatter_(-1, (column - edge).clamp_(0, len(keys) - 1).long(), log_m)
+        if not self.causal:
+            bias.scatter_(-1, (column + edge).clamp_(0, len(keys) - 1).long(), log_m)
+        return bias[..., 1:-1]

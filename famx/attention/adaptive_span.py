@@ -74,7 +74,7 @@ class AdaptiveSpanAttention(ComputeCost, Attention):
             if shortest >= k.shape[-2] - 1:
                 return self.merge(attend(q, k, v, mask, self.causal))
             window = math.ceil(min(window, longest + self.ramp))
-            if not x.is_cuda:
+            if math.isfinite(longest) and not x.is_cuda:
                 arguments = (q, k, v, window, mask, self.causal, reach, self.ramp)
                 return self.merge(attend_soft_window(*arguments))
         return self.merge(banded(q, k, v, window, mask, self.causal, reach, self.ramp))

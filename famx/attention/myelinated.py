@@ -82,6 +82,8 @@ class MyelinatedAttention(ComputeCost, Block):
         expansion: width of the last MLP, in units of d_model.
     """
 
+    has_adapter: Bool[Tensor, " layers"]
+
     def __init__(
         self,
         *,
@@ -101,6 +103,8 @@ class MyelinatedAttention(ComputeCost, Block):
         d_model = self.d_model
         self.mlp_width = round(expansion * d_model)
         self.nodes = nn.ModuleList(Node(d_model, has_adapter=i % 2 == 0) for i in range(n_layers))
+        has_adapter = torch.tensor([isinstance(node.adapter, nn.Linear) for node in self.nodes])
+        self.register_buffer("has_adapter", has_adapter, persistent=False)
         self.policy = nn.Sequential(
             nn.Linear(d_model, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, MAX_JUMP)
         )
@@ -293,11 +297,9 @@ class MyelinatedAttention(ComputeCost, Block):
         that are active there, and the MLP, but not norms, gates and policy.
         """
         d_model = self.d_model
-        by_layer = []
-        for node in self.nodes:
-            adapter = d_model if isinstance(node.adapter, nn.Linear) else 0
-            by_layer.append(2 * d_model * (2 * keys + adapter))
-        return active @ active.new_tensor(by_layer) + 4 * d_model * self.mlp_width
+        scores_and_mixing = 4 * d_model * keys * active.sum()
+        adapters = 2 * d_model**2 * (active @ self.has_adapter.to(active))
+        return scores_and_mixing + adapters + 4 * d_model * self.mlp_width
 
     def jump_lengths(self, jumps: list[Float[Tensor, "_ _ jumps"]]) -> Float[Tensor, "_ _ inner"]:
         """Returns the length of the jump from each layer but the last, 0 from skipped layers."""

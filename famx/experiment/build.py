@@ -21,7 +21,6 @@ from famx.task.base import Task
 from famx.training import checkpoint
 from famx.training.checkpoint import load_weights
 from famx.training.device import rank
-from famx.training.graphs import uses_graphs
 from famx.training.hooks import Hook
 from famx.training.loader import Loader
 from famx.training.loader_config import LoaderConfig
@@ -67,10 +66,7 @@ class Experiment:
         # text is its own target
         target_tokenizer = self.tokenizer if dataset.modality is Modality.SPEECH else None
         settings = LoaderConfig(**self.config["loader"])
-        graphs = uses_graphs(self.config["trainer"]["graphs"], self.device)
-        return Loader(
-            dataset, target_tokenizer, self.config["seed"], settings, self.device, graphs=graphs
-        )
+        return Loader(dataset, target_tokenizer, self.config["seed"], settings, self.device)
 
 
 def build_experiment(

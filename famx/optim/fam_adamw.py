@@ -134,7 +134,8 @@ class FAMAdamW(Optimizer):
         debiased_v = [x / (1 - beta2**u.step) for x, u in zip(v, updates, strict=True)]
         roots = torch._foreach_sqrt(debiased_v)
         directions = [
-            x / (1 - u.momentum_product) / (root + group["eps"])
+            # a 0-d parameter of half precision would become fp32, the dtype of its numbers
+            (x / (1 - u.momentum_product) / (root + group["eps"])).to(u.param.dtype)
             for x, root, u in zip(m, roots, updates, strict=True)
         ]
         params = [u.param for u in updates]

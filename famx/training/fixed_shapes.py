@@ -1,4 +1,4 @@
-"""Few fixed shapes of batches, so that a CUDA graph of the steps exists for each of them.
+"""Few fixed shapes of batches, for each of which CUDA has its kernels and a graph of the step.
 
 The examples of an epoch are divided by length into buckets. All batches of a bucket have the same
 number of rows and the same length, which depend on the data set and the options alone.
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from famx.notation import SAMPLE_RATE
 
-DEFAULT_SHAPES = 12  # of batches of speech, if the steps run as CUDA graphs
+DEFAULT_SHAPES = 12  # of batches of speech on CUDA
 CANDIDATES = 512  # lengths among which boundaries are chosen
 # Samples that a recording may be longer than its data set states: rounding of its length, and of
 # the gaps between joined recordings.

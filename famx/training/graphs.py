@@ -5,13 +5,15 @@ each of some thousand launches, the GPU 2 µs. A replay is one launch. Clipping 
 outside of the graphs, in a few launches for all tensors, so hooks can read and change gradients.
 
 A graph repeats kernels on fixed addresses, and no Python. What else a pass does is therefore
-recorded when a shape occurs for the first time, in an ordinary step, and must be one of these:
+examined when a shape occurs for the first time, in an ordinary step, and must be one of these:
 - buffers are changed in place;
 - attributes of modules are replaced by tensors (metrics, sums for a learning rule); a replay
   assigns them again;
 - random numbers come from the generator of the device, which is seeded before every pass.
 Anything else, such as a value read from the device or a counter in Python, would be wrong in a
-replay. A run with such a part says so once, by name, and continues without graphs.
+replay. What occurs once is harmless: kernels are compiled, tables are copied to the device. So a
+shape with such an effect is examined once more; if the effect occurs again, the run names its
+source once, and continues without graphs.
 """
 
 import contextlib
@@ -101,6 +103,7 @@ class GraphedPasses:
         self.modules = list(model.modules())
         self.observed_parts = [part for part in self.modules if isinstance(part, Observed)]
         self.graphs: dict[tuple[Any, ...], Graph | None] = {}
+        self.suspects: set[tuple[Any, ...]] = set()
         self.pool: Any = None
         self.gradients: list[Tensor] = []
         self.is_enabled = is_enabled
@@ -120,8 +123,13 @@ class GraphedPasses:
             # the first pass also loads the kernels, which cannot happen during a capture
             if len(self.graphs) >= MAX_GRAPHS:
                 return self._compute(batch, weight)
-            self.graphs[key] = None
-            return self._rehearse(batch, weight)
+            loss, faults = self._examine(batch, weight)
+            if not faults:
+                self.graphs[key] = None
+            elif key in self.suspects:
+                self._disable(faults[0])
+            self.suspects.add(key)
+            return loss
         graph = self.graphs[key] or self._try_capture(batch)
         if graph is None or not self.is_enabled:
             return self._compute(batch, weight)
@@ -141,36 +149,35 @@ class GraphedPasses:
         (objective * weight).backward()
         return loss.detach()
 
-    def _rehearse(self, batch: Batch, weight: float) -> Float[Tensor, ""]:
-        """Computes a pass without a graph, and turns graphs off if a replay would be wrong."""
+    def _examine(self, batch: Batch, weight: float) -> tuple[Float[Tensor, ""], list[str]]:
+        """Computes a pass without a graph; returns the loss, and what a replay would get wrong."""
         attributes = self._attributes()
-        buffers = self._buffers()
+        buffers = dict(self.model.named_buffers())
         device = batch.inputs.device
         host_state = _host_state(device)
         with _record_synchronizations(device) as places:
             loss = self._compute(batch, weight)
-        # operations that wait for the device
-        for place in places:
-            self._disable(f"{place} reads from the device")
-        # effects that a replay would not repeat
+        faults = [f"{place} reads from the device" for place in places]
         if _host_state(device) != host_state:
-            self._disable("a part draws random numbers on the host")
-        self._check_attributes(attributes)
-        for (name, buffer), (_, earlier) in zip(self._buffers(), buffers, strict=True):
-            if buffer is not earlier:
-                self._disable(f"the buffer {name} is replaced in every pass, not changed in place")
-        return loss
+            faults.append("a part draws random numbers on the host")
+        faults += self._attribute_faults(attributes)
+        for name, buffer in self.model.named_buffers():
+            if buffer is not buffers[name]:
+                faults.append(f"the buffer {name} is replaced in every pass, not changed in place")
+        return loss, faults
 
-    def _check_attributes(self, before: Attributes) -> None:
-        """Turns graphs off if a pass has changed attributes in a way that a replay cannot."""
+    def _attribute_faults(self, before: Attributes) -> list[str]:
+        """Returns the changes of attributes since `before` that a replay cannot repeat."""
+        faults = []
         for name, module in self.model.named_modules():
             part = f"{name or 'the model'} ({type(module).__name__})"
             for key, value in changed(before[module], vars(module)).items():
                 if not _is_replayable(value):
-                    self._disable(f"{part} sets its attribute {key} in every pass")
+                    faults.append(f"{part} sets its attribute {key} in every pass")
                 # a pass may read what an earlier pass has left; metrics are only written
                 elif key != "metrics" and _holds_tensors(before[module].get(key)):
-                    self._disable(f"{part} keeps its attribute {key} from one pass to the next")
+                    faults.append(f"{part} keeps its attribute {key} from one pass to the next")
+        return faults
 
     def _disable(self, reason: str) -> None:
         if self.is_enabled:
@@ -183,7 +190,8 @@ class GraphedPasses:
         attributes = self._attributes()
         try:
             graph = self._capture(batch)
-            self._check_attributes(attributes)
+            for fault in self._attribute_faults(attributes):
+                self._disable(fault)
             for module in self.modules:
                 values = changed(attributes[module], vars(module))
                 if values:
@@ -270,9 +278,6 @@ class GraphedPasses:
 
     def _attributes(self) -> Attributes:
         return {module: dict(vars(module)) for module in self.modules}
-
-    def _buffers(self) -> list[tuple[str, Tensor]]:
-        return list(self.model.named_buffers())
 
 
 def uses_graphs(setting: str, device: torch.device) -> bool:

@@ -63,7 +63,6 @@ class Loader:
         config: options of batches and their augmentation.
         device: device that the batches are moved to. For CUDA, they are in pinned memory, and
             other processes read them by default.
-        graphs: whether training steps run as CUDA graphs, which need few fixed shapes.
 
     Attributes:
         shapes: fixed shapes of the training batches, the shortest first; empty for no fixed shapes.
@@ -81,7 +80,6 @@ class Loader:
         seed: int = 0,
         config: LoaderConfig | None = None,
         device: torch.device | None = None,
-        graphs: bool = False,
     ) -> None:
         self.dataset = dataset
         self.tokenizer = tokenizer
@@ -94,7 +92,7 @@ class Loader:
         longest_target = self._longest_target(dataset)
         # blocks of text have one length already
         self.shapes: list[Shape] = []
-        n_shapes = self.config.n_shapes(graphs)
+        n_shapes = self.config.n_shapes(self.device)
         if n_shapes and dataset.modality is Modality.SPEECH:
             self.shapes = self._choose_shapes(n_shapes, longest_target)
 

@@ -24,7 +24,8 @@ class LoaderConfig(ConfigSection):
         batch_tokens: budget of a batch of text, padding included, in tokens.
         buckets: groups of similar length, inside which the order of an epoch is shuffled.
         shapes: largest number of fixed shapes of training batches of speech, which replace the
-            groups; None for 12 if the steps run as CUDA graphs, otherwise for no fixed shapes.
+            groups; None for 12 on CUDA, which prepares its kernels anew for each shape, otherwise
+            for no fixed shapes.
         workers: processes that read ahead; with 0 the process of the trainer reads. None for as
             many as there are free CPU cores, at most 8, if the device is CUDA, otherwise for 0.
         cache_gb: memory for decoded recordings of a split, in GB, shared by the workers; None for
@@ -65,15 +66,11 @@ class LoaderConfig(ConfigSection):
             return self.batch_seconds
         return float(self.batch_tokens)
 
-    def n_shapes(self, graphs: bool) -> int:
-        """Returns the largest number of fixed shapes, 0 for no fixed shapes.
-
-        Args:
-            graphs: whether training steps run as CUDA graphs.
-        """
+    def n_shapes(self, device: torch.device) -> int:
+        """Returns the largest number of fixed shapes for a device, 0 for no fixed shapes."""
         if self.shapes is not None:
             return self.shapes
-        return DEFAULT_SHAPES if graphs else 0
+        return DEFAULT_SHAPES if device.type == "cuda" else 0
 
     def n_workers(self, device: torch.device) -> int:
         """Returns the number of processes that read ahead for a device."""

@@ -69,7 +69,15 @@ class Run:
         self.folder = tempfile.TemporaryDirectory()
         self.prepared = prepared(*words)
         self.trainer: Trainer = self.prepared.trainer(self.folder.name, log_every, probe)
-        self.batches = self.trainer.prefetch(self.trainer.batches(0, 0))
+        self.waited = 0.0  # seconds spent on waiting for batches
+        self.batches = self._timed(self.trainer.prefetch(self.trainer.batches(0, 0)))
+
+    def _timed(self, batches: Iterator[Prefetched]) -> Iterator[Prefetched]:
+        while True:
+            started = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - started
+            yield batch
 
     def steps(self, count: int) -> float:
         """Takes steps; returns the seconds until the device has finished them."""
@@ -81,8 +89,12 @@ class Run:
         return time.perf_counter() - started
 
     def rate(self, count: int = 200, warmup: int = WARMUP_STEPS) -> tuple[float, float]:
-        """Returns the amount of data per second, and the milliseconds of a step."""
+        """Returns the amount of data per second, and the milliseconds of a step.
+
+        `wait_share` is then the share of this time in which the trainer waited for batches.
+        """
         self.steps(warmup)
+        self.waited = 0.0
         amounts: list[float] = []
         train_step = self.trainer.train_step
 
@@ -93,7 +105,16 @@ class Run:
         self.trainer.train_step = counted_step
         elapsed = self.steps(count)
         self.trainer.train_step = train_step
+        self.wait_share = self.waited / elapsed
         return sum(amounts) / elapsed, 1e3 * elapsed / count
+
+
+def busy_milliseconds(run: Run, steps: int = 20) -> float:
+    """Returns how long the GPU computes for a step."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run.steps(steps)
+    microseconds = sum(event.self_device_time_total for event in profile.key_averages())
+    return microseconds / 1e3 / steps
 
 
 def synchronizations(run: Run, steps: int = 20) -> float:
@@ -125,9 +146,11 @@ def speech(page: Page) -> None:
             graphs = sum(graph is not None for graph in run.trainer.passes.graphs.values())
             notes = (f"{step_ms:.2f} ms a step", f"{graphs} graphs")
             page.row(f"{title}: audio s/s", rate, *notes, least=least)
+            page.row(f"{title}: share of waiting for data", run.wait_share, most=0.02)
             quiet = Run(*words, log_every=NEVER, probe="off")
             _, quiet_ms = quiet.rate()
             page.row(f"{title}: probe=light and reports / none", step_ms / quiet_ms, most=1.02)
+            page.row(f"{title}: ms in which the GPU computes, a step", busy_milliseconds(quiet))
             waits = synchronizations(quiet)
             page.row(f"{title}: waits a step", waits, most=0.01)
             eager = Run(*words, "trainer.graphs=off")

@@ -167,12 +167,13 @@ def test_recordings_that_are_joined_anew_each_epoch_fit_into_the_shapes(folder):
         assert batch.inputs.shape[1] in sizes
 
 
-def test_number_of_shapes_depends_on_graphs_unless_it_is_set(folder):
+def test_number_of_shapes_depends_on_the_device_unless_it_is_set(folder):
     dataset = Manifest("train", 0, root=str(folder))
     tokenizer = dataset.build_tokenizer()
     assert Loader(dataset, tokenizer).shapes == []
-    assert 1 <= len(Loader(dataset, tokenizer, graphs=True).shapes) <= 12
-    assert len(Loader(dataset, tokenizer, 0, LoaderConfig(shapes=1), graphs=True).shapes) == 1
+    cuda = torch.device("cuda")
+    assert 1 <= len(Loader(dataset, tokenizer, device=cuda).shapes) <= 12
+    assert len(Loader(dataset, tokenizer, 0, LoaderConfig(shapes=1)).shapes) == 1
 
 
 @pytest.mark.parametrize("n_shapes", [0, -1])
@@ -182,7 +183,7 @@ def test_number_of_shapes_below_one_is_refused(n_shapes):
 
 
 def test_full_batches_of_text_have_one_shape():
-    loader = Loader(Text("train", 0, block=64), None, graphs=True)
+    loader = Loader(Text("train", 0, block=64), None, config=LoaderConfig(shapes=3))
     assert loader.shapes == []
     sizes = [len(planned.indices) for planned in loader.plan(0)]
     full = max(sizes)

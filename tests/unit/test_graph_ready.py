@@ -171,6 +171,30 @@ def test_a_full_pass_with_messages_does_not_read_the_device(name):
         part(x + part(x, state=state), state=state).sum().backward()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize(("room", "name"), PARTS)
+def test_a_training_pass_is_captured_in_a_graph(room, name):
+    sizes = SIZES._replace(device="cuda")
+    part = build_alone(room, name, sizes).train()
+    x = example_input(room, sizes)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            training_pass(part, room, x)
+    torch.cuda.current_stream().wait_stream(stream)
+    # gradients are allocated by the graph
+    part.zero_grad(set_to_none=True)
+    x.grad = None
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        training_pass(part, room, x)
+    graph.replay()
+    gradients = [p.grad for p in (x, *part.parameters()) if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 def test_reads_of_the_device_are_reported():
     x = torch.randn(5)
     reads = (

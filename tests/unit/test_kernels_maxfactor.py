@@ -15,6 +15,7 @@ from famx.registry import build
 # overflow and NaN are what some of these tests are about
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPES = [(), (1,), (5,), (2 * VECTOR + 3,), (1, 1), (7, 33), (300, 50), (6, 4, 3, 3), (64, 32)]
 EXTREME_SHAPES = [
     (2, 4 * WIDTHS[-1] + 1),
@@ -24,6 +25,14 @@ EXTREME_SHAPES = [
     (600, 1),
     (2, 512),
 ]
+
+
+@pytest.fixture(autouse=True)
+def device():
+    """Creates all tensors where the kernels run: on the GPU if there is one."""
+    torch.set_default_device(DEVICE)
+    yield
+    torch.set_default_device(None)
 
 
 @pytest.fixture
@@ -37,8 +46,9 @@ def with_kernels(monkeypatch):
 
 
 def normals(shapes, seed, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    tensors = [torch.randn(shape, generator=generator, device="cpu") for shape in shapes]
+    return [x.to(DEVICE, dtype) for x in tensors]
 
 
 def run(optimizer, params, rows):
@@ -253,10 +263,10 @@ def test_averaged_gradients_take_the_same_steps(with_kernels, monkeypatch, on_de
 
 def extreme_case(seed):
     """Returns parameters and gradients of three steps: huge, tiny, zero or with one element."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
 
     def uniform(low, high):
-        return low + (high - low) * torch.rand((), generator=generator).item()
+        return low + (high - low) * torch.rand((), generator=generator, device="cpu").item()
 
     shapes = [(7, 33), (40,), (), (3, 4, 2, 2), (1, 300), (300, 1)]
     params = []
@@ -277,8 +287,9 @@ def extreme_case(seed):
                 gradient = one.view(x.shape)
             elif kind == 2 and x.ndim > 1:
                 # rows of very different sizes
-                sizes = 10 ** (40 * torch.rand(len(x), generator=generator) - 30)
-                gradient = x * sizes.view(-1, *[1] * (x.ndim - 1))
+                uniforms = torch.rand(len(x), generator=generator, device="cpu")
+                sizes = 10 ** (40 * uniforms - 30)
+                gradient = x * sizes.view(-1, *[1] * (x.ndim - 1)).to(DEVICE)
             row.append(gradient)
         rows.append(row)
     return params, rows
