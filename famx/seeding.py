@@ -27,10 +27,11 @@ def torch_generator(seed: int, step: int) -> torch.Generator:
 
 def seed_global_generators(seed: int, device: torch.device) -> None:
     """Seeds torch's, numpy's and Python's generators, so that a part may use any of them."""
-    if device.type == "cpu":
-        # torch.manual_seed also records its caller for absent devices, which is slow
-        torch.default_generator.manual_seed(seed)
-    else:
+    # torch.manual_seed also seeds devices that are not used, or records its caller for them
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
+    elif device.type != "cpu":
         torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)

@@ -134,7 +134,7 @@ def monitoring_hooks(
     level = probe_level(experiment.config["probe"])
     if level != "off":
         # before the run log, which writes what the probe adds to a report
-        probe = OptimizerProbe(experiment.model, optimizer, level, settings.log_every)
+        probe = OptimizerProbe(experiment.model, optimizer, level)
         hooks.insert(0, ProbeOptimizer(probe, run_dir, run_log))
     return hooks
 

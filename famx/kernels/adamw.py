@@ -9,7 +9,15 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from famx.kernels.chunked import Column, Tensors, launch_chunks, rate, read, write
+from famx.kernels.chunked import (
+    Column,
+    Tensors,
+    chunk_of_program,
+    launch_chunks,
+    rate,
+    read,
+    write,
+)
 
 
 def adamw(  # noqa: PLR0913
@@ -91,9 +99,7 @@ def _adamw_chunk(  # noqa: PLR0913
 @no_type_check
 def _adamw_kernel(  # noqa: PLR0913
     table,
-    chunk_tensors,
-    chunk_starts,
-    numels,
+    chunks,
     momentum,
     products,
     steps,
@@ -108,10 +114,7 @@ def _adamw_kernel(  # noqa: PLR0913
     dtype: tl.constexpr,
     block: tl.constexpr,
 ):
-    chunk = tl.program_id(0)
-    i = tl.load(chunk_tensors + chunk)
-    start = tl.load(chunk_starts + chunk)
-    count = tl.minimum(tl.load(numels + i) - start, block).to(tl.int32)
+    i, start, count = chunk_of_program(chunks)
     # all scalars are loaded before a branch, so that their latencies overlap
     p_address = tl.load(table + i)
     g_address = tl.load(table + n_tensors + i)

@@ -45,13 +45,14 @@ def launch_chunks(
     """
     device = shaped[0].device
     table = chunks(tuple([x.numel() for x in shaped]), CHUNK, device)
-    if not len(table.tensor):
+    n_chunks = table.shape[1]
+    if not n_chunks:
         return
-    for dtype, dtype_columns in by_dtype(shaped, columns):
-        with on_device(device):
-            kernel[(len(table.tensor),)](
+    with on_device(device):
+        for dtype, dtype_columns in by_dtype(shaped, columns):
+            kernel[(n_chunks,)](
                 addresses(*dtype_columns),
-                *table,
+                table,
                 *arguments,
                 **options,
                 dtype=TRITON_DTYPES[dtype],
@@ -65,11 +66,10 @@ def by_dtype(
 ) -> Iterator[tuple[torch.dtype, Sequence[Column]]]:
     """Yields the columns for each dtype, with None in the rows of tensors of another dtype."""
     dtypes = [x.dtype for x in tensors]
-    distinct = dict.fromkeys(dtypes)
-    for dtype in distinct:
-        if len(distinct) == 1:
-            yield dtype, columns
-            continue
+    if dtypes.count(dtypes[0]) == len(dtypes):
+        yield dtypes[0], columns
+        return
+    for dtype in dict.fromkeys(dtypes):
         dtype_columns = []
         for column in columns:
             rows = zip(column, dtypes, strict=True)
@@ -79,7 +79,9 @@ def by_dtype(
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
     """Returns a context in which kernels are launched on the device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(device)
 
 
 def rate(lr: float | Tensor, device: torch.device) -> tuple[float | Tensor, bool]:
@@ -87,6 +89,18 @@ def rate(lr: float | Tensor, device: torch.device) -> tuple[float | Tensor, bool
     if isinstance(lr, Tensor):
         return lr.to(device, torch.float32, non_blocking=True), True
     return float(lr), False
+
+
+@triton.jit
+@no_type_check
+def chunk_of_program(chunks):
+    """Returns the tensor of this program's chunk, and the first and the number of its elements."""
+    chunk = tl.program_id(0)
+    n_chunks = tl.num_programs(0)
+    i = tl.load(chunks + chunk)
+    start = tl.load(chunks + n_chunks + chunk)
+    count = tl.load(chunks + 2 * n_chunks + chunk).to(tl.int32)
+    return i, start, count
 
 
 @triton.jit

@@ -13,9 +13,19 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from famx.kernels.chunked import Column, Tensors, launch_chunks, on_device, rate, read, write
+from famx.kernels.chunked import (
+    Column,
+    Tensors,
+    chunk_of_program,
+    launch_chunks,
+    on_device,
+    rate,
+    read,
+    write,
+)
 
 ROWS = 1024  # tensors of a program that reads one number of each
+EPS = tl.constexpr(torch.finfo(torch.float32).eps)
 
 
 def non_finite(gradients: Column, params: Tensors) -> Float[Tensor, ""]:
@@ -37,14 +47,16 @@ def average(
 ) -> None:
     """m <- m + w·(g - m), with one weight for all tensors or one for each."""
     is_vector = isinstance(weights, Tensor)
-    arguments = (weights if is_vector else float(weights), 0.0, 0.0, found_inf, len(averages))
+    weight = weights if is_vector else float(weights)
     launch_chunks(
         _step_kernel,
         averages,
         [averages, gradients, averages],
-        arguments,
+        (weight, found_inf, 0.0, 0.0, found_inf, len(averages)),
         averages=True,
         weight_is_vector=is_vector,
+        weighs_by_momentum=False,
+        debiases=False,
         descends=False,
         lr_on_device=False,
     )
@@ -63,9 +75,11 @@ def descend(
         _step_kernel,
         params,
         [params, directions, params],
-        (0.0, lr, float(weight_decay), found_inf, len(params)),
+        (0.0, found_inf, lr, float(weight_decay), found_inf, len(params)),
         averages=False,
         weight_is_vector=False,
+        weighs_by_momentum=False,
+        debiases=False,
         descends=True,
         lr_on_device=lr_on_device,
     )
@@ -76,20 +90,28 @@ def average_and_descend(
     params: Tensors,
     gradients: Column,
     averages: Column,
-    weights: Float[Tensor, " tensors"],
+    numbers: tuple[Tensor, Tensor],
     lr: float | Tensor,
     weight_decay: float,
     found_inf: Float[Tensor, ""],
+    debias: bool = False,
 ) -> None:
-    """m <- m + w·(g - m); θ <- θ - lr·(m + weight_decay·θ), with a weight w for each tensor."""
+    """m <- m + w·(g - m); θ <- θ - lr·(m + weight_decay·θ), with w = 1 - a for each tensor.
+
+    Args:
+        numbers: a and the product of all a of each tensor, as vectors.
+        debias: whether w is divided by 1 - product.
+    """
     lr, lr_on_device = rate(lr, found_inf.device)
     launch_chunks(
         _step_kernel,
         params,
         [params, gradients, averages],
-        (weights, lr, float(weight_decay), found_inf, len(params)),
+        (*numbers, lr, float(weight_decay), found_inf, len(params)),
         averages=True,
         weight_is_vector=True,
+        weighs_by_momentum=True,
+        debiases=debias,
         descends=True,
         lr_on_device=lr_on_device,
     )
@@ -135,17 +157,12 @@ def _are_finite(g, count, is_full: tl.constexpr, block: tl.constexpr):
 @no_type_check
 def _non_finite_kernel(
     table,
-    chunk_tensors,
-    chunk_starts,
-    numels,
+    chunks,
     flag,
     dtype: tl.constexpr,
     block: tl.constexpr,
 ):
-    chunk = tl.program_id(0)
-    i = tl.load(chunk_tensors + chunk)
-    start = tl.load(chunk_starts + chunk)
-    count = tl.minimum(tl.load(numels + i) - start, block).to(tl.int32)
+    i, start, count = chunk_of_program(chunks)
     address = tl.load(table + i)
     if address != 0:
         g = address.to(tl.pointer_type(dtype)) + start
@@ -186,35 +203,37 @@ def _step_chunk(  # noqa: PLR0913
         write(p, lane, old - lr * (direction + weight_decay * old), count, is_full)
 
 
-@triton.jit(do_not_specialize=["weights", "lr", "found_inf", "n_tensors"])
+@triton.jit(do_not_specialize=["weights", "products", "lr", "found_inf", "n_tensors"])
 @no_type_check
 def _step_kernel(  # noqa: PLR0913
     table,
-    chunk_tensors,
-    chunk_starts,
-    numels,
+    chunks,
     weights,
+    products,
     lr,
     weight_decay,
     found_inf,
     n_tensors,
     averages: tl.constexpr,
     weight_is_vector: tl.constexpr,
+    weighs_by_momentum: tl.constexpr,
+    debiases: tl.constexpr,
     descends: tl.constexpr,
     lr_on_device: tl.constexpr,
     dtype: tl.constexpr,
     block: tl.constexpr,
 ):
     """Averages gradients, descends along them, or descends along their averages."""
-    chunk = tl.program_id(0)
-    i = tl.load(chunk_tensors + chunk)
-    start = tl.load(chunk_starts + chunk)
-    count = tl.minimum(tl.load(numels + i) - start, block).to(tl.int32)
+    i, start, count = chunk_of_program(chunks)
     # all scalars are loaded before a branch, so that their latencies overlap
     p_address = tl.load(table + i)
     g_address = tl.load(table + n_tensors + i)
     m_address = tl.load(table + 2 * n_tensors + i)
     w = tl.load(weights + i) if weight_is_vector else weights
+    if weighs_by_momentum:
+        w = 1.0 - w
+    if debiases:
+        w = w / tl.maximum(1.0 - tl.load(products + i), EPS)
     learning_rate = tl.load(lr) if lr_on_device else lr
     if (tl.load(found_inf) == 0.0) & (g_address != 0):
         p = p_address.to(tl.pointer_type(dtype)) + start

@@ -18,6 +18,7 @@ def sketch(
     coordinates: Int[Tensor, "2 tensors"],
     n_coordinates: int,
     ring: Float[Tensor, "window tensors coordinates"] | None = None,
+    found_inf: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, "window tensors coordinates"]:
     """Returns a ring without its oldest row, and with the sketch of the gradients as its last row.
 
@@ -26,6 +27,7 @@ def sketch(
         n_coordinates: length of a sketch, which is padded with zeros.
         ring: sketches of previous steps; None returns a ring of one row, in the dtype of the
             gradients.
+        found_inf: 0-d; where it is not 0, the result is a copy of the ring.
     """
     gradients = [g.contiguous() for g in gradients]
     if ring is None:
@@ -34,14 +36,16 @@ def sketch(
     else:
         result = torch.empty_like(ring)
     block = triton.next_power_of_2(n_coordinates)
-    for dtype, (column,) in by_dtype(gradients, [gradients]):
-        with on_device(result.device):
+    with on_device(result.device):
+        for dtype, (column,) in by_dtype(gradients, [gradients]):
             _sketch_kernel[(len(gradients), len(result))](
                 addresses(column),
                 coordinates,
                 result if ring is None else ring,
                 result,
+                result if found_inf is None else found_inf,
                 n_coordinates,
+                has_flag=found_inf is not None,
                 dtype=TRITON_DTYPES[dtype],
                 block=block,
                 num_warps=1,
@@ -49,14 +53,16 @@ def sketch(
     return result
 
 
-@triton.jit(do_not_specialize=["n_coordinates"])
+@triton.jit(do_not_specialize=["found_inf", "n_coordinates"])
 @no_type_check
-def _sketch_kernel(
+def _sketch_kernel(  # noqa: PLR0913
     table,
     coordinates,
     old_ring,
     new_ring,
+    found_inf,
     n_coordinates,
+    has_flag: tl.constexpr,
     dtype: tl.constexpr,
     block: tl.constexpr,
 ):
@@ -67,9 +73,12 @@ def _sketch_kernel(
     k = tl.arange(0, block)
     mask = k < n_coordinates
     target = new_ring + (row * n_tensors + i) * n_coordinates + k
-    if row + 1 < window:
-        # one step older
-        source = old_ring + ((row + 1) * n_tensors + i) * n_coordinates + k
+    # rows move by one step, unless the flag is set
+    old_row = row + 1
+    if has_flag:
+        old_row = row + (tl.load(found_inf) == 0.0).to(tl.int32)
+    if old_row < window:
+        source = old_ring + (old_row * n_tensors + i) * n_coordinates + k
         tl.store(target, tl.load(source, mask=mask, other=0.0), mask=mask)
     else:
         address = tl.load(table + i)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -14,20 +13,6 @@ from famx import kernels
 DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
 # static tables that a CUDA graph reads, by identity: it reads them as long as it exists
 _captured: dict[int, object] = {}
-
-
-class Chunks(NamedTuple):
-    """Blocks of consecutive elements that many tensors are divided into, one program each.
-
-    Args:
-        tensor: index of the tensor of each chunk.
-        start: first element of each chunk in its tensor.
-        numel: number of elements of each tensor.
-    """
-
-    tensor: Int[Tensor, " chunks"]
-    start: Int[Tensor, " chunks"]
-    numel: Int[Tensor, " tensors"]
 
 
 def supports(tensors: Sequence[Tensor], *columns: Sequence[Tensor | None]) -> bool:
@@ -44,9 +29,9 @@ def supports(tensors: Sequence[Tensor], *columns: Sequence[Tensor | None]) -> bo
     if not DTYPES.issuperset(dtypes):
         return False
     for column in columns:
-        for x, dtype in zip(column, dtypes, strict=True):
-            if x is not None and x.dtype is not dtype:
-                return False
+        rows = zip(column, dtypes, strict=True)
+        if [dtype if x is None else x.dtype for x, dtype in rows] != dtypes:
+            return False
     return True
 
 
@@ -60,17 +45,23 @@ def addresses(*columns: Sequence[Tensor | None]) -> Int[Tensor, "columns tensors
         columns: tensors of equal count, for example parameters, gradients and averages. The first
             column has a tensor.
     """
-    pointers = []
-    for column in columns:
-        pointers.append(tuple([0 if x is None else x.data_ptr() for x in column]))
+    pointers = tuple(map(_pointers, columns))
     device = next(x.device for x in columns[0] if x is not None)
     if device.type != "cuda":
-        return _addresses(tuple(pointers), device, 0)
+        return _addresses(pointers, device, 0)
     if torch.cuda.is_current_stream_capturing():
         return written_addresses(pointers, device)
     # a table is copied in the order of a stream, so a second stream gets a second table
-    stream = torch.cuda.current_stream(device).cuda_stream
-    return _addresses(tuple(pointers), device, stream)
+    # `torch.cuda.current_stream` builds an object for the same number
+    stream = torch._C._cuda_getCurrentRawStream(device.index)
+    return _addresses(pointers, device, stream)
+
+
+def _pointers(column: Sequence[Tensor | None]) -> tuple[int, ...]:
+    try:
+        return tuple(map(Tensor.data_ptr, column))  # type: ignore[arg-type]  # the fastest way
+    except TypeError:  # a tensor is missing
+        return tuple([0 if x is None else x.data_ptr() for x in column])
 
 
 @lru_cache(maxsize=128)
@@ -104,10 +95,13 @@ def written_addresses(
     return table
 
 
-def chunks(numels: tuple[int, ...], size: int, device: torch.device) -> Chunks:
+def chunks(numels: tuple[int, ...], size: int, device: torch.device) -> Int[Tensor, "3 chunks"]:
     """Divides tensors of these numbers of elements into chunks of at most `size` elements.
 
     The first call for these numbers waits for the device; a CUDA graph can capture a later one.
+
+    Returns:
+        The tensor of each chunk, the first of its elements there, and their number.
     """
     table = _chunks(numels, size, device)
     keep_if_captured(table, device)
@@ -115,18 +109,16 @@ def chunks(numels: tuple[int, ...], size: int, device: torch.device) -> Chunks:
 
 
 @lru_cache(maxsize=64)
-def _chunks(numels: tuple[int, ...], size: int, device: torch.device) -> Chunks:
-    tensor: list[int] = []
-    start: list[int] = []
+def _chunks(numels: tuple[int, ...], size: int, device: torch.device) -> Int[Tensor, "3 chunks"]:
+    tensors: list[int] = []
+    starts: list[int] = []
+    counts: list[int] = []
     for i, numel in enumerate(numels):
-        starts = range(0, numel, size)
-        start += starts
-        tensor += [i] * len(starts)
-    return Chunks(
-        torch.tensor(tensor, dtype=torch.int32, device=device),
-        torch.tensor(start, dtype=torch.int64, device=device),
-        torch.tensor(numels, dtype=torch.int64, device=device),
-    )
+        for start in range(0, numel, size):
+            tensors.append(i)
+            starts.append(start)
+            counts.append(min(size, numel - start))
+    return torch.tensor([tensors, starts, counts], dtype=torch.int64, device=device)
 
 
 def keep_if_captured(table: object, device: torch.device) -> None:

@@ -40,6 +40,21 @@ REGIONS: dict[Kind, list[Region]] = {
 MAX_REGIONS = 2
 
 
+class Power(NamedTuple):
+    """The bands that have enough power to change the momentum.
+
+    Args:
+        first, second: whether each region has enough power.
+        band: largest band.
+        exists: whether there is a largest band.
+    """
+
+    first: Bool[Tensor, " measured"]
+    second: Bool[Tensor, " measured"]
+    band: Int[Tensor, " measured"]
+    exists: Bool[Tensor, " measured"]
+
+
 class FamRules(HistoryRule):
     """FAM's four handlers: h_b <- beta·h_b + (1 - beta)·p_b, then a rule for each kind of tensor.
 
@@ -47,8 +62,8 @@ class FamRules(HistoryRule):
     `raise_momentum(a, rise, cap)`.
     attention: a largest band below the first quarter gives `lower_momentum(a)`, a largest band
     above the third quarter gives `raise_momentum(a, .08, .98)`.
-    A subclass defines when a region has enough power (`exceeds`), and which band is the largest
-    (`largest_band`).
+    A subclass defines when a region has enough power, and which band is the largest
+    (`find_power`).
 
     Args:
         tensors: the parameter tensors, in the order of the gradients.
@@ -134,25 +149,23 @@ class FamRules(HistoryRule):
 
     def choose(self, history: Float[Tensor, "measured bands"]) -> Float[Tensor, " measured"]:
         """See `HistoryRule.choose`."""
+        return self.choose_by_kind(self.find_power(history))
+
+    def choose_by_kind(self, power: Power) -> Float[Tensor, " measured"]:
+        """Returns the coefficient of each measured tensor by the rule of its kind."""
         # by regions; if both count, the first one decides
-        first, second = self.exceeds(self.regions * history)
-        coefficients = torch.where(second, self.risen[1], self.base[self.index])
-        coefficients = torch.where(first, self.risen[0], coefficients)
+        coefficients = torch.where(power.second, self.risen[1], self.base[self.index])
+        coefficients = torch.where(power.first, self.risen[0], coefficients)
         # by the largest band
-        band, exists = self.largest_band(history)
-        decides = self.by_largest & exists
-        coefficients = torch.where(decides & (band < self.first_quarter), self.low, coefficients)
-        return torch.where(decides & (band > self.third_quarter), self.high, coefficients)
+        decides = self.by_largest & power.exists
+        is_low = decides & (power.band < self.first_quarter)
+        coefficients = torch.where(is_low, self.low, coefficients)
+        is_high = decides & (power.band > self.third_quarter)
+        return torch.where(is_high, self.high, coefficients)
 
     @abstractmethod
-    def exceeds(self, power: Float[Tensor, "2 measured bands"]) -> Bool[Tensor, "2 measured"]:
-        """Returns whether each region has enough power; `power` is 0 outside of the region."""
-
-    @abstractmethod
-    def largest_band(
-        self, history: Float[Tensor, "measured bands"]
-    ) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
-        """Returns the largest band of each tensor, and whether there is one."""
+    def find_power(self, history: Float[Tensor, "measured bands"]) -> Power:
+        """Returns the bands that have enough power."""
 
     def raise_momentum(self, base: float, rise: float, cap: float) -> float:
         """Returns the base momentum plus `rise`, at most `cap`."""

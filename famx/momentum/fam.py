@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from famx import registry
-from famx.momentum._fam_rules import FamRules
+from famx.momentum._fam_rules import FamRules, Power
 from famx.momentum.base import SpectrumFactory
 from famx.notation import TensorInfo
 from famx.registry import register
@@ -35,7 +35,7 @@ class Fam(FamRules):
         layer_boost: whether the largest band changes the momentum once more, for every kind.
     """
 
-    widths: Float[Tensor, "2 measured"]
+    widths: Float[Tensor, "measured widths"]
     lowest_third: Int[Tensor, " measured"]
     highest_third: Int[Tensor, " measured"]
 
@@ -57,51 +57,42 @@ class Fam(FamRules):
         self.layer_boost = layer_boost
         self.margin = margin
         self.sigmas = sigmas
-        # the white share of each region, and the bands that begin and end the outer thirds
-        widths = (self.regions * self.spectrum.white_shares).sum(-1)
+        # the white shares of the regions and bands, and the bands that bound the outer thirds
+        white = self.spectrum.white_shares
+        widths = torch.cat([(self.regions * white).sum(-1).mT, white], 1)
         n_bands = torch.tensor([self.tensors[row].n_bands for row in self.rows], dtype=torch.long)
         self.register_buffer("widths", widths, persistent=False)
         self.register_buffer("lowest_third", n_bands // 3, persistent=False)
         self.register_buffer("highest_third", n_bands - n_bands // 3, persistent=False)
 
-    def firing_threshold(
-        self, width: Float[Tensor, "..."], freedom: Float[Tensor, "..."]
-    ) -> Float[Tensor, "..."]:
-        """Returns the share above which bands fire, infinity for no bands.
-
-        Args:
-            width: share of these bands in white noise.
-            freedom: number of independent power values in a measurement.
-        """
+    def firing_thresholds(self) -> Float[Tensor, "measured widths"]:
+        """Returns the shares above which regions and bands fire, infinity for those of no width."""
+        width = self.widths
+        freedom = self.spectrum.degrees_of_freedom()[:, None]
         chance = self.sigmas * torch.sqrt((1 - width).clamp_min(0) / (width * freedom.clamp_min(1)))
         return torch.where(width > 0, width * (1 + chance.clamp_min(self.margin)), torch.inf)
 
-    def exceeds(self, power: Float[Tensor, "2 measured bands"]) -> Bool[Tensor, "2 measured"]:
-        """See `FamRules.exceeds`."""
-        freedom = self.spectrum.degrees_of_freedom()
-        return power.sum(-1) > self.firing_threshold(self.widths, freedom)
-
-    def largest_band(
-        self, history: Float[Tensor, "measured bands"]
-    ) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
-        """See `FamRules.largest_band`."""
-        white = self.spectrum.white_shares
-        freedom = self.spectrum.degrees_of_freedom()[:, None]
-        fires = history > self.firing_threshold(white, freedom)
-        loudness = torch.where(fires, history / white, 0.0)
+    def find_power(self, history: Float[Tensor, "measured bands"]) -> Power:
+        """See `FamRules.find_power`."""
+        thresholds = self.firing_thresholds()
+        # regions
+        first, second = (self.regions * history).sum(-1) > thresholds[:, :2].mT
+        # bands
+        fires = history > thresholds[:, 2:]
+        loudness = torch.where(fires, history / self.spectrum.white_shares, 0.0)
         loudest, band = loudness.max(1)
-        return band, loudest > 0
+        return Power(first, second, band, loudest > 0)
 
     def choose(self, history: Float[Tensor, "measured bands"]) -> Float[Tensor, " measured"]:
         """See `HistoryRule.choose`."""
         # the rule of each kind
-        coefficients = super().choose(history)
+        power = self.find_power(history)
+        coefficients = self.choose_by_kind(power)
         if not self.layer_boost:
             return coefficients
         # the layer boost
-        band, exists = self.largest_band(history)
-        slow = exists & (band < self.lowest_third)
-        fast = exists & (band >= self.highest_third)
+        slow = power.exists & (power.band < self.lowest_third)
+        fast = power.exists & (power.band >= self.highest_third)
         coefficients = torch.where(slow, 0.95 * coefficients, coefficients)
         boosted = torch.maximum(coefficients, (1.05 * coefficients).clamp_max(0.98))
         return torch.where(fast, boosted, coefficients)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from famx import registry
-from famx.momentum._fam_rules import FamRules
+from famx.momentum._fam_rules import FamRules, Power
 from famx.momentum.base import SpectrumFactory
 from famx.notation import TensorInfo
 from famx.registry import register
@@ -38,12 +38,7 @@ class FamPublished(FamRules):
             spectrum = partial(registry.build, "spectrum", {"name": "shuffled"})
         super().__init__(tensors, spectrum, beta=beta, start_step=start_step, min_size=min_size)
 
-    def exceeds(self, power: Float[Tensor, "2 measured bands"]) -> Bool[Tensor, "2 measured"]:
-        """See `FamRules.exceeds`."""
-        return power.sum(-1) > self.thresholds
-
-    def largest_band(
-        self, history: Float[Tensor, "measured bands"]
-    ) -> tuple[Int[Tensor, "..."], Bool[Tensor, "..."]]:
-        """Returns the band with the largest share, which always exists."""
-        return history.argmax(1), torch.ones_like(self.by_largest)
+    def find_power(self, history: Float[Tensor, "measured bands"]) -> Power:
+        """See `FamRules.find_power`; a largest band always exists."""
+        first, second = (self.regions * history).sum(-1) > self.thresholds
+        return Power(first, second, history.argmax(1), torch.ones_like(self.by_largest))

@@ -11,6 +11,7 @@ from famx.monitoring.spectrum_log import SpectrumLog
 from famx.monitoring.tensorboard import RunLog
 from famx.nn.hooks import Observed, set_observed
 from famx.notation import Modality
+from famx.training.device import sum_over_processes
 from famx.training.evaluate import Evaluation
 from famx.training.hooks import Hook, Interval, Metrics, require_finite
 from famx.training.run_dir import RunDir
@@ -24,19 +25,17 @@ def throughput_tag(modality: Modality) -> str:
 
 
 class ReportMetrics(Hook):
-    """Collects the metrics of a step every `log_every` steps, and passes them to all hooks."""
+    """Collects the metrics of a step where a report is due, and passes them to all hooks."""
 
     def before_step(self, trainer: Trainer) -> None:
         if trainer.is_report_due:
-            set_observed(trainer.model, True)
-        if isinstance(trainer.optimizer, Observed):
-            trainer.optimizer.observed = trainer.is_report_due
+            self._set_observed(trainer, True)
 
     def after_step(self, trainer: Trainer) -> None:
         if not trainer.is_report_due:
             return
         # the metrics of this step; the sums of the interval start again at 0
-        set_observed(trainer.model, False)
+        self._set_observed(trainer, False)
         metrics = self.collect(trainer)
         trainer.loss_sum.zero_()
         trainer.interval = Interval()
@@ -46,12 +45,17 @@ class ReportMetrics(Hook):
         trainer.latest |= scalars
         require_finite(trainer, "train", scalars["train/loss"])
 
+    def _set_observed(self, trainer: Trainer, observed: bool) -> None:
+        set_observed(trainer.model, observed)
+        if isinstance(trainer.optimizer, Observed):
+            trainer.optimizer.observed = observed
+
     def collect(self, trainer: Trainer) -> Metrics:
         """Returns the metrics of the model, the optimizer and the loop, in one device copy."""
         # tensors on the device
         interval = trainer.interval
         on_device = {
-            "train/loss": trainer.sum_over_processes(trainer.loss_sum) / interval.steps,
+            "train/loss": sum_over_processes(trainer.loss_sum) / interval.steps,
             "train/grad_norm": trainer.grad_norm,
         }
         on_device |= module_metrics(trainer.model)
@@ -85,6 +89,7 @@ class ProbeOptimizer(Hook):
         self.spectrum_log = SpectrumLog(file, self.probe.names, self.probe.kinds, trainer.step)
 
     def before_optimizer_step(self, trainer: Trainer, grad_norms: Tensor) -> None:
+        self.probe.every = trainer.report_every
         self.probe.before_step(trainer.step + 1, grad_norms)
 
     def after_optimizer_step(self, trainer: Trainer) -> None:

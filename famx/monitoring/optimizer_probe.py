@@ -56,11 +56,15 @@ class OptimizerProbe:
 
     Args:
         level: `light` reads only strided coordinates; `full` compares full tensors at reports.
-        every: steps from one report to the next.
+        every: steps from one report to the next; a trainer sets its own interval.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, level: ProbeLevel, every: int
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        level: ProbeLevel,
+        every: int = WINDOW,
     ):
         self.optimizer = optimizer
         self.level = level

@@ -27,8 +27,9 @@ def clip_by_unit_norm(
     Returns:
         The norm of each parameter's gradient before clipping, 0 where it has none.
     """
-    if supports(params, [p.grad for p in params]):
-        return _clip_by_kernel(params, max_ratio, eps)
+    all_gradients = [p.grad for p in params]
+    if supports(params, all_gradients):
+        return _clip_by_kernel(params, all_gradients, max_ratio, eps)
     # parameters with a gradient
     trained = []
     gradients = []
@@ -67,23 +68,23 @@ def clip_by_unit_norm(
 
 
 def _clip_by_kernel(
-    params: Sequence[Tensor], max_ratio: float, eps: float
+    params: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    max_ratio: float,
+    eps: float,
 ) -> Float[Tensor, " params"]:
     """Clips as `clip_by_unit_norm` in a launch for all tensors and one for their norms."""
     from famx.kernels.unit_clip import clip
 
     # the kernel reads and writes contiguous tensors
-    copies = []
-    gradients: list[Tensor | None] = []
-    for p in params:
-        gradient = p.grad
-        dense = None if gradient is None else gradient.contiguous()
-        if gradient is not None and dense is not None and dense is not gradient:
-            copies.append((gradient, dense))
-        gradients.append(dense)
-    norms = clip([p.contiguous() for p in params], gradients, max_ratio, eps)
-    for gradient, dense in copies:
-        gradient.copy_(dense)
+    present = [gradient for gradient in gradients if gradient is not None]
+    if all(map(Tensor.is_contiguous, [*params, *present])):
+        return clip(params, gradients, max_ratio, eps)
+    dense = [None if gradient is None else gradient.contiguous() for gradient in gradients]
+    norms = clip([p.contiguous() for p in params], dense, max_ratio, eps)
+    for gradient, result in zip(gradients, dense, strict=True):
+        if gradient is not None and result is not None and result is not gradient:
+            gradient.copy_(result)
     return norms
 
 

@@ -49,7 +49,11 @@ def decayed_grads(group: Mapping[str, Any]) -> list[Tensor | None]:
         UserError: a gradient is sparse.
     """
     coupled_decay = 0.0 if group.get("decoupled", True) else group["weight_decay"]
-    gradients: list[Tensor | None] = []
+    # the most frequent case, without a loop over the gradients
+    gradients: list[Tensor | None] = [p.grad for p in group["params"]]
+    if not coupled_decay and _are_dense(gradients):
+        return gradients
+    gradients = []
     for p in group["params"]:
         gradient = dense_grad(p)
         # kernels and spectra do not support empty tensors
@@ -60,6 +64,14 @@ def decayed_grads(group: Mapping[str, Any]) -> list[Tensor | None]:
             gradient = gradient.add(p, alpha=coupled_decay)
         gradients.append(gradient.contiguous())
     return gradients
+
+
+def _are_dense(gradients: Sequence[Tensor | None]) -> bool:
+    """Returns whether gradients are there, contiguous and not empty."""
+    present = [g for g in gradients if g is not None]
+    if len(present) < len(gradients) or {g.layout for g in present} != {torch.strided}:
+        return False
+    return all(map(Tensor.is_contiguous, present)) and all(map(Tensor.numel, present))
 
 
 def non_finite(gradients: Sequence[Tensor | None], params: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -83,6 +95,9 @@ def non_finite(gradients: Sequence[Tensor | None], params: Sequence[Tensor]) -> 
 
 def with_zeros(gradients: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[Tensor]:
     """Returns the gradients with zeros, which take no memory, in place of missing ones."""
+    dense = [gradient for gradient in gradients if gradient is not None]
+    if len(dense) == len(gradients):
+        return dense
     dense = []
     for gradient, p in zip(gradients, params, strict=True):
         dense.append(p.new_zeros(()).expand(p.shape) if gradient is None else gradient)

@@ -171,6 +171,9 @@ def descend_reference(
 @contextmanager
 def contiguous(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Yields contiguous versions of parameters; on exit, copies their new values back."""
+    if all(map(Tensor.is_contiguous, params)):
+        yield list(params)
+        return
     dense = [p.contiguous() for p in params]
     yield dense
     for p, result in zip(params, dense, strict=True):

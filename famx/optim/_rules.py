@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from famx import registry
-from famx.notation import TensorInfo, UserError
+from famx.notation import Kind, TensorInfo, UserError
 
 Factory = Callable[..., nn.Module]
-SavedBuffers = list[tuple[nn.Module, str, Tensor]]
+SavedBuffers = dict[nn.Module, dict[str, Tensor | None]]
 
 
 @runtime_checkable
@@ -27,6 +27,19 @@ class CountsCalls(Protocol):
     """A part that counts its calls: on the host, or in a 0-d tensor that a CUDA graph advances."""
 
     calls: int | Tensor
+
+
+@runtime_checkable
+class ReadsFlag(Protocol):
+    """A part that skips a step itself, for some of its buffers, without a device synchronization.
+
+    Attributes:
+        found_inf: flag of the next call (0-d); where it is 1, these buffers keep their values.
+        flagged_buffers: their names.
+    """
+
+    found_inf: Tensor | None
+    flagged_buffers: tuple[str, ...]
 
 
 def check_factories(rules: Mapping[str, object]) -> None:
@@ -117,26 +130,55 @@ def check_range(rule: nn.Module, momenta: Sequence[float | Tensor]) -> None:
     )
 
 
-def buffers_of(rule: nn.Module) -> SavedBuffers:
-    """Returns the buffers of a rule with their modules and names.
+def means_by_kind(
+    tensors: Sequence[TensorInfo], coefficients: Float[Tensor, " tensors"]
+) -> dict[str, Tensor]:
+    """Returns the mean coefficient of the tensors of each kind, as `momentum/<kind>`."""
+    rows_by_kind: dict[Kind, list[int]] = {}
+    for i, info in enumerate(tensors):
+        rows_by_kind.setdefault(info.kind, []).append(i)
+    return {f"momentum/{kind}": coefficients[rows].mean() for kind, rows in rows_by_kind.items()}
+
+
+def flag_readers(modules: Iterable[nn.Module]) -> dict[nn.Module, ReadsFlag]:
+    """Returns the modules that read a flag, by themselves."""
+    return {module: module for module in modules if isinstance(module, ReadsFlag)}
+
+
+def buffers_of(modules: Iterable[nn.Module]) -> SavedBuffers:
+    """Returns the buffers of modules by name.
 
     Calls of the rule replace buffers and never mutate them, so no copies are needed.
     """
-    saved = []
-    for module in rule.modules():
-        # `named_buffers` takes ten times as long
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                saved.append((module, name, buffer))
-    return saved
+    # `named_buffers` takes ten times as long
+    return {module: dict(module._buffers) for module in modules}
+
+
+def pass_flag(
+    readers: Mapping[nn.Module, ReadsFlag], saved: SavedBuffers, found_inf: Float[Tensor, ""]
+) -> None:
+    """Lets modules skip their next call where `found_inf` is 1.
+
+    Args:
+        saved: buffers to restore after that call, from which those of the modules are removed.
+    """
+    for module, reader in readers.items():
+        reader.found_inf = found_inf
+        for name in reader.flagged_buffers:
+            del saved[module][name]
 
 
 def restore_buffers(saved: SavedBuffers, found_inf: Float[Tensor, ""]) -> None:
-    """Restores the saved buffers of a rule where `found_inf` is 1, else changes nothing."""
-    is_skipped = found_inf > 0
-    for module, name, old in saved:
-        new = getattr(module, name)
-        if new is not old:
+    """Restores the saved buffers of modules where `found_inf` is 1, else changes nothing."""
+    is_skipped = None
+    for module, buffers in saved.items():
+        for name, old in buffers.items():
+            new = module._buffers[name]
+            if new is old or new is None or old is None:
+                continue
+            # computed once, and only if a buffer has changed
+            if is_skipped is None:
+                is_skipped = found_inf > 0
             # writes into the same memory, since a CUDA graph replays fixed addresses
             setattr(module, name, torch.where(is_skipped, old, new, out=old))
 

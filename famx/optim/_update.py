@@ -1,6 +1,6 @@
 """The input of a step of an optimizer: parameters, gradients, state and numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
@@ -9,6 +9,27 @@ from torch import Tensor
 from famx.optim._kernels import scalars
 
 Group = dict[str, Any]
+
+
+def states_of(
+    state: Mapping[Tensor, dict[str, Tensor]],
+    params: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    init: Callable[[Tensor], dict[str, Tensor]],
+) -> list[dict[str, Tensor]]:
+    """Returns the state of each parameter, empty where the gradient is missing.
+
+    Args:
+        state: the optimizer's state, which makes an empty dict for a new parameter.
+        init: returns the initial state of a parameter.
+    """
+    rows = zip(params, gradients, strict=True)
+    states = [{} if gradient is None else state[p] for p, gradient in rows]
+    if not all(states):
+        for p, gradient, param_state in zip(params, gradients, states, strict=True):
+            if gradient is not None and not param_state:
+                param_state.update(init(p))
+    return states
 
 
 class Update(NamedTuple):

@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from famx import kernels
 from famx.nn.hooks import set_observed
-from famx.notation import Kind, UserError
+from famx.notation import UserError
 from famx.optim._gradients import decayed_grads, is_capturing, non_finite, presence, with_zeros
 from famx.optim._kernels import scalars
 from famx.optim._param_groups import check_group, tensor_info
@@ -22,12 +22,15 @@ from famx.optim._rules import (
     check_coefficients,
     check_factories,
     check_range,
+    flag_readers,
     make_capturable,
+    means_by_kind,
+    pass_flag,
     restore_buffers,
     shapes,
 )
 from famx.optim._state import getstate, keep_dtypes
-from famx.optim._update import Group, GroupUpdate, Update
+from famx.optim._update import Group, GroupUpdate, Update, states_of
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -86,6 +89,8 @@ class Optimizer(torch.optim.Optimizer):
         self.calls: int | Tensor = 0
         self.tensors = [tensor_info(p, group) for p, group in self._params_with_groups()]
         self.rule: nn.Module = build_rule(self.tensors, self.default_rule, momentum, spectrum)
+        self.rule_modules = list(self.rule.modules())
+        self.flag_readers = flag_readers(self.rule_modules)
         self.rule_observed = False
         self.skipped = torch.zeros((), dtype=torch.long)
         self.momentum_products = torch.ones(len(self.tensors))
@@ -169,19 +174,19 @@ class Optimizer(torch.optim.Optimizer):
         momentum = coefficients.to(torch.float32).contiguous()
         counters = (self.momentum_products, self.steps, self.skipped)
         count_step(counters, momentum, has_gradient, found_inf)
-        # the numbers of each group
-        sizes = [len(group["params"]) for group in self.param_groups]
-        vectors = (momentum, self.momentum_products, self.steps)
-        numbers = zip(*[vector.split(sizes) for vector in vectors], strict=True)
-        rows = iter(gradients)
-        for group, group_numbers in zip(self.param_groups, numbers, strict=True):
+        numbers = (momentum, self.momentum_products, self.steps)
+        first = 0
+        for group in self.param_groups:
             params = group["params"]
-            group_gradients = list(islice(rows, len(params)))
+            rows = slice(first, first + len(params))
+            first = rows.stop
+            group_gradients = gradients[rows]
             if all(gradient is None for gradient in group_gradients):
                 continue
-            states: list[dict[str, Tensor]] = []
-            for p, gradient in zip(params, group_gradients, strict=True):
-                states.append({} if gradient is None else self._state_of(p))
+            states = states_of(self.state, params, group_gradients, self.init)
+            # a slice of all numbers would cost time on the host
+            is_all = len(params) == len(gradients)
+            group_numbers = numbers if is_all else [vector[rows] for vector in numbers]
             update = GroupUpdate(params, group_gradients, states, *group_numbers)
             self.update_group(group, update, found_inf)
 
@@ -235,7 +240,10 @@ class Optimizer(torch.optim.Optimizer):
         # on the CPU the flag can be read, and a step that is not skipped needs no restore
         if found_inf.device.type == "cpu" and not self.capturable and _is_zero(found_inf):
             return self.rule(gradients, self.calls)
-        saved = buffers_of(self.rule)
+        saved = buffers_of(self.rule_modules)
+        # a CUDA graph replays fixed addresses, into which only a restore writes
+        if not self.capturable:
+            pass_flag(self.flag_readers, saved, found_inf)
         coefficients = self.rule(gradients, self.calls)
         restore_buffers(saved, found_inf)
         return coefficients
@@ -256,20 +264,14 @@ class Optimizer(torch.optim.Optimizer):
         return momenta
 
     def _state_of(self, param: Tensor) -> dict[str, Tensor]:
-        # torch's `state` makes an empty dict for a new parameter
         state = self.state[param]
         if not state:
             state.update(self.init(param))
         return state
 
     def _record_metrics(self, coefficients: Float[Tensor, " tensors"]) -> None:
-        # indices of the tensors of each kind
-        rows_by_kind: dict[Kind, list[int]] = {}
-        for i, info in enumerate(self.tensors):
-            rows_by_kind.setdefault(info.kind, []).append(i)
-        self.metrics = {"momentum": coefficients, "skipped": self.skipped}
-        for kind, rows in rows_by_kind.items():
-            self.metrics[f"momentum/{kind}"] = coefficients[rows].mean()
+        means = means_by_kind(self.tensors, coefficients)
+        self.metrics = {"momentum": coefficients, "skipped": self.skipped, **means}
 
     def _params_with_groups(self) -> list[tuple[Tensor, Group]]:
         return [(p, group) for group in self.param_groups for p in group["params"]]

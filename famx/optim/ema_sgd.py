@@ -77,14 +77,16 @@ class EmaSGD(Optimizer):
             return
         from famx.kernels.multi_tensor import average_and_descend
 
-        weights = 1 - update.momentum
-        if self.debias:
-            weights = weights / (1 - update.momentum_product).clamp_min(EPS)
-        weight_decay = group["weight_decay"] * group["decoupled"]
-        averages = update.state("exp_avg")
         with contiguous(update.params) as params:
             average_and_descend(
-                params, update.gradients, averages, weights, group["lr"], weight_decay, found_inf
+                params,
+                update.gradients,
+                averages=update.state("exp_avg"),
+                numbers=(update.momentum, update.momentum_product),
+                lr=group["lr"],
+                weight_decay=group["weight_decay"] * group["decoupled"],
+                found_inf=found_inf,
+                debias=self.debias,
             )
 
     def _fused_step(

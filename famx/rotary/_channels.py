@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from famx import kernels
+
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Returns the dtype in which a rotation of `dtype` is computed: at least 32 bits."""
@@ -12,7 +14,32 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def rotate(x: Float[Tensor, "*b k"], table: Complex[Tensor, "*#b pairs"]) -> Float[Tensor, "*b k"]:
     """Multiplies the first pairs of neighbouring channels, as complex numbers, by the table."""
+    if torch.compiler.is_compiling():
+        return _rotate_real(x, table)
+    if kernels.available(x.device):
+        from famx.kernels import rotate as kernel
+
+        if kernel.supports(x, table):
+            return kernel.rotate(x, table)
     return replace_pairs(x, complex_pairs(x, table.shape[-1]) * table)
+
+
+def _rotate_real(
+    x: Float[Tensor, "*b k"], table: Complex[Tensor, "*#b pairs"]
+) -> Float[Tensor, "*b k"]:
+    """Computes the same with real numbers, since a compiler cannot fuse complex ones."""
+    pairs = table.shape[-1]
+    wide = x.to(compute_dtype(x.dtype))[..., : 2 * pairs].unflatten(-1, (-1, 2))
+    real, imaginary = wide.unbind(-1)
+    cosine = table.real
+    sine = table.imag
+    rotated = torch.stack(
+        (real * cosine - imaginary * sine, real * sine + imaginary * cosine), dim=-1
+    )
+    rotated = rotated.flatten(-2).type_as(x)
+    if 2 * pairs == x.shape[-1]:
+        return rotated
+    return torch.cat((rotated, x[..., 2 * pairs :]), dim=-1)
 
 
 def complex_pairs(x: Float[Tensor, "*b k"], pairs: int) -> Complex[Tensor, "*b {pairs}"]:

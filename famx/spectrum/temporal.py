@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from famx import kernels
 from famx.kernels.tensor_table import supports
 from famx.notation import TensorInfo
 from famx.registry import register
@@ -29,7 +30,13 @@ class Temporal(Spectrum):
         window: steps of a measurement; the spectrum has window // 2 + 1 bins, the first of which is
             the mean.
         every: steps between two measurements.
+
+    Attributes:
+        found_inf: 0-d flag of the next call; where it is 1, `ring` does not change.
+        flagged_buffers: names of the buffers that this holds for.
     """
+
+    flagged_buffers = ("ring",)
 
     ring: Tensor
     followed: Int[Tensor, "2 tensors"]
@@ -51,6 +58,7 @@ class Temporal(Spectrum):
         self.window = window
         self.every = every
         self.fresh = False
+        self.found_inf: Tensor | None = None
         self.calls: int | Tensor = 0
         # number and stride in memory of the followed elements of each tensor
         self.counts = [min(coordinates, info.numel) for info in tensors]
@@ -73,14 +81,8 @@ class Temporal(Spectrum):
     def forward(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors bands"]:
         """See `Spectrum.forward`."""
         self.calls += 1
-        # the oldest step leaves the window
-        if self._has_kernel(gradients):
-            from famx.kernels.sketch import sketch
-
-            self.ring = sketch(gradients, self.followed, self.coordinates, self.ring)
-        else:
-            row = self.sketch(gradients)[None].to(self.ring.dtype)
-            self.ring = torch.cat([self.ring[1:], row])
+        self.ring = self._next_ring(gradients)
+        self.found_inf = None
         # a 0-d tensor if calls are counted on the device; then every call measures
         calls_past_window = self.calls - self.window
         self.fresh = (self.calls >= self.window) & (calls_past_window % self.every == 0)
@@ -90,6 +92,19 @@ class Temporal(Spectrum):
                 shares = torch.where(self.fresh, shares, self.shares)
             self.shares = shares
         return self.shares
+
+    def _next_ring(
+        self, gradients: Sequence[Tensor]
+    ) -> Float[Tensor, "window tensors coordinates"]:
+        """Returns the ring without its oldest step, and with the sketch of the gradients."""
+        ring = self.ring
+        if self._has_kernel(gradients):
+            from famx.kernels.sketch import sketch
+
+            return sketch(gradients, self.followed, self.coordinates, ring, self.found_inf)
+        row = self.sketch(gradients)[None].to(ring.dtype)
+        moved = torch.cat([ring[1:], row])
+        return moved if self.found_inf is None else torch.where(self.found_inf > 0, ring, moved)
 
     def sketch(self, gradients: Sequence[Tensor]) -> Float[Tensor, "tensors coordinates"]:
         """Returns the followed elements of each gradient, padded with zeros."""
@@ -114,6 +129,10 @@ class Temporal(Spectrum):
 
     def measure(self) -> Float[Tensor, "tensors bands"]:
         """Returns the shares of the current window."""
+        if kernels.available(self.ring.device):
+            from famx.kernels.band_shares import band_shares
+
+            return band_shares(self.ring, self.member)
         series = self.ring.float()
         # power of each coordinate in each bin, as a share of its total power
         largest = series.abs().amax(0)

@@ -58,7 +58,7 @@ class Graph:
     Args:
         graph: the CUDA graph.
         batch: the tensors that it reads.
-        weight: the factor of the objective that it reads.
+        weight: the factor of the objective that it reads, and its value.
         loss: the loss that it writes.
         trained: whether each parameter gets a gradient.
         attributes: attributes of modules that the pass has replaced.
@@ -67,6 +67,7 @@ class Graph:
     graph: CapturedGraph
     batch: Batch
     weight: Float[Tensor, ""]
+    weight_value: float
     loss: Float[Tensor, ""]
     trained: list[bool]
     attributes: Attributes
@@ -239,6 +240,7 @@ class GraphedPasses:
             graph=graph,
             batch=static,
             weight=weight,
+            weight_value=1.0,
             loss=loss.detach(),
             trained=[result is not None for result in results],
             attributes={},
@@ -248,7 +250,9 @@ class GraphedPasses:
         # inputs
         for name, source in batch.tensors.items():
             getattr(graph.batch, name).copy_(source, non_blocking=True)
-        graph.weight.fill_(weight)
+        if weight != graph.weight_value:
+            graph.weight.fill_(weight)
+            graph.weight_value = weight
         if self.accumulates:
             self._collect_gradients()
         # the pass

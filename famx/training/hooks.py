@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from famx.nn.batch import Batch
 from famx.nn.hooks import observe_last_batch
 from famx.notation import UserError
 from famx.training import checkpoint
+from famx.training.device import sum_over_processes
 from famx.training.evaluate import Evaluation, evaluate
 from famx.training.run_dir import RunDir
 
@@ -29,6 +30,12 @@ class Interval:
     amount: float = 0.0
     padding: float = 0.0
     seconds: float = 0.0
+
+    def add(self, batches: Sequence[Batch]) -> None:
+        """Counts a step and its batches."""
+        self.steps += 1
+        self.amount += sum(batch.amount for batch in batches)
+        self.padding += sum(batch.padding for batch in batches) / len(batches)
 
     @property
     def amount_per_second(self) -> float:
@@ -103,7 +110,7 @@ class StopOnDivergence(Hook):
     def after_step(self, trainer: "Trainer") -> None:
         # a report checks the loss itself, and resets its sum
         if trainer.is_save_due and not trainer.is_report_due:
-            loss = trainer.sum_over_processes(trainer.loss_sum).item()
+            loss = sum_over_processes(trainer.loss_sum).item()
             require_finite(trainer, "train", loss)
 
 

@@ -196,6 +196,9 @@ class Loader:
         Raises:
             UserError: an example cannot be read, and the data set does not skip bad examples.
         """
+        if workers and self.device.type == "cuda":
+            # by name; by file descriptor, each tensor would take a connection to its worker
+            torch.multiprocessing.set_sharing_strategy("file_system")
         loader = torch.utils.data.DataLoader(
             Reader(self.dataset, self.tokenizer, augment),
             # an element of the plan is all of a batch

@@ -1,32 +1,29 @@
 """The training loop: takes optimizer steps with the objects of a run; the rest is hooks."""
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import distributed, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from famx.nn.batch import Batch
 from famx.nn.clip import clip_by_unit_norm
-from famx.nn.hooks import HasPenalty, LearnsFromLoss, SkipsNonFinite
+from famx.nn.hooks import LearnsFromLoss, SkipsNonFinite
 from famx.notation import UserError
-from famx.seeding import seed_global_generators
 from famx.task.base import Task
 from famx.training import checkpoint
-from famx.training.device import forward_dtype, handle_signals, rank, world_size
+from famx.training.device import handle_signals, rank, sum_over_processes, world_size
 from famx.training.duration import StepTimer
-from famx.training.graphs import GraphedPasses, uses_graphs
+from famx.training.gradients import Position, StepGradients
 from famx.training.hooks import Hook, Interval
-from famx.training.prefetch import Prefetched, prefetch
+from famx.training.prefetch import Prefetched
 from famx.training.trainer_config import TrainerConfig
 
+MIN_REPORT_STEPS = 50  # between reports, if their interval is not set
 PROVISIONAL_STEPS = 1000  # total steps that the schedule assumes until they are known
 SAVED = (
     "total_steps",
@@ -40,7 +37,6 @@ SAVED = (
 )
 
 HookType = TypeVar("HookType", bound=Hook)
-Position = tuple[int, int, Batch]  # epoch, position of the batch in it, batch
 
 
 @dataclass
@@ -88,32 +84,23 @@ class Trainer:
         self.grad_norm = torch.zeros((), device=self.device)
         self.timer = StepTimer(self.config.max_time, self.device)
         self.build_schedule = lru_cache(maxsize=1)(self.schedule)
-        # the averaged model, which is evaluated, and the model shared between processes
+        # the averaged model, which is evaluated
         self.averaged: AveragedModel | None = None
         if self.config.ema:
             average = get_ema_multi_avg_fn(self.config.ema)
             self.averaged = AveragedModel(self.model, multi_avg_fn=average)
-        self.wrapped: nn.Module = self.model
-        if self.world_size > 1:
-            self.wrapped = DistributedDataParallel(self.model)
-        self.forward = self.wrapped
-        if self.config.compile:
-            # shapes are few and fixed, so each gets kernels of its own
-            self.forward = cast(nn.Module, torch.compile(self.wrapped, dynamic=False))
-        # modules with penalties or learning rules, and the parameters
-        modules = list(self.model.modules())
-        self.penalized = [module for module in modules if isinstance(module, HasPenalty)]
+        # an attribute, since checks of protocols take longer than a small step of an optimizer
+        self.skipping_optimizer: SkipsNonFinite | None = None
+        if isinstance(self.optimizer, SkipsNonFinite):
+            self.skipping_optimizer = self.optimizer
+        modules = self.model.modules()
         self.loss_learners = [module for module in modules if isinstance(module, LearnsFromLoss)]
         self.parameters = []
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
             self.parameters += group["params"]
-        self.passes = GraphedPasses(
-            self._objective,
-            self.model,
-            self.parameters,
-            accumulates=self.config.accumulate > 1,
-            is_enabled=uses_graphs(self.config.graphs, self.device),
+        self.gradients = StepGradients(
+            self.model, self.task, self.parameters, self.config, self.device, self.seed_for
         )
 
     # the run
@@ -124,7 +111,7 @@ class Trainer:
         Returns:
             The latest metrics by tag.
         """
-        batches = self.prefetch(self.batches(self.epoch, self.position))
+        batches = self.gradients.prefetch(self.batches(self.epoch, self.position))
         for hook in self.hooks:
             hook.on_start(self)
         try:
@@ -138,15 +125,6 @@ class Trainer:
             for hook in self.hooks:
                 hook.on_end(self)
         return self.latest
-
-    def prefetch(self, positions: Iterable[Position]) -> Iterator[Prefetched]:
-        """Yields batches with this process's share of them on the device."""
-
-        # a batch of fewer rows than processes is repeated, with a weight of 0
-        def share(batch: Batch) -> Batch:
-            return batch.shard(self.rank % len(batch.ids), self.world_size)
-
-        return prefetch(positions, self.device, share)
 
     def advance(self, batches: Iterator[Prefetched]) -> None:
         """Takes one optimizer step and performs everything that is due after it."""
@@ -166,75 +144,47 @@ class Trainer:
     def train_step(self, fetched: Sequence[Prefetched]) -> None:
         """Takes one optimizer step on the global batch; this process computes its share of it."""
         next_step = self.step + 1
-        self.is_report_due = next_step % self.config.log_every == 0 or next_step == self.total_steps
+        self.is_report_due = next_step % self.report_every == 0 or next_step == self.total_steps
         if not self.model.training:
             self.model.train()
         for hook in self.hooks:
             hook.before_step(self)
-        # learning rate
-        schedule = self.build_schedule(self.total_steps or PROVISIONAL_STEPS)
-        multiple = schedule(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * multiple
+        self._set_learning_rate()
         # gradients
-        loss_sum = self._backward(fetched)
+        loss_sum = self.gradients(fetched, self.step)
         grad_norms = clip_by_unit_norm(self.parameters, self.config.unit_clip or math.inf)
         self.grad_norm = grad_norms.norm()
-        if isinstance(self.optimizer, SkipsNonFinite):
+        if self.skipping_optimizer:
             # all gradients have been read for their norms, so the optimizer need not read them
-            self.optimizer.found_inf = self.grad_norm.isfinite().logical_not()
+            self.skipping_optimizer.found_inf = self.grad_norm.isfinite().logical_not()
         # update
         for hook in self.hooks:
             hook.before_optimizer_step(self, grad_norms)
         self.optimizer.step()
         for hook in self.hooks:
             hook.after_optimizer_step(self)
-        self.optimizer.zero_grad(set_to_none=True)
+        self._release_gradients()
         self.step += 1
         self.loss_sum += loss_sum
+        self.interval.add([item.batch for item in fetched])
         if self.averaged:
             self.averaged.update_parameters(self.model)
         # modules with learning rules
         if self.loss_learners:
-            mean_loss = self.sum_over_processes(loss_sum)
+            mean_loss = sum_over_processes(loss_sum)
             for module in self.loss_learners:
                 module.after_step(mean_loss)
-        # counters for the next report
-        self.interval.steps += 1
-        self.interval.amount += sum(item.batch.amount for item in fetched)
-        self.interval.padding += sum(item.batch.padding for item in fetched) / len(fetched)
 
-    def _backward(self, fetched: Sequence[Prefetched]) -> Tensor:
-        """Accumulates the gradients of this process's share; returns its loss without penalties."""
-        total = sum(self.task.count(item.batch) for item in fetched)
-        loss_sum = torch.zeros((), device=self.device)
-        for i, item in enumerate(fetched):
-            seed_global_generators(self.seed_for("step", self.step, i, self.rank), self.device)
-            weight = 0.0
-            if self.rank < len(item.batch.ids):
-                weight = self.task.count(item.share) / total
-            with self._gradient_sync(is_last=i + 1 == len(fetched)):
-                loss = self.passes(item.on_device, weight * self.world_size)
-            loss_sum += loss * weight
-        return loss_sum
+    def _set_learning_rate(self) -> None:
+        schedule = self.build_schedule(self.total_steps or PROVISIONAL_STEPS)
+        multiple = schedule(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * multiple
 
-    def _objective(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Computes the loss of a batch on the device, and the loss with all penalties."""
-        with self._autocast():
-            loss = self.task.loss(self.forward, batch)
-        penalties = [module.penalty() for module in self.penalized]
-        return loss, sum((p for p in penalties if p is not None), loss)
-
-    def _gradient_sync(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
-        """Postpones the exchange of gradients between processes to the last batch of a step."""
-        if isinstance(self.wrapped, DistributedDataParallel) and not is_last:
-            return self.wrapped.no_sync()
-        return contextlib.nullcontext()
-
-    def _autocast(self) -> torch.autocast:
-        dtype = forward_dtype(self.config.precision, self.device)
-        is_bf16 = dtype is torch.bfloat16
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16)
+    def _release_gradients(self) -> None:
+        # the optimizer's zero_grad takes longer than a small step on a GPU
+        for p in self.parameters:
+            p.grad = None
 
     def hook(self, kind: type[HookType]) -> HookType | None:
         """Returns the first hook of a class, None without one."""
@@ -251,6 +201,12 @@ class Trainer:
         if patience is not None and self.evals_without_improvement >= patience:
             return True
         return self.total_steps is not None and self.step >= self.total_steps
+
+    @property
+    def report_every(self) -> int:
+        """Steps between reports."""
+        hundredth = (self.total_steps or 0) // 100
+        return self.config.log_every or max(MIN_REPORT_STEPS, hundredth)
 
     @property
     def is_evaluation_due(self) -> bool:
@@ -279,7 +235,7 @@ class Trainer:
         if self.total_steps is not None:
             return
         # steps that fit into the remaining time; all processes use the number of the first
-        self.timer.add(seconds, self.passes.is_steady)
+        self.timer.add(seconds, self.gradients.is_steady)
         remaining = self.timer.remaining_steps(self.seconds)
         if remaining is None:
             return
@@ -289,12 +245,6 @@ class Trainer:
         self.total_steps = int(agreed)
 
     # several processes
-
-    def sum_over_processes(self, value: Tensor) -> Tensor:
-        value = value.clone()
-        if self.world_size > 1:
-            distributed.all_reduce(value)
-        return value
 
     def _agree_on_stop(self) -> None:
         """Stops all processes if one received a signal or the first one ran out of patience."""

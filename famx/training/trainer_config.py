@@ -15,7 +15,8 @@ class TrainerConfig(ConfigSection):
         max_time: seconds; after the first 20 steps the number of steps is fixed to fit them.
         eval_every: steps between evaluations on dev; None for ten evaluations per run.
         save_every: steps between checkpoints; None for ten checkpoints per run.
-        log_every: steps between reports; nothing is read from the device in between.
+        log_every: steps between reports; nothing is read from the device in between. None for a
+            hundred reports per run, at least 50 steps apart.
         accumulate: batches per step.
         unit_clip: largest norm of the gradient of a unit (a row of a matrix, an output channel, a
             vector), as a fraction of the norm of its weights; None for no clipping. With a bound on
@@ -26,7 +27,8 @@ class TrainerConfig(ConfigSection):
         precision: precision of the forward pass; auto is bf16 on CUDA, else fp32.
         graphs: whether forward and backward passes run as CUDA graphs; auto does so on CUDA, with
             one process, if all parts allow it.
-        compile: whether to compile the model with torch.compile, which takes minutes at the start.
+        compile: whether to compile the layers with torch.compile, which takes a minute or more at
+            the start.
         threads: number of CPU threads; None for torch's default.
     """
 
@@ -34,7 +36,7 @@ class TrainerConfig(ConfigSection):
     max_time: Annotated[float, POSITIVE] = 330.0
     eval_every: Annotated[int | None, COUNT] = None
     save_every: Annotated[int | None, COUNT] = None
-    log_every: Annotated[int, COUNT] = 50
+    log_every: Annotated[int | None, COUNT] = None
     accumulate: Annotated[int, COUNT] = 1
     unit_clip: Annotated[float | None, POSITIVE] = 0.005
     patience: Annotated[int | None, COUNT] = None

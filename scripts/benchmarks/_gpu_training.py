@@ -22,8 +22,9 @@ from famx.training.prefetch import Prefetched
 from famx.training.trainer import Trainer
 
 RATE = 16_000
-WARMUP_STEPS = 150  # most shapes are captured by then
-WINDOW = 20.0  # seconds that one of several runs at once is measured over
+WARMUP_STEPS = 120  # most shapes are captured by then
+REPORT_EVERY = 1000  # steps; a default run of 330 s has some 1,300 between reports
+WINDOW = 10.0  # seconds that one of several runs at once is measured over
 LAYERS = 12
 WIDTH = 768
 BLOCK = 1024
@@ -61,16 +62,16 @@ class Run:
 
     Args:
         words: words of a command line.
-        log_every: steps between reports.
+        log_every: steps between reports; None for the default.
         probe: level of the optimizer probe.
     """
 
-    def __init__(self, *words: str, log_every: int = 50, probe: str = "light"):
+    def __init__(self, *words: str, log_every: int | None = None, probe: str = "light"):
         self.folder = tempfile.TemporaryDirectory()
         self.prepared = prepared(*words)
         self.trainer: Trainer = self.prepared.trainer(self.folder.name, log_every, probe)
         self.waited = 0.0  # seconds spent on waiting for batches
-        self.batches = self._timed(self.trainer.prefetch(self.trainer.batches(0, 0)))
+        self.batches = self._timed(self.trainer.gradients.prefetch(self.trainer.batches(0, 0)))
 
     def _timed(self, batches: Iterator[Prefetched]) -> Iterator[Prefetched]:
         while True:
@@ -111,7 +112,9 @@ class Run:
 
 def busy_milliseconds(run: Run, steps: int = 20) -> float:
     """Returns how long the GPU computes for a step."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True
+    ) as profile:
         run.steps(steps)
     microseconds = sum(event.self_device_time_total for event in profile.key_averages())
     return microseconds / 1e3 / steps
@@ -135,27 +138,29 @@ def synchronizations(run: Run, steps: int = 20) -> float:
 def speech(page: Page) -> None:
     """Prints the rows of the default models on short recordings."""
     page.section("training on recordings of about 4 s (FLAC), default batches of 24 s")
-    with recordings(600, 3.5) as data:
+    with recordings(300, 3.5) as data:
         for title, words, least in (
             ("transformer, adamw", ("model=transformer", "optim=adamw"), 5000),
             ("myelinated, fam", ("model=myelinated", "optim=fam"), 2500),
         ):
             words = (*words, "data=manifest", data)
             run = Run(*words)
-            rate, step_ms = run.rate()
-            graphs = sum(graph is not None for graph in run.trainer.passes.graphs.values())
+            rate, step_ms = run.rate(REPORT_EVERY)
+            graphs = sum(
+                graph is not None for graph in run.trainer.gradients.passes.graphs.values()
+            )
             notes = (f"{step_ms:.2f} ms a step", f"{graphs} graphs")
             page.row(f"{title}: audio s/s", rate, *notes, least=least)
             page.row(f"{title}: share of waiting for data", run.wait_share, most=0.02)
-            quiet = Run(*words, log_every=NEVER, probe="off")
-            _, quiet_ms = quiet.rate()
-            page.row(f"{title}: probe=light and reports / none", step_ms / quiet_ms, most=1.02)
-            page.row(f"{title}: ms in which the GPU computes, a step", busy_milliseconds(quiet))
-            waits = synchronizations(quiet)
-            page.row(f"{title}: waits a step", waits, most=0.01)
-            eager = Run(*words, "trainer.graphs=off")
-            eager_rate, eager_ms = eager.rate(60, 20)
-            page.row(f"{title}: without graphs, audio s/s", eager_rate, f"{eager_ms:.2f} ms a step")
+            page.row(f"{title}: ms in which the GPU computes, a step", busy_milliseconds(run))
+            page.row(f"{title}: waits a step", synchronizations(run), most=0.01)
+            reporting = Run(*words, log_every=REPORT_EVERY)
+            _, reporting_ms = reporting.rate(REPORT_EVERY)
+            note = f"a report every {REPORT_EVERY:,} steps"
+            page.row(f"{title}: probe=light / off", reporting_ms / step_ms, note, most=1.02)
+        eager = Run("data=manifest", data, "trainer.graphs=off")
+        eager_rate, eager_ms = eager.rate(60, 60)
+        page.row("transformer without graphs: audio s/s", eager_rate, f"{eager_ms:.2f} ms a step")
         check_losses(page, data)
 
 
@@ -179,10 +184,10 @@ def conformer(page: Page) -> None:
     """Prints the row of a conformer of about 85 M parameters."""
     page.section("conformer of about 85 M parameters, recordings of about 10 s")
     sizes = ("model=conformer", "model.d_model=512", "model.n_heads=8", "model.n_layers=14")
-    with recordings(600, 10.0) as data:
+    with recordings(300, 10.0) as data:
         words = (*sizes, "data=manifest", data, "loader.batch_seconds=300", "optim=fam_adamw")
         run = Run(*words)
-        rate, step_ms = run.rate(60, 60)
+        rate, step_ms = run.rate(40, 50)
         numel = sum(p.numel() for p in run.trainer.parameters)
         notes = (f"{numel / 1e6:.1f} M", f"{step_ms:.1f} ms a step")
         page.row("audio s/s", rate, *notes, least=2900)
@@ -196,13 +201,14 @@ def language_model(page: Page, matrix_rate: float) -> None:
     words = (*words, *sizes, "layer.dropout=0", "optim=fam_adamw")
     for compiled in ("false", "true"):
         run = Run(*words, f"trainer.compile={compiled}")
-        rate, step_ms = run.rate(40, 20)
+        rate, step_ms = run.rate(40, 10)
         numel = sum(p.numel() for p in run.trainer.parameters)
         # products with weights, and causal attention, forward and backward
         flops = 6 * numel + 6 * LAYERS * BLOCK * WIDTH
         share = rate * flops / matrix_rate
         title = f"share of the matrix rate, compile={compiled}"
-        page.row(title, share, f"{rate:,.0f} tokens/s", f"{step_ms:.1f} ms", least=0.45)
+        notes = (f"{rate:,.0f} tokens/s", f"{step_ms:.1f} ms", f"{busy_milliseconds(run):.1f} busy")
+        page.row(title, share, *notes, least=0.45)
     # the optimizers' share of the last step
     params = run.trainer.parameters
     for p in params:
@@ -217,7 +223,7 @@ def language_model(page: Page, matrix_rate: float) -> None:
 def packed(page: Page, runs: int = 8) -> None:
     """Prints the steps of several default runs at once, in units of one run alone."""
     page.section(f"{runs} default runs at once on this card")
-    with recordings(600, 3.5) as data:
+    with recordings(300, 3.5) as data:
         alone = _steps_of_processes(data, 1)
         together = _steps_of_processes(data, runs)
         page.row("steps of all / steps of one alone", together / alone, least=4)
@@ -233,8 +239,8 @@ def _steps_of_processes(data: str, count: int) -> float:
 
 
 def child(data: str) -> None:
-    """Prints the steps per second of one default run, over a window that begins after 40 s."""
-    begin = time.monotonic() + 40.0
+    """Prints the steps per second of one default run, over a window that begins after 30 s."""
+    begin = time.monotonic() + 30.0
     run = Run("model=transformer", "data=manifest", data, "loader.workers=1")
     while time.monotonic() < begin:
         run.steps(10)

@@ -17,7 +17,7 @@ def main(words: list[str]) -> None:
     model, step = prepared.bare()
     with tempfile.TemporaryDirectory() as folder:
         trainer = prepared.trainer(folder, NEVER)
-        stream = trainer.prefetch(prepared.stream())
+        stream = trainer.gradients.prefetch(prepared.stream())
 
         def famx_steps(_: int) -> None:
             for _ in range(STEPS):

@@ -52,7 +52,7 @@ class Prepared:
         """Returns training batches without end."""
         return self.experiment.loader("train").train_batches()
 
-    def trainer(self, folder: str, log_every: int, probe: str = "off") -> Trainer:
+    def trainer(self, folder: str, log_every: int | None, probe: str = "off") -> Trainer:
         """Builds a trainer over a copy of the model, which reports but never evaluates or saves."""
         experiment = copy.copy(self.experiment)
         experiment.model = copy.deepcopy(self.experiment.model)
@@ -63,7 +63,7 @@ class Prepared:
         run_log = WriteRunLog(run_dir)
         hooks = [ReportMetrics(), run_log]
         if probe != "off":
-            watcher = OptimizerProbe(experiment.model, optimizer, probe, log_every)
+            watcher = OptimizerProbe(experiment.model, optimizer, probe)
             hooks.insert(0, ProbeOptimizer(watcher, run_dir, run_log))
         trainer = build_trainer(experiment, optimizer, settings, hooks)
         for hook in hooks:
@@ -123,7 +123,7 @@ def famx_loop(trainer: Trainer, batches: list[tuple[int, int, Batch]]) -> Callab
 
     def loop(_: int) -> None:
         for batch in batches:
-            trainer.advance(trainer.prefetch([batch]))
+            trainer.advance(trainer.gradients.prefetch([batch]))
 
     return loop
 

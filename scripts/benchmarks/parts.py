@@ -35,7 +35,7 @@ def train(optim: str, steps: int) -> list[float]:
     losses = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = prepared.trainer(folder, NEVER)
-        stream = trainer.prefetch(prepared.stream())
+        stream = trainer.gradients.prefetch(prepared.stream())
         for _ in range(steps):
             before = trainer.loss_sum.clone()
             trainer.advance(stream)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from benchmarks import interleaved, print_ratio
 from benchmarks.loop import Prepared
 from famx.nn.batch import Batch
-from famx.training.trainer import Trainer
+from famx.training.trainer import MIN_REPORT_STEPS, Trainer
 
 GATES = {"light": "1.01", "full": ""}
 
@@ -17,7 +17,7 @@ def main(words: list[str], rounds: int = 12) -> None:
     The two alternate step by step, since the machine's speed may change within an interval.
     """
     prepared = Prepared(*words, "trainer.max_steps=10000")
-    interval = prepared.settings.log_every
+    interval = MIN_REPORT_STEPS
     stream = prepared.stream()
     batches = [next(stream) for _ in range(interval)]
     for level, gate in GATES.items():
@@ -35,7 +35,7 @@ def step_function(
     trainer: Trainer, batches: list[tuple[int, int, Batch]]
 ) -> Callable[[int], object]:
     """Returns a function of the round that takes one step on its batch."""
-    return lambda i: trainer.advance(trainer.prefetch([batches[i % len(batches)]]))
+    return lambda i: trainer.advance(trainer.gradients.prefetch([batches[i % len(batches)]]))
 
 
 def sum_intervals(seconds: list[float], interval: int) -> list[float]:

@@ -81,7 +81,7 @@ def build_trainer(model, task, seed_for=lambda *_: 0, **options):
 
 
 def fetched(trainer, *batches):
-    return list(trainer.prefetch((0, i, batch) for i, batch in enumerate(batches)))
+    return list(trainer.gradients.prefetch((0, i, batch) for i, batch in enumerate(batches)))
 
 
 def rising_schedule(total_steps):

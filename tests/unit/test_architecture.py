@@ -15,6 +15,7 @@ LAYERS = (
     {"notation"},
     {"validate", "files", "seeding"},
     {"registry"},
+    {"kernels"},
     {"nn"},
     {"config", *ROOMS},
     {"model"},

@@ -154,7 +154,8 @@ def test_averages_and_descents_equal_their_plain_forms(dtypes, offset, found_inf
     _kernels.descend(separate, separate_averages, lr, 0.2, found_inf)
     assert_close(separate, expected)
     # in one
-    multi_tensor.average_and_descend(params, gradients, averages, weights, lr, 0.2, found_inf)
+    numbers = (1 - weights, weights)
+    multi_tensor.average_and_descend(params, gradients, averages, numbers, lr, 0.2, found_inf)
     assert_close(averages, expected_averages)
     assert_close(params, expected)
 
@@ -279,9 +280,49 @@ def test_a_sketch_equals_its_plain_form(dtypes, coordinates, monkeypatch):
         result = with_kernel.sketch(gradients)
         assert result.dtype == expected.dtype
         assert torch.equal(result, expected)
-        assert torch.equal(with_kernel(gradients), expected_shares)
+        torch.testing.assert_close(with_kernel(gradients), expected_shares)
         assert torch.equal(with_kernel.ring, plain.ring)
         assert torch.equal(old_ring, ring_before)
+
+
+def test_a_flag_keeps_the_ring_with_and_without_the_kernel(monkeypatch):
+    infos = [TensorInfo(shape, n_bands=4) for shape in SHAPES]
+    for has_kernels in (False, True):
+        monkeypatch.setattr(famx.kernels, "available", lambda device, value=has_kernels: value)
+        spectrum = Temporal(infos, coordinates=5, window=7).to(DEVICE)
+        spectrum(tensors(0))
+        ring = spectrum.ring.clone()
+        spectrum.found_inf = flag(1)
+        spectrum([torch.full_like(g, torch.nan) for g in tensors(1)])
+        assert torch.equal(spectrum.ring, ring)
+        # a flag is for one call
+        spectrum(tensors(2))
+        assert torch.equal(spectrum.ring[-2], ring[-1])
+        assert not torch.equal(spectrum.ring[-1], ring[-1])
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "window", "n_bands"), [(64, 32, 8), (5, 7, 4), (70, 33, 3), (3, 200, 60)]
+)
+def test_shares_of_bands_equal_their_plain_form(coordinates, window, n_bands, monkeypatch):
+    infos = [TensorInfo((90,), n_bands=n_bands), TensorInfo((4,), n_bands=2), TensorInfo((80, 2))]
+    infos[2] = infos[2]._replace(n_bands=n_bands, layout="split")
+    spectrum = Temporal(infos, coordinates=coordinates, window=window).to(DEVICE)
+    spectrum.ring = torch.randn(spectrum.ring.shape, generator=torch.Generator().manual_seed(0))
+    # gradients whose squares underflow, a coordinate and a tensor of zeros
+    spectrum.ring *= torch.tensor([1e-30, 1.0, 0.0])[:, None]
+    spectrum.ring[:, 0, 1] = 0.0
+    spectrum.ring = spectrum.ring.to(DEVICE, torch.bfloat16)
+    results = []
+    for has_kernels in (True, False):
+        monkeypatch.setattr(famx.kernels, "available", lambda device, value=has_kernels: value)
+        spectrum.ring[1, 1, 0] = 1.0
+        shares = spectrum.measure()
+        spectrum.ring[1, 1, 0] = torch.nan
+        results.append(torch.stack([shares, spectrum.measure()]))
+    torch.testing.assert_close(*results, equal_nan=True)
+    assert results[0][0].isfinite().all()
+    assert results[0][1].isnan().any(1).tolist() == [False, True, False]
 
 
 CLIP_SHAPES = [(), (7,), (5, 4), (6, 3, 2), (4, 3, 5, 2), (0,), (0, 3), (3, 0), (300, 3), (2, 1100)]

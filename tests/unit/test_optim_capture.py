@@ -164,7 +164,7 @@ def test_replayed_launches_equal_launches(monkeypatch):
     rows = list(drifting_gradients())[85:]
     expected = run(make(params()), rows, capture=False, before=20)
     graph = Graph()
-    for module_name in ("adamw", "multi_tensor", "sketch"):
+    for module_name in ("adamw", "multi_tensor", "sketch", "band_shares"):
         module = importlib.import_module(f"famx.kernels.{module_name}")
         for name, kernel in list(vars(module).items()):
             if name.endswith("_kernel"):
