@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from jaxtyping import config
 from tones import reported_values, saved_weights, stopped_at, tones_config
 
 from famx.experiment.run import run
@@ -17,7 +18,14 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
+
 WORDS = ("trainer.device=cuda", "trainer.max_steps=50", "trainer.log_every=5", "loader.shapes=3")
+
+
+@pytest.fixture(autouse=True)
+def without_type_checks(monkeypatch):
+    """Turns off beartype, which draws random numbers on the host in every call."""
+    monkeypatch.setattr(config, "jaxtyping_disable", True)
 
 
 def trained(corpus, folder, *words, **options):

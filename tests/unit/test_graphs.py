@@ -4,16 +4,29 @@ import contextlib
 import copy
 import random
 
+import jaxtyping
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from recorded_graph import RecordedGraph
 from torch import nn
 
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.data._tokenizers import train_tokenizer
+from famx.experiment.resolve import resolve
+from famx.model import build_model
 from famx.nn.batch import Batch
+from famx.nn.hooks import HasPenalty
 from famx.notation import Modality
+from famx.registry import build, names
 from famx.training.graphs import GraphedPasses
+from famx.training.loader_config import LoaderConfig
+from famx.training.trainer_config import TrainerConfig
+
+register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
 
 WIDTH = 6
+TINY = ("model.d_model=16", "model.n_heads=2", "model.n_layers=2", "frontend.channels=4")
 GRAPHS_ON = {"is_enabled": True, "accumulates": False}
 
 
@@ -214,3 +227,53 @@ def test_a_loss_that_reads_texts_runs_without_graphs(caplog):
     _, passes = run(model, batches_of(0), objective=length_of_texts)
     assert not passes.is_enabled
     assert "reads the names or texts of a batch" in caplog.text
+
+
+def recordings_of(rows, samples):
+    """A batch of noise with random texts of the letters a and b."""
+    lengths = torch.randint(samples // 2, samples, (rows,))
+    lengths[0] = samples
+    # the memory of torch's CTC loss depends on the longest target
+    target_lengths = torch.randint(1, 5, (rows,))
+    target_lengths[0] = 4
+    return Batch(
+        ids=[str(i) for i in range(rows)],
+        texts=[""] * rows,
+        inputs=torch.randn(rows, samples),
+        lengths=lengths,
+        targets=torch.randint(1, 3, (rows, 4)),
+        target_lengths=target_lengths,
+        spans=torch.rand(rows, 2, 4) / 4,
+        modality=Modality.SPEECH,
+    )
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("attention", names("attention"))
+def test_replayed_passes_of_each_block_equal_passes(attention, monkeypatch):
+    # type checks draw random numbers on the host in every call
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    words = (f"attention={attention}", "layer.dropout=0.1", "frontend=log_mel", *TINY)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = resolve(to_plain(compose("train", list(words))))
+    task = build("task", {"name": "ctc"}, tokenizer=train_tokenizer(["ab"], ["<blank>"]))
+    model = build_model(config, 3)
+    model.metrics = {}
+    rows = [recordings_of(2 + i % 2, 6400) for i in range(12)]
+
+    def objective_of(net):
+        def objective(batch):
+            loss = task.loss(net, batch)
+            penalties = [part.penalty() for part in net.modules() if isinstance(part, HasPenalty)]
+            return loss, sum((p for p in penalties if p is not None), loss)
+
+        return objective
+
+    plain = copy.deepcopy(model)
+    expected, _ = run(plain, rows, objective=objective_of(plain), is_enabled=False)
+    results, passes = run(model, rows, objective=objective_of(model))
+    assert passes.is_enabled and any(passes.graphs.values())
+    for result, expected_result in zip(results, expected, strict=True):
+        torch.testing.assert_close(
+            result[:3], expected_result[:3], rtol=1e-4, atol=1e-5, equal_nan=True
+        )
