@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
+from recorded_graph import RecordedGraph
+from torch.utils._python_dispatch import _disable_current_modes
 
 import famx.kernels
 import famx.optim.base
@@ -33,32 +33,6 @@ OPTIMIZERS = [
 BEFORE, REPLAYED = 101, 40
 
 
-class Graph(TorchDispatchMode):
-    """Records operations and repeats them in the same memory, as a CUDA graph does."""
-
-    def __init__(self):
-        super().__init__()
-        self.operations = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        self.operations.append((func, args, kwargs or {}, result))
-        return result
-
-    @torch.no_grad()
-    def replay(self):
-        for func, args, kwargs, result in self.operations:
-            inputs = {memory(x) for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
-            new_result = func(*args, **kwargs)
-            for old, new in zip(tree_leaves(result), tree_leaves(new_result), strict=True):
-                if isinstance(old, torch.Tensor) and memory(old) not in inputs:
-                    old.copy_(new)
-
-
-def memory(tensor):
-    return tensor.untyped_storage()._cdata
-
-
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     """Takes steps as where numbers stay on the device."""
@@ -74,7 +48,7 @@ def run(optimizer, gradients, capture, before=BEFORE, graph=None):
     Args:
         before: number of steps before the last ones.
     """
-    graph = graph or Graph()
+    graph = graph or RecordedGraph()
     (group,) = optimizer.param_groups
     results = []
     for step, row in enumerate(gradients):
@@ -163,7 +137,7 @@ def test_replayed_launches_equal_launches(monkeypatch):
     make = partial(FAMAdamW, momentum=momentum)
     rows = list(drifting_gradients())[85:]
     expected = run(make(params()), rows, capture=False, before=20)
-    graph = Graph()
+    graph = RecordedGraph()
     for module_name in ("adamw", "multi_tensor", "sketch", "band_shares"):
         module = importlib.import_module(f"famx.kernels.{module_name}")
         for name, kernel in list(vars(module).items()):
