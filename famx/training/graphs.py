@@ -156,9 +156,9 @@ class GraphedPasses:
         buffers = dict(self.model.named_buffers())
         device = batch.inputs.device
         host_state = _host_state(device)
-        with _record_synchronizations(device) as places:
+        with _record_synchronizations(device) as locations:
             loss = self._compute(batch, weight)
-        faults = [f"{place} reads from the device" for place in places]
+        faults = [f"{location} reads from the device" for location in locations]
         if _host_state(device) != host_state:
             faults.append("a part draws random numbers on the host")
         faults += self._attribute_faults(attributes)
@@ -310,22 +310,22 @@ def _holds_tensors(value: Any) -> bool:
 
 @contextlib.contextmanager
 def _record_synchronizations(device: torch.device) -> Iterator[list[str]]:
-    """Yields a list, filled on exit with the places in the code that waited for the device."""
-    places: list[str] = []
+    """Yields a list, filled on exit with the lines of code that waited for the device."""
+    locations: list[str] = []
     if device.type != "cuda":
-        yield places
+        yield locations
         return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         mode = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            yield places
+            yield locations
         finally:
             torch.cuda.set_sync_debug_mode(mode)
     for warning in caught:
         if "synchronizing CUDA operation" in str(warning.message):
-            places.append(f"{warning.filename}:{warning.lineno}")
+            locations.append(f"{warning.filename}:{warning.lineno}")
 
 
 def _host_state(device: torch.device) -> tuple[Any, ...]:
@@ -340,9 +340,8 @@ def _host_state(device: torch.device) -> tuple[Any, ...]:
 class _Unreadable(list):
     """Names or texts of a batch that is being captured: a graph would repeat those of one batch."""
 
-    def __iter__(self) -> NoReturn:
+    def _refuse(self, *_: object) -> NoReturn:
         raise RuntimeError("the loss reads the names or texts of a batch, on the host")
 
-    def __getitem__(self, index: Any) -> NoReturn:
-        self.__iter__()
-        raise AssertionError
+    __iter__ = _refuse
+    __getitem__ = _refuse

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from famx.data._tokenizers import encode
 from famx.data.base import Dataset
@@ -141,11 +142,9 @@ class Reader(torch.utils.data.Dataset):
 
 def pad(sequences: Sequence[Shaped[Tensor, " _"]], length: int) -> Shaped[Tensor, "b n"]:
     """Pads sequences with zeros to a common length, or to that of the longest if it is more."""
-    longest = max(len(sequence) for sequence in sequences)
-    padded = sequences[0].new_zeros(len(sequences), max(length, longest))
-    for row, sequence in zip(padded, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    return padded
+    padded = pad_sequence(list(sequences), batch_first=True)
+    missing = length - padded.shape[1]
+    return nn.functional.pad(padded, (0, missing)) if missing > 0 else padded
 
 
 def collate(read: ReadBatch) -> ReadBatch:

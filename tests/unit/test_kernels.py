@@ -1,4 +1,4 @@
-"""Kernels for many tensors equal their plain forms; optimizers that use them take the same steps.
+"""Kernels for many tensors equal their plain forms.
 
 Without CUDA, Triton runs the kernels on the CPU (TRITON_INTERPRET=1).
 """
@@ -8,54 +8,30 @@ from functools import partial
 
 import pytest
 import torch
-from reference.clip import plain_clip
-from torch import nn
 
 import famx.kernels
 from famx.kernels import tensor_table
-from famx.nn.clip import clip_by_unit_norm
 from famx.notation import TensorInfo
 from famx.optim import _kernels
 from famx.optim._gradients import non_finite
-from famx.optim.ema_sgd import EmaSGD
-from famx.registry import build, get
 from famx.spectrum.temporal import Temporal
 
 tl = pytest.importorskip("triton.language", reason="needs Triton")
-interpreter = importlib.import_module("triton.runtime.interpreter")
 adamw = importlib.import_module("famx.kernels.adamw")
 multi_tensor = importlib.import_module("famx.kernels.multi_tensor")
-unit_clip = importlib.import_module("famx.kernels.unit_clip")
 CHUNK = importlib.import_module("famx.kernels.chunked").CHUNK
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # NumPy, which computes for the interpreter, warns where a GPU returns inf or NaN
-pytestmark = [pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    pytest.mark.usefixtures("rounding_of_a_gpu"),
+]
 if DEVICE.type == "cuda":
     pytestmark.append(pytest.mark.gpu)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # more than a chunk, exactly a chunk, scalars, and tensors without elements
 SHAPES = [(70, 3, 11), (CHUNK,), (), (0,), (5,), (0, 4), (3, CHUNK + 1), (16,)]
-
-
-@pytest.fixture(autouse=True)
-def rounding_of_a_gpu(monkeypatch):
-    """Lets the interpreter round to the nearest bfloat16 instead of towards 0."""
-    convert = interpreter._convert_float
-
-    def convert_float(values, source, target, rounding_mode):
-        if (source, target) != (tl.float32, tl.bfloat16):
-            return convert(values, source, target, rounding_mode)
-        rounded = torch.tensor(values).bfloat16()
-        return rounded.view(torch.int16).numpy().view("uint16")
-
-    monkeypatch.setattr(interpreter, "_convert_float", convert_float)
-
-
-@pytest.fixture
-def with_kernels(monkeypatch):
-    """Takes the way of the kernels on this device."""
-    monkeypatch.setattr(famx.kernels, "available", lambda device: True)
 
 
 def tensors(seed, dtypes=(torch.float32,), offset=0):
@@ -325,70 +301,6 @@ def test_shares_of_bands_equal_their_plain_form(coordinates, window, n_bands, mo
     assert results[0][1].isnan().any(1).tolist() == [False, True, False]
 
 
-CLIP_SHAPES = [(), (7,), (5, 4), (6, 3, 2), (4, 3, 5, 2), (0,), (0, 3), (3, 0), (300, 3), (2, 1100)]
-LONG_SHAPES = [(unit_clip.LONG_BLOCK * 2 + 3,), (3, unit_clip.LONG_BLOCK + 8)]
-
-
-def clip_example(dtypes, scale):
-    generator = torch.Generator().manual_seed(1)
-    params = []
-    for i, shape in enumerate(CLIP_SHAPES + LONG_SHAPES):
-        p = torch.randn(shape, generator=generator).to(DEVICE, dtypes[i % len(dtypes)])
-        p.grad = (scale * torch.randn(shape, generator=generator)).to(p)
-        params.append(p)
-    # another memory order, no gradient, weights and gradients of zeros
-    params[4].data = params[4].contiguous(memory_format=torch.channels_last)
-    params[2].grad = params[2].grad.t().contiguous().t()
-    params[3].grad = None
-    params[8][1] = 0.0
-    params[8].grad[2] = 0.0
-    params[9].grad[1] = 0.0
-    return params
-
-
-@pytest.mark.usefixtures("with_kernels")
-@pytest.mark.parametrize("dtypes", [*([dtype] for dtype in DTYPES), DTYPES])
-@pytest.mark.parametrize("scale", [0.1, 10.0])
-def test_clipping_equals_its_plain_form(dtypes, scale):
-    params = clip_example(dtypes, scale)
-    expected, expected_norms = plain_clip(params, 0.5)
-    norms = clip_by_unit_norm(params, 0.5)
-    assert norms.dtype == torch.float32
-    torch.testing.assert_close(norms.cpu(), torch.tensor(expected_norms), rtol=1e-5, atol=0)
-    for p, gradient in zip(params, expected, strict=True):
-        assert (p.grad is None) == (gradient is None)
-        if gradient is not None:
-            torch.testing.assert_close(p.grad, gradient.to(p.dtype))
-
-
-@pytest.mark.parametrize("max_ratio", [0.1, torch.inf])
-def test_clipping_treats_values_that_are_not_finite_as_its_plain_form(max_ratio, monkeypatch):
-    results = []
-    for has_kernels in (False, True):
-        monkeypatch.setattr(famx.kernels, "available", lambda device, value=has_kernels: value)
-        weights = torch.ones(6, 4, device=DEVICE)
-        weights[3] = torch.inf
-        weights[4] = torch.nan
-        weights[5] = 0.0
-        p = nn.Parameter(weights)
-        p.grad = torch.ones(6, 4, device=DEVICE)
-        p.grad[0, 1] = torch.nan
-        p.grad[1, 2] = torch.inf
-        p.grad[2, 2] = -torch.inf
-        scalar = nn.Parameter(torch.zeros((), device=DEVICE))
-        scalar.grad = torch.zeros((), device=DEVICE)
-        norms = clip_by_unit_norm([p, scalar], max_ratio)
-        results.append((norms, p.grad, scalar.grad))
-    for expected, result in zip(*results, strict=True):
-        torch.testing.assert_close(result, expected, equal_nan=True)
-
-
-@pytest.mark.usefixtures("with_kernels")
-def test_clipping_of_parameters_without_gradients_returns_zeros():
-    params = [torch.ones(3, device=DEVICE), torch.ones(2, 2, device=DEVICE)]
-    assert clip_by_unit_norm(params, 0.1).tolist() == [0.0, 0.0]
-
-
 def test_addresses_are_the_same_however_they_are_written():
     columns = (tensors(0), [None, *tensors(1)[1:]])
     table = tensor_table.addresses(*columns)
@@ -399,122 +311,3 @@ def test_addresses_are_the_same_however_they_are_written():
     numels = tuple(x.numel() for x in columns[0])
     chunks = tensor_table.chunks(numels, CHUNK, DEVICE)
     assert tensor_table.chunks(numels, CHUNK, DEVICE) is chunks
-
-
-# optimizers
-
-STEPS = 41  # FAM measures in steps 32 and 40
-OPTIMIZERS = {
-    "ema_sgd": partial(get("optim", "ema_sgd"), lr=0.1, weight_decay=0.1, debias=True),
-    "coupled": partial(get("optim", "ema_sgd"), lr=0.1, weight_decay=0.1, decoupled=False),
-    "fam": partial(get("optim", "fam"), lr=0.1, weight_decay=0.1, fam_start_step=10),
-    "simple_fam": partial(get("optim", "simple_fam"), lr=0.1),
-    "fam_adamw": partial(
-        get("optim", "fam_adamw"),
-        lr=0.01,
-        momentum=partial(build, "momentum", {"name": "fam", "start_step": 10}),
-    ),
-    "random": partial(
-        get("optim", "fam_adamw"),
-        lr=0.01,
-        momentum=partial(build, "momentum", {"name": "random"}),
-    ),
-    "fam_bandwise": partial(get("optim", "fam_bandwise"), lr=0.1),
-}
-
-
-def parameters(dtype):
-    """Returns two groups; one parameter is every second column of a larger tensor."""
-    generator = torch.Generator().manual_seed(0)
-    params = []
-    for shape in ((40, 60), (30,), (0,), (20, 70), ()):
-        values = torch.randn(shape, generator=generator).to(DEVICE, dtype)
-        params.append(nn.Parameter(values))
-    strided = torch.stack([params[3].detach(), params[3].detach()], -1)[..., 0]
-    params[3] = nn.Parameter(strided)
-    attention = {"params": params[:2], "kind": "attention", "alpha": 0.8, "lr": 0.05}
-    return params, [attention, {"params": params[2:]}]
-
-
-def run(make, dtype):
-    """Returns the parameters after all steps, and the optimizer."""
-    params, groups = parameters(dtype)
-    optimizer = make(groups)
-    generator = torch.Generator().manual_seed(0)
-    drift = [torch.zeros(p.shape) for p in params]
-    for step in range(STEPS):
-        for i, (p, d) in enumerate(zip(params, drift, strict=True)):
-            d.lerp_(torch.randn(p.shape, generator=generator), 0.1)
-            p.grad = d.to(DEVICE, dtype, copy=True)
-            # other tensors without a gradient in some steps, and a group without one
-            if (step in (4, 5) and i != step) or (step == 7 and i < 2):
-                p.grad = None
-        if step in (0, 20):
-            params[0].grad[0, 0] = torch.nan
-        if step == 30:
-            params[1].grad = params[1].grad.expand(2, 30).t()[:, 0]
-        if step == 33:
-            optimizer.found_inf = torch.tensor(True, device=DEVICE)
-        optimizer.step()
-    return params, optimizer
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_steps_by_kernels_equal_steps_without_them(name, dtype, monkeypatch):
-    monkeypatch.setattr(famx.kernels, "available", lambda device: False)
-    # the fused step of the CPU rounds once more for the weight decay
-    if dtype == torch.bfloat16:
-        monkeypatch.setattr(EmaSGD, "_fused_step", EmaSGD._per_tensor_step)
-    expected, plain = run(OPTIMIZERS[name], dtype)
-    monkeypatch.setattr(famx.kernels, "available", lambda device: True)
-    params, optimizer = run(OPTIMIZERS[name], dtype)
-    tolerance = {"rtol": 0.05, "atol": 0.02} if dtype == torch.bfloat16 else {}
-    for p, q in zip(params, expected, strict=True):
-        assert p.isfinite().all()
-        torch.testing.assert_close(p, q, **tolerance)
-    assert optimizer.skipped == plain.skipped == 3
-    assert torch.equal(optimizer.steps, plain.steps)
-    torch.testing.assert_close(optimizer.momentum_products, plain.momentum_products)
-    assert [len(state) for state in optimizer.state.values()] == [
-        len(state) for state in plain.state.values()
-    ]
-    assert len(optimizer.state) == len(plain.state)
-
-
-def launches(monkeypatch):
-    """Returns a list that names the kernels which are launched from here on."""
-    launched = []
-    for module in (multi_tensor, adamw, unit_clip):
-        for name, kernel in vars(module).items():
-            if name.endswith("_kernel"):
-                monkeypatch.setattr(module, name, RecordedKernel(name, kernel, launched))
-    return launched
-
-
-class RecordedKernel:
-    def __init__(self, name, kernel, launched):
-        self.name = name
-        self.kernel = kernel
-        self.launched = launched
-
-    def __getitem__(self, grid):
-        self.launched.append(self.name)
-        return self.kernel[grid]
-
-
-@pytest.mark.usefixtures("with_kernels")
-@pytest.mark.parametrize(
-    ("name", "step"), [("fam", "_step_kernel"), ("fam_adamw", "_adamw_kernel")]
-)
-def test_a_step_launches_a_kernel_for_each_group(name, step, monkeypatch):
-    params, groups = parameters(torch.float32)
-    optimizer = OPTIMIZERS[name](groups)
-    for p in params:
-        p.grad = torch.ones_like(p)
-    launched = launches(monkeypatch)
-    optimizer.step()
-    assert launched == ["_non_finite_kernel", "_count_step_kernel", step, step]
-    launched.clear()
-    clip_by_unit_norm(params, 0.1)
-    assert launched == ["_clip_kernel", "_norm_kernel"]
