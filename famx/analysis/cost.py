@@ -283,9 +283,9 @@ def peak_on_cuda(call: Callable[[], object]) -> int:
     """Returns what `peak` returns, for a call that works on a CUDA device."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    allocated = torch.cuda.memory_allocated()
     call()
-    return torch.cuda.max_memory_allocated() - before
+    return torch.cuda.max_memory_allocated() - allocated
 
 
 def interleaved(

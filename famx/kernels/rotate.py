@@ -98,8 +98,8 @@ def _rotate_kernel(  # noqa: PLR0913  # a kernel takes each stride and size
     channel = tl.arange(0, width)
     mask = (position < t)[:, None] & (channel < channels)[None, :]
     source = x + (head // h) * stride_b + (head % h) * stride_h
-    at = position.to(tl.int64)[:, None] * stride_t + channel[None, :]
-    values = tl.load(source + at, mask=mask, other=0.0).to(tl.float32)
+    offsets = position.to(tl.int64)[:, None] * stride_t + channel[None, :]
+    values = tl.load(source + offsets, mask=mask, other=0.0).to(tl.float32)
     phasors = tl.load(
         table + position[:, None] * stride_table + channel[None, :], mask=mask, other=0.0
     )
@@ -111,5 +111,5 @@ def _rotate_kernel(  # noqa: PLR0913  # a kernel takes each stride and size
     new_imaginary = real * sine + imaginary * cosine
     rotated = tl.reshape(tl.join(new_real, new_imaginary), (rows, width))
     target = result + head * t * channels
-    at = position.to(tl.int64)[:, None] * channels + channel[None, :]
-    tl.store(target + at, rotated.to(result.dtype.element_ty), mask=mask)
+    offsets = position.to(tl.int64)[:, None] * channels + channel[None, :]
+    tl.store(target + offsets, rotated.to(result.dtype.element_ty), mask=mask)

@@ -35,17 +35,21 @@ def sketch(
         result = gradients[0].new_empty(1, len(gradients), n_coordinates, dtype=dtype)
     else:
         result = torch.empty_like(ring)
+    # without a ring or a flag, the kernel reads neither address
+    old_ring = result if ring is None else ring
+    flag = result if found_inf is None else found_inf
+    has_flag = found_inf is not None
     block = triton.next_power_of_2(n_coordinates)
     with on_device(result.device):
         for dtype, (column,) in by_dtype(gradients, [gradients]):
             _sketch_kernel[(len(gradients), len(result))](
                 addresses(column),
                 coordinates,
-                result if ring is None else ring,
+                old_ring,
                 result,
-                result if found_inf is None else found_inf,
+                flag,
                 n_coordinates,
-                has_flag=found_inf is not None,
+                has_flag=has_flag,
                 dtype=TRITON_DTYPES[dtype],
                 block=block,
                 num_warps=1,

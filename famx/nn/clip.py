@@ -80,7 +80,7 @@ def _clip_by_kernel(
     present = [gradient for gradient in gradients if gradient is not None]
     if all(map(Tensor.is_contiguous, [*params, *present])):
         return clip(params, gradients, max_ratio, eps)
-    dense = [None if gradient is None else gradient.contiguous() for gradient in gradients]
+    dense = [g if g is None else g.contiguous() for g in gradients]
     norms = clip([p.contiguous() for p in params], dense, max_ratio, eps)
     for gradient, result in zip(gradients, dense, strict=True):
         if gradient is not None and result is not None and result is not gradient:

@@ -41,7 +41,7 @@ class Selection(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether no gate is open."""
+        """Tells whether no gate is open."""
         return self.positions.numel() == 0
 
     def take(self, x: Shaped[Tensor, "b t *channels"]) -> Shaped[Tensor, "r m *channels"]:
@@ -78,10 +78,10 @@ def select_open(gates: Bool[Tensor, "b t"]) -> Selection | None:
     counts = gates.sum(1)
     counts_on_host = counts.tolist()
     n_rows = sum(count > 0 for count in counts_on_host)
-    most = max(counts_on_host, default=0)
-    if n_rows * most > GATHER_BELOW * gates.numel():
+    n_columns = max(counts_on_host, default=0)
+    if n_rows * n_columns > GATHER_BELOW * gates.numel():
         return None
     # rows with open gates first, then in each row the open gates first; stable sorts keep the order
     rows = counts.clamp(max=1).sort(descending=True, stable=True).indices[:n_rows]
     order = gates[rows].byte().sort(dim=1, descending=True, stable=True).indices
-    return Selection(rows, order[:, :most])
+    return Selection(rows, order[:, :n_columns])

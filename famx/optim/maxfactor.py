@@ -252,7 +252,8 @@ class MaxFactor(Optimizer):
         u2, buffer = self._scratch_like(g)
         torch.mul(g, g, out=u2)
         # means of rows and, if V needs them, of columns
-        means = [u2.mean(axis) for axis in ((1,) if self.full_matrix else (1, 0))]
+        axes = (1,) if self.full_matrix else (1, 0)
+        means = [u2.mean(axis) for axis in axes]
         # a matrix whose g², or a sum of them, overflows is not changed
         zeros = [means[0].sum() * 0, *[(mean * 0).sum() for mean in means[1:]]]
         overflow = torch.stack(zeros).sum().ne(0).to(found_inf)

@@ -1,4 +1,4 @@
-"""From seconds to steps: how many steps fit into the time of a run."""
+"""The number of steps that fit into the time of a run, from the wall time of the first ones."""
 
 import torch
 

@@ -97,10 +97,10 @@ def choose_shapes(
 
     # the best number of buckets, then their boundaries from the last to the first
     n_buckets = int(np.argmin([total[-1] for total in totals])) + 1
-    chosen = [len(candidates) - 1]
+    boundaries = [len(candidates) - 1]
     for ends in reversed(previous[: n_buckets - 1]):
-        chosen.append(int(ends[chosen[-1]]))
-    return [Shape(int(rows[i]), int(candidates[i]), tokens) for i in reversed(chosen)]
+        boundaries.append(int(ends[boundaries[-1]]))
+    return [Shape(int(rows[i]), int(candidates[i]), tokens) for i in reversed(boundaries)]
 
 
 def fill_shapes(

@@ -61,7 +61,7 @@ class StepGradients:
 
     @property
     def is_steady(self) -> bool:
-        """Whether later steps take as long as the last one."""
+        """True if later steps take as long as the last one."""
         return self.passes.is_steady
 
     def prefetch(self, positions: Iterable[Position]) -> Iterator[Prefetched]:

@@ -123,12 +123,15 @@ class Reader(torch.utils.data.Dataset):
         target_lengths = [len(target) for target in targets]
         # None in evaluation, empty if the config has no masks
         spans = [masks for _, masks in items if masks is not None and len(masks)]
+        # a fixed shape may be longer than all examples
+        n_samples = shape.samples if shape else 0
+        n_tokens = shape.tokens if shape else 0
         return Batch(
             ids=ids,
             texts=texts,
-            inputs=pad(signals, shape.samples if shape else 0),
+            inputs=pad(signals, n_samples),
             lengths=torch.tensor(lengths),
-            targets=pad(targets, shape.tokens if shape else 0),
+            targets=pad(targets, n_tokens),
             target_lengths=torch.tensor(target_lengths),
             spans=torch.from_numpy(np.stack(spans)) if spans else None,
             modality=self.dataset.modality,

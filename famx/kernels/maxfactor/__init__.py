@@ -125,12 +125,16 @@ def step(
             constants = {"lr_on_device": lr_on_device, **_constants(batch)}
             step_vectors[(batch.n_tiles,)](*inputs, *rates, floor, **constants)
         for batch in matrices:
-            constants = {"lr_on_device": lr_on_device, **_constants(batch)}
-            # narrow tiles cover a row, which then has one maximum
-            parts = PARTS if batch.spec.tile_columns == WIDTHS[-1] else 1
-            sizes = {"per_row": options.per_row, "parts_at_once": parts}
-            step_tiles[(batch.n_tiles,)](*inputs, partial, *rates, **sizes, **constants)
+            constants = {"lr_on_device": lr_on_device, **_step_constants(batch, options)}
+            step_tiles[(batch.n_tiles,)](*inputs, partial, *rates, **constants)
     torch.autograd.graph.increment_version(params)
+
+
+def _step_constants(batch: Batch, options: Options) -> dict[str, object]:
+    """Returns the constants of `step_tiles`."""
+    # narrow tiles cover a row, which then has one maximum
+    parts = PARTS if batch.spec.tile_columns == WIDTHS[-1] else 1
+    return {"per_row": options.per_row, "parts_at_once": parts, **_constants(batch)}
 
 
 def _spec(param: Tensor, gradient: Tensor | None) -> Spec:

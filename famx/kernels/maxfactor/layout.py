@@ -1,4 +1,4 @@
-"""How the kernels of MaxFactor divide tensors into tiles, one program each."""
+"""The division of tensors into tiles, each for one program of the kernels of MaxFactor."""
 
 from collections.abc import Sequence
 from functools import lru_cache

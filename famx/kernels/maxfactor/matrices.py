@@ -75,9 +75,9 @@ def sum_tiles(  # noqa: PLR0913
     for row in range(start, stop, tile_rows):
         r = row + tl.arange(0, tile_rows)
         mask = (r < rows)[:, None] & (c < columns)[None, :]
-        at = r[:, None] * columns + c[None, :]
-        g = tl.load(gradient + at, mask=mask, other=0.0).to(tl.float32)
-        p = tl.load(param + at, mask=mask, other=0.0).to(tl.float32)
+        offsets = r[:, None] * columns + c[None, :]
+        g = tl.load(gradient + offsets, mask=mask, other=0.0).to(tl.float32)
+        p = tl.load(param + offsets, mask=mask, other=0.0).to(tl.float32)
         squares += g * g
         param_squares += p * p
         row_means = tl.sum(g * g, 1) / columns.to(tl.float32)
@@ -129,8 +129,8 @@ def average_lines(  # noqa: PLR0913
     for start in range(0, n_parts, parts_at_once):
         part = start + tl.arange(0, parts_at_once)
         mask = (k < n)[:, None] & (part < n_parts)[None, :]
-        at = k[:, None] * stride + part[None, :] * part_stride
-        sums += tl.load(partial + parts + at, mask=mask, other=0.0)
+        offsets = k[:, None] * stride + part[None, :] * part_stride
+        sums += tl.load(partial + parts + offsets, mask=mask, other=0.0)
 
     # t is 0 while all steps so far have been skipped
     t = tl.maximum(tl.load(steps + i), 1.0)
@@ -194,8 +194,8 @@ def divide_tiles(  # noqa: PLR0913
     for row in range(start, stop, tile_rows):
         r = row + tl.arange(0, tile_rows)
         mask = (r < rows)[:, None] & (c < columns)[None, :]
-        at = r[:, None] * columns + c[None, :]
-        g = tl.load(gradient + at, mask=mask, other=0.0).to(tl.float32)
+        offsets = r[:, None] * columns + c[None, :]
+        g = tl.load(gradient + offsets, mask=mask, other=0.0).to(tl.float32)
         row_average = tl.load(row_averages + r, mask=r < rows, other=0.0) / largest_row
         v = tl.maximum(row_average[:, None] * column_average[None, :], floor)
         scaled = g * g / v
@@ -255,9 +255,9 @@ def step_tiles(  # noqa: PLR0913
     for row in range(start, stop, tile_rows):
         r = row + tl.arange(0, tile_rows)
         mask = (r < rows)[:, None] & (c < columns)[None, :]
-        at = r[:, None] * columns + c[None, :]
-        g = tl.load(gradient + at, mask=mask, other=0.0).to(tl.float32)
-        p = tl.load(param + at, mask=mask, other=0.0).to(tl.float32)
+        offsets = r[:, None] * columns + c[None, :]
+        g = tl.load(gradient + offsets, mask=mask, other=0.0).to(tl.float32)
+        p = tl.load(param + offsets, mask=mask, other=0.0).to(tl.float32)
         if per_row:
             squares = tl.zeros((tile_rows, parts_at_once), tl.float32)
             for first_part in range(0, column_blocks, parts_at_once):
@@ -273,4 +273,4 @@ def step_tiles(  # noqa: PLR0913
         magnitude = tl.where(magnitude == magnitude, magnitude, 0.0)
         sign = (g > 0.0).to(tl.float32) - (g < 0.0).to(tl.float32)
         p = p - (sign * magnitude[:, None] + shrink * p)
-        tl.store(param + at, p.to(dtype), mask=mask)
+        tl.store(param + offsets, p.to(dtype), mask=mask)
