@@ -13,17 +13,25 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import Container
+from rich.console import Console
 
-from famx.config.command import find_override, import_user_parts, parse_yaml, run_command
+from famx.config.command import (
+    find_override,
+    import_user_parts,
+    parse_yaml,
+    run_command,
+    user_part_files,
+)
 from famx.config.errors import explain_hydra_error, refuse_renamed
 from famx.config.schema import CONF, fill_defaults, register_schemas, section_schema, to_plain
-from famx.config.sections import ModelConfig
+from famx.config.sections import ModelConfig, SweepConfig
 from famx.config.words import hydra_words, split_words
+from famx.experiment.jobs import Job, carry_out
 from famx.experiment.run import run
+from famx.experiment.sweep import Sweep
 from famx.files import report_os_errors
 from famx.notation import UserError
 from famx.parts import show
-from famx.registry import get
 from famx.training.loader_config import LoaderConfig
 from famx.training.run_dir import RunDir
 from famx.training.trainer_config import TrainerConfig
@@ -80,7 +88,12 @@ def train(words: Sequence[str]) -> int:
     """
     # the user's parts are registered first, since they need schemas too
     options, overrides = split_words(words)
-    runs = Runs(import_user_parts(overrides))
+    dry = "--dry" in options
+    options = [option for option in options if option != "--dry"]
+    if dry and "--multirun" not in options:
+        raise UserError("--dry shows the runs of a sweep: it needs -m")
+    user_parts = import_user_parts(overrides)
+    runs = Runs(user_parts, user_part_files(overrides))
     register_schemas(**SECTION_TYPES)
     # Hydra reads its command line from here
     sys.argv[1:] = hydra_words(options, overrides)
@@ -89,78 +102,99 @@ def train(words: Sequence[str]) -> int:
     hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
     # an error before the first run is about the command line
     try:
-        hydra_main(runs.carry_out)()
+        hydra_main(runs.accept)()
     except Exception as error:
+        remove_unused_folder(find_override("hydra.sweep.dir", sys.argv[1:]))
         if runs.started or isinstance(error, UserError):
             raise
         mistake = explain_hydra_error(error, overrides, options)
         if mistake is None:
             raise
         raise mistake from error
-    runs.raise_refused()
-    return 0
+    return carry_out_sweep(runs.jobs, runs.settings, dry) if runs.jobs else 0
 
 
 class Runs:
-    """Trains the runs that Hydra composes: one run, or those of a sweep one after the other.
+    """Receives the runs that Hydra composes: trains a single run, and collects those of a sweep.
 
     Args:
         user_parts: name and digest of the files of the user's own parts.
+        files: their paths.
     """
 
-    def __init__(self, user_parts: list[dict[str, str]]):
+    def __init__(self, user_parts: list[dict[str, str]], files: Sequence[Path]):
         self.user_parts = user_parts
+        self.files = tuple(file.resolve() for file in files)
         self.started = False
-        self.refused: list[UserError] = []
+        self.jobs: list[Job] = []
+        self.settings = SweepConfig()
 
-    def carry_out(self, config: Container) -> float | None:
-        """Trains in the folder that Hydra made.
+    def accept(self, config: Container) -> float | None:
+        """Trains a run in the folder that Hydra made, or collects it for the sweep.
 
         Returns:
-            The score on dev, for sweepers that search for its minimum; None if the run is refused.
+            The best score on dev of a run that another launcher of Hydra's has started.
         """
         self.started = True
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        try:
-            return self._train(config, folder)
-        # not raised, since Hydra would add its own lines and end the sweep
-        except UserError as error:
-            self._refuse(folder, error)
+        hydra_config = HydraConfig.get()
+        plain = {**to_plain(config), "famx_parts": self.user_parts}
+        refuse_renamed(plain, "the config")
+        settings = SweepConfig(**plain.pop("sweep"))
+        job = Job(plain, Path(hydra_config.runtime.output_dir), self.files)
+        if hydra_config.mode is not RunMode.MULTIRUN or "RANK" in os.environ:
+            self._train(job)
             return None
+        # Hydra's basic launcher works in this process, one run after the other
+        if hydra_config.runtime.choices["hydra/launcher"] == "basic":
+            self.settings = settings
+            self.jobs.append(job)
+            return None
+        return carry_out(job, settings.mixed_code).score
 
-    def _train(self, config: Container, folder: Path) -> float | None:
-        with report_os_errors(folder):
-            plain = {**to_plain(config), "famx_parts": self.user_parts}
-            refuse_renamed(plain, "the config")
-            results = run(plain, folder)
-        if "stopped_by" in results:
-            # a signal ends the sweep too
-            sys.exit(128 + results["stopped_by"])
-        task = get("task", plain["task"]["name"])
-        return results.get(f"dev/{task.selection_metric}")
-
-    def _refuse(self, folder: Path, error: UserError) -> None:
-        self.refused.append(error)
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            print(f"famx: {folder.name} is refused: {error}", file=sys.stderr, flush=True)
-        # only a single process removes its empty folder: several would race
-        if "RANK" not in os.environ and not any(folder.iterdir()):
-            folder.rmdir()
-
-    def raise_refused(self) -> None:
-        """Raises the first mistake of all runs, if there was one.
+    def _train(self, job: Job) -> None:
+        """Trains a run in this process.
 
         Raises:
-            UserError: a run was refused.
+            UserError: the run is refused.
         """
-        if not self.refused:
-            return
-        first = self.refused[0]
-        if len(self.refused) == 1:
-            raise first
-        raise UserError(
-            f"{len(self.refused)} runs of the sweep were refused; the first: {first}"
-        ) from first
+        try:
+            with report_os_errors(job.folder):
+                results = run(job.config, job.folder)
+        except UserError:
+            # only a single process removes its empty folder: several would race
+            if "RANK" not in os.environ and not any(job.folder.iterdir()):
+                job.folder.rmdir()
+            raise
+        if "stopped_by" in results:
+            sys.exit(128 + results["stopped_by"])
+
+
+def carry_out_sweep(jobs: Sequence[Job], settings: SweepConfig, dry: bool) -> int:
+    """Trains the runs of a sweep, or prints what would run; returns the exit status."""
+    folder = jobs[0].folder.parent
+    sweep = Sweep(folder, jobs, settings, Console(highlight=False))
+    try:
+        if dry:
+            sweep.print_plan()
+            return 0
+        return sweep.carry_out()
+    finally:
+        # Hydra has made the folder of each run
+        for job in jobs:
+            if job.folder.is_dir() and not any(job.folder.iterdir()):
+                job.folder.rmdir()
+        remove_unused_folder(folder)
+
+
+def remove_unused_folder(folder: str | Path | None) -> None:
+    """Removes the folder of a sweep in which nothing has been trained."""
+    if folder is None or not Path(folder).is_dir():
+        return
+    unused = ("multirun.yaml", ".lock")
+    if all(file.name in unused for file in Path(folder).iterdir()):
+        for name in unused:
+            (Path(folder) / name).unlink(missing_ok=True)
+        Path(folder).rmdir()
 
 
 def resume(words: Sequence[str]) -> int:

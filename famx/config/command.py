@@ -32,7 +32,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     `FAMX_DEBUG=1` adds the traceback), 130 after Ctrl-C, and 1 after an error of famx.
     """
     try:
-        with _show_warnings(), files.report_os_errors(), files.quiet_writer_threads():
+        with show_warnings(), files.report_os_errors(), files.quiet_writer_threads():
             status = main()
             # raises here for a closed pipe or a full disk
             sys.stdout.flush()
@@ -59,7 +59,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _show_warnings() -> Iterator[None]:
+def show_warnings() -> Iterator[None]:
     """Prints warnings of famx on stderr, each once."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
@@ -140,16 +140,21 @@ def import_user_parts(
     Raises:
         UserError: a file is missing, registers no part, or differs from the run's.
     """
-    value = parse_yaml("famx_parts", find_override("famx_parts", words) or "[]")
-    # a single file needs no brackets
-    items = value if isinstance(value, list) else [value]
-    paths = [Path(str(item)) for item in items]
+    paths = user_part_files(words)
     digests = {path.name: _digest(path) for path in paths if path.is_file()}
     # files are executed only if they are those of the run
     _require_same_parts(digests, {part["file"]: part["sha256"] for part in required}, run)
     for path in paths:
         load_file(path)
     return [{"file": name, "sha256": digest} for name, digest in digests.items()]
+
+
+def user_part_files(words: Sequence[str]) -> list[Path]:
+    """Returns the files of `famx_parts=[...]` on a command line."""
+    value = parse_yaml("famx_parts", find_override("famx_parts", words) or "[]")
+    # a single file needs no brackets
+    items = value if isinstance(value, list) else [value]
+    return [Path(str(item)) for item in items]
 
 
 def _digest(path: Path) -> str:

@@ -97,7 +97,9 @@ def root_defaults() -> dict[str, Any]:
     """Returns the defaults of the options that belong to no section, and of `param_groups`."""
     config = OmegaConf.to_container(OmegaConf.structured(section_schema(RunConfig)))
     assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items() if key not in ("model", "name")}
+    return {
+        str(key): value for key, value in config.items() if key not in ("model", "name", "sweep")
+    }
 
 
 def to_plain(node: Any) -> Any:

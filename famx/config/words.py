@@ -3,6 +3,7 @@
 `hydra_words` applies the rules; each rule is a function whose docstring states why it is needed.
 """
 
+import hashlib
 import itertools
 import os
 import tempfile
@@ -25,6 +26,8 @@ SECTIONS = ("trainer", "loader")
 PRESETS = {"model": "preset", "experiment": "experiment"}
 GROUPS = (*ROOMS, *SECTIONS, *PRESETS)
 """Options whose value is the name of a part, of a preset or of an experiment."""
+WITHOUT_FOLDER = ("hydra", "sweep.", "loader.workers", "loader.cache_gb", "trainer.threads")
+"""Options that do not decide in which folder a sweep is."""
 FREE_FORM = "model.draw.space"
 """The only mapping to which keys may be added, and from which they may be removed."""
 
@@ -44,7 +47,7 @@ def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
         refuse_removal(word)
     # the user's overrides come before those that follow from them
     if "--multirun" in options:
-        run_name = sweep_folder_name(overrides, options)
+        run_name = sweep_folders(overrides, options)
         overrides = [as_choice(word) for word in overrides]
     else:
         run_name = name_from_parts(overrides)
@@ -62,12 +65,15 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     parser = Parser(prog="python -m famx.train", add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--dry", action="store_true")
     parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
     parser.add_argument("-cd", "--config-dir")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_intermixed_args(words)
     # long names, which the other rules expect
     options = ["--multirun"] if arguments.multirun else []
+    if arguments.dry:
+        options += ["--dry"]
     if arguments.cfg:
         options += ["--cfg", arguments.cfg]
     if arguments.config_dir:
@@ -205,11 +211,27 @@ def name_from_parts(overrides: Sequence[str]) -> list[str]:
     return [f"name='{name}'"]
 
 
-def sweep_folder_name(overrides: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Returns the override that names the folders of a sweep by their options: `optim=fam,seed=1`.
+def sweep_folders(overrides: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Returns the overrides that name the folder of a sweep, and in it those of its runs.
 
-    By default Hydra numbers the folders.
+    A run is named by the options that are swept: `optim=fam,seed=1`; by default Hydra numbers runs.
+    The folder of the sweep is named by the keys of these options and a digest of all others, so
+    that the same sweep finds its runs again, also if values are added to it.
     """
+    swept = swept_options(overrides, options)
+    if not swept:
+        return []
+    # values are known only after Hydra has composed the run
+    OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
+    runs = ",".join(_named_value(key) for key in swept)
+    words = [f"hydra.sweep.subdir='{runs}'"]
+    if find_override("hydra.sweep.dir", overrides) is None:
+        words.append(f"hydra.sweep.dir='{default_sweep_folder(overrides, swept)}'")
+    return words
+
+
+def swept_options(overrides: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Returns the keys of the options that have several values."""
     # an override with one value replaces a sweep of the experiment
     fixed = set()
     swept = list(experiment_sweep(overrides, options))
@@ -221,10 +243,20 @@ def sweep_folder_name(overrides: Sequence[str], options: Sequence[str]) -> list[
             fixed.add(override.key_or_group)
         elif not override.is_add():
             swept.append(override.key_or_group)
-    # values are known only after Hydra has composed the run
-    OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
-    parts = [_named_value(key) for key in dict.fromkeys(swept) if key not in fixed]
-    return [f"hydra.sweep.subdir='{','.join(parts)}'"] if parts else []
+    return [key for key in dict.fromkeys(swept) if key not in fixed]
+
+
+def default_sweep_folder(overrides: Sequence[str], swept: Sequence[str]) -> str:
+    """Returns the folder of a sweep: `outputs/sweep_optim_seed_1a2b3c`."""
+    fixed = []
+    for word in overrides:
+        key = word.partition("=")[0].lstrip("+")
+        if key not in swept and not key.startswith(WITHOUT_FOLDER):
+            fixed.append(word)
+    digest = hashlib.sha256("\n".join(sorted(fixed)).encode()).hexdigest()[:6]
+    # `data.root` and `optim.lr` are named root and lr
+    names = [key.rpartition(".")[2] for key in swept]
+    return f"outputs/sweep_{'_'.join(names)}_{digest}"
 
 
 def _named_value(key: str) -> str:

@@ -61,6 +61,8 @@ def resolve(config: Config) -> dict[str, Any]:
     if model.get("layers"):
         model["n_layers"] = len(model["layers"])
     resolved["model"] = model
+    # options of a sweep are not those of its runs
+    resolved.pop("sweep", None)
     # paths
     if config["init_from"]:
         resolved["init_from"] = _absolute(config["init_from"])

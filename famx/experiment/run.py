@@ -1,6 +1,8 @@
 """Runs an experiment: trains the model of a config, then scores it on the test splits."""
 
 import contextlib
+import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console, Group
 
+from famx import files
 from famx.config.command import format_command
 from famx.experiment import report
 from famx.experiment.build import (
@@ -18,6 +21,7 @@ from famx.experiment.build import (
     check_learnable,
     initialize_from,
 )
+from famx.experiment.identity import changed_files, identity, list_files, read_code
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.experiment.search import layer_table
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
@@ -32,6 +36,8 @@ from famx.training.hooks import EvaluateOnDev, Hook, SaveCheckpoints, StopOnDive
 from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
 from famx.training.trainer_config import TrainerConfig
+
+log = logging.getLogger(__name__)
 
 
 def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[str, Any]:
@@ -78,6 +84,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         console = Console(quiet=not is_main_process)
         if is_main_process:
             run_dir.save_setup(config, experiment.tokenizer)
+            _save_identity(run_dir, config)
             _print_overview(console, experiment, trainer, run_dir)
         latest = trainer.fit()
         if trainer.stopped_by:
@@ -87,6 +94,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
             return latest | {"stopped_by": trainer.stopped_by}
         if is_main_process:
             latest |= _score_and_report(experiment, trainer, run_log, run_dir, console)
+            _save_result(run_dir, trainer, latest)
     return latest
 
 
@@ -162,6 +170,23 @@ def _restore(trainer: Trainer, run_dir: RunDir) -> None:
     trainer.load_state_dict(saved)
     if trainer.is_main_process:
         run_dir.remove_evaluations()
+
+
+def _save_identity(run_dir: RunDir, config: Mapping[str, Any]) -> None:
+    """Writes the identity of the run; a warning names code that has changed since it began."""
+    current = identity(config)
+    earlier = read_code(run_dir)
+    if earlier:
+        changed = changed_files(earlier, current["code"])
+        if changed:
+            log.warning("the code has changed since this run began: %s", list_files(changed))
+    files.write_atomic(run_dir.identity_file, json.dumps(current, indent=1) + "\n")
+
+
+def _save_result(run_dir: RunDir, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    """Writes the result of a run that is trained and scored: steps, best dev score, metrics."""
+    result = {"step": trainer.step, "score": trainer.best_score, "metrics": dict(metrics)}
+    files.write_atomic(run_dir.result_file, json.dumps(result, indent=1, default=float) + "\n")
 
 
 def _print_overview(

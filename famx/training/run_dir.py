@@ -35,6 +35,8 @@ class RunDir:
         self.param_groups_file = self.path / "groups.tsv"
         self.spectrum_file = self.path / "spectrum.parquet"
         self.log_file = self.path / "famx.log"
+        self.identity_file = self.path / "identity.json"
+        self.result_file = self.path / "result.json"
         self.checkpoints = self.path / "checkpoints"
 
     def __str__(self) -> str:
@@ -146,7 +148,8 @@ class RunDir:
         files.write_atomic(self.scores_file(split), scores + "\n")
 
     def remove_evaluations(self) -> None:
-        """Removes the scores of a run that is trained further."""
+        """Removes the scores and the result of a run that is trained further."""
+        self.result_file.unlink(missing_ok=True)
         for file in [*self.path.glob("scores.*.json"), *self.path.glob("hypotheses.*.tsv")]:
             file.unlink()
 
