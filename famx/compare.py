@@ -8,6 +8,7 @@ from rich.console import Console
 from famx import files
 from famx.analysis.comparison import compare, gene_table, notes, table
 from famx.analysis.comparison_plot import draw
+from famx.analysis.report import write_report
 from famx.config.command import Parser, run_command
 from famx.registry import load
 from famx.training.run_dir import find_runs
@@ -16,7 +17,7 @@ MIN_WIDTH = 88  # of the table, in characters
 
 
 def main() -> int:
-    """Prints a table per test and draws them in one picture; returns the exit status."""
+    """Prints a table per test, and writes a picture and a report; returns the exit status."""
     parser = Parser(
         prog="python -m famx.compare",
         description="Compares the scores of runs with different settings.",
@@ -40,12 +41,17 @@ def main() -> int:
     parser.add_argument(
         "--png", type=Path, help="file of the picture; default: compare.png next to the runs"
     )
+    parser.add_argument(
+        "--mixed-code",
+        action="store_true",
+        help="compare runs although they were trained with different code",
+    )
     arguments = parser.parse_args()
 
     # everything that can fail comes before the first output
     load("famx")
     folders = find_runs(arguments.runs)
-    comparisons = compare(folders, arguments.split, arguments.metric)
+    comparisons = compare(folders, arguments.split, arguments.metric, arguments.mixed_code)
     # by default the picture is in the innermost folder that contains all runs
     file = arguments.png
     if file is None:
@@ -63,7 +69,9 @@ def main() -> int:
             console.print(effects)
     with files.report_os_errors(file):
         draw(comparisons, file)
+        reports = write_report(comparisons, file.parent)
     console.print(f"picture: {file}", markup=False, soft_wrap=True)
+    console.print("report:", *reports, markup=False, soft_wrap=True)
     return 0
 
 

@@ -19,6 +19,7 @@ from famx.analysis.runs import (
     UnscoredError,
     group_by_setting,
     read_run,
+    require_same_code,
     title,
 )
 from famx.analysis.significance import CONFIDENCE, Difference, differences
@@ -70,12 +71,18 @@ class Comparison(NamedTuple):
         return f"{self.format_rate(low, '+')} to {self.format_rate(high, '+')}"
 
 
-def compare(folders: Sequence[Path], split: str, metric: str | None) -> list[Comparison]:
+def compare(
+    folders: Sequence[Path], split: str, metric: str | None, mixed_code: bool = False
+) -> list[Comparison]:
     """Compares the runs of each test.
+
+    Args:
+        split, metric: the score, as for `read_run`.
+        mixed_code: whether runs of different code are compared.
 
     Raises:
         UserError: a folder is not a run, a run is damaged, or none has a score of the metric on the
-            split.
+            split, or runs were trained with different code.
     """
     # runs by test, without those that are not scored
     runs_by_test: dict[str, list[Run]] = {}
@@ -94,6 +101,8 @@ def compare(folders: Sequence[Path], split: str, metric: str | None) -> list[Com
 
     # one comparison per test
     all_runs = [run for runs in runs_by_test.values() for run in runs]
+    if not mixed_code:
+        require_same_code(all_runs)
     comparisons = []
     for runs in runs_by_test.values():
         settings = group_by_setting(runs)

@@ -16,7 +16,11 @@ from typing import Any, NamedTuple
 
 from famx import files
 from famx.config.command import show_warnings
-from famx.experiment.identity import (
+from famx.experiment.resolve import resolve
+from famx.experiment.run import run
+from famx.notation import UserError
+from famx.registry import get, load, load_file
+from famx.training.identity import (
     changed_files,
     code_digests,
     essential_config,
@@ -25,10 +29,6 @@ from famx.experiment.identity import (
     read_code,
     with_neutral_options,
 )
-from famx.experiment.resolve import resolve
-from famx.experiment.run import run
-from famx.notation import UserError
-from famx.registry import get, load, load_file
 from famx.training.run_dir import RunDir
 
 

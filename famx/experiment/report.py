@@ -47,7 +47,7 @@ def model_table(experiment: Experiment) -> Table:
     # the full model and its data
     dataset = experiment.loader("train").dataset
     unit = dataset.modality.unit
-    flops = _flops_per_unit(experiment, dataset)
+    flops = flops_per_unit(experiment)
     table.add_section()
     table.add_row("all", f"{flops / 1e6:,.3g} MFLOP per {unit}", f"{sum(counts.values()):,}")
     total = sum(dataset.lengths)
@@ -67,8 +67,9 @@ def _parameters_by_room(experiment: Experiment) -> dict[str, int]:
     return counts
 
 
-def _flops_per_unit(experiment: Experiment, dataset: Dataset) -> float:
+def flops_per_unit(experiment: Experiment) -> float:
     """Counts the FLOPs of a pass in evaluation, per second of audio or per token."""
+    dataset = experiment.loader("train").dataset
     example = _example_input(dataset).to(experiment.device)
     model = experiment.model.eval()
     # plain attention, since fused attention is not counted on every device

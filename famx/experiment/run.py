@@ -21,7 +21,6 @@ from famx.experiment.build import (
     check_learnable,
     initialize_from,
 )
-from famx.experiment.identity import changed_files, identity, list_files, read_code
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.experiment.search import layer_table
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
@@ -30,9 +29,15 @@ from famx.notation import UserError
 from famx.registry import HOOK, PARTS
 from famx.training import checkpoint
 from famx.training.checkpoint import load_weights
-from famx.training.device import join_process_group, select_device
+from famx.training.device import (
+    describe_device,
+    join_process_group,
+    peak_memory,
+    select_device,
+)
 from famx.training.evaluate import Evaluation, evaluate
 from famx.training.hooks import EvaluateOnDev, Hook, SaveCheckpoints, StopOnDivergence
+from famx.training.identity import changed_files, identity, list_files, read_code
 from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
 from famx.training.trainer_config import TrainerConfig
@@ -94,7 +99,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
             return latest | {"stopped_by": trainer.stopped_by}
         if is_main_process:
             latest |= _score_and_report(experiment, trainer, run_log, run_dir, console)
-            _save_result(run_dir, trainer, latest)
+            _save_result(run_dir, experiment, trainer, latest)
     return latest
 
 
@@ -183,9 +188,24 @@ def _save_identity(run_dir: RunDir, config: Mapping[str, Any]) -> None:
     files.write_atomic(run_dir.identity_file, json.dumps(current, indent=1) + "\n")
 
 
-def _save_result(run_dir: RunDir, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-    """Writes the result of a run that is trained and scored: steps, best dev score, metrics."""
-    result = {"step": trainer.step, "score": trainer.best_score, "metrics": dict(metrics)}
+def _save_result(
+    run_dir: RunDir, experiment: Experiment, trainer: Trainer, metrics: Mapping[str, float]
+) -> None:
+    """Writes the result of a run that is trained and scored, with what it has cost.
+
+    The cost is the time of its steps in seconds, the FLOPs of a pass in evaluation per second of
+    audio or per token, and the peak memory in bytes.
+    """
+    result = {
+        "step": trainer.step,
+        "score": trainer.best_score,
+        "seconds": trainer.seconds,
+        "flops": report.flops_per_unit(experiment),
+        "unit": experiment.loader("train").dataset.modality.unit,
+        "memory": peak_memory(trainer.device),
+        "device": describe_device(trainer.device),
+        "metrics": dict(metrics),
+    }
     files.write_atomic(run_dir.result_file, json.dumps(result, indent=1, default=float) + "\n")
 
 

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -95,6 +96,20 @@ def describe_precision(dtype: torch.dtype, device: torch.device) -> str:
     if device.type != "cuda" or not rounded:
         return "fp32"
     return f"fp32 with TF32 in {' and '.join(rounded)}"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Returns the most memory that was in use, in bytes: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def describe_device(device: torch.device) -> str:
+    """Returns the name of a GPU, or the number of CPU threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
 
 
 def _retain_freed_memory() -> None:
