@@ -42,6 +42,11 @@ def main() -> int:
         "--png", type=Path, help="file of the picture; default: compare.png next to the runs"
     )
     parser.add_argument(
+        "--baseline",
+        metavar="WORDS",
+        help="words of the setting that all others are compared with, such as optim=adamw",
+    )
+    parser.add_argument(
         "--mixed-code",
         action="store_true",
         help="compare runs although they were trained with different code",
@@ -51,7 +56,13 @@ def main() -> int:
     # everything that can fail comes before the first output
     load("famx")
     folders = find_runs(arguments.runs)
-    comparisons = compare(folders, arguments.split, arguments.metric, arguments.mixed_code)
+    comparisons = compare(
+        folders,
+        arguments.split,
+        arguments.metric,
+        arguments.mixed_code,
+        arguments.baseline,
+    )
     # by default the picture is in the innermost folder that contains all runs
     file = arguments.png
     if file is None:

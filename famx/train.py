@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,11 +30,12 @@ from famx.config.words import hydra_words, split_words
 from famx.experiment.jobs import Job, carry_out
 from famx.experiment.run import run
 from famx.experiment.sweep import Sweep
+from famx.experiment.tune import tune
 from famx.files import report_os_errors
 from famx.notation import UserError
 from famx.parts import show
 from famx.training.loader_config import LoaderConfig
-from famx.training.run_dir import RunDir
+from famx.training.run_dir import SWEEP_ORDER, RunDir, save_sweep_order
 from famx.training.trainer_config import TrainerConfig
 
 SECTION_TYPES = {"trainer": TrainerConfig, "loader": LoaderConfig}
@@ -95,6 +97,9 @@ def train(words: Sequence[str]) -> int:
     user_parts = import_user_parts(overrides)
     runs = Runs(user_parts, user_part_files(overrides))
     register_schemas(**SECTION_TYPES)
+    if find_override("sweep.tune", overrides) not in (None, "null"):
+        settings = SweepConfig(**sweep_options(overrides))
+        return tune(options, overrides, runs.build, settings)
     # Hydra reads its command line from here
     sys.argv[1:] = hydra_words(options, overrides)
     # makes Hydra raise errors instead of printing them
@@ -137,10 +142,8 @@ class Runs:
         """
         self.started = True
         hydra_config = HydraConfig.get()
-        plain = {**to_plain(config), "famx_parts": self.user_parts}
-        refuse_renamed(plain, "the config")
-        settings = SweepConfig(**plain.pop("sweep"))
-        job = Job(plain, Path(hydra_config.runtime.output_dir), self.files)
+        settings = SweepConfig(**to_plain(config)["sweep"])
+        job = self.build(config, Path(hydra_config.runtime.output_dir))
         if hydra_config.mode is not RunMode.MULTIRUN or "RANK" in os.environ:
             self._train(job)
             return None
@@ -150,6 +153,12 @@ class Runs:
             self.jobs.append(job)
             return None
         return carry_out(job, settings.mixed_code).score
+
+    def build(self, config: Container, folder: Path) -> Job:
+        """Builds a run from its composed config."""
+        plain = {**to_plain(config), "famx_parts": self.user_parts}
+        refuse_renamed(plain, "the config")
+        return Job(plain, folder, self.files)
 
     def _train(self, job: Job) -> None:
         """Trains a run in this process.
@@ -169,14 +178,30 @@ class Runs:
             sys.exit(128 + results["stopped_by"])
 
 
+def sweep_options(overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns the options `sweep.KEY=VALUE` of a command line.
+
+    Raises:
+        UserError: there is no such option, or its value has another type.
+    """
+    options = {}
+    for word in overrides:
+        key, _, value = word.lstrip("+").partition("=")
+        section, _, option = key.partition(".")
+        if section == "sweep":
+            options[option] = parse_yaml(key, value)
+    return fill_defaults(section_schema(SweepConfig), options, "sweep")
+
+
 def carry_out_sweep(jobs: Sequence[Job], settings: SweepConfig, dry: bool) -> int:
     """Trains the runs of a sweep, or prints what would run; returns the exit status."""
     folder = jobs[0].folder.parent
-    sweep = Sweep(folder, jobs, settings, Console(highlight=False))
+    sweep = Sweep(folder, jobs, len(jobs), settings, Console(highlight=False))
     try:
         if dry:
             sweep.print_plan()
             return 0
+        save_sweep_order(folder, [job.name for job in jobs])
         return sweep.carry_out()
     finally:
         # Hydra has made the folder of each run
@@ -190,7 +215,7 @@ def remove_unused_folder(folder: str | Path | None) -> None:
     """Removes the folder of a sweep in which nothing has been trained."""
     if folder is None or not Path(folder).is_dir():
         return
-    unused = ("multirun.yaml", ".lock")
+    unused = ("multirun.yaml", ".lock", SWEEP_ORDER)
     if all(file.name in unused for file in Path(folder).iterdir()):
         for name in unused:
             (Path(folder) / name).unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from famx.analysis.runs import (
     title,
 )
 from famx.analysis.significance import CONFIDENCE, Difference, differences
+from famx.notation import UserError
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +73,19 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    folders: Sequence[Path], split: str, metric: str | None, mixed_code: bool = False
+    folders: Sequence[Path],
+    split: str,
+    metric: str | None,
+    mixed_code: bool = False,
+    baseline: str | None = None,
 ) -> list[Comparison]:
     """Compares the runs of each test.
 
     Args:
         split, metric: the score, as for `read_run`.
         mixed_code: whether runs of different code are compared.
+        baseline: words of the setting that the others are compared with, such as `optim=adamw`;
+            None for the first.
 
     Raises:
         UserError: a folder is not a run, a run is damaged, or none has a score of the metric on the
@@ -105,9 +112,27 @@ def compare(
         require_same_code(all_runs)
     comparisons = []
     for runs in runs_by_test.values():
-        settings = group_by_setting(runs)
+        settings = _with_baseline_first(group_by_setting(runs), baseline)
         comparisons.append(Comparison(title(runs, all_runs), settings, differences(settings)))
     return comparisons
+
+
+def _with_baseline_first(settings: list[Setting], baseline: str | None) -> list[Setting]:
+    """Returns the settings with the one first whose label contains the words of the baseline.
+
+    Raises:
+        UserError: none or several contain them.
+    """
+    if baseline is None:
+        return settings
+    words = baseline.split()
+    matching = [setting for setting in settings if set(words) <= set(setting.label.split())]
+    if len(matching) != 1:
+        labels = "; ".join(setting.label.replace("\n", " ") for setting in settings)
+        raise UserError(
+            f"--baseline {baseline} must name one setting, and names {len(matching)} of: {labels}"
+        )
+    return [*matching, *(setting for setting in settings if setting is not matching[0])]
 
 
 def table(comparison: Comparison) -> Table:

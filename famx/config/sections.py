@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from famx.validate import NON_NEGATIVE, SIZE, THREADS, ConfigSection
+from famx.validate import COUNT, NON_NEGATIVE, SIZE, THREADS, ConfigSection
 
 
 @dataclass
@@ -95,11 +95,16 @@ class SweepConfig(ConfigSection):
             share of the CPU cores, and writes its output to output.log in its folder.
         retries: how often a run is started again that a signal or an error of famx has ended.
         mixed_code: whether runs that were trained with other code count as runs of this sweep.
+        tune: metric on dev, such as dev/loss, whose minimum is searched for instead of training all
+            combinations.
+        trials: number of runs of that search.
     """
 
     jobs: Annotated[int, THREADS] = 1
     retries: Annotated[int, NON_NEGATIVE] = 1
     mixed_code: bool = False
+    tune: str | None = None
+    trials: Annotated[int, COUNT] = 20
 
 
 @dataclass

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -18,7 +18,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -47,24 +46,36 @@ class Sweep:
 
     Args:
         folder: folder of the sweep.
-        jobs: its runs.
-        settings: its options.
+        jobs: its runs; each is read when the runs before it have been started.
+        total: their number.
+        settings: options of the sweep.
         console: receives a line for each run, and the table.
     """
 
-    def __init__(self, folder: Path, jobs: Sequence[Job], settings: SweepConfig, console: Console):
+    def __init__(
+        self,
+        folder: Path,
+        jobs: Iterable[Job],
+        total: int,
+        settings: SweepConfig,
+        console: Console,
+    ):
         self.folder = folder
-        self.jobs = jobs
+        self.source = iter(jobs)
+        self.total = total
         self.settings = settings
         self.console = console
+        self.jobs: list[Job] = []
+        self.retried: list[Job] = []
+        self.running: list[Running] = []
         self.outcomes: dict[str, Outcome] = {}
         self.attempts: dict[str, int] = {}
-        self.running: list[Running] = []
         self.stopped_by: int | None = None
 
     def print_plan(self) -> None:
         """Prints the state of each run, and trains none."""
-        for job in self.jobs:
+        for job in self.source:
+            self.jobs.append(job)
             self.outcomes[job.name] = self._examine(job)
         self._print_table("what would run")
 
@@ -77,24 +88,20 @@ class Sweep:
         Raises:
             UserError: another process carries out this sweep.
         """
-        with self._lock():
-            # finished runs are skipped, and refused ones reported before the others start
-            queue = []
-            for job in self.jobs:
-                outcome = self._examine(job)
-                if outcome.state in STARTABLE:
-                    queue.append(job)
-                else:
-                    self._finish(job, outcome)
-            with handle_signals(self._stop):
-                try:
-                    self._train(queue)
-                finally:
-                    self._kill()
-            for job in queue:
-                self.outcomes.setdefault(job.name, Outcome(State.NOT_STARTED))
+        with self._lock(), handle_signals(self._stop):
+            try:
+                self._train()
+            finally:
+                self._kill()
+        # those that a signal has left
+        for job in self.source if self.stopped_by is not None else ():
+            self.jobs.append(job)
+            self.outcomes[job.name] = Outcome(State.NOT_STARTED)
         self._print_table("sweep")
         return self._status()
+
+    def report(self, job: Job, outcome: Outcome) -> None:
+        """Called with the outcome of each run; a subclass may use it for its next runs."""
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -114,23 +121,46 @@ class Sweep:
             return Outcome(State.REFUSED, str(error))
         return Outcome(state, score=read_score(job.folder))
 
-    def _train(self, queue: Sequence[Job]) -> None:
+    def _train(self) -> None:
         """Starts the runs one after the other, at most `jobs` at once, and waits for all."""
-        waiting = list(queue)
-        while self.running or (waiting and self.stopped_by is None):
-            while waiting and len(self.running) < self.settings.jobs and self.stopped_by is None:
-                self._start(waiting.pop(0))
+        while True:
+            while len(self.running) < self.settings.jobs:
+                job = self._next_job()
+                if job is None:
+                    break
+                self._start(job)
+            if not self.running:
+                return
             ended = connection.wait([running.receiver for running in self.running])
             for running in list(self.running):
-                if running.receiver not in ended:
-                    continue
-                outcome = self._collect(running)
-                if self._is_retried(running.job, outcome):
-                    self.console.print(f"{escape(running.job.name)} is started again: ", end="")
-                    self.console.print(outcome.message, markup=False, soft_wrap=True)
-                    waiting.append(running.job)
-                else:
-                    self._finish(running.job, outcome)
+                if running.receiver in ended:
+                    self._end(running)
+
+    def _next_job(self) -> Job | None:
+        """Returns the next run to start; None if there is none, or the sweep has been stopped."""
+        if self.stopped_by is not None:
+            return None
+        if self.retried:
+            return self.retried.pop(0)
+        for job in self.source:
+            self.jobs.append(job)
+            outcome = self._examine(job)
+            if outcome.state in STARTABLE:
+                return job
+            self._finish(job, outcome)
+        return None
+
+    def _end(self, running: Running) -> None:
+        """Stores the outcome of a process that has ended, or lets its run start again."""
+        job = running.job
+        outcome = self._collect(running)
+        may_retry = self.attempts[job.name] <= self.settings.retries and self.stopped_by is None
+        if outcome.state is State.FAILED and may_retry:
+            message = f"{job.name} is started again: {outcome.message}"
+            self.console.print(message, markup=False, soft_wrap=True)
+            self.retried.append(job)
+        else:
+            self._finish(job, outcome)
 
     def _start(self, job: Job) -> None:
         """Starts the process of a run."""
@@ -141,7 +171,7 @@ class Sweep:
             log_file = job.folder / OUTPUT
         else:
             number = len(self.outcomes) + 1
-            self.console.print(Text(f"run {number} of {len(self.jobs)}: {job.name}", "bold"))
+            self.console.print(Text(f"run {number} of {self.total}: {job.name}", "bold"))
         context = _process_context()
         receiver, sender = context.Pipe(duplex=False)
         arguments = (job, self.settings.mixed_code, log_file, sender)
@@ -150,6 +180,9 @@ class Sweep:
         # only the run holds the other end, so that its death closes the pipe
         sender.close()
         self.running.append(Running(job, process, receiver, time.monotonic()))
+        # a signal may have come since the run was chosen
+        if self.stopped_by is not None:
+            self._stop(self.stopped_by)
 
     def _collect(self, running: Running) -> Outcome:
         """Returns how a process ended."""
@@ -163,12 +196,9 @@ class Sweep:
             outcome = Outcome(State.FAILED, _describe_exit(running.process.exitcode))
         return outcome._replace(seconds=time.monotonic() - running.start)
 
-    def _is_retried(self, job: Job, outcome: Outcome) -> bool:
-        is_left = self.attempts[job.name] <= self.settings.retries
-        return outcome.state is State.FAILED and is_left and self.stopped_by is None
-
     def _finish(self, job: Job, outcome: Outcome) -> None:
         """Stores an outcome, and prints it where the run itself has not."""
+        self.report(job, outcome)
         self.outcomes[job.name] = outcome
         number = len(self.outcomes)
         if outcome.message:
@@ -176,7 +206,7 @@ class Sweep:
             print(message, file=sys.stderr, flush=True)
         elif self.settings.jobs > 1 and outcome.state is State.DONE:
             score = _describe_score(job, outcome)
-            message = f"{number} of {len(self.jobs)}: {job.name}, {outcome.seconds:.0f} s, {score}"
+            message = f"{number} of {self.total}: {job.name}, {outcome.seconds:.0f} s, {score}"
             self.console.print(message, markup=False, soft_wrap=True)
 
     def _stop(self, number: int) -> None:

@@ -17,6 +17,7 @@ from famx.notation import UserError
 from famx.registry import ROOMS
 from famx.training.evaluate import Evaluation
 
+SWEEP_ORDER = "runs.txt"
 SECTIONS = (*ROOMS, "model", "trainer", "loader")  # mappings that every stored config has
 
 
@@ -154,11 +155,33 @@ class RunDir:
             file.unlink()
 
 
+def save_sweep_order(folder: Path, names: Sequence[str]) -> None:
+    """Writes the order in which the runs of a sweep were named, after those of earlier commands."""
+    known = sorted(read_sweep_order(folder), key=read_sweep_order(folder).__getitem__)
+    ordered = [*known, *(name for name in names if name not in known)]
+    files.write_atomic(folder / SWEEP_ORDER, "".join(f"{name}\n" for name in ordered))
+
+
+def read_sweep_order(folder: Path) -> dict[str, int]:
+    """Returns the position of each run of a sweep, by the name of its folder."""
+    file = folder / SWEEP_ORDER
+    if not file.is_file():
+        return {}
+    return {name: i for i, name in enumerate(file.read_text().splitlines())}
+
+
 def find_runs(paths: Sequence[str | Path]) -> list[Path]:
-    """Lists folders of runs, each once, in their order; the folder of a sweep is all its runs."""
+    """Lists folders of runs, each once, in their order; the folder of a sweep is all its runs.
+
+    They are in the order of its command, so that the first value of each option is the baseline.
+    """
     by_target: dict[Path, Path] = {}
     for path in map(Path, paths):
-        runs = sorted(file.parent for file in path.glob("*/config.yaml"))
+        order = read_sweep_order(path)
+        runs = sorted(
+            (file.parent for file in path.glob("*/config.yaml")),
+            key=lambda run: (order.get(run.name, len(order)), run.name),
+        )
         if (path / "config.yaml").exists() or not runs:
             runs = [path]
         for run in runs:
