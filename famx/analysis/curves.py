@@ -80,7 +80,7 @@ def draw_curves(comparison: Comparison, file: Path) -> bool:
     return True
 
 
-def _draw_curve(axis: "Axes", curve: Curve, label: str, number: int, scale: float) -> None:
+def _draw_curve(axis: "Axes", curve: Curve, label: str, number: int, scale: int) -> None:
     colour = COLOURS[number % len(COLOURS)]
     style = ("-", "--", ":")[number // len(COLOURS) % 3]
     values = scale * curve.values
