@@ -1,6 +1,7 @@
 """Reports of comparisons, as one HTML file with its pictures inside, and as Markdown."""
 
 import base64
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ PARAMETERS = Cost("parameters", lambda run: run.parameters)
 STEP_TIME = Cost("ms a step", lambda run: _stored("seconds")(run) / run.steps, 1e3, 1)
 COSTS = (
     PARAMETERS,
-    Cost("MFLOP a unit of data", _stored("flops"), 1e-6, 1),
+    Cost("MFLOP per second or token", _stored("flops"), 1e-6, 1),
     Cost("steps", lambda run: run.steps),
     STEP_TIME,
     Cost("minutes of training", _stored("seconds"), 1 / 60, 1),
@@ -74,7 +75,7 @@ def write_report(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
     )
     # a cell of a Markdown table ends at a bar, and cannot hold a line break
     environment.filters["cell"] = lambda text: text.replace("|", "\\|").replace("\n", " ")
-    tests = [_describe(comparison) for comparison in comparisons]
+    tests = [_describe(comparison, folder) for comparison in comparisons]
     paths = []
     for suffix in ("html", "md"):
         path = folder / f"report.{suffix}"
@@ -84,7 +85,7 @@ def write_report(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
     return paths
 
 
-def _describe(comparison: Comparison) -> dict[str, Any]:
+def _describe(comparison: Comparison, folder: Path) -> dict[str, Any]:
     """Returns what the templates show of a comparison, as text."""
     differences = [None, *comparison.differences]
     settings = list(zip(comparison.settings, differences, strict=True))
@@ -98,7 +99,7 @@ def _describe(comparison: Comparison) -> dict[str, Any]:
         "costs": [_cost_row(comparison, setting) for setting in comparison.settings],
         "notes": list(notes(comparison)),
         "protocol": list(_protocol(comparison)),
-        "runs": [_run_row(comparison, run) for run in comparison.runs],
+        "runs": [_run_row(comparison, run, folder) for run in comparison.runs],
     }
 
 
@@ -213,10 +214,10 @@ def _is_of(key: str, section: str) -> bool:
     return key == section or key.startswith(f"{section}.")
 
 
-def _run_row(comparison: Comparison, run: Run) -> dict[str, str]:
+def _run_row(comparison: Comparison, run: Run, folder: Path) -> dict[str, str]:
     diverged = not np.isfinite(run.rate)
     return {
-        "folder": str(run.folder),
+        "folder": os.path.relpath(run.folder, folder),
         "seed": str(run.seed),
         "rate": "diverged" if diverged else comparison.format_rate(run.rate),
         "steps": f"{run.steps:,}",
