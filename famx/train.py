@@ -24,7 +24,14 @@ from famx.config.command import (
     user_part_files,
 )
 from famx.config.errors import explain_hydra_error, refuse_renamed
-from famx.config.schema import CONF, fill_defaults, register_schemas, section_schema, to_plain
+from famx.config.schema import (
+    CONF,
+    VERSION_BASE,
+    fill_defaults,
+    register_schemas,
+    section_schema,
+    to_plain,
+)
 from famx.config.sections import ModelConfig, SweepConfig
 from famx.config.words import hydra_words, split_words
 from famx.experiment.jobs import Job, carry_out
@@ -104,8 +111,8 @@ def train(words: Sequence[str]) -> int:
     sys.argv[1:] = hydra_words(options, overrides)
     # makes Hydra raise errors instead of printing them
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-    # an error before the first run is about the command line
+    hydra_main = hydra.main(**VERSION_BASE, config_path=str(CONF), config_name="train")
+    # an error before the runs are known is about the command line
     try:
         hydra_main(runs.accept)()
     except Exception as error:
@@ -116,11 +123,16 @@ def train(words: Sequence[str]) -> int:
         if mistake is None:
             raise
         raise mistake from error
-    return carry_out_sweep(runs.jobs, runs.settings, dry) if runs.jobs else 0
+    # not inside of Hydra, which would add its own lines to an error
+    if not runs.jobs:
+        return 0
+    if "--multirun" in options and "RANK" not in os.environ:
+        return carry_out_sweep(runs.jobs, runs.settings, dry)
+    return max(train_job(job) for job in runs.jobs)
 
 
 class Runs:
-    """Receives the runs that Hydra composes: trains a single run, and collects those of a sweep.
+    """Collects the runs that Hydra composes.
 
     Args:
         user_parts: name and digest of the files of the user's own parts.
@@ -135,24 +147,20 @@ class Runs:
         self.settings = SweepConfig()
 
     def accept(self, config: Container) -> float | None:
-        """Trains a run in the folder that Hydra made, or collects it for the sweep.
+        """Collects a run; another launcher than Hydra's basic one, on another machine, trains it.
 
         Returns:
-            The best score on dev of a run that another launcher of Hydra's has started.
+            The best score on dev of a run that is trained here.
         """
-        self.started = True
         hydra_config = HydraConfig.get()
-        settings = SweepConfig(**to_plain(config)["sweep"])
+        is_basic = hydra_config.runtime.choices["hydra/launcher"] == "basic"
+        self.started = not is_basic
+        self.settings = SweepConfig(**to_plain(config)["sweep"])
         job = self.build(config, Path(hydra_config.runtime.output_dir))
-        if hydra_config.mode is not RunMode.MULTIRUN or "RANK" in os.environ:
-            self._train(job)
-            return None
-        # Hydra's basic launcher works in this process, one run after the other
-        if hydra_config.runtime.choices["hydra/launcher"] == "basic":
-            self.settings = settings
-            self.jobs.append(job)
-            return None
-        return carry_out(job, settings.mixed_code).score
+        if hydra_config.mode is RunMode.MULTIRUN and not is_basic:
+            return carry_out(job, self.settings.mixed_code).score
+        self.jobs.append(job)
+        return None
 
     def build(self, config: Container, folder: Path) -> Job:
         """Builds a run from its composed config."""
@@ -160,22 +168,22 @@ class Runs:
         refuse_renamed(plain, "the config")
         return Job(plain, folder, self.files)
 
-    def _train(self, job: Job) -> None:
-        """Trains a run in this process.
 
-        Raises:
-            UserError: the run is refused.
-        """
-        try:
-            with report_os_errors(job.folder):
-                results = run(job.config, job.folder)
-        except UserError:
-            # only a single process removes its empty folder: several would race
-            if "RANK" not in os.environ and not any(job.folder.iterdir()):
-                job.folder.rmdir()
-            raise
-        if "stopped_by" in results:
-            sys.exit(128 + results["stopped_by"])
+def train_job(job: Job) -> int:
+    """Trains a run in this process; returns the exit status.
+
+    Raises:
+        UserError: the run is refused.
+    """
+    try:
+        with report_os_errors(job.folder):
+            results = run(job.config, job.folder)
+    except UserError:
+        # only a single process removes its empty folder: several would race
+        if "RANK" not in os.environ and not any(job.folder.iterdir()):
+            job.folder.rmdir()
+        raise
+    return 128 + results["stopped_by"] if "stopped_by" in results else 0
 
 
 def sweep_options(overrides: Sequence[str]) -> dict[str, Any]:

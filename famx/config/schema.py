@@ -29,6 +29,12 @@ CONF = next(
     folder for folder in (ROOT.parent / "conf", ROOT / "conf") if (folder / "train.yaml").is_file()
 )
 DEFAULT = "default"
+
+# arguments that only one of Hydra 1.3 and 1.4 expects: 1.4 warns where a name is stored again
+# without `replace`, and where a version of Hydra is given
+_HAS_REPLACE = "replace" in inspect.signature(ConfigStore.store).parameters
+REPLACE: dict[str, Any] = {"replace": True} if _HAS_REPLACE else {}
+VERSION_BASE: dict[str, Any] = {} if _HAS_REPLACE else {"version_base": "1.3"}
 DEFAULT_ROOMS = ("data", "decode", "frontend", "momentum", "spectrum")
 """Rooms in which `default` is a choice: the part that the task or the optimizer declares."""
 
@@ -40,18 +46,18 @@ def register_schemas(**sections: type) -> None:
         sections: dataclasses of sections outside of the root, by name (loader, trainer).
     """
     load("famx")
-    store = ConfigStore.instance()
+    store = functools.partial(ConfigStore.instance().store, **REPLACE)
     # the first entry of conf/train.yaml
-    store.store(name="schema", node=_root_schema(tuple(sections)))
+    store(name="schema", node=_root_schema(tuple(sections)))
     # the choices of each room
     for room, parts in PARTS.items():
         for name, part in parts.items():
-            store.store(group=room, name=name, node=schema(part, name))
+            store(group=room, name=name, node=schema(part, name))
     for room in DEFAULT_ROOMS:
-        store.store(group=room, name=DEFAULT, node={"name": DEFAULT})
+        store(group=room, name=DEFAULT, node={"name": DEFAULT})
     # a section is a group with one choice
     for section, fields in sections.items():
-        store.store(group=section, name=DEFAULT, node=section_schema(fields))
+        store(group=section, name=DEFAULT, node=section_schema(fields))
 
 
 def _root_schema(sections: tuple[str, ...]) -> type:

@@ -26,7 +26,7 @@ from hydra.core.override_parser.types import (
 from omegaconf import Container
 from rich.console import Console
 
-from famx.config.schema import CONF
+from famx.config.schema import CONF, VERSION_BASE
 from famx.config.sections import SweepConfig
 from famx.config.words import default_sweep_folder, experiment_sweep, parse_override, user_folders
 from famx.experiment.jobs import Job, Outcome, State
@@ -147,7 +147,7 @@ def tune(
     search_path = [f"hydra.searchpath=[{','.join(searched)}]"] if searched else []
 
     def build_trial(trial_words: Sequence[str], run_folder: Path) -> Job:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), **VERSION_BASE):
             config = compose("train", [*fixed, *trial_words, *search_path])
         return build(config, run_folder)
 
