@@ -124,6 +124,8 @@ def train(words: Sequence[str]) -> int:
             raise
         raise mistake from error
     # not inside of Hydra, which would add its own lines to an error
+    if runs.errors:
+        raise runs.errors[0]
     if not runs.jobs:
         return 0
     if "--multirun" in options and "RANK" not in os.environ:
@@ -144,6 +146,7 @@ class Runs:
         self.files = tuple(file.resolve() for file in files)
         self.started = False
         self.jobs: list[Job] = []
+        self.errors: list[UserError] = []
         self.settings = SweepConfig()
 
     def accept(self, config: Container) -> float | None:
@@ -155,8 +158,14 @@ class Runs:
         hydra_config = HydraConfig.get()
         is_basic = hydra_config.runtime.choices["hydra/launcher"] == "basic"
         self.started = not is_basic
-        self.settings = SweepConfig(**to_plain(config)["sweep"])
-        job = self.build(config, Path(hydra_config.runtime.output_dir))
+        folder = Path(hydra_config.runtime.output_dir)
+        try:
+            self.settings = SweepConfig(**to_plain(config)["sweep"])
+            job = self.build(config, folder)
+        except UserError as error:
+            folder.rmdir()
+            self.errors.append(error)
+            return None
         if hydra_config.mode is RunMode.MULTIRUN and not is_basic:
             return carry_out(job, self.settings.mixed_code).score
         self.jobs.append(job)

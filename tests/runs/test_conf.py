@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +16,7 @@ from famx.experiment import build_model
 from famx.experiment.build import build_optimizer
 from famx.experiment.resolve import resolve
 from famx.registry import ROOMS, load, load_entry_points, names
-from famx.training import checkpoint
 from famx.training.loader_config import LoaderConfig
-from famx.training.trainer import Trainer
 from famx.training.trainer_config import TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
@@ -205,22 +202,6 @@ def test_override_replaces_the_sweep_of_an_experiment(command, tmp_path):
     # the experiment sweeps tasks too, TEXT sets one
     expected = {f"optim={name}" for name in ("fam_published", "fam", "adamw", "ema_sgd")}
     assert {path.parent.name for path in tmp_path.glob("sweep/*/config.yaml")} == expected
-
-
-@pytest.mark.slow
-def test_signal_ends_a_sweep_with_the_current_run(command, tmp_path, monkeypatch):
-    train_step = Trainer.train_step
-
-    def train_and_send_signal(*arguments):
-        train_step(*arguments)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Trainer, "train_step", train_and_send_signal)
-    words = ("trainer.max_steps=3", "seed=0,1", "hydra.sweep.dir=sweep")
-    finished = command("train", "-m", *TEXT, *words)
-    assert finished.status == 128 + signal.SIGTERM
-    assert [path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()] == ["seed=0"]
-    assert checkpoint.load(tmp_path / "sweep" / "seed=0" / "checkpoints")["step"] == 1
 
 
 # other commands

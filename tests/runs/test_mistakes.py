@@ -208,11 +208,10 @@ def test_mistake_in_a_run_of_a_sweep_is_reported_with_the_run(command):
     words = ("-m", *SMALL, "experiment=digits,libri", "data.root=nowhere")
     finished = command("train", *words, "hydra.sweep.dir=sweep")
     assert finished.status == 2, finished.err
-    *refusals, last = finished.err.strip().splitlines()
+    refusals = finished.err.strip().splitlines()
     for name, line in zip(("digits", "libri"), refusals, strict=True):
         assert f"experiment={name} is refused: " in line
         assert "there is no manifest nowhere" in line
-    assert "2 runs of the sweep were refused; the first: " in last
 
 
 USER_EXPERIMENT = """\
