@@ -57,7 +57,9 @@ def test_report_begins_with_the_result_and_needs_no_other_file(tmp_path, monkeyp
     for text in (html, markdown):
         assert "Baseline optim=adamw: wer 40.0 %, mean of 2 seeds." in text
         assert "optim=fam: better, -40.0 points (95% interval" in text
-        assert text.index("optim=fam: better") < text.index("1.00x") < text.index("optim=fam,seed=1")
+        assert (
+            text.index("optim=fam: better") < text.index("1.00x") < text.index("optim=fam,seed=1")
+        )
         assert "Caution" not in text
 
 
