@@ -62,7 +62,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
     if config["init_from"] and not resume:
         initialize_from(experiment.model, config["init_from"])
     optimizer = build_run_optimizer(experiment, settings)
-    run_log = WriteRunLog(run_dir)
+    run_log = WriteRunLog(run_dir, report.hparams(config))
     hooks = training_hooks(experiment, run_dir)
     if is_main_process:
         hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)
@@ -73,6 +73,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         if is_main_process:
             stack.enter_context(run_dir.lock(resume))
             stack.enter_context(contextlib.closing(run_log))
+            stack.push(run_log.log_error)
         if resume:
             _restore(trainer, run_dir)
         console = Console(quiet=not is_main_process)
@@ -192,7 +193,7 @@ def _score_and_report(
         for name, value in evaluation.metrics.items():
             scores[f"{split}/{name}"] = value
     # for TensorBoard, and for the terminal
-    run_log.finish(report.hparams(experiment.config), scores, trainer.step)
+    run_log.finish(scores, trainer.step)
     report.print_next_commands(console, run_dir.path, evaluations)
     return scores
 

@@ -35,6 +35,7 @@ class RunDir:
         self.param_groups_file = self.path / "groups.tsv"
         self.spectrum_file = self.path / "spectrum.parquet"
         self.log_file = self.path / "famx.log"
+        self.provenance_file = self.path / "provenance.jsonl"
         self.checkpoints = self.path / "checkpoints"
 
     def __str__(self) -> str:
@@ -86,6 +87,11 @@ class RunDir:
         """Writes the config and the tokenizer, from which the run can be built again."""
         files.write_atomic(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
         files.write_atomic(self.tokenizer_file, tokenizer.to_str(pretty=True))
+
+    def add_provenance(self, facts: Mapping[str, object]) -> None:
+        """Appends a line to `provenance.jsonl`, which has one for each start of the run."""
+        with files.report_os_errors(self.provenance_file), self.provenance_file.open("a") as stream:
+            stream.write(json.dumps(dict(facts)) + "\n")
 
     # an existing run
 
