@@ -1,4 +1,4 @@
-"""What the tags in TensorBoard mean: a description of each curve, and a page of text."""
+"""Descriptions of the tags in TensorBoard: one for each curve, and a page of text."""
 
 from famx.monitoring.optimizer_probe import WINDOW
 

@@ -86,7 +86,8 @@ class RunLog:
     def log_curves(self, step: int, values: Mapping[str, float]) -> None:
         """Writes a point of each curve to TensorBoard, with the description of its tag."""
         for tag, value in values.items():
-            metadata = SummaryMetadata(summary_description=describe(tag))
+            plugin = SummaryMetadata.PluginData(plugin_name="scalars")
+            metadata = SummaryMetadata(plugin_data=plugin, summary_description=describe(tag))
             point = Summary.Value(tag=tag, simple_value=float(value), metadata=metadata)
             self.writer._get_file_writer().add_summary(Summary(value=[point]), step)
 
