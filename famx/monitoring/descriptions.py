@@ -16,7 +16,7 @@ DESCRIPTIONS = {
     "test/": "score of the best weights on a test split",
     "bands/": (
         f"power of the gradients in a band of frequencies over the last {WINDOW} steps, mean over "
-        "the tensors of a kind; 1 = white noise. The band is given by its periods in steps: "
+        "the tensors of a kind; 1 = white noise. Named by kind, band, and its periods in steps: "
         "slow bands (32+) are drift and signal, fast bands (2-2.3) are noise and oscillation"
     ),
     "optim/momentum": (
@@ -30,7 +30,7 @@ DESCRIPTIONS = {
         "(beta1 or momentum), mean over the tensors of a kind"
     ),
     "probe/momentum": (
-        "momentum in effect: the a of m_t = a*m_(t-1) + b*g_t, fitted to the optimizer's averages "
+        "momentum in effect: the a of `m_t = a*m_(t-1) + b*g_t`, fitted to the optimizer's averages "
         f"(or its updates) over {WINDOW} steps. It equals the momentum set if updates follow it"
     ),
     "probe/fired": "share of the tensors of a kind whose momentum the rule has changed",

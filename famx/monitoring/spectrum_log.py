@@ -82,9 +82,9 @@ class SpectrumLog:
     def add(self, step: int, report: Mapping[str, Tensor]) -> dict[str, float]:
         """Adds one report and returns its curves: means over the tensors of each kind.
 
-        `bands/kind/i_period_p` is the power of band i, 1 for white noise, over tensors with a
-        gradient. `probe/metric/kind` are the other metrics; `white` is the share of tensors whose
-        gradient passes for white noise at the 5 % level.
+        `bands/kind_i_p` is the power of band i, of periods p in steps, over tensors with a
+        gradient; 1 is white noise. `probe/metric/kind` are the other metrics; `white` is the share
+        of tensors whose gradient passes for white noise at the 5 % level.
 
         Args:
             report: metric -> one value or row per tensor, on the CPU.
@@ -103,7 +103,7 @@ class SpectrumLog:
         """Returns the tags of the curves of each kind's bands, from the slowest band."""
         tags: dict[str, list[str]] = {}
         for kind, names in zip(self.kinds, self.band_names.get("bands", []), strict=False):
-            tags[kind] = [f"bands/{kind}/{i}_period_{name}" for i, name in enumerate(names, 1)]
+            tags[kind] = [f"bands/{kind}_{i}_{name}" for i, name in enumerate(names, 1)]
         return tags
 
     def images(self) -> dict[str, HeatMap]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.summary_pb2 import DataClass, Summary, SummaryMetadata
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -87,7 +87,12 @@ class RunLog:
         """Writes a point of each curve to TensorBoard, with the description of its tag."""
         for tag, value in values.items():
             plugin = SummaryMetadata.PluginData(plugin_name="scalars")
-            metadata = SummaryMetadata(plugin_data=plugin, summary_description=describe(tag))
+            # without a class of data, TensorBoard would replace the metadata
+            metadata = SummaryMetadata(
+                plugin_data=plugin,
+                data_class=DataClass.DATA_CLASS_SCALAR,
+                summary_description=describe(tag),
+            )
             point = Summary.Value(tag=tag, simple_value=float(value), metadata=metadata)
             self.writer._get_file_writer().add_summary(Summary(value=[point]), step)
 

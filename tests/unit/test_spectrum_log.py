@@ -51,8 +51,8 @@ def test_each_band_of_each_kind_has_a_curve_named_by_its_period(tmp_path):
     curves = log.add(32, {"bands": bands, "whiteness": torch.rand(2)})
     tags = [tag for tag in curves if tag.startswith("bands/")]
     assert tags == log.curves_of_bands()["other"]
-    assert tags[0] == "bands/other/1_period_32+"
-    assert tags[7] == "bands/other/8_period_2-2.3"
+    assert tags[0] == "bands/other_1_32+"
+    assert tags[7] == "bands/other_8_2-2.3"
     assert [curves[tag] for tag in tags] == pytest.approx(bands.mean(0).tolist())
 
 
@@ -63,7 +63,7 @@ def test_a_tensor_without_gradient_is_in_no_curve(tmp_path):
     )
     bands = torch.tensor([[1.0] * 8, [0.0] * 8])
     curves = log.add(32, {"bands": bands, "whiteness": torch.tensor([0.5, torch.nan])})
-    assert curves["bands/other/1_period_slow"] == 1
+    assert curves["bands/other_1_slow"] == 1
     assert len(curves) == 9
     assert set(curves.values()) == {1}
 

@@ -147,7 +147,7 @@ def test_a_page_of_text_explains_every_description(run_dir):
 
 def test_charts_show_several_curves(run_dir):
     log = RunLog(run_dir)
-    tags = ["bands/norm/1_period_32+", "bands/norm/2_period_11-16"]
+    tags = ["bands/norm_1_32+", "bands/norm_2_11-16"]
     log.log_charts({"bands": {"norm": tags}})
     log.close()
     (layout,) = events(run_dir).Tensors("custom_scalars__config__")
