@@ -30,8 +30,8 @@ DESCRIPTIONS = {
         "(beta1 or momentum), mean over the tensors of a kind"
     ),
     "probe/momentum": (
-        "momentum in effect: the a of `m_t = a*m_(t-1) + b*g_t`, fitted to the optimizer's averages "
-        f"(or its updates) over {WINDOW} steps. It equals the momentum set if updates follow it"
+        "momentum in effect: the a of `m_t = a*m_(t-1) + b*g_t`, fitted to the averages of "
+        f"gradients (or updates) over {WINDOW} steps. Equals the momentum set if updates follow it"
     ),
     "probe/fired": "share of the tensors of a kind whose momentum the rule has changed",
     "probe/white": "share of tensors whose gradient passes a test of white noise at the 5 % level",
