@@ -150,14 +150,15 @@ class RunLog:
         """Writes an error to famx.log, with its traceback unless it is a mistake of the user."""
         logger = logging.getLogger("famx")
         # a log that cannot be written has removed itself
-        if self.handler in logger.handlers:
-            is_mistake = isinstance(error, UserError)
-            logger.error(
-                "ended by %s: %s",
-                type(error).__name__,
-                error,
-                exc_info=None if is_mistake else error,
-            )
+        if self.handler not in logger.handlers:
+            return
+        text = f"ended by {type(error).__name__}: {error}"
+        trace = None
+        if not isinstance(error, UserError):
+            trace = (type(error), error, error.__traceback__)
+        record = logger.makeRecord(logger.name, logging.ERROR, "", 0, text, (), trace)
+        # to the file alone: the command prints the error
+        self.handler.handle(record)
 
     def close(self) -> None:
         """Writes what is buffered and closes the files."""

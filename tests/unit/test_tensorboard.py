@@ -158,7 +158,7 @@ def test_charts_show_several_curves(run_dir):
         assert re.search(pattern, tag)
 
 
-def test_an_error_that_ends_a_run_is_in_its_log(run_dir):
+def test_an_error_that_ends_a_run_is_in_its_log_and_printed_once(run_dir, caplog):
     log = RunLog(run_dir)
     log.log_error(UserError("a mistake"))
     log.log_error(ZeroDivisionError("a fault"))
@@ -166,3 +166,5 @@ def test_an_error_that_ends_a_run_is_in_its_log(run_dir):
     text = run_dir.log_file.read_text()
     assert "ended by UserError: a mistake" in text
     assert "ended by ZeroDivisionError: a fault" in text
+    # the command prints it
+    assert not caplog.text
