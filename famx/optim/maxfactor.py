@@ -13,6 +13,7 @@ from torch.optim.optimizer import ParamsT
 from famx.optim._kernels import TINY, average, clamp_min, descend, scalars
 from famx.optim._maxfactor import has_kernels, step_by_kernels
 from famx.optim._rules import Factory
+from famx.optim._state import all_params
 from famx.optim.base import Group, GroupUpdate, Optimizer, Update
 from famx.registry import register
 
@@ -107,7 +108,7 @@ class MaxFactor(Optimizer):
         self.averaged: set[Tensor] = set()
         if rules.get("momentum") is not None or self.averages_by_default:
             # a rule may ignore small tensors
-            params_in_order = [p for p, _ in self._params_with_groups()]
+            params_in_order = all_params(self.param_groups)
             self.averaged = set(params_in_order)
             if isinstance(self.rule, FollowsTensors):
                 self.averaged = {params_in_order[i] for i in self.rule.rows}
@@ -127,7 +128,7 @@ class MaxFactor(Optimizer):
         return state
 
     def _record_metrics(self, coefficients: Float[Tensor, " tensors"]) -> None:
-        is_averaged = [float(p in self.averaged) for p, _ in self._params_with_groups()]
+        is_averaged = [float(p in self.averaged) for p in all_params(self.param_groups)]
         mask = torch.tensor(is_averaged).to(coefficients.device)
         # tensors whose gradients are not averaged have no momentum
         super()._record_metrics(mask * coefficients)

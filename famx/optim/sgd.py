@@ -1,9 +1,11 @@
 """SGD with momentum, of torch (Sutskever et al. 2013)."""
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from famx.optim._rules import Factory
+from famx.optim._state import Group
 from famx.optim._torch import TorchOptimizer
 from famx.registry import register
 
@@ -43,3 +45,7 @@ class SGD(TorchOptimizer, torch.optim.SGD):
             "foreach": True,
         }
         super().__init__(params, options, **rules)
+
+    def init(self, param: Tensor, group: Group) -> dict[str, Tensor]:
+        # without momentum torch stores no average
+        return {"momentum_buffer": torch.zeros_like(param)} if group["momentum"] else {}
