@@ -204,14 +204,14 @@ def check_shared(
     name: str,
     rule: nn.Module,
     shared: Mapping[str, Any],
-    own: Mapping[str, Any],
+    current: Mapping[str, Any],
     rows: Sequence[int],
 ) -> dict[str, Any]:
     """Checks what all parameters of the optimizer `name` share, before it is loaded.
 
     Args:
         shared: saved values by name; names of the rule's state begin with `rule.`.
-        own: this optimizer's values by name, without those of the rule.
+        current: this optimizer's values by name, without those of the rule.
         rows: position in the saved state of each parameter.
 
     Returns:
@@ -226,13 +226,13 @@ def check_shared(
         if key.startswith("rule."):
             rule_state[key.removeprefix("rule.")] = value
     expected = rule.state_dict()
-    if rule_state.keys() != expected.keys() or not own.keys() <= shared.keys():
+    if rule_state.keys() != expected.keys() or not current.keys() <= shared.keys():
         raise UserError(
             f"the state does not fit this {name}: "
             f"its momentum rule has {_shapes(rule_state)}, this one has {_shapes(expected)}"
         )
-    for key, value in [*own.items(), *expected.items()]:
-        saved = shared[key] if key in own else rule_state[key]
+    for key, value in [*current.items(), *expected.items()]:
+        saved = shared[key] if key in current else rule_state[key]
         if isinstance(value, Tensor):
             check_tensor(f"the state does not fit this {name}: {key}", saved, value)
         elif isinstance(value, int) and (not isinstance(saved, int) or saved < 0):

@@ -11,6 +11,7 @@ from torch.optim.optimizer import ParamsT
 from famx.notation import UserError
 from famx.optim._gradients import dense_grad, non_finite, require_real_floats
 from famx.optim._kernels import FUSED_DEVICES
+from famx.optim._param_groups import refuse_unused
 from famx.optim._rules import Factory
 from famx.optim._skipping import SkipWarning, is_set, unchanged_where
 from famx.optim._state import (
@@ -41,6 +42,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         spectrum: must be None, too.
 
     Attributes:
+        group_options: options that act per group, if they are not all `options`.
         has_fused_kernel: whether torch's optimizer has one kernel for all tensors (`fused=True`).
         reads_host: whether torch's step waits for the device anyway.
     """
@@ -50,6 +52,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         "no_host_read": "torch's own step may read the learning rate and the step count",
     }
     has_fused_kernel = False
+    group_options: tuple[str, ...] = ()
     reads_host = False
 
     def __init__(
@@ -79,6 +82,8 @@ class TorchOptimizer(torch.optim.Optimizer):
         self.fused = self.has_fused_kernel and all(p.device.type in FUSED_DEVICES for p in tensors)
         if self.has_fused_kernel:
             options = {**options, "fused": self.fused}
+        for group in groups:
+            refuse_unused(group, type(self), self.group_options or options)
         super().__init__(groups, **options)
         # a GradScaler leaves the unscaling to fused kernels, but these are not always used
         self._step_supports_amp_scaling = False

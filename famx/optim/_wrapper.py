@@ -11,6 +11,7 @@ from famx import registry
 from famx.nn.hooks import Observed, SkipsNonFinite, UsesMomentumRule
 from famx.notation import UserError
 from famx.optim._gradients import dense_grad, is_capturing
+from famx.optim._param_groups import refuse_unused
 from famx.optim._rules import Factory
 from famx.optim._state import (
     Layout,
@@ -71,6 +72,8 @@ class Wrapper(torch.optim.Optimizer):
             self.base = params
         else:
             self.base = _build_base(base, lr, params, rules)
+        for group in self.base.param_groups:
+            refuse_unused(group, type(self), self.base.defaults)
         self.calls = 0
         self.layouts: Sequence[Layout] = []
         self.wrapper_state: dict[Tensor, dict[str, Tensor]] = {}
@@ -181,6 +184,7 @@ class Wrapper(torch.optim.Optimizer):
         if any(param_group is group for group in self.base.param_groups):
             super().add_param_group(param_group)
         else:
+            refuse_unused(param_group, type(self), self.base.defaults)
             self.base.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
@@ -210,27 +214,27 @@ class Wrapper(torch.optim.Optimizer):
         if not isinstance(shared.get("calls"), int):
             raise UserError(f"the state is not one of {name}, it has no {name}.calls")
         # the wrapper's own state by parameter, and that of the base
-        own: dict[Any, Mapping[str, Tensor]] = {}
+        current: dict[Any, Mapping[str, Tensor]] = {}
         base_state = {}
         for key, values in rest["state"].items():
-            own[key] = values.get(name, {})
+            current[key] = values.get(name, {})
             base_state[key] = {k: value for k, value in values.items() if k != name}
         keys = all_params(match_names(self, rest)["param_groups"])
         params = all_params(self.param_groups)
         if len(keys) != len(params):
             raise UserError(f"the state has {len(keys)} parameters, this {name} has {len(params)}")
         for key, p in zip(keys, params, strict=True):
-            if own.get(key):
+            if current.get(key):
                 label = f"{name}'s state of parameter {key}"
-                check_param_state(label, own[key], self.init_wrapper(p))
+                check_param_state(label, current[key], self.init_wrapper(p))
         self.base.load_state_dict({**rest, "state": base_state})
         self.adopt_base_state()
         self.calls = shared["calls"]
         self.wrapper_state = {}
         for key, p in zip(keys, params, strict=True):
-            if own.get(key):
+            if current.get(key):
                 self.wrapper_state[p] = {
-                    k: value.to(p.device, p.dtype, copy=True) for k, value in own[key].items()
+                    k: value.to(p.device, p.dtype, copy=True) for k, value in current[key].items()
                 }
 
 
@@ -242,6 +246,9 @@ def _build_base(
     for room in rules:
         if room not in parameters:
             raise UserError(f"optim.base={name} takes no {room}=; remove it or use another base")
+    # the default of the class, since the trainer sets a rate in each group
+    if lr is None and "lr" in parameters:
+        lr = parameters["lr"].default
     config: dict[str, Any] = {"name": name}
     if lr is not None:
         config["lr"] = lr

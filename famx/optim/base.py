@@ -14,7 +14,7 @@ from famx.nn.hooks import set_observed
 from famx.notation import UserError
 from famx.optim._gradients import decayed_grads, is_capturing, non_finite, presence, with_zeros
 from famx.optim._kernels import scalars
-from famx.optim._param_groups import check_group, tensor_info
+from famx.optim._param_groups import check_group, refuse_unused, tensor_info
 from famx.optim._rules import (
     Factory,
     buffers_of,
@@ -125,8 +125,7 @@ class Optimizer(torch.optim.Optimizer):
     def update_group(self, group: Group, update: GroupUpdate, found_inf: Float[Tensor, ""]) -> None:
         """Takes the step of a group where famx's kernels run; by default, calls `update`.
 
-        Args:
-            found_inf: see `update`.
+        Args: see `update`.
         """
         self.update(group, update.split(), found_inf)
 
@@ -319,8 +318,8 @@ class Optimizer(torch.optim.Optimizer):
         rest, shared = split_shared(state_dict, type(self).__name__)
         ordered = match_names(self, rest)
         rows = rows_of(ordered, rest)
-        own = {**self._counters(), "calls": 0}
-        rule_state = check_shared(type(self).__name__, self.rule, shared, own, rows)
+        current = {**self._counters(), "calls": 0}
+        rule_state = check_shared(type(self).__name__, self.rule, shared, current, rows)
         check_state(self, ordered, lambda p, _: self.init(p))
         super().load_state_dict(ordered)
         keep_dtypes(self, ordered, lambda p, _: self.init(p))
@@ -344,6 +343,7 @@ class Optimizer(torch.optim.Optimizer):
                 f"the momentum rule of {type(self).__name__} is built for the tensors of the "
                 "constructor: pass all groups there"
             )
+        refuse_unused(param_group, type(self), self.defaults)
         super().add_param_group(param_group)
         check_group(self.param_groups[-1], type(self).__name__)
 

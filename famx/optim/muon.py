@@ -34,6 +34,8 @@ class Muon(TorchOptimizer):
         betas, eps: options of AdamW.
     """
 
+    group_options = ("lr", "weight_decay", "nesterov", "ns_steps", "betas", "eps")
+
     def __init__(
         self,
         params: ParamsT,

@@ -1,5 +1,8 @@
 """SGD with momentum, of torch (Sutskever et al. 2013)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -16,19 +19,20 @@ class SGD(TorchOptimizer, torch.optim.SGD):
 
     Args:
         params: parameters or groups.
-        lr: learning rate; the default is for gradients clipped by unit (`trainer.unit_clip`),
-            others need a much smaller one.
+        lr: learning rate; famx's trainer, which clips gradients by unit, has a default of 2.
         alpha: momentum, in [0, 1).
         nesterov: whether to use Nesterov momentum.
         weight_decay: share of a parameter that is added to its gradient.
         rules: must be None, see `TorchOptimizer`.
     """
 
+    trainer_defaults: Mapping[str, Any] = {"lr": 2.0}
+
     def __init__(
         self,
         params: ParamsT,
         *,
-        lr: float = 2.0,
+        lr: float = 1e-3,
         alpha: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 0.0,

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
 from famx.notation import UserError
 from famx.optim import FAM
 from famx.optim._skipping import unchanged_where
-from famx.registry import build, names
+from famx.registry import build, get, hyperparameters, names
 
 
 @pytest.mark.parametrize("name", ["adamw", "nadamw", "sgd", "adafactor", "muon"])
@@ -107,3 +107,40 @@ def test_a_distributed_checkpoint_of_files_resumes_exactly(tmp_path):
         # torch asks for the state of a new optimizer by a step without gradients
         model.zero_grad()
     assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("name", names("optim"))
+def test_an_argument_acts_per_group_or_is_refused(name):
+    part = get("optim", name)
+    for key, parameter in hyperparameters(part).items():
+        group = {"params": [nn.Parameter(torch.ones(4, 3))], key: parameter.default}
+        try:
+            optimizer = part([group])
+        except UserError as error:
+            assert f"{key}=" in str(error)
+            continue
+        assert key in {*optimizer.defaults, *(optimizer.group_options if name == "muon" else ())}
+
+
+@pytest.mark.parametrize("name", names("optim"))
+def test_class_defaults_are_safe_in_a_plain_loop(name):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 8, generator=generator)
+    y = x @ torch.randn(8, 2, generator=generator) * 3
+    for hidden in (0, 16):
+        torch.manual_seed(0)
+        layers = [nn.Linear(8, 2)]
+        if hidden:
+            layers = [nn.Linear(8, hidden), nn.Tanh(), nn.Linear(hidden, 2)]
+        model = nn.Sequential(*layers)
+        optimizer = get("optim", name)(model.parameters())
+        losses = []
+        for _ in range(150):
+            loss = nn.functional.mse_loss(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.97 * losses[0]
+        assert max(losses) < 2 * losses[0]
+        assert optimizer.skipped == 0
