@@ -145,7 +145,7 @@ class MaxFactor(Optimizer):
         new_gradients = [u.gradient for u in averaged]
         new_weights = [1 - u.momentum for u in averaged]
         average([u.state["exp_avg"] for u in averaged], new_gradients, new_weights, found_inf)
-        sources = [u.state.get("exp_avg", u.gradient) for u in updates]
+        sources = [_source(u) for u in updates]
         gradients = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in sources]
         # a = RMS θ · rate, in units of lr; `descend` multiplies by lr
         sizes = self._sizes(group, updates)
@@ -332,6 +332,15 @@ class MaxFactor(Optimizer):
             scratch = tensor.new_empty(2, n)
             self.scratch = scratch
         return scratch[0, :n].view(tensor.shape), scratch[1, :n].view(tensor.shape)
+
+
+def _source(update: Update) -> Tensor:
+    """Returns the average of the gradients, or the gradient itself where momentum is 0."""
+    average = update.state.get("exp_avg", update.gradient)
+    # the average equals the gradient only up to rounding
+    if isinstance(update.momentum, Tensor):
+        return torch.where(update.momentum == 0, update.gradient, average)
+    return average if update.momentum else update.gradient
 
 
 def _norms(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:

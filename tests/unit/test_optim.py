@@ -98,6 +98,7 @@ def test_momentum_is_zero_where_gradients_are_not_averaged():
     params = [nn.Parameter(torch.randn(40, 30)), nn.Parameter(torch.randn(30))]
     for name, expected in (("maxfactor", [0.0, 0.0]), ("fam_maxfactor", [0.9, 0.0])):
         optimizer = build("optim", {"name": name}, params=params)
+        optimizer.rule.start_step = 0
         optimizer.observed = True
         for param in params:
             param.grad = torch.randn_like(param)

@@ -144,3 +144,37 @@ def test_class_defaults_are_safe_in_a_plain_loop(name):
         assert losses[-1] < 0.97 * losses[0]
         assert max(losses) < 2 * losses[0]
         assert optimizer.skipped == 0
+
+
+def test_fam_maxfactor_is_maxfactor_before_its_rule_starts():
+    results = []
+    for name in ("maxfactor", "fam_maxfactor"):
+        generator = torch.Generator().manual_seed(0)
+        params = [nn.Parameter(torch.ones(40, 30)), nn.Parameter(torch.ones(30))]
+        optimizer = build("optim", {"name": name, "lr": 0.1}, params=params)
+        for _ in range(100):
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+        results.append(params)
+    assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("name", names("optim"))
+def test_steps_are_finite_for_zero_huge_tiny_and_sparse_values(name):
+    generator = torch.Generator().manual_seed(0)
+    sizes = (0.0, 1e-30, 1e-6, 1.0, 5.0, 1e6)
+    for case in range(60):
+        shape = ((20, 30), (30,), (), (4, 3, 3, 3))[case % 4]
+        size = sizes[case % len(sizes)]
+        weights = torch.randn(shape, generator=generator) * sizes[case // 6 % len(sizes)]
+        param = nn.Parameter(weights)
+        optimizer = get("optim", name)([param])
+        for step in range(4):
+            gradient = torch.randn(shape, generator=generator) * size
+            if step == 2:
+                # one entry alone
+                gradient.view(-1)[1:] = 0
+            param.grad = gradient
+            optimizer.step()
+        assert param.isfinite().all(), (shape, size)
