@@ -11,7 +11,7 @@ from jaxtyping import Int16
 
 from famx.data._audio import read_audio, read_duration
 from famx.data._cache import SampleCache
-from famx.data.base import normalise_basic
+from famx.data._normalisers import NORMALISERS
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Recordings:
         skip_bad: skips bad recordings and counts them in one warning; otherwise the first one is
             refused.
         max_seconds: longest duration that is accepted, in seconds.
+        normaliser: normalisation of the texts, a name in NORMALISERS.
 
     Attributes:
         ids, texts, speakers, lengths: one per usable recording; lengths in seconds.
@@ -54,6 +55,7 @@ class Recordings:
         *,
         skip_bad: bool,
         max_seconds: Seconds,
+        normaliser: str = "basic",
     ) -> None:
         self.ids: list[str] = []
         self.texts: list[str] = []
@@ -65,9 +67,9 @@ class Recordings:
         table = zip(audio, ids, texts, speakers, strict=True)
         # headers of all recordings
         for index, (row, name, text, speaker) in enumerate(table):
-            text = normalise_basic(text)
+            text = NORMALISERS[normaliser](text)
             try:
-                seconds = _check_recording(_file(row), name, text, max_seconds)
+                seconds = _check_recording(_file(row, name), name, text, max_seconds)
             except UserError as error:
                 if not skip_bad:
                     raise
@@ -108,7 +110,7 @@ class Recordings:
         cached = self._cache.get(index)
         if cached is not None:
             return cached
-        signal = read_audio(_file(self._audio[index]), self.ids[index])
+        signal = read_audio(_file(self._audio[index], self.ids[index]), self.ids[index])
         # rounded even without a cache, so that samples do not depend on earlier reads
         rounded = (signal * 2**15).round().clamp(-(2**15), 2**15 - 1)
         samples = rounded.to(torch.int16).numpy()
@@ -116,9 +118,16 @@ class Recordings:
         return samples
 
 
-def _file(row: Mapping[str, Any]) -> str | bytes:
-    """Returns the bytes of a row's file, or else its path."""
-    return row["audio"]["bytes"] or row["audio"]["path"]
+def _file(row: Mapping[str, Any], name: str) -> str | bytes:
+    """Returns the bytes of a row's file, or else its path.
+
+    Raises:
+        UserError: the row has neither.
+    """
+    audio = row["audio"]
+    if audio is None or not (audio["bytes"] or audio["path"]):
+        raise UserError(f"{name} has no recording")
+    return audio["bytes"] or audio["path"]
 
 
 def _check_recording(file: str | bytes, name: str, text: str, max_seconds: Seconds) -> Seconds:
