@@ -18,6 +18,7 @@ from famx.config.command import find_override, import_user_parts, parse_yaml, ru
 from famx.config.errors import explain_hydra_error, refuse_renamed
 from famx.config.schema import CONF, fill_defaults, register_schemas, section_schema, to_plain
 from famx.config.sections import ModelConfig
+from famx.config.text_options import quote_texts
 from famx.config.words import hydra_words, split_words
 from famx.experiment.run import run
 from famx.files import report_os_errors
@@ -82,6 +83,7 @@ def train(words: Sequence[str]) -> int:
     options, overrides = split_words(words)
     runs = Runs(import_user_parts(overrides))
     register_schemas(**SECTION_TYPES)
+    overrides = quote_texts(overrides, is_sweep="--multirun" in options)
     # Hydra reads its command line from here
     sys.argv[1:] = hydra_words(options, overrides)
     # makes Hydra raise errors instead of printing them

@@ -117,7 +117,8 @@ def parse_yaml(key: str, text: str) -> Any:
     """
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    # integers of thousands of digits, and thousands of brackets, too
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{key}={text} cannot be read: {reason}") from error
 

@@ -107,7 +107,7 @@ class RunDir:
         """
         try:
             config = yaml.safe_load(self.config_file.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"{self} is not a run: {self.config_file} cannot be read ({reason})"
