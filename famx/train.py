@@ -179,18 +179,20 @@ def resume(words: Sequence[str]) -> int:
     run_dir.require_checkpoints()
     config = run_dir.load_config()
     import_user_parts(words, run_dir.path, config["famx_parts"])
-    # changed options
+    # changed options; data may have moved
+    data_part = get("data", config["data"]["name"])
+    paths = [f"data.{option}" for option in data_part.path_options]
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
         if key in ("resume", "famx_parts"):
             continue
-        if key not in RESUMABLE or not equals:
+        if key not in (*RESUMABLE, *paths) or not equals:
             raise UserError(
                 f"{word} cannot change on resume; these can, each with =VALUE: "
-                f"{', '.join(RESUMABLE)}"
+                f"{', '.join((*RESUMABLE, *paths))}"
             )
         section, _, option = key.partition(".")
-        config[section][option] = parse_yaml(key, value)
+        config[section][option] = value if key in paths else parse_yaml(key, value)
     # checks the types of changed options, and adds the defaults of options newer than the run
     for section, fields in SECTION_TYPES.items():
         config[section] = fill_defaults(section_schema(fields), config[section], section)

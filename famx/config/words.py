@@ -257,7 +257,7 @@ def experiment_sweep(overrides: Sequence[str], options: Sequence[str]) -> dict[s
     folders = [CONF, *user_folders(options)]
     files = [folder / "experiment" / f"{name}.yaml" for folder in folders]
     file = next((file for file in files if file.is_file()), None)
-    node = yaml.safe_load(file.read_text()) if file else {}
+    node = yaml.safe_load(file.read_text(encoding="utf-8")) if file else {}
     # the sweep is where Hydra's sweeper looks for it
     for key in ("hydra", "sweeper", "params"):
         node = node.get(key, {})

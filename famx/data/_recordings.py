@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,13 +14,40 @@ from famx.data._cache import SampleCache
 from famx.data._normalisers import NORMALISERS
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 
-if TYPE_CHECKING:
-    import datasets
-
 # samples that a decoded recording may have more than its header states
 TOLERANCE = 16
 
 log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class AudioTable(Protocol):
+    """Rows with the column `audio`, as in a `datasets.Dataset`."""
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def select(self, indices: Sequence[int], /) -> "AudioTable": ...
+
+
+class AudioFiles:
+    """A table of audio files, given by their paths.
+
+    Arrow's tables, which `datasets` uses, cannot hold a path that is not UTF-8.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = list(paths)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return {"audio": {"path": self.paths[index], "bytes": None}}
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (self[index] for index in range(len(self.paths)))
+
+    def select(self, indices: Sequence[int]) -> "AudioFiles":
+        return AudioFiles([self.paths[index] for index in indices])
 
 
 class Recordings:
@@ -48,7 +75,7 @@ class Recordings:
 
     def __init__(
         self,
-        audio: "datasets.Dataset",
+        audio: AudioTable,
         ids: Sequence[str],
         texts: Sequence[str],
         speakers: Sequence[str],
@@ -93,6 +120,12 @@ class Recordings:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def files(self) -> list[str]:
+        """Returns the paths of the recordings; none if their bytes are in the table."""
+        if not isinstance(self._audio, AudioFiles):
+            return []
+        return self._audio.paths
 
     def use_cache(self, n_bytes: int) -> None:
         """Stores decoded samples in at most `n_bytes` of memory, which forked processes share."""

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int16
 from tokenizers import Tokenizer
 
+from famx.data._fingerprint import fingerprint
 from famx.data._tokenizers import train_tokenizer
 from famx.nn.batch import Example
 from famx.notation import Modality, Seconds, UserError
@@ -78,6 +79,14 @@ class Dataset(ABC):
     def at(self, epoch: int) -> "Dataset":
         """Returns the data set of an epoch; some data sets choose other examples in each epoch."""
         return self
+
+    def files(self) -> Sequence[str]:
+        """Returns the paths of the recordings that are read; empty where there are no files."""
+        return []
+
+    def fingerprint(self) -> dict[str, str]:
+        """Returns a digest of each aspect of the data, by which a resumed run tells changes."""
+        return fingerprint(self.ids, self.texts, self.lengths, self.files())
 
     def use_cache(self, n_bytes: int) -> None:
         """Lets the data set store decoded examples in at most so much memory; by default, none.

@@ -2,6 +2,7 @@
 
 import glob
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -88,6 +89,7 @@ class Hub(Speech):
         # its columns
         files = _audio_column(table, audio)
         paths = _paths(files)
+        self._files = [path for path in paths if path and Path(path).is_absolute()]
         texts = text_column(table, text, "data.text")
         speakers = [""] * len(table)
         if speaker:
@@ -130,6 +132,9 @@ class Hub(Speech):
             tables[names[split]] = Dataset.from_list(rows)
         DatasetDict(tables).save_to_disk(folder / "dataset")
         return {"path": str(folder / "dataset"), "speaker": "voice"}
+
+    def files(self) -> Sequence[str]:
+        return self._files
 
     def use_cache(self, n_bytes: int) -> None:
         self._recordings.use_cache(n_bytes)

@@ -12,7 +12,7 @@ from famx.data._example import write_corpus
 from famx.data._manifest_rows import rows_of_split
 from famx.data._normalisers import Normaliser
 from famx.data._paths import existing_path
-from famx.data._recordings import Recordings
+from famx.data._recordings import AudioFiles, Recordings
 from famx.data.base import Speech, Unknown, check_max_seconds, check_split
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 from famx.registry import register
@@ -63,8 +63,6 @@ class Manifest(Speech):
         normaliser: Normaliser = "basic",
         unknown: Unknown = "replace",
     ) -> None:
-        from datasets import Dataset  # imported late: it takes a second
-
         # the options
         check_split(split, self.splits)
         if not root:
@@ -86,10 +84,9 @@ class Manifest(Speech):
             )
 
         # their recordings, then the utterances of epoch 0
-        files = [{"path": row.file, "bytes": None} for row in rows]
-        paths, texts, speakers, _ = zip(*rows, strict=True)
+        paths, texts, speakers, files = zip(*rows, strict=True)
         self._recordings = Recordings(
-            Dataset.from_dict({"audio": files}),
+            AudioFiles(files),
             ids=paths,
             texts=texts,
             speakers=speakers,
@@ -116,6 +113,9 @@ class Manifest(Speech):
         view = copy.copy(self)
         view._join_recordings(epoch)
         return view
+
+    def files(self) -> Sequence[str]:
+        return self._recordings.files()
 
     def use_cache(self, n_bytes: int) -> None:
         self._recordings.use_cache(n_bytes)

@@ -141,7 +141,11 @@ def print_next_commands(
     commands.append(shlex.join(["tensorboard", "--logdir", str(folder.parent)]))
     if (folder.parent / "multirun.yaml").exists():
         commands.append(shlex.join(["python", "-m", "famx.compare", str(folder.parent)]))
-    console.print("\n  ".join(["next:", *commands]), highlight=False, soft_wrap=True, markup=False)
+    console.print("\n  ".join(["next:", *commands]), highlight=False, soft_wrap=True)
+
+
+def _as_utf8(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def hparams(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,7 +155,7 @@ def hparams(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flatten(config[section], section):
             if value in (None, {}) or key.endswith(".layers"):
                 continue
-            # TensorBoard accepts only plain values
-            is_plain = isinstance(value, str | int | float)
-            options[key] = value if is_plain else str(value)
+            # TensorBoard accepts only plain values, and texts that are UTF-8
+            is_plain = isinstance(value, int | float)
+            options[key] = value if is_plain else _as_utf8(str(value))
     return part_names(config) | {"seed": config["seed"]} | options

@@ -31,6 +31,7 @@ class RunDir:
         self.path = Path(path)
         self.config_file = self.path / "config.yaml"
         self.tokenizer_file = self.path / "tokenizer.json"
+        self.data_file = self.path / "data.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.param_groups_file = self.path / "groups.tsv"
         self.spectrum_file = self.path / "spectrum.parquet"
@@ -52,8 +53,16 @@ class RunDir:
         """Checks that the folder can be used for a new run.
 
         Raises:
-            UserError: it already holds a run.
+            UserError: it already holds a run, or its name is not UTF-8.
         """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:
+            # TensorBoard could not write into it
+            raise UserError(
+                f"the folder {self} is not UTF-8 in this locale: set LC_ALL=C.UTF-8, or choose "
+                "another folder with hydra.run.dir=FOLDER"
+            ) from error
         if not (self.checkpoints.exists() or self.config_file.exists()):
             return
         if any(self.checkpoints.glob("*")):
@@ -87,7 +96,19 @@ class RunDir:
         files.write_atomic(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
         files.write_atomic(self.tokenizer_file, tokenizer.to_str(pretty=True))
 
+    def save_fingerprints(self, fingerprints: Mapping[str, Mapping[str, str]]) -> None:
+        """Writes the digests of the data of each split."""
+        files.write_atomic(self.data_file, json.dumps(fingerprints, indent=1) + "\n")
+
     # an existing run
+
+    def load_fingerprints(self) -> dict[str, dict[str, str]]:
+        """Reads the digests of the data of each split; none if there are none that can be read."""
+        try:
+            fingerprints = json.loads(self.data_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return fingerprints if isinstance(fingerprints, dict) else {}
 
     def require_checkpoints(self) -> Path:
         """Returns the folder of the checkpoints.
@@ -106,7 +127,7 @@ class RunDir:
             UserError: it is missing or damaged.
         """
         try:
-            config = yaml.safe_load(self.config_file.read_text())
+            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -130,7 +151,7 @@ class RunDir:
             UserError: it is missing or damaged.
         """
         try:
-            return Tokenizer.from_str(self.tokenizer_file.read_text())
+            return Tokenizer.from_str(self.tokenizer_file.read_text(encoding="utf-8"))
         except Exception as error:  # tokenizers raises nothing more specific
             raise UserError(f"{self.tokenizer_file} is missing or damaged: {error}") from error
 
