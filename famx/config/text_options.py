@@ -51,7 +51,14 @@ def _quote_text(word: str, is_sweep: bool) -> str:
             return word
         quoted = [_quote(value) if _is_changed(value) else value for value in values.split(",")]
         return f"{option}={','.join(quoted)}"
-    return f"{option}={_quote(text)}" if _is_changed(text) else word
+    # a folder of Hydra has one name, with commas too
+    is_changed = _is_changed(text) or (option in HYDRA_TEXTS and _is_sweep(text))
+    return f"{option}={_quote(text)}" if is_changed else word
+
+
+def _is_sweep(text: str) -> bool:
+    override = parse_override(f"key={text}")
+    return override is not None and override.is_sweep_override()
 
 
 def _is_changed(text: str) -> bool:

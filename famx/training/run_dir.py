@@ -142,7 +142,14 @@ class RunDir:
             raise UserError(
                 f"{self} is not a run: {self.config_file} has no section {', '.join(missing)}"
             )
-        return root_defaults() | config
+        config = root_defaults() | config
+        for part in config["famx_parts"] if isinstance(config["famx_parts"], list) else [None]:
+            if not isinstance(part, dict) or not {"file", "sha256"} <= part.keys():
+                raise UserError(
+                    f"{self} is not a run: famx_parts in {self.config_file} is not a list of "
+                    "files with their sha256"
+                )
+        return config
 
     def load_tokenizer(self) -> Tokenizer:
         """Reads the run's tokenizer.
