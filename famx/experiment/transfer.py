@@ -17,7 +17,7 @@ from famx.training.run_dir import RunDir
 
 @dataclass
 class Transfer:
-    """What `init_from` loaded.
+    """The result of `init_from`.
 
     Args:
         source: folder of the other run.

@@ -28,11 +28,11 @@ def trained(data, command):
     return result
 
 
-def test_run_is_scored_on_other_data_beside_its_own_scores(trained, data, command, tmp_path):
+def test_scores_on_other_data_are_in_other_files(trained, data, command, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(data, other)
     (data / "part.tsv").write_text("".join((data / "test.tsv").read_text().splitlines(True)[:2]))
-    own = (tmp_path / "run" / "scores.test.json").read_text()
+    scores = (tmp_path / "run" / "scores.test.json").read_text()
 
     result = command("evaluate", "run", "data.test=part.tsv")
     assert result.status == 0, result.err
@@ -44,7 +44,7 @@ def test_run_is_scored_on_other_data_beside_its_own_scores(trained, data, comman
         result = command("evaluate", "run", f"data.root={name}")
         assert result.status == 0, result.err
     assert len(list((tmp_path / "run").glob("scores.test.manifest,root=*.json"))) == 2
-    assert (tmp_path / "run" / "scores.test.json").read_text() == own
+    assert (tmp_path / "run" / "scores.test.json").read_text() == scores
     assert "there is no manifest" in command("evaluate", "run").sentence
 
 
@@ -58,7 +58,7 @@ def test_data_that_moved_are_the_same_on_resume(trained, data, command, tmp_path
     assert "cannot change on resume" in command("train", "resume=run", "data.join=[1,2]").sentence
 
 
-def test_data_that_changed_are_told_on_resume(trained, data, caplog, tmp_path):
+def test_data_that_changed_are_reported_on_resume(trained, data, caplog, tmp_path):
     caplog.set_level(logging.WARNING, "famx")
     lines = (data / "train.tsv").read_text().splitlines(keepends=True)
     (data / "train.tsv").write_text("".join([*lines[1:], lines[0]]))
@@ -79,7 +79,7 @@ def test_summary_names_all_splits_and_the_rule_of_the_texts(trained, tmp_path):
     assert scores["normaliser"] == "basic"
 
 
-def test_recordings_that_train_and_test_share_are_told(data, command):
+def test_recordings_in_both_train_and_test_are_reported(data, command):
     shutil.copyfile(data / "train3.wav", data / "test2.wav")
     words = [*TINY, "data=manifest", f"data.root={data}", "hydra.run.dir=run"]
     result = command("train", *words, "trainer.max_steps=1")

@@ -67,7 +67,7 @@ def test_too_few_lines_for_a_dev_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("listed", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_file_is_found_in_either_unicode_form(listed, stored, tmp_path):
+def test_file_is_read_in_either_unicode_form(listed, stored, tmp_path):
     root = tmp_path / unicodedata.normalize(stored, "d\u00e9j\u00e0")
     write_corpus(root, n_recordings=1)
     (root / "anna0.wav").rename(root / unicodedata.normalize(stored, "\u00e9.wav"))

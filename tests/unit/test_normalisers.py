@@ -46,7 +46,7 @@ def test_normalised_text_is_nfc_and_stays_itself(name, text):
     assert NORMALISERS[name](decomposed) == normalised
 
 
-def test_texts_stay_as_they_are_written_where_asked(tmp_path):
+def test_texts_stay_as_they_are_written_with_the_rule_unicode(tmp_path):
     write_corpus(tmp_path, n_recordings=1)
     (tmp_path / "train.tsv").write_text("anna0.wav\tCafe\u0301,  o\u2019clock!\n", encoding="utf-8")
     dataset = Manifest("train", 0, root=str(tmp_path), normaliser="unicode")

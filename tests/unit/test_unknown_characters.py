@@ -47,14 +47,14 @@ def test_unknown_characters_are_counted_by_split_and_stay_in_the_references(fold
     assert targets == {"ab": 2, "a\u00e9 b": 2, "\u00e9\u00e9": 0}
 
 
-def test_examples_with_unknown_characters_are_skipped_where_asked(folder, caplog):
+def test_examples_with_unknown_characters_are_skipped_with_skip(folder, caplog):
     caplog.set_level(logging.WARNING, "famx")
     [batch] = loader_of(folder, "dev", unknown="skip").eval_batches()
     assert batch.texts == ["ab"]
     assert "skipped (data.unknown=skip)" in caplog.text
 
 
-def test_unknown_characters_are_refused_where_asked_and_in_training(folder):
+def test_unknown_characters_are_refused_with_error_and_in_training(folder):
     with pytest.raises(UserError, match=r"^2 of 3 texts of dev have .*'\u00e9'.*bob1\.wav"):
         loader_of(folder, "dev", unknown="error")
     tokenizer = train_tokenizer(["a"], ("<blank>",))
