@@ -54,16 +54,16 @@ def main() -> int:
     files.check_png_path(file)
 
     # a narrow terminal or a pipe would cut columns
-    console = Console(highlight=False, width=max(MIN_WIDTH, Console().width))
+    console = Console(highlight=False, markup=False, width=max(MIN_WIDTH, Console().width))
     for comparison in comparisons:
         console.print(table(comparison))
-        console.print(*notes(comparison), sep="\n", markup=False, soft_wrap=True)
+        console.print(*notes(comparison), sep="\n", soft_wrap=True)
         effects = gene_table(comparison)
         if effects is not None:
             console.print(effects)
     with files.report_os_errors(file):
         draw(comparisons, file)
-    console.print(f"picture: {file}", markup=False, soft_wrap=True)
+    console.print(f"picture: {file}", soft_wrap=True)
     return 0
 
 

@@ -18,6 +18,7 @@ from famx.config.command import find_override, import_user_parts, parse_yaml, ru
 from famx.config.errors import explain_hydra_error, refuse_renamed
 from famx.config.schema import CONF, fill_defaults, register_schemas, section_schema, to_plain
 from famx.config.sections import ModelConfig
+from famx.config.text_options import quote_texts
 from famx.config.words import hydra_words, split_words
 from famx.experiment.run import run
 from famx.files import report_os_errors
@@ -82,6 +83,7 @@ def train(words: Sequence[str]) -> int:
     options, overrides = split_words(words)
     runs = Runs(import_user_parts(overrides))
     register_schemas(**SECTION_TYPES)
+    overrides = quote_texts(overrides, is_sweep="--multirun" in options)
     # Hydra reads its command line from here
     sys.argv[1:] = hydra_words(options, overrides)
     # makes Hydra raise errors instead of printing them
@@ -177,18 +179,20 @@ def resume(words: Sequence[str]) -> int:
     run_dir.require_checkpoints()
     config = run_dir.load_config()
     import_user_parts(words, run_dir.path, config["famx_parts"])
-    # changed options
+    # changed options; data may have moved
+    data_part = get("data", config["data"]["name"])
+    paths = [f"data.{option}" for option in data_part.path_options]
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
         if key in ("resume", "famx_parts"):
             continue
-        if key not in RESUMABLE or not equals:
+        if key not in (*RESUMABLE, *paths) or not equals:
             raise UserError(
                 f"{word} cannot change on resume; these can, each with =VALUE: "
-                f"{', '.join(RESUMABLE)}"
+                f"{', '.join((*RESUMABLE, *paths))}"
             )
         section, _, option = key.partition(".")
-        config[section][option] = parse_yaml(key, value)
+        config[section][option] = value if key in paths else parse_yaml(key, value)
     # checks the types of changed options, and adds the defaults of options newer than the run
     for section, fields in SECTION_TYPES.items():
         config[section] = fill_defaults(section_schema(fields), config[section], section)

@@ -3,6 +3,7 @@
 import functools
 import io
 import math
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -105,9 +106,12 @@ def _filter_bank(rate: int, new_rate: int) -> tuple[Float[Tensor, "taps phases"]
     return filters, resampler.width
 
 
-def _source(file: str | Path | bytes) -> str | io.BytesIO:
-    """Returns what soundfile can open: a path, or bytes as a stream."""
-    return io.BytesIO(file) if isinstance(file, bytes) else str(file)
+def _source(file: str | Path | bytes) -> bytes | io.BytesIO:
+    """Returns what soundfile can open: the bytes of a file as a stream, or those of its path.
+
+    Soundfile itself cannot encode a path that is not in the encoding of the system.
+    """
+    return io.BytesIO(file) if isinstance(file, bytes) else os.fsencode(file)
 
 
 def _reason(error: Exception) -> str:

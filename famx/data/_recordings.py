@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,16 +11,43 @@ from jaxtyping import Int16
 
 from famx.data._audio import read_audio, read_duration
 from famx.data._cache import SampleCache
-from famx.data.base import normalise_basic
+from famx.data._normalisers import NORMALISERS
 from famx.notation import SAMPLE_RATE, Seconds, UserError
-
-if TYPE_CHECKING:
-    import datasets
 
 # samples that a decoded recording may have more than its header states
 TOLERANCE = 16
 
 log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class AudioTable(Protocol):
+    """Rows with the column `audio`, as in a `datasets.Dataset`."""
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def select(self, indices: Sequence[int], /) -> "AudioTable": ...
+
+
+class AudioFiles:
+    """A table of audio files, given by their paths.
+
+    Arrow's tables, which `datasets` uses, cannot hold a path that is not UTF-8.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = list(paths)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return {"audio": {"path": self.paths[index], "bytes": None}}
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (self[index] for index in range(len(self.paths)))
+
+    def select(self, indices: Sequence[int]) -> "AudioFiles":
+        return AudioFiles([self.paths[index] for index in indices])
 
 
 class Recordings:
@@ -37,6 +64,7 @@ class Recordings:
         skip_bad: skips bad recordings and counts them in one warning; otherwise the first one is
             refused.
         max_seconds: longest duration that is accepted, in seconds.
+        normaliser: normalisation of the texts, a name in NORMALISERS.
 
     Attributes:
         ids, texts, speakers, lengths: one per usable recording; lengths in seconds.
@@ -47,13 +75,14 @@ class Recordings:
 
     def __init__(
         self,
-        audio: "datasets.Dataset",
+        audio: AudioTable,
         ids: Sequence[str],
         texts: Sequence[str],
         speakers: Sequence[str],
         *,
         skip_bad: bool,
         max_seconds: Seconds,
+        normaliser: str = "basic",
     ) -> None:
         self.ids: list[str] = []
         self.texts: list[str] = []
@@ -65,9 +94,9 @@ class Recordings:
         table = zip(audio, ids, texts, speakers, strict=True)
         # headers of all recordings
         for index, (row, name, text, speaker) in enumerate(table):
-            text = normalise_basic(text)
+            text = NORMALISERS[normaliser](text)
             try:
-                seconds = _check_recording(_file(row), name, text, max_seconds)
+                seconds = _check_recording(_file(row, name), name, text, max_seconds)
             except UserError as error:
                 if not skip_bad:
                     raise
@@ -92,6 +121,12 @@ class Recordings:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def files(self) -> list[str]:
+        """Returns the paths of the recordings; none if their bytes are in the table."""
+        if not isinstance(self._audio, AudioFiles):
+            return []
+        return self._audio.paths
+
     def use_cache(self, n_bytes: int) -> None:
         """Stores decoded samples in at most `n_bytes` of memory, which forked processes share."""
         if n_bytes == self._cache.n_bytes:  # another loader reads the same recordings
@@ -108,7 +143,7 @@ class Recordings:
         cached = self._cache.get(index)
         if cached is not None:
             return cached
-        signal = read_audio(_file(self._audio[index]), self.ids[index])
+        signal = read_audio(_file(self._audio[index], self.ids[index]), self.ids[index])
         # rounded even without a cache, so that samples do not depend on earlier reads
         rounded = (signal * 2**15).round().clamp(-(2**15), 2**15 - 1)
         samples = rounded.to(torch.int16).numpy()
@@ -116,9 +151,16 @@ class Recordings:
         return samples
 
 
-def _file(row: Mapping[str, Any]) -> str | bytes:
-    """Returns the bytes of a row's file, or else its path."""
-    return row["audio"]["bytes"] or row["audio"]["path"]
+def _file(row: Mapping[str, Any], name: str) -> str | bytes:
+    """Returns the bytes of a row's file, or else its path.
+
+    Raises:
+        UserError: the row has neither.
+    """
+    audio = row["audio"]
+    if audio is None or not (audio["bytes"] or audio["path"]):
+        raise UserError(f"{name} has no recording")
+    return audio["bytes"] or audio["path"]
 
 
 def _check_recording(file: str | bytes, name: str, text: str, max_seconds: Seconds) -> Seconds:

@@ -18,13 +18,10 @@ from famx.optim._param_groups import group_settings
 from famx.registry import build, constructor_parameters, get
 from famx.seeding import seed_for
 from famx.task.base import Task
-from famx.training import checkpoint
-from famx.training.checkpoint import load_weights
 from famx.training.device import rank
 from famx.training.hooks import Hook
 from famx.training.loader import Loader
 from famx.training.loader_config import LoaderConfig
-from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
 from famx.training.trainer_config import TrainerConfig
 
@@ -59,14 +56,15 @@ class Experiment:
             UserError: the data cannot be read.
         """
         if split not in self.loaders:
-            self.loaders[split] = self._build_loader(build_dataset(self.config, split))
+            self.loaders[split] = self._build_loader(build_dataset(self.config, split), split)
         return self.loaders[split]
 
-    def _build_loader(self, dataset: Dataset) -> Loader:
+    def _build_loader(self, dataset: Dataset, split: str) -> Loader:
         # text is its own target
         target_tokenizer = self.tokenizer if dataset.modality is Modality.SPEECH else None
         settings = LoaderConfig(**self.config["loader"])
-        return Loader(dataset, target_tokenizer, self.config["seed"], settings, self.device)
+        seed = self.config["seed"]
+        return Loader(dataset, target_tokenizer, seed, settings, self.device, split)
 
 
 def build_experiment(
@@ -94,7 +92,7 @@ def build_experiment(
     model = build_model(config, tokenizer.get_vocab_size()).to(device)
     experiment = Experiment(config, device, tokenizer, task, model)
     if train is not None:
-        experiment.loaders["train"] = experiment._build_loader(train)
+        experiment.loaders["train"] = experiment._build_loader(train, "train")
     return experiment
 
 
@@ -107,16 +105,6 @@ def build_dataset(config: Config, split: str) -> Dataset:
     if distributed.is_initialized() and rank() == 0:
         distributed.barrier()
     return dataset
-
-
-def initialize_from(model: Model, run: str) -> None:
-    """Loads the best weights of another run.
-
-    Raises:
-        UserError: the weights belong to another model.
-    """
-    saved = checkpoint.load(RunDir(run).require_checkpoints(), "best")
-    load_weights(model, saved, run)
 
 
 def check_learnable(experiment: Experiment, split: str) -> None:

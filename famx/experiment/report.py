@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from famx import files, registry
 from famx.config.command import format_command
 from famx.config.schema import flatten
+from famx.data._normalisers import DESCRIPTIONS
 from famx.data.base import Dataset
 from famx.experiment.build import Experiment
 from famx.model import layer_choices
@@ -50,12 +51,20 @@ def model_table(experiment: Experiment) -> Table:
     flops = _flops_per_unit(experiment, dataset)
     table.add_section()
     table.add_row("all", f"{flops / 1e6:,.3g} MFLOP per {unit}", f"{sum(counts.values()):,}")
+    for split in dataset.splits:
+        table.add_row(split, _describe_split(experiment.loader(split).dataset), "")
+    if dataset.normaliser in DESCRIPTIONS:
+        description = f"{dataset.normaliser}: {DESCRIPTIONS[dataset.normaliser]}"
+        table.add_row("texts", description, "")
+    return table
+
+
+def _describe_split(dataset: Dataset) -> str:
     total = sum(dataset.lengths)
     amount = f"{total:,.0f} tokens"
     if dataset.modality is Modality.SPEECH:
         amount = f"{total / 3600:.2f} hours"
-    table.add_row("train", f"{len(dataset)} examples, {amount}", "")
-    return table
+    return f"{len(dataset)} examples, {amount}"
 
 
 def _parameters_by_room(experiment: Experiment) -> dict[str, int]:
@@ -141,7 +150,11 @@ def print_next_commands(
     commands.append(shlex.join(["tensorboard", "--logdir", str(folder.parent)]))
     if (folder.parent / "multirun.yaml").exists():
         commands.append(shlex.join(["python", "-m", "famx.compare", str(folder.parent)]))
-    console.print("\n  ".join(["next:", *commands]), highlight=False, soft_wrap=True, markup=False)
+    console.print("\n  ".join(["next:", *commands]), highlight=False, soft_wrap=True)
+
+
+def _as_utf8(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def hparams(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,7 +164,7 @@ def hparams(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flatten(config[section], section):
             if value in (None, {}) or key.endswith(".layers"):
                 continue
-            # TensorBoard accepts only plain values
-            is_plain = isinstance(value, str | int | float)
-            options[key] = value if is_plain else str(value)
+            # TensorBoard accepts only plain values, and texts that are UTF-8
+            is_plain = isinstance(value, int | float)
+            options[key] = value if is_plain else _as_utf8(str(value))
     return part_names(config) | {"seed": config["seed"]} | options

@@ -1,6 +1,7 @@
 """Runs an experiment: trains the model of a config, then scores it on the test splits."""
 
 import contextlib
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from rich.console import Console, Group
 
 from famx.config.command import format_command
+from famx.data._fingerprint import describe_changes, shared_files
 from famx.experiment import report
 from famx.experiment.build import (
     Experiment,
@@ -16,10 +18,10 @@ from famx.experiment.build import (
     build_run_optimizer,
     build_trainer,
     check_learnable,
-    initialize_from,
 )
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.experiment.search import layer_table
+from famx.experiment.transfer import Transfer, initialize_from
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
 from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.notation import UserError
@@ -32,6 +34,8 @@ from famx.training.hooks import EvaluateOnDev, Hook, SaveCheckpoints, StopOnDive
 from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
 from famx.training.trainer_config import TrainerConfig
+
+log = logging.getLogger(__name__)
 
 
 def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[str, Any]:
@@ -59,8 +63,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
     experiment = build_experiment(config, device, tokenizer)
     for split in experiment.loader("train").dataset.splits:
         check_learnable(experiment, split)
-    if config["init_from"] and not resume:
-        initialize_from(experiment.model, config["init_from"])
+    transfer = _initialize(experiment) if not resume else None
     optimizer = build_run_optimizer(experiment, settings)
     run_log = WriteRunLog(run_dir, report.hparams(config))
     hooks = training_hooks(experiment, run_dir)
@@ -76,15 +79,18 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
             stack.push(run_log.log_error)
         if resume:
             _restore(trainer, run_dir)
-        console = Console(quiet=not is_main_process)
+        console = Console(quiet=not is_main_process, markup=False)
         if is_main_process:
             run_dir.save_setup(config, experiment.tokenizer)
+            _check_data(experiment, run_dir)
             _print_overview(console, experiment, trainer, run_dir)
+            if transfer:
+                console.print(transfer.table())
         latest = trainer.fit()
         if trainer.stopped_by:
             command = format_command("train", f"resume={run_dir}")
             message = f"stopped at step {trainer.step} and saved; to continue:\n  {command}"
-            console.print(message, soft_wrap=True, markup=False)
+            console.print(message, soft_wrap=True)
             return latest | {"stopped_by": trainer.stopped_by}
         if is_main_process:
             latest |= _score_and_report(experiment, trainer, run_log, run_dir, console)
@@ -154,6 +160,42 @@ def build_user_hook(name: str, hook: type) -> Hook:
     if not issubclass(hook, Hook):
         raise UserError(f"hook={name} is a {hook.__name__}, not a famx.training.hooks.Hook")
     return hook()
+
+
+def _initialize(experiment: Experiment) -> Transfer | None:
+    """Loads the weights of `init_from`, if it is set."""
+    source = experiment.config["init_from"]
+    if not source:
+        return None
+    return initialize_from(experiment.model, experiment.tokenizer, source)
+
+
+def _check_data(experiment: Experiment, run_dir: RunDir) -> None:
+    """Reports data that changed since the run began, and recordings of train in other splits."""
+    train = experiment.loader("train").dataset
+    datasets = {split: experiment.loader(split).dataset for split in train.splits}
+    # a run that is resumed has digests already
+    current = {split: dataset.fingerprint() for split, dataset in datasets.items()}
+    changes = describe_changes(run_dir.load_fingerprints(), current)
+    if changes:
+        log.warning(
+            "the data has changed since %s was saved, and is used as it is now: %s",
+            run_dir,
+            ", ".join(changes),
+        )
+    run_dir.save_fingerprints(current)
+    for split, dataset in datasets.items():
+        shared = shared_files(train.files(), dataset.files()) if split != "train" else []
+        if shared:
+            file, other = shared[0]
+            log.warning(
+                "%d of the %d recordings of %s are in train too; the first: %s%s",
+                len(shared),
+                len(dataset.files()),
+                split,
+                file,
+                "" if file == other else f", which is {other} there",
+            )
 
 
 def _restore(trainer: Trainer, run_dir: RunDir) -> None:

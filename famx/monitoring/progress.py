@@ -22,9 +22,9 @@ class TrainingProgress:
     def __init__(self, metric: str, modality: Modality, quiet: bool = False):
         self.metric = metric
         self.rate_unit = "audio s/s" if modality is Modality.SPEECH else "tokens/s"
-        self.console = Console(quiet=quiet)
+        self.console = Console(quiet=quiet, markup=False)
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             console=self.console,
             disable=quiet or not self.console.is_terminal,

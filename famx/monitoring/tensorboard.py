@@ -34,7 +34,11 @@ class RunLog:
         # drops lines of later steps, which will be written again, and lines cut off by a crash
         lines = []
         if self.file.exists():
-            lines = [line for line in self.file.read_text().splitlines() if _step(line) <= step]
+            lines = [
+                line
+                for line in self.file.read_text(encoding="utf-8").splitlines()
+                if _step(line) <= step
+            ]
         files.write_atomic(self.file, "".join(f"{line}\n" for line in lines))
 
         self.writer = SummaryWriter(str(run_dir.path), purge_step=step + 1 if step else None)
@@ -71,7 +75,7 @@ class RunLog:
 
         # numbers
         context = {"step": step, "epoch": epoch, "seconds": round(seconds, 3), "split": split}
-        with files.report_os_errors(self.file), self.file.open("a") as stream:
+        with files.report_os_errors(self.file), self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(context | scalars) + "\n")
 
         self.log_curves(step, scalars)

@@ -1,7 +1,9 @@
 """Batches of similar lengths; order and augmentation follow from (seed, epoch, index)."""
 
 import itertools
+import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 
-from famx.data._tokenizers import encode
+from famx.data._tokenizers import encode, known_characters, list_characters
 from famx.data.base import Dataset
 from famx.nn.batch import Batch
 from famx.notation import SAMPLE_RATE, Modality, UserError
@@ -18,6 +20,8 @@ from famx.training.augmentation import Augmentation, sample_augmentation
 from famx.training.fixed_shapes import Shape, choose_shapes, fill_shapes, padded_samples
 from famx.training.loader_config import LoaderConfig
 from famx.training.reader import PlannedBatch, Reader, collate, ignore_interrupts
+
+log = logging.getLogger(__name__)
 
 # epochs whose lengths decide the fixed shapes, if each epoch has other examples
 EPOCHS_MEASURED = 8
@@ -35,7 +39,7 @@ def shuffle_in_buckets(
 
 
 def cut_into_batches(
-    order: Int[np.ndarray, " items"], lengths: Float[np.ndarray, " items"], budget: float
+    order: Int[np.ndarray, " selected"], lengths: Float[np.ndarray, " items"], budget: float
 ) -> list[list[int]]:
     """Cuts indices, in their order, into batches with rows · longest <= budget.
 
@@ -63,6 +67,8 @@ class Loader:
         config: options of batches and their augmentation.
         device: device that the batches are moved to. For CUDA, they are in pinned memory, and
             other processes read them by default.
+        split: name of the split. Texts of train must have no characters outside the vocabulary;
+            those of other splits may, as `dataset.unknown` says.
 
     Attributes:
         shapes: fixed shapes of the training batches, the shortest first; empty for no fixed shapes.
@@ -80,6 +86,7 @@ class Loader:
         seed: int = 0,
         config: LoaderConfig | None = None,
         device: torch.device | None = None,
+        split: str = "train",
     ) -> None:
         self.dataset = dataset
         self.tokenizer = tokenizer
@@ -88,7 +95,10 @@ class Loader:
         self.device = device or torch.device("cpu")
         self.budget = self.config.budget(dataset.modality)
         dataset.use_cache(self.config.cache_bytes())
-        # unknown characters raise here and not after hours of training
+        # unknown characters are reported here and not after hours of training
+        self.split = split
+        self.is_strict = split == "train"
+        self.skipped = set() if self.is_strict else self._check_characters()
         longest_target = self._longest_target(dataset)
         # blocks of text have one length already
         self.shapes: list[Shape] = []
@@ -125,6 +135,7 @@ class Loader:
         """Yields batches of every example once, unchanged, the shortest first."""
         lengths = np.asarray(self.dataset.lengths, dtype=np.float64)
         order = np.argsort(lengths, kind="stable")
+        order = np.array([index for index in order if index not in self.skipped], dtype=np.int64)
         plan = []
         for position, indices in enumerate(cut_into_batches(order, lengths, self.budget)):
             plan.append(PlannedBatch(0, position, indices, None))
@@ -140,8 +151,46 @@ class Loader:
         longest = 0
         if self.tokenizer:
             for name, text in zip(dataset.ids, dataset.texts, strict=True):
-                longest = max(longest, len(encode(self.tokenizer, text, name)))
+                token_ids = encode(self.tokenizer, text, name, self.is_strict)
+                longest = max(longest, len(token_ids))
         return longest
+
+    def _check_characters(self) -> set[int]:
+        """Counts the texts with characters that the tokenizer lacks; returns those to skip.
+
+        Raises:
+            UserError: there are such texts, and the data set refuses them.
+        """
+        if not self.tokenizer:
+            return set()
+        known = known_characters(self.tokenizer)
+        unknown: Counter[str] = Counter()
+        indices = set()
+        for index, text in enumerate(self.dataset.texts):
+            characters = [character for character in text if character not in known]
+            if characters:
+                indices.add(index)
+                unknown.update(characters)
+        if not indices:
+            return set()
+        first = self.dataset.ids[min(indices)]
+        sentence = (
+            f"{len(indices)} of {len(self.dataset)} texts of {self.split} have characters that no "
+            f"training text has: {list_characters(unknown)}; the first: {first}"
+        )
+        if self.dataset.unknown == "error":
+            raise UserError(f"{sentence} (data.unknown=skip or replace accepts them)")
+        if self.dataset.unknown == "skip":
+            if len(indices) == len(self.dataset):
+                raise UserError(f"{sentence}; none remains with data.unknown=skip")
+            log.warning("%s; these examples are skipped (data.unknown=skip)", sentence)
+            return indices
+        log.warning(
+            "%s; these %d characters are counted as errors (data.unknown=replace)",
+            sentence,
+            unknown.total(),
+        )
+        return set()
 
     def _choose_shapes(self, n_shapes: int, longest_target: int) -> list[Shape]:
         """Chooses the fixed shapes, from the data set and the options alone."""
@@ -200,7 +249,7 @@ class Loader:
             # by name; by file descriptor, each tensor would take a connection to its worker
             torch.multiprocessing.set_sharing_strategy("file_system")
         loader = torch.utils.data.DataLoader(
-            Reader(self.dataset, self.tokenizer, augment),
+            Reader(self.dataset, self.tokenizer, augment, self.is_strict),
             # an element of the plan is all of a batch
             batch_size=None,
             sampler=plan,
