@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from famx.notation import UserError
+from famx.registry import suggest
 
 
 def train_tokenizer(
@@ -57,8 +58,17 @@ def encode(tokenizer: Tokenizer, text: str, name: str) -> list[int]:
     """Returns the token ids of `text`, the text of the utterance `name`.
 
     Raises:
-        UserError: the text has characters outside the vocabulary.
+        UserError: the text has characters outside the vocabulary, or is no label of training.
     """
+    if isinstance(tokenizer.model, models.WordLevel):
+        # a tokenizer of labels, each of which is one token
+        label_id = tokenizer.token_to_id(text)
+        if label_id is None:
+            raise UserError(
+                f"{name} has the label {text!r}, which the training data does not have"
+                f"{suggest(text, sorted(tokenizer.get_vocab()))}"
+            )
+        return [label_id]
     ids = tokenizer.encode(text).ids
     # unknown characters get no token, so the decoded text lacks them
     if tokenizer.decode(ids) != text:
