@@ -1,6 +1,7 @@
 """Contracts of tasks: a loss that is a mean over units, and an evaluation that agrees."""
 
 from collections.abc import Sequence
+
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
