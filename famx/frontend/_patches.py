@@ -1,5 +1,6 @@
 """Patches: rectangles of a picture, each of which becomes one vector."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -8,8 +9,10 @@ from famx.nn.masks import length_mask
 
 
 class Patches(nn.Linear):
-    """`x = W patch + b`, for patches from left to right, then from top to bottom.
+    """`x = W patch + b + e_column`, for patches from left to right, then from top to bottom.
 
+    The learned e, 0 at first, tells at which height of a spectrogram, or where in the width of an
+    image, a patch lies. Rotaries tell distances alone, of rows too.
     Rows and columns that do not fill a patch are padded with zeros. Rows beyond the length of a
     picture are set to zero too, so that padding changes nothing.
 
@@ -31,6 +34,7 @@ class Patches(nn.Linear):
         self.rows = rows
         self.width = width
         self.per_row = -(-columns // width)
+        self.column = nn.Parameter(torch.zeros(self.per_row, d_model))
 
     def forward(  # type: ignore[override]  # the lengths decide what is padding
         self, pictures: Float[Tensor, "b rows columns channels"], lengths: Int[Tensor, " b"]
@@ -46,8 +50,8 @@ class Patches(nn.Linear):
         real = pad(real, (0, 0, 0, missing_columns, 0, -n_rows % self.rows))
         # (b, patch row, row, patch column, column, channels), in the order of the patches
         cut = real.unflatten(2, (self.per_row, self.width)).unflatten(1, (-1, self.rows))
-        patches = cut.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
-        return super().forward(patches)
+        patches = cut.permute(0, 1, 3, 2, 4, 5).flatten(3)
+        return (super().forward(patches) + self.column).flatten(1, 2)
 
     def n_patches(self, lengths: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """Returns the number of patches of pictures with these numbers of rows."""

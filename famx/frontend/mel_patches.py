@@ -13,7 +13,7 @@ from famx.registry import register
 
 @register
 class MelPatches(MelSpectrogram):
-    """`x_p = W patch_p + b`, from low to high mel bins, then in time.
+    """`x_p = W patch_p + b + e_mel`, from low to high mel bins, then in time.
 
     n windows of 25 ms, 10 ms apart, become `ceil(n / patch_time) * ceil(n_mels / patch_mels)`
     frames. `rotary=axial rotary.width=N` with N = ceil(n_mels / patch_mels) turns one half of the
