@@ -17,6 +17,7 @@ class ImagePatches(Frontend):
 
     h x w pixels become `ceil(h / p) * ceil(w / p)` frames; e is learned and tells the column of a
     patch.
+
     The images of a batch may differ in height. `rotary=axial rotary.width=N` with N = ceil(w / p)
     turns one half of the channels by the row of a patch, the other half by its column.
 
