@@ -22,7 +22,7 @@ class MelPatches(MelSpectrogram):
     Args:
         n_mels: mel bins between 0 and 8,000 Hz.
         patch_time: windows of a patch.
-        patch_mels: mel bins of a patch.
+        patch_mels: mel bins of a patch; all of them by default, so that a patch is 40 ms of sound.
         normalize: zero mean and unit variance of each mel bin, over each utterance (`utterance`) or
             over all training data so far (`global`).
     """
@@ -34,8 +34,8 @@ class MelPatches(MelSpectrogram):
         d_model: int,
         *,
         n_mels: int = 64,
-        patch_time: int = 8,
-        patch_mels: int = 16,
+        patch_time: int = 4,
+        patch_mels: int = 64,
         normalize: Literal["utterance", "global"] = "utterance",
     ):
         super().__init__(n_mels, normalize)

@@ -62,6 +62,7 @@ def test_sentences_are_trained_scored_and_evaluated(tmp_path, capsys):
 def test_recordings_are_classified_without_a_word_of_transcription(tmp_path, capsys):
     write_corpus(tmp_path / "corpus")
     words = ["data=manifest", f"data.root={tmp_path / 'corpus'}", "frontend=mel_patches"]
+    words += ["frontend.patch_time=8", "frontend.patch_mels=16"]
     _, evaluation = train(tmp_path, *words, "rotary=axial", "rotary.width=4")
     assert set(evaluation.references) <= {"zero", "one", "two", "three", "four", "five", "six"} | {
         *("seven", "eight", "nine")

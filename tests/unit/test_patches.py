@@ -92,7 +92,7 @@ def test_a_file_of_other_content_is_refused(content, message, tmp_path):
 
 
 def test_patches_wider_than_the_spectrogram_are_refused():
-    with pytest.raises(UserError, match="patch_mels=16 must be at most n_mels=8"):
+    with pytest.raises(UserError, match="patch_mels=64 must be at most n_mels=8"):
         build("frontend", {"name": "mel_patches", "n_mels": 8}, d_model=6)
     with pytest.raises(UserError, match="each must be at least 1"):
         build("frontend", {"name": "patches", "patch": 0}, d_model=6)
