@@ -187,6 +187,10 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         hypotheses = [row[2] for row in transcripts]
         counts, units = edits(references, hypotheses, ERROR_UNITS[metric])
         errors = counts.sum(1)
+    elif metric == "error" and transcripts is not None:
+        # one label per utterance
+        errors = np.array([float(row[1] != row[2]) for row in transcripts])
+        units = np.ones(len(transcripts))
     else:
         # without counts per utterance, only the score itself is known
         units = np.ones(1)

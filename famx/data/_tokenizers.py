@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from famx.notation import UserError
+from famx.registry import suggest
 
 WORD_MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # Metaspace's mark where words begin
 MAX_LISTED = 20  # characters in one message
@@ -63,8 +64,17 @@ def encode(tokenizer: Tokenizer, text: str, name: str, is_strict: bool = True) -
         is_strict: whether characters outside the vocabulary are refused; otherwise they get no ids.
 
     Raises:
-        UserError: the text has characters outside the vocabulary.
+        UserError: the text has characters outside the vocabulary, or is no label of training.
     """
+    if isinstance(tokenizer.model, models.WordLevel):
+        # a tokenizer of labels, each of which is one token
+        label_id = tokenizer.token_to_id(text)
+        if label_id is None:
+            raise UserError(
+                f"{name} has the label {text!r}, which the training data does not have"
+                f"{suggest(text, sorted(tokenizer.get_vocab()))}"
+            )
+        return [label_id]
     ids = tokenizer.encode(text).ids
     if not is_strict:
         return ids

@@ -1,4 +1,4 @@
-"""Data sets: the interface of map-style data sets of speech or text, one for each split."""
+"""Data sets: the interface of map-style data sets of speech, text or images, one a split."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -31,9 +31,12 @@ class Dataset(ABC):
             scores.
         path_options: hyperparameters that are paths. A run stores them as absolute paths, so that
             it can be used from any folder.
+        input_vocab_size: number of different token ids of its inputs, where they are not those of
+            the tokenizer of the targets; None otherwise.
         ids: names of the examples, unique over all splits.
-        texts: texts of the examples; empty strings if they are not known or not needed.
-        lengths: lengths of the examples, in seconds or in tokens to predict.
+        texts: texts or labels of the examples; empty strings if they are not known or not needed.
+        lengths: lengths of the examples, in seconds, in tokens (to predict, where there are no
+            texts), or in rows of pixels.
         skip_bad: whether an example that cannot be read is skipped with a warning; otherwise its
             error ends the run.
         unknown: what becomes of a dev or test text with characters that no training text has:
@@ -44,6 +47,7 @@ class Dataset(ABC):
     modality: ClassVar[Modality]
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
     path_options: ClassVar[tuple[str, ...]] = ()
+    input_vocab_size: ClassVar[int | None] = None
 
     ids: list[str]
     texts: list[str]

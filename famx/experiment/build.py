@@ -49,6 +49,16 @@ class Experiment:
     model: Model
     loaders: dict[str, Loader] = field(default_factory=dict)
 
+    @property
+    def modality(self) -> Modality:
+        """The modality of the data."""
+        return get("data", self.config["data"]["name"]).modality
+
+    @property
+    def transcribes(self) -> bool:
+        """Whether the model turns recordings into texts; a label of a recording is none."""
+        return self.modality is Modality.SPEECH and self.task.output != "labels"
+
     def loader(self, split: str) -> Loader:
         """Returns the loader of a split, built when it is first needed.
 
@@ -60,8 +70,7 @@ class Experiment:
         return self.loaders[split]
 
     def _build_loader(self, dataset: Dataset, split: str) -> Loader:
-        # text is its own target
-        target_tokenizer = self.tokenizer if dataset.modality is Modality.SPEECH else None
+        target_tokenizer = None if self.task.predicts_inputs else self.tokenizer
         settings = LoaderConfig(**self.config["loader"])
         seed = self.config["seed"]
         return Loader(dataset, target_tokenizer, seed, settings, self.device, split)
@@ -82,14 +91,14 @@ def build_experiment(
     train = None
     if tokenizer is None:
         train = build_dataset(config, "train")
-        special_tokens = get("task", config["task"]["name"]).special_tokens
-        vocab_size = config["task"].get("vocab_size", 0)
-        tokenizer = train.build_tokenizer(vocab_size, special_tokens)
+        task_class = get("task", config["task"]["name"])
+        tokenizer = task_class.build_tokenizer(train, config["task"].get("vocab_size", 0))
     decode = partial(build, "decode", config["decode"])
     task = build("task", config["task"], tokenizer=tokenizer, decode=decode)
     # seeded here, so that nothing built before changes the initial weights
     torch.manual_seed(seed_for(config["seed"], "init"))
-    model = build_model(config, tokenizer.get_vocab_size()).to(device)
+    input_vocab_size = get("data", config["data"]["name"]).input_vocab_size
+    model = build_model(config, tokenizer.get_vocab_size(), input_vocab_size).to(device)
     experiment = Experiment(config, device, tokenizer, task, model)
     if train is not None:
         experiment.loaders["train"] = experiment._build_loader(train, "train")

@@ -30,7 +30,7 @@ GROUP_COLUMNS = ("kind", "tensors", "parameters", "lr", "weight_decay", "alpha",
 
 
 def model_table(experiment: Experiment) -> Table:
-    """Returns a table of parts and parameters, with the FLOPs per second of audio or per token."""
+    """Returns a table of parts and parameters, with the FLOPs per second, token or row."""
     config = experiment.config
     dtype = forward_dtype(config["trainer"]["precision"], experiment.device)
     precision = describe_precision(dtype, experiment.device)
@@ -61,7 +61,7 @@ def model_table(experiment: Experiment) -> Table:
 
 def _describe_split(dataset: Dataset) -> str:
     total = sum(dataset.lengths)
-    amount = f"{total:,.0f} tokens"
+    amount = f"{total:,.0f} {unit}s"
     if dataset.modality is Modality.SPEECH:
         amount = f"{total / 3600:.2f} hours"
     return f"{len(dataset)} examples, {amount}"
@@ -77,7 +77,7 @@ def _parameters_by_room(experiment: Experiment) -> dict[str, int]:
 
 
 def _flops_per_unit(experiment: Experiment, dataset: Dataset) -> float:
-    """Counts the FLOPs of a pass in evaluation, per second of audio or per token."""
+    """Counts the FLOPs of a pass in evaluation, per second of audio, token or row."""
     example = _example_input(dataset).to(experiment.device)
     model = experiment.model.eval()
     # plain attention, since fused attention is not counted on every device
@@ -93,7 +93,8 @@ def _example_input(dataset: Dataset) -> Tensor:
     """
     if dataset.modality is Modality.SPEECH:
         return torch.zeros(1, round(dataset.lengths[0] * SAMPLE_RATE))
-    return dataset[0].signal[None, :-1]
+    # of a block of text the last token is a target only
+    return dataset[0].signal[None, : round(dataset.lengths[0])]
 
 
 def part_names(config: Mapping[str, Any]) -> dict[str, str]:
@@ -137,15 +138,19 @@ def _param_group_row(group: Mapping[str, Any], optimizer: torch.optim.Optimizer)
 
 
 def print_next_commands(
-    console: Console, folder: Path, evaluations: Mapping[str, Evaluation]
+    console: Console, folder: Path, evaluations: Mapping[str, Evaluation], transcribes: bool
 ) -> None:
-    """Prints the scores, the run's folder, and the commands that a user may want next."""
+    """Prints the scores, the run's folder, and the commands that a user may want next.
+
+    Args:
+        transcribes: whether the run turns recordings into texts.
+    """
     for split, evaluation in evaluations.items():
         console.print(evaluation.table(split))
     console.print(f"run: {folder}", highlight=False, soft_wrap=True)
     # commands to copy, with the options that this run needs
     commands = [format_command("evaluate", str(folder))]
-    if any(e.modality is Modality.SPEECH for e in evaluations.values()):
+    if transcribes:
         commands.append(format_command("transcribe", str(folder), "FILE..."))
     commands.append(shlex.join(["tensorboard", "--logdir", str(folder.parent)]))
     if (folder.parent / "multirun.yaml").exists():

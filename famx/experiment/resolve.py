@@ -23,7 +23,7 @@ Config = Mapping[str, Any]
 
 @runtime_checkable
 class HasModality(Protocol):
-    """A data set or frontend that is for speech or for text alone."""
+    """A data set or frontend that is for speech, for text or for images alone."""
 
     modality: Modality
 
@@ -52,6 +52,10 @@ def resolve(config: Config) -> dict[str, Any]:
     for room, name in task.default_parts.items():
         if config[room]["name"] == "default":
             resolved[room] = {"name": name}
+    # a task of any data leaves the frontend to the modality of its data
+    data = get("data", resolved["data"]["name"])
+    if config["frontend"]["name"] == "default" and isinstance(data, HasModality):
+        resolved["frontend"] = {"name": task.default_frontend(data.modality)}
     resolved["optim"] = _resolve_optimizer(config)
     # layers
     model = dict(config["model"])
@@ -116,18 +120,22 @@ def check_parts_fit(config: Config) -> None:
     Raises:
         UserError: a part does not fit; the message names parts that do.
     """
-    # modality of the data and the frontend
+    # modality of the data and the frontend, the same one for a task of any modality
     task_name = config["task"]["name"]
     task = get("task", task_name)
+    data = get("data", config["data"]["name"])
+    modality = task.modality
+    reason = f"task={task_name}"
+    if modality is None and isinstance(data, HasModality):
+        modality = data.modality
+        reason = f"data={config['data']['name']}"
     for room in ("data", "frontend"):
         part = get(room, config[room]["name"])
-        if not _fits(part, task.modality):
-            fitting = [
-                name for name in registry.names(room) if _fits(get(room, name), task.modality)
-            ]
+        if not _fits(part, modality):
+            fitting = [name for name in registry.names(room) if _fits(get(room, name), modality)]
             raise UserError(
-                f"{room}={config[room]['name']} is for {part.modality.value} and task={task_name} "
-                f"for {task.modality.value}; {room} may be {', '.join(fitting)}"
+                f"{room}={config[room]['name']} is for {part.modality.value} and {reason} "
+                f"for {modality.value}; {room} may be {', '.join(fitting)}"
             )
     # output that the decoder expects
     decoder = get("decode", config["decode"]["name"])
@@ -201,8 +209,8 @@ def _label(name: str, options: Config) -> str:
     return re.sub(r"[^\w.,=+-]+", "_", label)[:MAX_LABEL] + f"-{digest}"
 
 
-def _fits(part: type, modality: Modality) -> bool:
-    return not isinstance(part, HasModality) or part.modality is modality
+def _fits(part: type, modality: Modality | None) -> bool:
+    return modality is None or not isinstance(part, HasModality) or part.modality is modality
 
 
 def probe_level(value: object) -> ProbeLevel:

@@ -137,7 +137,7 @@ def monitoring_hooks(
     """Builds the hooks of the first process: optimizer probe, user's hooks, run log, progress."""
     task = experiment.task
     hooks: list[Hook] = [build_user_hook(name, hook) for name, hook in user_hooks().items()]
-    hooks += [run_log, ShowProgress(task.selection_metric, task.modality)]
+    hooks += [run_log, ShowProgress(task)]
     level = probe_level(experiment.config["probe"])
     if level != "off":
         # before the run log, which writes what the probe adds to a report
@@ -236,7 +236,7 @@ def _score_and_report(
             scores[f"{split}/{name}"] = value
     # for TensorBoard, and for the terminal
     run_log.finish(scores, trainer.step)
-    report.print_next_commands(console, run_dir.path, evaluations)
+    report.print_next_commands(console, run_dir.path, evaluations, experiment.transcribes)
     return scores
 
 

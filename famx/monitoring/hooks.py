@@ -10,13 +10,19 @@ from typing import Any
 
 from torch import Tensor
 
-from famx.monitoring.metrics import module_images, module_metrics, optimizer_metrics, to_host
+from famx.monitoring.metrics import (
+    HeatMap,
+    module_images,
+    module_metrics,
+    optimizer_metrics,
+    to_host,
+)
 from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.monitoring.progress import TrainingProgress, format_score
 from famx.monitoring.spectrum_log import SpectrumLog
 from famx.monitoring.tensorboard import RunLog
 from famx.nn.hooks import Observed, set_observed
-from famx.notation import Modality
+from famx.task.base import DrawsScores, Task
 from famx.training.device import sum_over_processes, world_size
 from famx.training.evaluate import Evaluation
 from famx.training.hooks import Hook, Interval, Metrics, require_finite
@@ -42,10 +48,9 @@ def trial_name(folder: Path) -> str:
     return f"{name} {parent}"
 
 
-def throughput_tag(modality: Modality) -> str:
-    """Returns the tag of the amount of data trained per second, in seconds of audio or tokens."""
-    data = "audio" if modality is Modality.SPEECH else "tokens"
-    return f"train/{data}_per_second"
+def throughput_tag(task: Task) -> str:
+    """Returns the tag of the amount of data trained per second, such as seconds of audio."""
+    return f"train/{task.throughput_unit}_per_second"
 
 
 class ReportMetrics(Hook):
@@ -87,7 +92,7 @@ class ReportMetrics(Hook):
         # numbers on the host
         metrics = to_host(on_device)
         metrics["train/lr"] = trainer.optimizer.param_groups[0]["lr"]
-        metrics[throughput_tag(trainer.task.modality)] = interval.amount_per_second
+        metrics[throughput_tag(trainer.task)] = interval.amount_per_second
         metrics["train/padding"] = interval.padding / interval.steps
         return metrics
 
@@ -191,6 +196,9 @@ class WriteRunLog(Hook):
         header = ("reference", "hypothesis")
         self.log.log_text_table(trainer.step, "dev/samples", header, evaluation.samples())
         self.log.log_images(trainer.step, module_images(trainer.evaluated_model))
+        if isinstance(trainer.task, DrawsScores):
+            name, picture = trainer.task.picture(evaluation.references, evaluation.hypotheses)
+            self.log.log_images(trainer.step, {f"dev/{name}": HeatMap(*picture)})
         self._log_results(trainer)
 
     def on_stop(self, trainer: Trainer) -> None:
@@ -230,20 +238,20 @@ class WriteRunLog(Hook):
 class ShowProgress(Hook):
     """Shows a progress bar on a terminal, and a line for each report elsewhere."""
 
-    def __init__(self, selection_metric: str, modality: Modality):
-        self.progress = TrainingProgress(selection_metric, modality)
+    def __init__(self, task: Task):
+        self.progress = TrainingProgress(task.selection_metric, task.throughput_unit)
 
     def on_start(self, trainer: Trainer) -> None:
         self.progress.start()
 
     def on_report(self, trainer: Trainer, metrics: Metrics) -> None:
-        rate = float(metrics[throughput_tag(trainer.task.modality)])
+        rate = float(metrics[throughput_tag(trainer.task)])
         self._show(trainer, "train", f"loss {metrics['train/loss']:.3f}", rate)
 
     def on_evaluation(self, trainer: Trainer, evaluation: Evaluation) -> None:
         scores = [f"{name} {format_score(name, x)}" for name, x in evaluation.metrics.items()]
         # there may be no report before the first evaluation
-        tag = throughput_tag(trainer.task.modality)
+        tag = throughput_tag(trainer.task)
         rate = trainer.latest.get(tag, trainer.interval.amount_per_second)
         self._show(trainer, "dev", "  ".join(scores), rate)
 

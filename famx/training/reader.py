@@ -148,8 +148,13 @@ class Reader(torch.utils.data.Dataset):
         return torch.tensor(token_ids, dtype=torch.int64)
 
 
-def pad(sequences: Sequence[Shaped[Tensor, " _"]], length: int) -> Shaped[Tensor, "b n"]:
-    """Pads sequences with zeros to a common length, or to that of the longest if it is more."""
+def pad(
+    sequences: Sequence[Shaped[Tensor, " _ *pixels"]], length: int
+) -> Shaped[Tensor, "b n *pixels"]:
+    """Pads sequences with zeros to a common length, or to that of the longest if it is more.
+
+    Fixed lengths are for sequences of one dimension.
+    """
     padded = pad_sequence(list(sequences), batch_first=True)
     missing = length - padded.shape[1]
     return nn.functional.pad(padded, (0, missing)) if missing > 0 else padded
