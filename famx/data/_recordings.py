@@ -17,8 +17,8 @@ from famx.notation import SAMPLE_RATE, Seconds, UserError
 if TYPE_CHECKING:
     import datasets
 
-# samples that a decoded recording may have more than its header states
-TOLERANCE = 16
+# samples that a decoded recording may have more than its header states or its packets sum up to
+TOLERANCE = 1024
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +109,10 @@ class Recordings:
         if cached is not None:
             return cached
         signal = read_audio(_file(self._audio[index]), self.ids[index])
-        # rounded even without a cache, so that samples do not depend on earlier reads
-        rounded = (signal * 2**15).round().clamp(-(2**15), 2**15 - 1)
-        samples = rounded.to(torch.int16).numpy()
+        # 16 bits without loss, even without a cache
+        samples = (signal * 2**15).to(torch.int16).numpy()
+        if not samples.any():
+            raise UserError(f"{self.ids[index]} is silent: all its samples are equal")
         self._cache.put(index, samples)
         return samples
 
