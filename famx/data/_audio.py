@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from famx.data._decoding import decode, measure
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 
+
 def read_audio(file: str | Path | bytes, name: str | None = None) -> Float[Tensor, " n"]:
     """Reads a recording as training, evaluation and transcription use it.
 

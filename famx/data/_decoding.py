@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from famx.data._headers import sample_bytes, states_mp3_length
+from famx.data._headers import damaged_ogg_page, sample_bytes, states_mp3_length
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ OPTIONS = {"format_whitelist": FORMATS, "probesize": "4096"}
 EXACT_CODECS = ("pcm_", "adpcm_", "alac", "flac", "g726", "gsm", "wavpack")
 # frames by which other decoders differ from headers: delay and padding of their first and last block
 BLOCK_FRAMES = 4096
-# most frames of delay and padding in an MP3 file
-MP3_DELAY = 2304
+# frames of a block of MP3; most frames of delay and padding
+MP3_BLOCK = 1152
+MP3_DELAY = 2 * MP3_BLOCK
 MIN_RATE = 100
 MAX_RATE = 1_000_000
 # a duration that FFmpeg does not know
@@ -92,7 +93,7 @@ def measure(file: str | Path | bytes, name: str) -> Length:
             scanned += round((packet.duration or 0) * stream.time_base * rate)
     if not scanned:
         raise UserError(f"{name} holds no samples")
-    if stated > scanned + BLOCK_FRAMES:
+    if stated > scanned + (MP3_BLOCK if kind == "mp3" else BLOCK_FRAMES):
         raise _truncated(name, stated, scanned)
     # the header is exact if it states all of the file
     return Length(stated if stated > scanned - MP3_DELAY else scanned, rate)
@@ -111,11 +112,13 @@ def decode(file: str | Path | bytes, name: str) -> list[Segment]:
     with _open(file, name) as (_, container, stream):
         # one thread, since data loaders fork
         stream.codec_context.thread_count = 1
-        is_exact = stream.codec_context.name.startswith(EXACT_CODECS)
+        codec = stream.codec_context.name
+        # the last block of other codecs may be longer
+        longest = length.seconds + (0 if codec == "flac" else BLOCK_FRAMES / length.rate)
         for packet in container.demux(stream):
             for frame in packet.decode():
                 mixer.add(frame)
-            if mixer.seconds > length.seconds + BLOCK_FRAMES / length.rate:
+            if mixer.seconds > longest + 1e-6:
                 raise UserError(
                     f"{name} is damaged: its header states {length.frames:,} frames and the file "
                     "holds more"
@@ -124,7 +127,7 @@ def decode(file: str | Path | bytes, name: str) -> list[Segment]:
     if not mixer.pieces:
         raise UserError(f"{name} holds no samples")
     n_frames = round(mixer.seconds * length.rate)
-    if length.frames > n_frames + (0 if is_exact else BLOCK_FRAMES):
+    if length.frames > n_frames + (0 if codec.startswith(EXACT_CODECS) else BLOCK_FRAMES):
         raise _truncated(name, length.frames, n_frames)
     if mixer.mono_power < CANCELLED * mixer.power:
         raise UserError(
@@ -194,18 +197,27 @@ def _open(
     try:
         # opened by Python, since FFmpeg would treat some names as addresses
         with contextlib.ExitStack() as stack:
-            source: io.BufferedIOBase = io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb")
+            source: io.BufferedIOBase = (
+                io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb")
+            )
             stack.enter_context(source)
-            container = stack.enter_context(av.open(source, options=OPTIONS))
+            container = stack.enter_context(
+                av.open(source, options=OPTIONS, metadata_errors="ignore")
+            )
             if not container.streams.audio:
                 raise UserError(f"{name} has no audio")
-            yield source, container, container.streams.audio[0]
+            stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise UserError(f"{name} cannot be decoded: its codec is not known")
+            yield source, container, stream
     except UserError:
         raise
     except av.ArgumentError as error:
         formats = FORMATS.replace(",", ", ")
-        raise UserError(f"{name} cannot be decoded: its format is none of {formats}") from error
-    except (OSError, ValueError, ArithmeticError, MemoryError) as error:
+        raise UserError(
+            f"{name} cannot be decoded: its header is damaged or its format is none of {formats}"
+        ) from error
+    except (av.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError) as error:
         # FFmpeg's errors, without its numbers and names of functions
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{name} cannot be decoded: {reason}") from error
@@ -223,12 +235,15 @@ def _is_pcm(stream: "AudioStream") -> bool:
 
 
 def _refuse_missing_samples(source: io.BufferedIOBase, name: str, held_frames: int) -> None:
-    """Raises a UserError if the samples that a header states go on after the end of the file.
+    """Raises a UserError if the file lacks samples that its headers state.
 
     Args:
         held_frames: frames that the file holds, if they are known.
     """
     stated_bytes, held_bytes = sample_bytes(source)
+    page = damaged_ogg_page(source)
+    if page is not None:
+        raise UserError(f"{name} is damaged or ends early, in its page at byte {page:,}")
     if stated_bytes <= held_bytes:
         return
     if held_frames:

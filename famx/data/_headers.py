@@ -1,5 +1,6 @@
 """Lengths that headers of audio files state, where FFmpeg does not pass them on."""
 
+import zlib
 from io import BufferedIOBase
 from typing import Literal, NamedTuple
 
@@ -35,10 +36,10 @@ CHUNK_FORMATS = (
 # A program that writes into a pipe does not know the length, so the header states nearly 2 or 4
 # GiB, or -1.
 STREAMED_BYTES = 2**31 - 2**16
-# pages of Ogg: their first bytes, largest size, and header
+# first bytes of the pages of Ogg (RFC 3533), and the size of their headers
 OGG = b"OggS"
-OGG_PAGE = 65_307
 OGG_HEADER = 27
+REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 # bytes of an ID3v2 header, which precedes its tag
 ID3_HEADER = 10
 # bytes of the first MP3 frame in which its length is stated
@@ -49,7 +50,7 @@ def sample_bytes(stream: BufferedIOBase) -> tuple[int, int]:
     """Returns the bytes of samples that a header states, and how many of them the file holds.
 
     Both are 0 where this is not known: the format has none of these headers, or the length was
-    unknown to its writer. Of an Ogg file they are the bytes of its last page.
+    unknown to its writer.
     """
     n_bytes = stream.seek(0, 2)
     stream.seek(0)
@@ -57,8 +58,6 @@ def sample_bytes(stream: BufferedIOBase) -> tuple[int, int]:
     for form in CHUNK_FORMATS:
         if start.startswith(form.magic):
             return _data_chunk(stream, form, n_bytes)
-    if start.startswith(OGG):
-        return _last_page(stream, n_bytes)
     return 0, 0
 
 
@@ -81,18 +80,36 @@ def _data_chunk(stream: BufferedIOBase, form: ChunkFormat, n_bytes: int) -> tupl
     return 0, 0
 
 
-def _last_page(stream: BufferedIOBase, n_bytes: int) -> tuple[int, int]:
-    """Returns the stated size of the last page of an Ogg file, and what the file holds of it."""
-    stream.seek(max(0, n_bytes - OGG_PAGE))
-    end = stream.read()
-    page = end[end.rfind(OGG) :]
-    if not page.startswith(OGG) or len(page) < OGG_HEADER:
-        return 0, 0
-    # the header ends with the number of segments; their sizes follow
-    n_segments = page[OGG_HEADER - 1]
-    sizes = page[OGG_HEADER : OGG_HEADER + n_segments]
-    size = OGG_HEADER + n_segments + sum(sizes)
-    return size, min(size, len(page))
+def damaged_ogg_page(stream: BufferedIOBase) -> int | None:
+    """Returns the position of the first page of an Ogg file that is incomplete or damaged.
+
+    FFmpeg leaves such pages out. It is None if there are none, and for other formats.
+    """
+    stream.seek(0)
+    position = 0
+    while page := stream.read(OGG_HEADER):
+        if not page.startswith(OGG):
+            # what follows the last page is not audio, such as a tag
+            return position if OGG in stream.read() else None
+        # the header ends with the number of segments; their sizes follow
+        sizes = stream.read(page[-1])
+        body = stream.read(sum(sizes))
+        is_complete = len(page) == OGG_HEADER and len(body) == sum(sizes)
+        if not is_complete or int.from_bytes(page[22:26], "little") != _ogg_checksum(
+            page[:22] + bytes(4) + page[26:] + sizes + body
+        ):
+            return position
+        position = stream.tell()
+    return None
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """Returns the checksum of a page, whose field of it is 0.
+
+    It has the polynomial of zlib's, with all bits in the other order and no inversion.
+    """
+    reflected = zlib.crc32(page.translate(REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{reflected:032b}"[::-1], 2)
 
 
 def states_mp3_length(stream: BufferedIOBase) -> bool:
