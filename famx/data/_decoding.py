@@ -21,8 +21,18 @@ if TYPE_CHECKING:
 
 # formats whose header states the length; that of MP3 and Ogg is the length of the first recording,
 # of which such a file may hold several
-STATED = ("aiff", "au", "caf", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "nistsphere")
-STATED += ("w64", "wav", "wv")
+STATED = (
+    "aiff",
+    "au",
+    "caf",
+    "flac",
+    "matroska,webm",
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "nistsphere",
+    "w64",
+    "wav",
+    "wv",
+)
 FIRST_STATED = ("mp3", "ogg")
 UNSTATED = ("aac", "amr", "avr", "epaf", "iff", "ircam", "pvf", "sds", "voc")
 # All of them consist of one file. Others, such as playlists, would make FFmpeg open further ones.
@@ -30,8 +40,8 @@ FORMATS = ",".join(STATED + FIRST_STATED + UNSTATED)
 # By default FFmpeg decodes a megabyte of a WAV file to see whether it is DTS.
 OPTIONS = {"format_whitelist": FORMATS, "probesize": "4096"}
 # codecs that decode exactly as many frames as they were given, or fill up the last block
-EXACT_CODECS = ("pcm_", "adpcm_", "alac", "flac", "g726", "gsm", "wavpack")
-# frames by which other decoders differ from headers: delay and padding of their first and last block
+EXACT_CODECS = ("pcm_", "adpcm_", "flac", "g726", "gsm", "wavpack")
+# frames by which other decoders differ from headers: delay and padding of the first and last block
 BLOCK_FRAMES = 4096
 # frames of a block of MP3; most frames of delay and padding
 MP3_BLOCK = 1152
@@ -90,7 +100,10 @@ def measure(file: str | Path | bytes, name: str) -> Length:
         for packet in container.demux(stream):
             if packet.is_corrupt:
                 raise UserError(f"{name} is truncated: its last packet ends early")
-            scanned += round((packet.duration or 0) * stream.time_base * rate)
+            duration = packet.duration or 0
+            if duration >= 2**31:  # FFmpeg shortens the last packet of Ogg below 0, in 32 bits
+                duration -= 2**32
+            scanned += round(duration * (stream.time_base or 0) * rate)
     if not scanned:
         raise UserError(f"{name} holds no samples")
     if stated > scanned + (MP3_BLOCK if kind == "mp3" else BLOCK_FRAMES):
@@ -196,14 +209,10 @@ def _open(
 
     try:
         # opened by Python, since FFmpeg would treat some names as addresses
-        with contextlib.ExitStack() as stack:
-            source: io.BufferedIOBase = (
-                io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb")
-            )
-            stack.enter_context(source)
-            container = stack.enter_context(
-                av.open(source, options=OPTIONS, metadata_errors="ignore")
-            )
+        with (
+            io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as source,
+            av.open(source, "r", options=OPTIONS, metadata_errors="ignore") as container,
+        ):
             if not container.streams.audio:
                 raise UserError(f"{name} has no audio")
             stream = container.streams.audio[0]
@@ -234,23 +243,23 @@ def _is_pcm(stream: "AudioStream") -> bool:
     return stream.codec_context.name.startswith("pcm_")
 
 
-def _refuse_missing_samples(source: io.BufferedIOBase, name: str, held_frames: int) -> None:
+def _refuse_missing_samples(source: io.BufferedIOBase, name: str, actual_frames: int) -> None:
     """Raises a UserError if the file lacks samples that its headers state.
 
     Args:
-        held_frames: frames that the file holds, if they are known.
+        actual_frames: frames in the file, if they are known.
     """
-    stated_bytes, held_bytes = sample_bytes(source)
+    stated_bytes, actual_bytes = sample_bytes(source)
     page = damaged_ogg_page(source)
     if page is not None:
         raise UserError(f"{name} is damaged or ends early, in its page at byte {page:,}")
-    if stated_bytes <= held_bytes:
+    if stated_bytes <= actual_bytes:
         return
-    if held_frames:
-        raise _truncated(name, round(held_frames * stated_bytes / held_bytes), held_frames)
+    if actual_frames:
+        raise _truncated(name, round(actual_frames * stated_bytes / actual_bytes), actual_frames)
     raise UserError(
         f"{name} is truncated: its header states {stated_bytes:,} bytes of samples and the file "
-        f"holds {held_bytes:,}"
+        f"holds {actual_bytes:,}"
     )
 
 

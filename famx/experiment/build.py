@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from tokenizers import Tokenizer
-from torch import distributed
+from torch import Tensor, distributed
 
 from famx.data.base import Dataset
 from famx.model import Model, build_model
@@ -66,7 +67,15 @@ class Experiment:
         # text is its own target
         target_tokenizer = self.tokenizer if dataset.modality is Modality.SPEECH else None
         settings = LoaderConfig(**self.config["loader"])
-        return Loader(dataset, target_tokenizer, self.config["seed"], settings, self.device)
+        return Loader(
+            dataset, target_tokenizer, self.config["seed"], settings, self.device, self._learnable
+        )
+
+    def _learnable(self, n_samples: Int[Tensor, " items"], texts: Sequence[str]) -> list[bool]:
+        """Returns whether each text can be learned from a recording of so many samples."""
+        n_frames = self.model.frontend.n_frames(n_samples).tolist()
+        pairs = zip(n_frames, texts, strict=True)
+        return [self.task.reject(frames, text) is None for frames, text in pairs]
 
 
 def build_experiment(

@@ -42,7 +42,7 @@ FAULTS = ("traceback", "slow", "memory")
 
 
 class Outcome(NamedTuple):
-    """What became of a mutant: `read`, `refused`, `other length` or one of `FAULTS`."""
+    """The outcome of a mutant: `read`, `refused`, `other length` or one of `FAULTS`."""
 
     kind: str
     detail: str
