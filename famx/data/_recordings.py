@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Int16
 
-from famx.data._audio import read_audio, read_duration
+from famx.data._audio import read_audio
 from famx.data._cache import SampleCache
+from famx.data._durations import read_durations
 from famx.data.base import normalise_basic
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 
@@ -62,12 +63,12 @@ class Recordings:
         # rows of `audio` with usable recordings, and the errors of the others
         usable: list[int] = []
         errors: list[str] = []
-        table = zip(audio, ids, texts, speakers, strict=True)
-        # headers of all recordings
-        for index, (row, name, text, speaker) in enumerate(table):
+        durations = read_durations(audio, ids)
+        table = zip(durations, ids, texts, speakers, strict=True)
+        for index, (duration, name, text, speaker) in enumerate(table):
             text = normalise_basic(text)
             try:
-                seconds = _check_recording(_file(row), name, text, max_seconds)
+                seconds = _check_recording(duration, name, text, max_seconds)
             except UserError as error:
                 if not skip_bad:
                     raise
@@ -122,18 +123,21 @@ def _file(row: Mapping[str, Any]) -> str | bytes:
     return row["audio"]["bytes"] or row["audio"]["path"]
 
 
-def _check_recording(file: str | bytes, name: str, text: str, max_seconds: Seconds) -> Seconds:
+def _check_recording(
+    duration: Seconds | UserError, name: str, text: str, max_seconds: Seconds
+) -> Seconds:
     """Returns the duration of a recording.
 
     Raises:
         UserError: its header is bad, it is too long, or its text is empty.
     """
-    seconds = read_duration(file, name)
-    if seconds > max_seconds:
+    if isinstance(duration, UserError):
+        raise duration
+    if duration > max_seconds:
         raise UserError(
-            f"{name} is {seconds:,.1f} s long, over the limit of {max_seconds:,.1f} s "
+            f"{name} is {duration:,.1f} s long, over the limit of {max_seconds:,.1f} s "
             "(data.max_seconds)"
         )
     if not text:
         raise UserError(f"{name} has no words in its text")
-    return seconds
+    return duration
