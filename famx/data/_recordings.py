@@ -56,6 +56,8 @@ class Recordings:
         skip_bad: bool,
         max_seconds: Seconds,
     ) -> None:
+        if not max_seconds > 0:  # also for nan
+            raise UserError(f"data.max_seconds={max_seconds} is not above 0")
         self.ids: list[str] = []
         self.texts: list[str] = []
         self.speakers: list[str] = []

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, distributed
 
 from famx.data.base import Dataset
+from famx.frontend.base import Frontend
 from famx.model import Model, build_model
 from famx.notation import SAMPLE_RATE, Modality, UserError
 from famx.optim import AGC, parameter_groups
@@ -67,15 +68,20 @@ class Experiment:
         # text is its own target
         target_tokenizer = self.tokenizer if dataset.modality is Modality.SPEECH else None
         settings = LoaderConfig(**self.config["loader"])
+        # the two parts alone, which are sent to the processes of the loader
+        learnable = partial(_are_learnable, self.model.frontend, self.task)
         return Loader(
-            dataset, target_tokenizer, self.config["seed"], settings, self.device, self._learnable
+            dataset, target_tokenizer, self.config["seed"], settings, self.device, learnable
         )
 
-    def _learnable(self, n_samples: Int[Tensor, " items"], texts: Sequence[str]) -> list[bool]:
-        """Returns whether each text can be learned from a recording of so many samples."""
-        n_frames = self.model.frontend.n_frames(n_samples).tolist()
-        pairs = zip(n_frames, texts, strict=True)
-        return [self.task.reject(frames, text) is None for frames, text in pairs]
+
+def _are_learnable(
+    frontend: Frontend, task: Task, n_samples: Int[Tensor, " items"], texts: Sequence[str]
+) -> list[bool]:
+    """Returns whether each text can be learned from a recording of so many samples."""
+    n_frames = frontend.n_frames(n_samples).tolist()
+    pairs = zip(n_frames, texts, strict=True)
+    return [task.reject(frames, text) is None for frames, text in pairs]
 
 
 def build_experiment(

@@ -176,3 +176,20 @@ def test_bad_files_do_not_end_transcribe(corpus, command, tmp_path):
     # one bad file is one sentence
     finished = command("transcribe", tmp_path / "run", "no.wav")
     assert (finished.status, finished.err) == (2, "famx: no.wav does not exist\n")
+
+
+def test_evaluation_and_transcription_agree_at_any_level(corpus_copy, tmp_path):
+    run(tones_config(corpus_copy), tmp_path / "run")
+    expected = famx.load(tmp_path / "run").evaluate("test").hypotheses
+    signals = {}
+    for file in sorted(corpus_copy.glob("test*.wav")):
+        signals[file.name] = soundfile.read(file, dtype="float32")[0]
+    for factor, offset in ((32_768.0, 0.0), (1 / 32_768, 0.0), (0.3, 0.3)):
+        for name, samples in signals.items():
+            changed = samples * factor + offset
+            soundfile.write(corpus_copy / name, changed, 16_000, subtype="FLOAT")
+        recognizer = famx.load(tmp_path / "run")
+        evaluation = recognizer.evaluate("test")
+        assert evaluation.hypotheses == expected
+        for name, hypothesis in zip(evaluation.ids, evaluation.hypotheses, strict=True):
+            assert recognizer.transcribe([corpus_copy / name]) == [hypothesis]

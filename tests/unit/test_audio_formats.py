@@ -220,3 +220,10 @@ def test_silent_corpus_is_refused(skip_bad, tmp_path, caplog):
     with caplog.at_level(logging.WARNING), pytest.raises(UserError, match=message):
         next(loader.train_batches())
     assert ("is silent: all its samples are equal" in caplog.text) == skip_bad
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), 0.0, -1.0])
+def test_limit_of_seconds_must_be_positive(seconds, tmp_path):
+    write_corpus(tmp_path)
+    with pytest.raises(UserError, match=rf"^data.max_seconds={seconds} is not above 0$"):
+        Manifest("train", 0, root=str(tmp_path), max_seconds=seconds)
