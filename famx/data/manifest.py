@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int16
 
+from famx.data._audio_table import AudioFiles
 from famx.data._example import write_corpus
 from famx.data._manifest_rows import rows_of_split
 from famx.data._normalisers import Normaliser
 from famx.data._paths import existing_path
-from famx.data._recordings import AudioFiles, Recordings
+from famx.data._recordings import Recordings
 from famx.data.base import Speech, Unknown, check_max_seconds, check_split
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 from famx.registry import register

@@ -7,10 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from tokenizers import Tokenizer
-from torch import distributed
+from torch import Tensor, distributed
 
 from famx.data.base import Dataset
+from famx.frontend.base import Frontend
 from famx.model import Model, build_model
 from famx.notation import SAMPLE_RATE, Modality, UserError
 from famx.optim import AGC, parameter_groups
@@ -72,8 +74,19 @@ class Experiment:
     def _build_loader(self, dataset: Dataset, split: str) -> Loader:
         target_tokenizer = None if self.task.predicts_inputs else self.tokenizer
         settings = LoaderConfig(**self.config["loader"])
+        # the two parts alone, which are sent to the processes of the loader
+        learnable = partial(_are_learnable, self.model.frontend, self.task)
         seed = self.config["seed"]
-        return Loader(dataset, target_tokenizer, seed, settings, self.device, split)
+        return Loader(dataset, target_tokenizer, seed, settings, self.device, split, learnable)
+
+
+def _are_learnable(
+    frontend: Frontend, task: Task, n_samples: Int[Tensor, " items"], texts: Sequence[str]
+) -> list[bool]:
+    """Returns whether each text can be learned from a recording of so many samples."""
+    n_frames = frontend.n_frames(n_samples).tolist()
+    pairs = zip(n_frames, texts, strict=True)
+    return [task.reject(frames, text) is None for frames, text in pairs]
 
 
 def build_experiment(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 
 from famx.data._tokenizers import encode, known_characters, list_characters
@@ -16,7 +16,13 @@ from famx.data.base import Dataset
 from famx.nn.batch import Batch
 from famx.notation import SAMPLE_RATE, Modality, UserError
 from famx.seeding import numpy_rng
-from famx.training.augmentation import Augmentation, sample_augmentation
+from famx.training.augmentation import (
+    Augmentation,
+    Learnable,
+    fitting_speeds,
+    sample_augmentation,
+    sample_speeds_again,
+)
 from famx.training.fixed_shapes import Shape, choose_shapes, fill_shapes, padded_samples
 from famx.training.loader_config import LoaderConfig
 from famx.training.reader import PlannedBatch, Reader, collate, ignore_interrupts
@@ -65,6 +71,8 @@ class Loader:
         tokenizer: tokenizer of the targets; None if the task has no targets but the inputs.
         seed: seed of every random draw, together with the epoch and the index.
         config: options of batches and their augmentation.
+        learnable: texts that the task can learn from recordings of so many samples; the speed of a
+            recording is sampled among those that leave it long enough. None for all.
         device: device that the batches are moved to. For CUDA, they are in pinned memory, and
             other processes read them by default.
         split: name of the split. Texts of train must have no characters outside the vocabulary;
@@ -87,7 +95,10 @@ class Loader:
         config: LoaderConfig | None = None,
         device: torch.device | None = None,
         split: str = "train",
+        learnable: Learnable | None = None,
     ) -> None:
+        self.learnable = learnable
+        self._fits: Bool[np.ndarray, "items speeds"] | None = None
         self.dataset = dataset
         self.tokenizer = tokenizer
         self.seed = seed
@@ -127,7 +138,10 @@ class Loader:
         The first batch is number `skip` of `epoch`. If (epoch, position) was the last batch used,
         `train_batches(epoch, position + 1)` continues with exactly the next one.
         """
-        augment = self._augmentation if self.dataset.modality is Modality.SPEECH else None
+        augment = None
+        if self.dataset.modality is Modality.SPEECH:
+            augment = self._augmentation
+            self._report_speeds(epoch)
         workers = self.config.n_workers(self.device)
         yield from self._read(self._steps(epoch, skip), augment, workers)
 
@@ -225,8 +239,36 @@ class Loader:
         return cut_into_batches(order, lengths, self.budget)
 
     def _augmentation(self, epoch: int) -> Augmentation:
-        n_items = len(self.dataset.at(epoch))
-        return sample_augmentation(self.config, self.seed, epoch, n_items)
+        view = self.dataset.at(epoch)
+        augmentation = sample_augmentation(self.config, self.seed, epoch, len(view))
+        fits = self._fitting_speeds(view)
+        if not fits.all():
+            sample_speeds_again(augmentation, fits, self.config.speed, self.seed, epoch)
+        return augmentation
+
+    def _fitting_speeds(self, view: Dataset) -> Bool[np.ndarray, "items speeds"]:
+        """Returns at which factors of speed the recordings stay long enough for their texts."""
+        speeds = self.config.speed
+        if self.learnable is None:
+            return np.ones((len(view), len(speeds)), bool)
+        # computed once if the examples are the same in every epoch
+        if self._fits is None or view is not self.dataset:
+            self._fits = fitting_speeds(view.lengths, view.texts, speeds, self.learnable)
+        return self._fits
+
+    def _report_speeds(self, epoch: int) -> None:
+        """Warns if some recordings are too short for their texts at some speeds."""
+        fits = self._fitting_speeds(self.dataset.at(epoch))
+        # those that fit at no speed are reported before training
+        n_short = int((~fits.all(1) & fits.any(1)).sum())
+        if n_short:
+            log.warning(
+                "%d of %d recordings are too short for their texts at some of loader.speed=%s; "
+                "their speed is sampled among the others",
+                n_short,
+                len(fits),
+                list(self.config.speed),
+            )
 
     def _steps(self, epoch: int, skip: int) -> Iterator[PlannedBatch]:
         """Yields the plan of an epoch from batch `skip` on, then those of all later epochs."""
@@ -262,8 +304,19 @@ class Loader:
             # otherwise the start of workers would draw from the global generator
             generator=torch.Generator().manual_seed(self.seed),
         )
+        # examples that are left out since the last batch
+        n_empty = 0
         for epoch, position, batch in loader:
             if isinstance(batch, UserError):
                 raise batch
             if batch is not None:
+                n_empty = 0
                 yield epoch, position, batch
+                continue
+            # an epoch has at most as many batches as examples
+            n_empty += 1
+            if n_empty > len(self.dataset):
+                raise UserError(
+                    f"none of {len(self.dataset)} examples can be read, and the data set leaves "
+                    "out all of them"
+                )
