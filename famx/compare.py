@@ -71,18 +71,18 @@ def main() -> int:
     files.check_png_path(file)
 
     # a narrow terminal or a pipe would cut columns
-    console = Console(highlight=False, width=max(MIN_WIDTH, Console().width))
+    console = Console(highlight=False, markup=False, width=max(MIN_WIDTH, Console().width))
     for comparison in comparisons:
         console.print(table(comparison))
-        console.print(*notes(comparison), sep="\n", markup=False, soft_wrap=True)
+        console.print(*notes(comparison), sep="\n", soft_wrap=True)
         effects = gene_table(comparison)
         if effects is not None:
             console.print(effects)
     with files.report_os_errors(file):
         draw(comparisons, file)
         reports = write_report(comparisons, file.parent)
-    console.print(f"picture: {file}", markup=False, soft_wrap=True)
-    console.print("report:", *reports, markup=False, soft_wrap=True)
+    console.print(f"picture: {file}", soft_wrap=True)
+    console.print("report:", *reports, soft_wrap=True)
     return 0
 
 

@@ -28,7 +28,8 @@ def main() -> int:
         metavar="KEY=VALUE",
         nargs="*",
         default=[],
-        help="another decoding (decode=NAME decode.KEY=VALUE), trainer.device=NAME, "
+        help="another decoding (decode=NAME decode.KEY=VALUE), other data (data.root=FOLDER "
+        "data.test=FILE, or data=NAME), trainer.device=NAME, "
         "and famx_parts=[file.py] where the run was trained with parts of your own",
     )
     arguments = parser.parse_intermixed_args()
@@ -44,7 +45,7 @@ def main() -> int:
     # scores, then the names of the files that hold them
     recognizer = Recognizer(arguments.run, arguments.checkpoint, overrides)
     evaluation = recognizer.evaluate(arguments.split)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(evaluation.table(arguments.split))
     title = f"{arguments.split}{recognizer.suffix}"
     written = [run_dir.scores_file(title).name]

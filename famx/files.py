@@ -80,7 +80,8 @@ def write_atomic(file: Path, text: str) -> None:
     temp_path = file.with_name(f".{file.name}.tmp")
     with report_os_errors(file):
         try:
-            temp_path.write_text(text)
+            # a name of a file that is not UTF-8 is written with escapes
+            temp_path.write_text(text, encoding="utf-8", errors="backslashreplace")
             temp_path.replace(file)
         except OSError:
             temp_path.unlink(missing_ok=True)

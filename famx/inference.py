@@ -62,8 +62,11 @@ class Recognizer:
         Raises:
             UserError: a file is missing or holds no audio, or the run is not a speech model.
         """
-        if self.experiment.task.modality is not Modality.SPEECH:
-            raise UserError(f"{self.run_dir} is a text model, which cannot transcribe audio")
+        modality = self.experiment.modality
+        if modality is not Modality.SPEECH:
+            raise UserError(
+                f"{self.run_dir} is a model of {modality.value}, which cannot transcribe audio"
+            )
         if isinstance(recordings, str | Path):
             recordings = [recordings]
         return [self._transcribe_file(path) for path in recordings]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
 from famx.notation import UserError
 from famx.validate import check_number
@@ -42,6 +42,16 @@ VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 NOT_A_NAME = re.compile(r"nan|inf|null|true|false|yes|no|on|off|[\d.][\d.e]*")
 
 Part = TypeVar("Part", bound=type)
+
+
+@runtime_checkable
+class HasTrainerDefaults(Protocol):
+    """A part whose defaults in a config are made for famx's trainer, for its clipped gradients.
+
+    The defaults of its constructor are safe in any loop.
+    """
+
+    trainer_defaults: Mapping[str, Any]
 
 
 @overload
@@ -117,7 +127,7 @@ def build(room: str, config: Mapping[str, Any], **context: Any) -> Any:
     # hyperparameters from the config
     part = resolve(room, config)
     known = hyperparameters(part)
-    arguments = _settings(config)
+    arguments = {**_trainer_defaults(part), **_settings(config)}
     for key, value in arguments.items():
         check_number(f"{room}.{key}", value)
         # YAML has no tuples
@@ -219,8 +229,21 @@ def room_of(cls: type) -> str | None:
 
 
 def hyperparameters(part: type) -> dict[str, Parameter]:
-    """Returns the parameters that a config may set, see `constructor_parameters`."""
-    return {name: p for name, p in constructor_parameters(part).items() if _is_hyperparameter(p)}
+    """Returns the parameters that a config may set, with their defaults in a config.
+
+    See `constructor_parameters` and `HasTrainerDefaults`.
+    """
+    presets = _trainer_defaults(part)
+    parameters = {}
+    for name, parameter in constructor_parameters(part).items():
+        if _is_hyperparameter(parameter):
+            default = presets.get(name, parameter.default)
+            parameters[name] = parameter.replace(default=default)
+    return parameters
+
+
+def _trainer_defaults(part: type) -> Mapping[str, Any]:
+    return part.trainer_defaults if isinstance(part, HasTrainerDefaults) else {}
 
 
 def constructor_parameters(part: type) -> dict[str, Parameter]:

@@ -33,6 +33,7 @@ from famx.config.schema import (
     to_plain,
 )
 from famx.config.sections import ModelConfig, SweepConfig
+from famx.config.text_options import quote_texts
 from famx.config.words import hydra_words, split_words
 from famx.experiment.jobs import Job, carry_out
 from famx.experiment.run import run
@@ -104,6 +105,7 @@ def train(words: Sequence[str]) -> int:
     user_parts = import_user_parts(overrides)
     runs = Runs(user_parts, user_part_files(overrides))
     register_schemas(**SECTION_TYPES)
+    overrides = quote_texts(overrides, is_sweep="--multirun" in options)
     if find_override("sweep.tune", overrides) not in (None, "null"):
         settings = SweepConfig(**sweep_options(overrides))
         return tune(options, overrides, runs.build, settings)
@@ -253,18 +255,20 @@ def resume(words: Sequence[str]) -> int:
     run_dir.require_checkpoints()
     config = run_dir.load_config()
     import_user_parts(words, run_dir.path, config["famx_parts"])
-    # changed options
+    # changed options; data may have moved
+    data_part = get("data", config["data"]["name"])
+    paths = [f"data.{option}" for option in data_part.path_options]
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
         if key in ("resume", "famx_parts"):
             continue
-        if key not in RESUMABLE or not equals:
+        if key not in (*RESUMABLE, *paths) or not equals:
             raise UserError(
                 f"{word} cannot change on resume; these can, each with =VALUE: "
-                f"{', '.join(RESUMABLE)}"
+                f"{', '.join((*RESUMABLE, *paths))}"
             )
         section, _, option = key.partition(".")
-        config[section][option] = parse_yaml(key, value)
+        config[section][option] = value if key in paths else parse_yaml(key, value)
     # checks the types of changed options, and adds the defaults of options newer than the run
     for section, fields in SECTION_TYPES.items():
         config[section] = fill_defaults(section_schema(fields), config[section], section)

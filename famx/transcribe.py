@@ -1,15 +1,21 @@
 """Transcribes recordings: python -m famx.transcribe RUN FILE... [--checkpoint last] [decode=...]"""
 
+import sys
 from pathlib import Path
 
 from famx.config.command import Parser, import_user_parts, run_command
+from famx.notation import UserError
 from famx.training.run_dir import RunDir
 
 OVERRIDES = ("decode=", "decode.", "trainer.device=", "trainer.threads=")
 
 
 def main() -> int:
-    """Prints a line for each file, `path<TAB>text`; returns the exit status."""
+    """Prints a line for each file, `path<TAB>text`, and the bad files at the end.
+
+    Returns:
+        The exit status, 2 if a file is bad.
+    """
     parser = Parser(prog="python -m famx.transcribe", description="Transcribes audio files.")
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument(
@@ -39,9 +45,20 @@ def main() -> int:
     import famx
 
     recognizer = famx.load(arguments.run, arguments.checkpoint, overrides)
+    recognizer.transcribe([])  # refuses a text model before the first file
+    bad = []
     for file in files:
-        print(f"{file}\t{recognizer.transcribe([file])[0]}", flush=True)
-    return 0
+        try:
+            [text] = recognizer.transcribe([file])
+        except UserError as error:
+            bad.append(file)
+            print(f"famx: {error}", file=sys.stderr, flush=True)
+        else:
+            print(f"{file}\t{text}", flush=True)
+    if len(files) > 1 and bad:
+        names = ", ".join(bad)
+        print(f"famx: {len(bad)} of {len(files)} files are left out: {names}", file=sys.stderr)
+    return 2 if bad else 0
 
 
 if __name__ == "__main__":

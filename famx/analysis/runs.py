@@ -183,7 +183,7 @@ def format_value(value: Any) -> str:
 def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric: str | None) -> Run:
     """Reads the files of a run that is scored on a split."""
     # the metric
-    scores = json.loads(run_dir.scores_file(split).read_text())
+    scores = json.loads(run_dir.scores_file(split).read_text(encoding="utf-8"))
     loss = float(scores["loss"])
     names = [name for name, score in scores.items() if isinstance(score, dict)]
     if metric is None:
@@ -209,6 +209,10 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         hypotheses = [row[2] for row in transcripts]
         counts, units = edits(references, hypotheses, ERROR_UNITS[metric])
         errors = counts.sum(1)
+    elif metric == "error" and transcripts is not None:
+        # one label per utterance
+        errors = np.array([float(row[1] != row[2]) for row in transcripts])
+        units = np.ones(len(transcripts))
     else:
         # without counts per utterance, only the score itself is known
         units = np.ones(1)
@@ -216,8 +220,8 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
     is_fraction = metric != "loss" and scores[metric].get("is_fraction", True)
 
     # steps and parameters of the run
-    last_report = json.loads(run_dir.metrics_file.read_text().splitlines()[-1])
-    with run_dir.param_groups_file.open() as lines:
+    last_report = json.loads(run_dir.metrics_file.read_text(encoding="utf-8").splitlines()[-1])
+    with run_dir.param_groups_file.open(encoding="utf-8") as lines:
         rows = csv.DictReader(lines, delimiter="\t")
         parameters = sum(int(group["parameters"]) for group in rows)
     settings = _settings(config)
@@ -249,7 +253,7 @@ def _read_result(run_dir: RunDir) -> dict[str, Any]:
 
 def _read_transcripts(file: Path, n_utterances: int) -> list[list[str]]:
     """Reads id, reference and hypothesis of each utterance."""
-    rows = [line.split("\t") for line in file.read_text().split("\n")[1:-1]]
+    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").split("\n")[1:-1]]
     if len(rows) != n_utterances:
         raise ValueError(f"{file.name} has {len(rows)} utterances, and {n_utterances} were scored")
     return rows

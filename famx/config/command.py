@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import hashlib
+import io
 import logging
 import os
 import shlex
@@ -31,6 +32,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     The exit status is 0 after success, 2 after a mistake of the user (reported in one sentence;
     `FAMX_DEBUG=1` adds the traceback), 130 after Ctrl-C, and 1 after an error of famx.
     """
+    _escape_unprintable()
     try:
         with show_warnings(), files.report_os_errors(), files.quiet_writer_threads():
             status = main()
@@ -56,6 +58,14 @@ def run_command(main: Callable[[], int]) -> NoReturn:
             )
         raise
     sys.exit(status)
+
+
+def _escape_unprintable() -> None:
+    """Prints what the terminal's encoding, or any, does not have as escapes, not as an error."""
+    for stream in (sys.stdout, sys.stderr):
+        # a stream that captures the output may be of another class
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager
@@ -117,7 +127,8 @@ def parse_yaml(key: str, text: str) -> Any:
     """
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    # integers of thousands of digits, and thousands of brackets, too
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{key}={text} cannot be read: {reason}") from error
 

@@ -86,7 +86,7 @@ def schema(part: type, name: str) -> type:
     """Returns the dataclass of a part: its name, and its hyperparameters from the signature."""
     fields: list[Any] = [("name", str, name)]
     for key, parameter in hyperparameters(part).items():
-        hint = _checkable(_annotation(part, key))
+        hint = _checkable(annotation(part, key))
         # OmegaConf has enums and lists where signatures have literals and tuples
         value = parameter.default
         if inspect.isclass(hint) and issubclass(hint, enum.Enum):
@@ -162,7 +162,7 @@ def flatten(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]
             yield f"{prefix}.{key}", value
 
 
-def _annotation(part: type, key: str) -> Any:
+def annotation(part: type, key: str) -> Any:
     """Returns the annotation of a hyperparameter, from the class whose constructor names it."""
     for cls in inspect.getmro(part):
         if "__init__" in vars(cls):

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -154,7 +154,8 @@ def parse_override(word: str) -> Override | None:
     """Returns an override as Hydra reads it, or None if it cannot."""
     try:
         return OverridesParser.create().parse_override(word)
-    except HydraException:
+    # integers of thousands of digits, and thousands of brackets, too
+    except (HydraException, ValueError, RecursionError):
         return None
 
 
@@ -162,7 +163,8 @@ def override_values(override: Override) -> list[Any]:
     """Returns the values of an override, several in a sweep."""
     if not override.is_sweep_override():
         return [override.value()]
-    return list(override.sweep_iterator()) if override.is_discrete_sweep() else []
+    values = list(override.sweep_iterator()) if override.is_discrete_sweep() else []
+    return [value.text if isinstance(value, QuotedString) else value for value in values]
 
 
 def refuse_removal(word: str) -> None:
@@ -287,7 +289,7 @@ def experiment_sweep(overrides: Sequence[str], options: Sequence[str]) -> dict[s
     folders = [CONF, *user_folders(options)]
     files = [folder / "experiment" / f"{name}.yaml" for folder in folders]
     file = next((file for file in files if file.is_file()), None)
-    node = yaml.safe_load(file.read_text()) if file else {}
+    node = yaml.safe_load(file.read_text(encoding="utf-8")) if file else {}
     # the sweep is where Hydra's sweeper looks for it
     for key in ("hydra", "sweeper", "params"):
         node = node.get(key, {})

@@ -15,9 +15,14 @@ from famx.contracts._optim_descent import (
     descends_on_a_quadratic,
 )
 from famx.contracts._optim_state import (
+    adds_groups_or_refuses_them,
     copy_takes_the_same_steps,
+    distributed_checkpoint_round_trip,
     keeps_plain_state,
+    matches_names,
     non_finite,
+    refuses_a_parameter_that_changes,
+    refuses_the_state_of_other_parameters,
     state_round_trip,
 )
 from famx.nn.hooks import Observed
@@ -307,6 +312,11 @@ CONTRACT: tuple[Contract, ...] = (
     leaves_gradients_alone,
     leaves_the_global_generator_alone,
     state_round_trip,
+    distributed_checkpoint_round_trip,
+    refuses_the_state_of_other_parameters,
+    refuses_a_parameter_that_changes,
+    adds_groups_or_refuses_them,
+    matches_names,
     copy_takes_the_same_steps,
     keeps_plain_state,
     obeys_parameter_groups,

@@ -12,6 +12,7 @@ from rich.console import Console, Group
 
 from famx import files
 from famx.config.command import format_command
+from famx.data._fingerprint import describe_changes, shared_files
 from famx.experiment import report
 from famx.experiment.build import (
     Experiment,
@@ -19,10 +20,10 @@ from famx.experiment.build import (
     build_run_optimizer,
     build_trainer,
     check_learnable,
-    initialize_from,
 )
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.experiment.search import layer_table
+from famx.experiment.transfer import Transfer, initialize_from
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
 from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.notation import UserError
@@ -70,10 +71,9 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
     experiment = build_experiment(config, device, tokenizer)
     for split in experiment.loader("train").dataset.splits:
         check_learnable(experiment, split)
-    if config["init_from"] and not resume:
-        initialize_from(experiment.model, config["init_from"])
+    transfer = _initialize(experiment) if not resume else None
     optimizer = build_run_optimizer(experiment, settings)
-    run_log = WriteRunLog(run_dir)
+    run_log = WriteRunLog(run_dir, report.hparams(config))
     hooks = training_hooks(experiment, run_dir)
     if is_main_process:
         hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)
@@ -84,18 +84,22 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
         if is_main_process:
             stack.enter_context(run_dir.lock(resume))
             stack.enter_context(contextlib.closing(run_log))
+            stack.push(run_log.log_error)
         if resume:
             _restore(trainer, run_dir)
-        console = Console(quiet=not is_main_process)
+        console = Console(quiet=not is_main_process, markup=False)
         if is_main_process:
             run_dir.save_setup(config, experiment.tokenizer)
             _save_identity(run_dir, config)
+            _check_data(experiment, run_dir)
             _print_overview(console, experiment, trainer, run_dir)
+            if transfer:
+                console.print(transfer.table())
         latest = trainer.fit()
         if trainer.stopped_by:
             command = format_command("train", f"resume={run_dir}")
             message = f"stopped at step {trainer.step} and saved; to continue:\n  {command}"
-            console.print(message, soft_wrap=True, markup=False)
+            console.print(message, soft_wrap=True)
             return latest | {"stopped_by": trainer.stopped_by}
         if is_main_process:
             latest |= _score_and_report(experiment, trainer, run_log, run_dir, console)
@@ -143,7 +147,7 @@ def monitoring_hooks(
     """Builds the hooks of the first process: optimizer probe, user's hooks, run log, progress."""
     task = experiment.task
     hooks: list[Hook] = [build_user_hook(name, hook) for name, hook in user_hooks().items()]
-    hooks += [run_log, ShowProgress(task.selection_metric, task.modality)]
+    hooks += [run_log, ShowProgress(task)]
     level = probe_level(experiment.config["probe"])
     if level != "off":
         # before the run log, which writes what the probe adds to a report
@@ -166,6 +170,42 @@ def build_user_hook(name: str, hook: type) -> Hook:
     if not issubclass(hook, Hook):
         raise UserError(f"hook={name} is a {hook.__name__}, not a famx.training.hooks.Hook")
     return hook()
+
+
+def _initialize(experiment: Experiment) -> Transfer | None:
+    """Loads the weights of `init_from`, if it is set."""
+    source = experiment.config["init_from"]
+    if not source:
+        return None
+    return initialize_from(experiment.model, experiment.tokenizer, source)
+
+
+def _check_data(experiment: Experiment, run_dir: RunDir) -> None:
+    """Reports data that changed since the run began, and recordings of train in other splits."""
+    train = experiment.loader("train").dataset
+    datasets = {split: experiment.loader(split).dataset for split in train.splits}
+    # a run that is resumed has digests already
+    current = {split: dataset.fingerprint() for split, dataset in datasets.items()}
+    changes = describe_changes(run_dir.load_fingerprints(), current)
+    if changes:
+        log.warning(
+            "the data has changed since %s was saved, and is used as it is now: %s",
+            run_dir,
+            ", ".join(changes),
+        )
+    run_dir.save_fingerprints(current)
+    for split, dataset in datasets.items():
+        shared = shared_files(train.files(), dataset.files()) if split != "train" else []
+        if shared:
+            file, other = shared[0]
+            log.warning(
+                "%d of the %d recordings of %s are in train too; the first: %s%s",
+                len(shared),
+                len(dataset.files()),
+                split,
+                file,
+                "" if file == other else f", which is {other} there",
+            )
 
 
 def _restore(trainer: Trainer, run_dir: RunDir) -> None:
@@ -237,8 +277,8 @@ def _score_and_report(
         for name, value in evaluation.metrics.items():
             scores[f"{split}/{name}"] = value
     # for TensorBoard, and for the terminal
-    run_log.finish(report.hparams(experiment.config), scores, trainer.step)
-    report.print_next_commands(console, run_dir.path, evaluations)
+    run_log.finish(scores, trainer.step)
+    report.print_next_commands(console, run_dir.path, evaluations, experiment.transcribes)
     return scores
 
 

@@ -197,7 +197,9 @@ def _step_chunk(  # noqa: PLR0913
         old = read(p, lane, count, is_full)
     if averages:
         old_average = read(m, lane, count, is_full)
-        direction = old_average + w * (direction - old_average)
+        # without momentum exactly the gradient
+        moved = old_average + w * (direction - old_average)
+        direction = tl.where(w == 1.0, direction, moved)
         write(m, lane, direction, count, is_full)
     if descends:
         write(p, lane, old - lr * (direction + weight_decay * old), count, is_full)

@@ -144,8 +144,15 @@ class FamRules(HistoryRule):
             self.update_history(due, shares, self.spectrum.every)
         if self.observed:
             self.metrics = {"fired": self.changed_share()}
-        self.spectrum.report_bands(self.history)
         return self.coefficients
+
+    def decided_bands(self) -> Float[Tensor, "measured bands"]:
+        """See `famx.nn.hooks.DecidesByBands`."""
+        return torch.where(self.begun, self.spectrum.relative(self.history), torch.nan)
+
+    def band_names(self) -> list[tuple[str, ...]]:
+        """See `famx.nn.hooks.DecidesByBands`."""
+        return [self.spectrum.band_names(self.tensors[row]) for row in self.rows]
 
     def choose(self, history: Float[Tensor, "measured bands"]) -> Float[Tensor, " measured"]:
         """See `HistoryRule.choose`."""

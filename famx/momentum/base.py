@@ -133,8 +133,12 @@ class GradientSpectrum(Protocol):
         """Returns the number of independent power values in a measurement."""
         ...
 
-    def report_bands(self, shares: Float[Tensor, "tensors bands"]) -> None:
-        """Fills the spectrum's metrics with these shares, if it is observed."""
+    def relative(self, shares: Float[Tensor, "tensors bands"]) -> Float[Tensor, "tensors bands"]:
+        """Returns shares in units of white noise, NaN if a band does not exist."""
+        ...
+
+    def band_names(self, info: TensorInfo) -> tuple[str, ...]:
+        """Returns a name for each band of a tensor."""
         ...
 
 

@@ -1,6 +1,8 @@
 """Draws matrices as heat maps."""
 
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import islice
 from math import ceil
 from typing import NamedTuple
 
@@ -10,7 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from famx.monitoring.metrics import HeatMap
+from famx.monitoring.metrics import HeatMap, RowGroup
 
 # black through purple and orange to pale yellow, equally spaced
 COLOURS = (
@@ -42,39 +44,111 @@ def heat_map(picture: HeatMap) -> UInt8[np.ndarray, "height width 3"]:
     smallest to the largest value; if these are too, from 0, or from the smallest value if that is
     negative. Colours are logarithmic if no value is negative and the quantiles of the positive
     values differ by a factor of more than 30; 0 is then as dark as the smallest positive value.
-    Values that are not finite are grey.
+    Values that are not finite are grey. The limits include a value that is to be marked.
     """
     values = picture.values.float()
     is_finite = values.isfinite()
     scale = _scale(values[is_finite])
-    matrix = _paint(_positions(values, scale))
-    colour_bar = _paint(torch.linspace(0, 1, MIN_WIDTH)[None])
+    if picture.mark is not None:
+        value, _ = picture.mark
+        scale = scale._replace(low=min(scale.low, value), high=max(scale.high, value))
+    # titles of groups are lines of their own, and white
+    titles, matrix_lines = _lines(picture)
+    pixels = np.full((len(titles), values.shape[1], 3), 255, dtype=np.uint8)
+    pixels[matrix_lines] = _paint(_positions(values, scale))
 
     # the canvas: names on the left, the matrix, then three rows of text and colour bar below it
-    names = _row_names(picture.rows)
-    font = ImageFont.load_default()
-    width = max(2, MIN_WIDTH // values.shape[1]) * values.shape[1]
-    size = (names.width + width, names.height + 3 * ROW_HEIGHT)
-    canvas = Image.new("RGB", size, "white")
+    names = _row_names(titles)
+    cell_width = _cell_width(picture)
+    width = cell_width * values.shape[1]
+    canvas = Image.new("RGB", (names.width + width, names.height + 3 * ROW_HEIGHT), "white")
     canvas.paste(names, (0, 0))
-    canvas.paste(_resized(matrix, width, names.height), (names.width, 0))
-    bar_top = names.height + ROW_HEIGHT
-    canvas.paste(_resized(colour_bar, width, ROW_HEIGHT), (names.width, bar_top))
+    canvas.paste(_resized(pixels, width, names.height), (names.width, 0))
+    _draw_columns(canvas, picture.groups, names.width, cell_width)
 
-    # texts: alignment from 0 (left) to 1 (right), line below the matrix
+    # below the matrix
     caption = picture.columns + ("" if is_finite.all() else "; grey: not defined")
-    kind = "logarithmic" if scale.is_logarithmic else ""
-    texts = (
-        (0.0, 0, caption),
-        (0.0, 2, f"{scale.low:.3g}"),
-        (0.5, 2, kind),
-        (1.0, 2, f"{scale.high:.3g}"),
-    )
+    if scale.is_logarithmic and picture.mark is not None:
+        caption += "; logarithmic"
     draw = ImageDraw.Draw(canvas)
-    for alignment, line, text in texts:
-        x = names.width + alignment * (width - font.getlength(text))
-        draw.text((x, names.height + line * ROW_HEIGHT), text, fill="black", font=font)
+    draw.text((names.width, names.height), caption, fill="black", font=ImageFont.load_default())
+    _draw_colour_bar(canvas, scale, picture.mark, (names.width, names.height + ROW_HEIGHT))
     return np.array(canvas)
+
+
+def _lines(picture: HeatMap) -> tuple[tuple[str, ...], list[int]]:
+    """Returns the texts left of the matrix, and the lines on which its rows are drawn."""
+    if not picture.groups:
+        return picture.rows, list(range(len(picture.rows)))
+    texts: list[str] = []
+    matrix_lines = []
+    rows = iter(picture.rows)
+    for group in picture.groups:
+        texts.append(group.title)
+        for row in islice(rows, group.size):
+            matrix_lines.append(len(texts))
+            texts.append(f"  {row}")
+    return tuple(texts), matrix_lines
+
+
+def _cell_width(picture: HeatMap) -> int:
+    """Returns the width of a column in pixels, enough for the names of columns."""
+    font = ImageFont.load_default()
+    width = max(2, MIN_WIDTH // picture.values.shape[1])
+    for group in picture.groups:
+        for name in group.columns:
+            width = max(width, ceil(font.getlength(name)) + 6)
+    return width
+
+
+def _draw_columns(
+    canvas: Image.Image, groups: Sequence[RowGroup], left: int, cell_width: int
+) -> None:
+    """Draws the names of each group's columns beside its title."""
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default()
+    line = 0
+    for group in groups:
+        for i, name in enumerate(group.columns):
+            x = left + (i + 0.5) * cell_width - font.getlength(name) / 2
+            draw.text((x, line * ROW_HEIGHT), name, fill="black", font=font)
+        line += 1 + group.size
+
+
+def _draw_colour_bar(
+    canvas: Image.Image, scale: _Scale, mark: tuple[float, str] | None, corner: tuple[int, int]
+) -> None:
+    """Draws the colours with their limits below, and a line at the value that is marked.
+
+    Args:
+        corner: left and top of the bar, which extends to the right end of the canvas.
+    """
+    left, top = corner
+    width = canvas.width - left
+    colour_bar = _paint(torch.linspace(0, 1, MIN_WIDTH)[None])
+    canvas.paste(_resized(colour_bar, width, ROW_HEIGHT), corner)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default()
+
+    # texts below the bar: alignment from 0 (left) to 1 (right)
+    middle = 0.5
+    text = "logarithmic" if scale.is_logarithmic else ""
+    if mark is not None:
+        value, text = mark
+        middle = _positions(torch.tensor([[value]]), scale).item()
+        x = left + middle * (width - 1)
+        draw.line([x, top, x, top + ROW_HEIGHT - 1], fill="white", width=3)
+        draw.line([x, top, x, top + ROW_HEIGHT - 1], fill="black", width=1)
+    low = f"{scale.low:.3g}"
+    high = f"{scale.high:.3g}"
+    below = top + ROW_HEIGHT
+    draw.text((left, below), low, fill="black", font=font)
+    draw.text((canvas.width - font.getlength(high), below), high, fill="black", font=font)
+    # the text in the middle must not cover the limits
+    first = left + font.getlength(low) + 6
+    last = canvas.width - font.getlength(high) - 6 - font.getlength(text)
+    x = left + middle * width - font.getlength(text) / 2
+    draw.text((max(first, min(x, last)), below), text, fill="black", font=font)
 
 
 def _scale(finite: Float[Tensor, " n"]) -> _Scale:

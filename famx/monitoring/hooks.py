@@ -1,27 +1,56 @@
 """Monitoring as hooks of the trainer: reports, optimizer probe, run log, progress."""
 
+import logging
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from torch import Tensor
 
-from famx.monitoring.metrics import module_images, module_metrics, optimizer_metrics, to_host
+from famx.monitoring.metrics import (
+    HeatMap,
+    module_images,
+    module_metrics,
+    optimizer_metrics,
+    to_host,
+)
 from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.monitoring.progress import TrainingProgress, format_score
 from famx.monitoring.spectrum_log import SpectrumLog
 from famx.monitoring.tensorboard import RunLog
 from famx.nn.hooks import Observed, set_observed
-from famx.notation import Modality
-from famx.training.device import sum_over_processes
+from famx.task.base import DrawsScores, Task
+from famx.training.device import sum_over_processes, world_size
 from famx.training.evaluate import Evaluation
 from famx.training.hooks import Hook, Interval, Metrics, require_finite
+from famx.training.provenance import provenance
 from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
 
+logger = logging.getLogger(__name__)
 
-def throughput_tag(modality: Modality) -> str:
-    """Returns the tag of the amount of data trained per second, in seconds of audio or tokens."""
-    data = "audio" if modality is Modality.SPEECH else "tokens"
-    return f"train/{data}_per_second"
+
+def trial_name(folder: Path) -> str:
+    """Returns the name of a run in TensorBoard: what differs first, dates last.
+
+    TensorBoard shows the first 14 or so characters, and the folders of most runs begin with a date.
+    """
+    name = folder.resolve().name
+    parent = folder.resolve().parent.name
+    dated = re.fullmatch(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)_(.+)", name)
+    if dated:
+        date, name = dated.groups()
+        return f"{name} {date}"
+    # runs of a sweep: sweeps may have runs of the same name
+    return f"{name} {parent}"
+
+
+def throughput_tag(task: Task) -> str:
+    """Returns the tag of the amount of data trained per second, such as seconds of audio."""
+    return f"train/{task.throughput_unit}_per_second"
 
 
 class ReportMetrics(Hook):
@@ -63,7 +92,7 @@ class ReportMetrics(Hook):
         # numbers on the host
         metrics = to_host(on_device)
         metrics["train/lr"] = trainer.optimizer.param_groups[0]["lr"]
-        metrics[throughput_tag(trainer.task.modality)] = interval.amount_per_second
+        metrics[throughput_tag(trainer.task)] = interval.amount_per_second
         metrics["train/padding"] = interval.padding / interval.steps
         return metrics
 
@@ -83,10 +112,13 @@ class ProbeOptimizer(Hook):
         self.probe = probe
         self.run_dir = run_dir
         self.run_log = run_log
+        self.has_charts = False
 
     def on_start(self, trainer: Trainer) -> None:
         file = self.run_dir.spectrum_file
-        self.spectrum_log = SpectrumLog(file, self.probe.names, self.probe.kinds, trainer.step)
+        self.spectrum_log = SpectrumLog(
+            file, self.probe.names, self.probe.kinds, trainer.step, self.probe.band_names
+        )
 
     def before_optimizer_step(self, trainer: Trainer, grad_norms: Tensor) -> None:
         self.probe.every = trainer.report_every
@@ -102,6 +134,17 @@ class ProbeOptimizer(Hook):
         # one value or row per tensor, so none is a plain number
         by_tensor = {name: value for name, value in on_host.items() if isinstance(value, Tensor)}
         metrics |= self.spectrum_log.add(trainer.step, by_tensor)
+        if not self.has_charts:
+            self.run_log.log.log_charts(self._charts())
+            self.has_charts = True
+
+    def _charts(self) -> dict[str, dict[str, list[str]]]:
+        """Returns charts with the bands of each kind, and with the momentum of all kinds."""
+        bands = self.spectrum_log.curves_of_bands()
+        momentum = {}
+        for metric, title in (("coefficient", "momentum set"), ("momentum", "momentum in effect")):
+            momentum[title] = [f"probe/{metric}/{kind}" for kind in bands]
+        return {"gradient bands (white noise = 1)": bands, "momentum": momentum}
 
     def on_evaluation(self, trainer: Trainer, evaluation: Evaluation) -> None:
         self.run_log.log.log_images(trainer.step, self.spectrum_log.images())
@@ -121,10 +164,12 @@ class WriteRunLog(Hook):
 
     Args:
         run_dir: folder of the run.
+        hparams: settings by which TensorBoard compares the run with others.
     """
 
-    def __init__(self, run_dir: RunDir):
+    def __init__(self, run_dir: RunDir, hparams: Mapping[str, Any]):
         self.run_dir = run_dir
+        self.hparams = hparams
         self._log: RunLog | None = None
 
     @property
@@ -135,6 +180,12 @@ class WriteRunLog(Hook):
 
     def on_start(self, trainer: Trainer) -> None:
         self._log = RunLog(self.run_dir, trainer.step)
+        facts = provenance(trainer.device, world_size())
+        self.run_dir.add_provenance(facts)
+        for name, fact in facts.items():
+            logger.info("%s: %s", name, fact)
+        # at the start, so that a run that is stopped or crashes has a row too
+        self.log.log_hparams(trial_name(self.run_dir.path), self.hparams)
 
     def on_report(self, trainer: Trainer, metrics: Metrics) -> None:
         self.log.write(trainer.step, trainer.epoch, trainer.seconds, "train", metrics)
@@ -145,10 +196,39 @@ class WriteRunLog(Hook):
         header = ("reference", "hypothesis")
         self.log.log_text_table(trainer.step, "dev/samples", header, evaluation.samples())
         self.log.log_images(trainer.step, module_images(trainer.evaluated_model))
+        if isinstance(trainer.task, DrawsScores):
+            name, picture = trainer.task.picture(evaluation.references, evaluation.hypotheses)
+            self.log.log_images(trainer.step, {f"dev/{name}": HeatMap(*picture)})
+        self._log_results(trainer)
 
-    def finish(self, hparams: dict[str, Any], results: dict[str, float], step: int) -> None:
-        """Writes the row by which TensorBoard compares this run with others."""
-        self.log.log_hparams(hparams, results, step)
+    def on_stop(self, trainer: Trainer) -> None:
+        self._log_results(trainer)
+
+    def _log_results(self, trainer: Trainer) -> None:
+        """Writes what the run has reached to TensorBoard."""
+        results = {"Results/training steps": float(trainer.step)}
+        # infinite before the first evaluation
+        if math.isfinite(trainer.best_score):
+            results[f"Results/best dev {trainer.task.selection_metric}"] = trainer.best_score
+        self.log.log_curves(trainer.step, results)
+
+    def finish(self, scores: Mapping[str, float], step: int) -> None:
+        """Writes the scores of a complete run, by `split/metric`, to TensorBoard and famx.log."""
+        self.log.log_curves(step, scores)
+        results = {f"Results/{tag.replace('/', ' ')}": value for tag, value in scores.items()}
+        self.log.log_curves(step, results)
+        for tag, value in scores.items():
+            logger.info("%s %.6g", tag, value)
+
+    def log_error(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Writes the error that ends the run, if any, to famx.log; see `ExitStack.push`."""
+        if error is not None and self._log is not None:
+            self._log.log_error(error)
 
     def close(self) -> None:
         if self._log is not None:
@@ -158,20 +238,20 @@ class WriteRunLog(Hook):
 class ShowProgress(Hook):
     """Shows a progress bar on a terminal, and a line for each report elsewhere."""
 
-    def __init__(self, selection_metric: str, modality: Modality):
-        self.progress = TrainingProgress(selection_metric, modality)
+    def __init__(self, task: Task):
+        self.progress = TrainingProgress(task.selection_metric, task.throughput_unit)
 
     def on_start(self, trainer: Trainer) -> None:
         self.progress.start()
 
     def on_report(self, trainer: Trainer, metrics: Metrics) -> None:
-        rate = float(metrics[throughput_tag(trainer.task.modality)])
+        rate = float(metrics[throughput_tag(trainer.task)])
         self._show(trainer, "train", f"loss {metrics['train/loss']:.3f}", rate)
 
     def on_evaluation(self, trainer: Trainer, evaluation: Evaluation) -> None:
         scores = [f"{name} {format_score(name, x)}" for name, x in evaluation.metrics.items()]
         # there may be no report before the first evaluation
-        tag = throughput_tag(trainer.task.modality)
+        tag = throughput_tag(trainer.task)
         rate = trainer.latest.get(tag, trainer.interval.amount_per_second)
         self._show(trainer, "dev", "  ".join(scores), rate)
 

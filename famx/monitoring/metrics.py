@@ -21,6 +21,20 @@ from famx.registry import room_of
 OVER_TIME = "over_time/"
 
 
+class RowGroup(NamedTuple):
+    """Successive rows of a heat map under a common title.
+
+    Args:
+        title: title of the rows.
+        size: number of rows.
+        columns: names of the columns in these rows, from the first; empty for none.
+    """
+
+    title: str
+    size: int
+    columns: tuple[str, ...] = ()
+
+
 class HeatMap(NamedTuple):
     """A matrix to be drawn.
 
@@ -28,11 +42,15 @@ class HeatMap(NamedTuple):
         values: the matrix; NaN where it is not defined.
         rows: names of the rows.
         columns: short description of the columns.
+        groups: groups of all rows, in their order; empty for rows without titles.
+        mark: a value to be marked on the colour bar, and its name.
     """
 
     values: Float[Tensor, "rows columns"]
     rows: tuple[str, ...]
     columns: str
+    groups: tuple[RowGroup, ...] = ()
+    mark: tuple[float, str] | None = None
 
 
 def module_metrics(model: nn.Module) -> dict[str, Tensor]:

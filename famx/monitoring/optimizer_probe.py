@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from famx import registry
+from famx.monitoring.rule_record import rule_band_names, rule_metrics
 from famx.nn.hooks import Observed
 from famx.notation import Kind, TensorInfo
 
@@ -43,6 +44,7 @@ class OptimizerProbe:
     bands (tensors, 8): power over the steps in units of white noise.
     lag1 .. lag4, whiteness: see `correlations`.
     coefficient: the momentum that is set or that a rule chose.
+    base, fired, rule_bands: the last decision of a momentum rule, see `rule_metrics`.
     momentum: the momentum that takes effect, see `effective_momentum`.
     update_to_weight: |θ' - θ| / |θ|. angle: between θ and θ', in radians.
     cosine: between the average of gradients and the gradient.
@@ -57,6 +59,9 @@ class OptimizerProbe:
     Args:
         level: `light` reads only strided coordinates; `full` compares full tensors at reports.
         every: steps from one report to the next; a trainer sets its own interval.
+
+    Attributes:
+        band_names: metric -> names of the bands of each tensor, of the metrics that have bands.
     """
 
     def __init__(
@@ -89,6 +94,10 @@ class OptimizerProbe:
         choice = {"name": "temporal", "window": WINDOW, "every": WINDOW}
         spectrum = registry.build("spectrum", choice, tensors=tensors)
         self.spectrum = spectrum.to(self.params[0].device)
+        self.band_names = {
+            "bands": [spectrum.band_names(info) for info in tensors],
+            "rule_bands": rule_band_names(optimizer, len(tensors)),
+        }
         self.averages = torch.zeros_like(self.spectrum.ring, dtype=torch.float32)
         self.last_step = 0
         self.n_steps = 0  # consecutive steps up to the last
@@ -183,7 +192,9 @@ class OptimizerProbe:
         self.metrics = comparison | {f"lag{k}": lag for k, lag in enumerate(lags, 1)}
         self.metrics["bands"] = self.spectrum.relative(self.spectrum.measure())
         self.metrics["whiteness"] = whiteness
-        self.metrics["coefficient"] = self._coefficients()
+        coefficients = self._coefficients()
+        self.metrics["coefficient"] = coefficients
+        self.metrics |= rule_metrics(self.optimizer, coefficients)
         self.metrics["momentum"] = effective_momentum(self.averages, gradients)
 
         # the cosine of an update that stands for an average would mean something else

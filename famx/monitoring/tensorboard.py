@@ -3,16 +3,20 @@
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tensorboard.compat.proto.summary_pb2 import DataClass, Summary, SummaryMetadata
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from famx import files
+from famx.monitoring.descriptions import describe, how_to_read
 from famx.monitoring.heatmap import heat_map
 from famx.monitoring.metrics import HeatMap
+from famx.notation import UserError
 from famx.training.run_dir import RunDir
 
 
@@ -30,11 +34,17 @@ class RunLog:
         # drops lines of later steps, which will be written again, and lines cut off by a crash
         lines = []
         if self.file.exists():
-            lines = [line for line in self.file.read_text().splitlines() if _step(line) <= step]
+            lines = [
+                line
+                for line in self.file.read_text(encoding="utf-8").splitlines()
+                if _step(line) <= step
+            ]
         files.write_atomic(self.file, "".join(f"{line}\n" for line in lines))
 
         self.writer = SummaryWriter(str(run_dir.path), purge_step=step + 1 if step else None)
         self.matrices: dict[str, HeatMap] = {}  # the last matrix of each tag, not drawn yet
+        if step == 0:
+            self.writer.add_text("how to read this", how_to_read(), step)
 
         # messages of all famx modules go to the log
         self.handler = _LogFile(run_dir.log_file)
@@ -65,11 +75,10 @@ class RunLog:
 
         # numbers
         context = {"step": step, "epoch": epoch, "seconds": round(seconds, 3), "split": split}
-        with files.report_os_errors(self.file), self.file.open("a") as stream:
+        with files.report_os_errors(self.file), self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(context | scalars) + "\n")
 
-        for tag, value in scalars.items():
-            self.writer.add_scalar(tag, value, step)
+        self.log_curves(step, scalars)
         # vectors and matrices
         for tag, tensor in tensors.items():
             if tensor.ndim == 1:
@@ -77,6 +86,34 @@ class RunLog:
             elif tensor.any():  # a matrix of zeros is not filled yet
                 rows = tuple(str(i + 1) for i in range(len(tensor)))
                 self.matrices[tag] = HeatMap(tensor, rows, f"columns 1 to {tensor.shape[1]}")
+
+    def log_curves(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes a point of each curve to TensorBoard, with the description of its tag."""
+        for tag, value in values.items():
+            plugin = SummaryMetadata.PluginData(plugin_name="scalars")
+            # without a class of data, TensorBoard would replace the metadata
+            metadata = SummaryMetadata(
+                plugin_data=plugin,
+                data_class=DataClass.DATA_CLASS_SCALAR,
+                summary_description=describe(tag),
+            )
+            point = Summary.Value(tag=tag, simple_value=float(value), metadata=metadata)
+            self.writer._get_file_writer().add_summary(Summary(value=[point]), step)
+
+    def log_charts(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Adds charts with several curves to TensorBoard's custom scalars.
+
+        Args:
+            charts: section -> title of a chart -> tags of its curves.
+        """
+        layout: dict[str, dict[str, list[Any]]] = {}
+        for section, tags_by_title in charts.items():
+            layout[section] = {}
+            for title, tags in tags_by_title.items():
+                # tags are read as regular expressions
+                patterns = [f"^{re.escape(tag)}$" for tag in tags]
+                layout[section][title] = ["Multiline", patterns]
+        self.writer.add_custom_scalars(layout)
 
     def log_images(self, step: int, images: Mapping[str, HeatMap]) -> None:
         """Draws images and the last matrix of every tag as heat maps.
@@ -101,19 +138,31 @@ class RunLog:
             lines.append(f"| {' | '.join(cells)} |")
         self.writer.add_text(tag, "\n".join(lines), step)
 
-    def log_hparams(
-        self, settings: Mapping[str, Any], results: Mapping[str, float], step: int
-    ) -> None:
-        """Writes the run's row of TensorBoard's hparams tab.
+    def log_hparams(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Writes the run's row of TensorBoard's hparams tab; its numbers are those of all curves.
 
-        Its numbers are the last values of all curves, and `results`.
+        Writes no list of columns, since TensorBoard would use that of one run for all runs.
+
+        Args:
+            name: name of the row, different for every run.
+            settings: hyperparameters. A title breaks its line at spaces, and is cut elsewhere.
         """
-        # omits the first summary, which lists the columns: TensorBoard uses one list for all runs
-        _, *session = hparams(dict(settings), {})
-        for summary in session:
-            self.writer._get_file_writer().add_summary(summary)
-        for tag, value in results.items():
-            self.writer.add_scalar(tag, value, step)
+        titled = {key.replace(".", " "): value for key, value in settings.items()}
+        self.writer._get_file_writer().add_summary(hparams_pb(titled, trial_id=name))
+
+    def log_error(self, error: BaseException) -> None:
+        """Writes an error to famx.log, with its traceback unless it is a mistake of the user."""
+        logger = logging.getLogger("famx")
+        # a log that cannot be written has removed itself
+        if self.handler not in logger.handlers:
+            return
+        text = f"ended by {type(error).__name__}: {error}"
+        trace = None
+        if not isinstance(error, UserError):
+            trace = (type(error), error, error.__traceback__)
+        record = logger.makeRecord(logger.name, logging.ERROR, "", 0, text, (), trace)
+        # to the file alone: the command prints the error
+        self.handler.handle(record)
 
     def close(self) -> None:
         """Writes what is buffered and closes the files."""

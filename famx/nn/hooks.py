@@ -66,6 +66,25 @@ class UsesMomentumRule(Protocol):
     rule: nn.Module
 
 
+@runtime_checkable
+class DecidesByBands(Protocol):
+    """A momentum rule that decides by the bands of the spectra of gradients.
+
+    Attributes:
+        rows: indices of the tensors that it measures; the others have no bands.
+    """
+
+    rows: list[int]
+
+    def decided_bands(self) -> Float[Tensor, "measured bands"]:
+        """Returns the powers behind the coefficients, 1 = white noise; NaN if there is none."""
+        ...
+
+    def band_names(self) -> list[tuple[str, ...]]:
+        """Returns the names of the bands of each measured tensor."""
+        ...
+
+
 class ComputeCost:
     """Mixin of modules with a penalty on the share of their computation that is performed.
 

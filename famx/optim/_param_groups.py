@@ -1,6 +1,6 @@
 """Parameter groups: parameters grouped by the kind of module that owns them (seed.md)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol, get_args, runtime_checkable
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from famx.notation import Kind, Layout, TensorInfo, UserError
 from famx.optim._gradients import require_real_floats
-from famx.registry import get, hyperparameters, suggest
+from famx.registry import constructor_parameters, get, hyperparameters, suggest
 from famx.validate import NON_NEGATIVE, check_number
 
 MODULE_TYPES: dict[Kind, tuple[type[nn.Module], ...]] = {
@@ -151,6 +151,29 @@ def check_group(group: dict[str, Any], name: str) -> None:
         if key != "params":
             check_number(key, value)
     require_real_floats(group["params"], name)
+
+
+def refuse_unused(
+    group: Mapping[str, Any], part: type[torch.optim.Optimizer], options: Collection[str]
+) -> None:
+    """Refuses arguments of an optimizer in one of its groups, where they would change nothing.
+
+    Args:
+        options: names that act per group.
+
+    Raises:
+        UserError: the group has such an argument.
+    """
+    arguments = {*constructor_parameters(part), "handler"} - {*options, "params"}
+    # `parameter_groups` returns one momentum per kind for every optimizer
+    if "kind" in group:
+        arguments -= {"alpha", "n_bands"}
+    for key in group:
+        if key in arguments:
+            raise UserError(
+                f"{key}={group[key]} has no effect in a group of {part.__name__}: "
+                "set it in the constructor"
+            )
 
 
 def tensor_info(param: Tensor, group: Mapping[str, Any]) -> TensorInfo:

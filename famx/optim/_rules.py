@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from famx import registry
 from famx.notation import Kind, TensorInfo, UserError
+from famx.optim._state import check_tensor
 
 Factory = Callable[..., nn.Module]
 SavedBuffers = dict[nn.Module, dict[str, Tensor | None]]
@@ -199,7 +200,53 @@ def make_capturable(parts: Iterable[object], device: torch.device) -> None:
             part.calls = torch.tensor(part.calls, device=device)
 
 
-def shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
+def check_shared(
+    name: str,
+    rule: nn.Module,
+    shared: Mapping[str, Any],
+    current: Mapping[str, Any],
+    rows: Sequence[int],
+) -> dict[str, Any]:
+    """Checks what all parameters of the optimizer `name` share, before it is loaded.
+
+    Args:
+        shared: saved values by name; names of the rule's state begin with `rule.`.
+        current: this optimizer's values by name, without those of the rule.
+        rows: position in the saved state of each parameter.
+
+    Returns:
+        The state of the rule.
+
+    Raises:
+        UserError: it belongs to another optimizer, rule or spectrum, or is not finite.
+    """
+    # the rule must have the same buffers
+    rule_state = {}
+    for key, value in shared.items():
+        if key.startswith("rule."):
+            rule_state[key.removeprefix("rule.")] = value
+    expected = rule.state_dict()
+    if rule_state.keys() != expected.keys() or not current.keys() <= shared.keys():
+        raise UserError(
+            f"the state does not fit this {name}: "
+            f"its momentum rule has {_shapes(rule_state)}, this one has {_shapes(expected)}"
+        )
+    for key, value in [*current.items(), *expected.items()]:
+        saved = shared[key] if key in current else rule_state[key]
+        if isinstance(value, Tensor):
+            check_tensor(f"the state does not fit this {name}: {key}", saved, value)
+        elif isinstance(value, int) and (not isinstance(saved, int) or saved < 0):
+            raise UserError(f"the state does not fit this {name}: {key} is {saved!r}")
+    # a rule has one row for each tensor
+    if rule_state and list(rows) != sorted(rows):
+        raise UserError(
+            f"the state of {type(rule).__name__} has its tensors in another order: build {name} "
+            "with its groups and parameters in the order that was saved"
+        )
+    return rule_state
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...] | None]:
     """Returns the shapes of tensors by name, None for other values."""
     result: dict[str, tuple[int, ...] | None] = {}
     for name, value in state.items():

@@ -1,6 +1,6 @@
 """Base of optimizers that wrap another one: they share its state and act around its step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,8 +11,18 @@ from famx import registry
 from famx.nn.hooks import Observed, SkipsNonFinite, UsesMomentumRule
 from famx.notation import UserError
 from famx.optim._gradients import dense_grad, is_capturing
+from famx.optim._param_groups import refuse_unused
 from famx.optim._rules import Factory
-from famx.optim._state import getstate
+from famx.optim._state import (
+    Layout,
+    all_params,
+    check_layouts,
+    check_param_state,
+    getstate,
+    match_names,
+    split_shared,
+    with_shared,
+)
 
 
 class Wrapper(torch.optim.Optimizer):
@@ -36,7 +46,6 @@ class Wrapper(torch.optim.Optimizer):
     exempt: ClassVar[dict[str, str]] = {
         "meta": "its default base, torch's AdamW, has no meta form",
         "no_host_read": "its default base, torch's AdamW, may read the learning rate and steps",
-        "non_finite": "its default base, torch's AdamW, takes every gradient",
     }
 
     def __init__(
@@ -63,7 +72,10 @@ class Wrapper(torch.optim.Optimizer):
             self.base = params
         else:
             self.base = _build_base(base, lr, params, rules)
+        for group in self.base.param_groups:
+            refuse_unused(group, type(self), self.base.defaults)
         self.calls = 0
+        self.layouts: Sequence[Layout] = []
         self.wrapper_state: dict[Tensor, dict[str, Tensor]] = {}
         super().__init__(self.base.param_groups, self.base.defaults)
         self.adopt_base_state()
@@ -79,6 +91,10 @@ class Wrapper(torch.optim.Optimizer):
         if isinstance(self.base, SkipsNonFinite):
             self.skipping_base = self.base
             self.skipped = self.base.skipped
+
+    def init_wrapper(self, param: Tensor) -> dict[str, Tensor]:
+        """Returns the wrapper's own initial state of a parameter."""
+        return {}
 
     def before(self, params: list[Tensor]) -> None:
         """Called before the base's step, with the parameters that have a gradient."""
@@ -109,6 +125,7 @@ class Wrapper(torch.optim.Optimizer):
         params = [
             p for group in self.param_groups for p in group["params"] if dense_grad(p) is not None
         ]
+        self.layouts = check_layouts(self, self.layouts, all_params(self.param_groups))
         self.calls += 1
         # a base that never skips a step
         base = self.skipping_base
@@ -167,43 +184,58 @@ class Wrapper(torch.optim.Optimizer):
         if any(param_group is group for group in self.base.param_groups):
             super().add_param_group(param_group)
         else:
+            refuse_unused(param_group, type(self), self.base.defaults)
             self.base.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the base's state_dict and, under the class's name, the wrapper's own state.
 
-        As in torch, parameters are numbered in the order of the groups.
+        Its tensors are part of the state of each parameter, its steps of the first group.
         """
-        # numbers as keys, since a file cannot have tensors as keys
-        index: dict[Tensor, int] = {}
-        for group in self.param_groups:
-            for p in group["params"]:
-                index[p] = len(index)
-        state = {index[p]: tensors for p, tensors in self.wrapper_state.items()}
-        wrapper = {"calls": self.calls, "state": state}
-        return {**self.base.state_dict(), type(self).__name__: wrapper}
+        state_dict = self.base.state_dict()
+        params = all_params(self.param_groups)
+        state = dict(state_dict["state"])
+        for key, p in zip(all_params(state_dict["param_groups"]), params, strict=True):
+            if p in self.wrapper_state:
+                state[key] = {**state.get(key, {}), type(self).__name__: {**self.wrapper_state[p]}}
+        return with_shared(
+            {**state_dict, "state": state}, {"calls": self.calls}, type(self).__name__
+        )
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads what `state_dict` returned.
 
         Raises:
-            UserError: the state belongs to another optimizer.
+            UserError: the state belongs to another optimizer or to other parameters, or is not
+                finite.
         """
         name = type(self).__name__
-        # the base's state
-        if name not in state_dict:
-            raise UserError(f"the state is not one of {name}: its keys are {sorted(state_dict)}")
-        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != name})
+        rest, shared = split_shared(state_dict, name, name)
+        if not isinstance(shared.get("calls"), int):
+            raise UserError(f"the state is not one of {name}, it has no {name}.calls")
+        # the wrapper's own state by parameter, and that of the base
+        current: dict[Any, Mapping[str, Tensor]] = {}
+        base_state = {}
+        for key, values in rest["state"].items():
+            current[key] = values.get(name, {})
+            base_state[key] = {k: value for k, value in values.items() if k != name}
+        keys = all_params(match_names(self, rest)["param_groups"])
+        params = all_params(self.param_groups)
+        if len(keys) != len(params):
+            raise UserError(f"the state has {len(keys)} parameters, this {name} has {len(params)}")
+        for key, p in zip(keys, params, strict=True):
+            if current.get(key):
+                label = f"{name}'s state of parameter {key}"
+                check_param_state(label, current[key], self.init_wrapper(p))
+        self.base.load_state_dict({**rest, "state": base_state})
         self.adopt_base_state()
-        # the wrapper's own state
-        self.calls = state_dict[name]["calls"]
+        self.calls = shared["calls"]
         self.wrapper_state = {}
-        params = [p for group in self.param_groups for p in group["params"]]
-        for index, tensors in state_dict[name]["state"].items():
-            p = params[int(index)]
-            self.wrapper_state[p] = {
-                key: value.to(p.device, p.dtype, copy=True) for key, value in tensors.items()
-            }
+        for key, p in zip(keys, params, strict=True):
+            if current.get(key):
+                self.wrapper_state[p] = {
+                    k: value.to(p.device, p.dtype, copy=True) for k, value in current[key].items()
+                }
 
 
 def _build_base(
@@ -214,6 +246,9 @@ def _build_base(
     for room in rules:
         if room not in parameters:
             raise UserError(f"optim.base={name} takes no {room}=; remove it or use another base")
+    # the default of the class, since the trainer sets a rate in each group
+    if lr is None and "lr" in parameters:
+        lr = parameters["lr"].default
     config: dict[str, Any] = {"name": name}
     if lr is not None:
         config["lr"] = lr

@@ -1,9 +1,11 @@
 """Adafactor of torch: second moments of matrices as rows times columns (arXiv:1804.04235)."""
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from famx.optim._rules import Factory
+from famx.optim._state import Group
 from famx.optim._torch import TorchOptimizer
 from famx.registry import register
 
@@ -24,6 +26,8 @@ class Adafactor(TorchOptimizer, torch.optim.Adafactor):
         rules: must be None, see `TorchOptimizer`.
     """
 
+    reads_host = True
+
     def __init__(
         self,
         params: ParamsT,
@@ -37,3 +41,13 @@ class Adafactor(TorchOptimizer, torch.optim.Adafactor):
     ):
         options = {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d}
         super().__init__(params, options | {"weight_decay": weight_decay}, **rules)
+
+    def init(self, param: Tensor, group: Group) -> dict[str, Tensor]:
+        # torch counts steps on the host
+        state = {"step": torch.zeros(())}
+        if param.ndim < 2:
+            return state | {"variance": torch.zeros_like(param)}
+        return state | {
+            "row_var": param.new_zeros((*param.shape[:-1], 1)),
+            "col_var": param.new_zeros((*param.shape[:-2], 1, param.shape[-1])),
+        }

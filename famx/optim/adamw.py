@@ -1,9 +1,11 @@
 """AdamW of torch, with its fused kernel if the device has one (arXiv:1711.05101)."""
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from famx.optim._rules import Factory
+from famx.optim._state import Group
 from famx.optim._torch import TorchOptimizer
 from famx.registry import register
 
@@ -38,3 +40,10 @@ class AdamW(TorchOptimizer, torch.optim.AdamW):
     ):
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, options, **rules)
+
+    def init(self, param: Tensor, group: Group) -> dict[str, Tensor]:
+        return {
+            "step": torch.zeros((), device=param.device),
+            "exp_avg": torch.zeros_like(param),
+            "exp_avg_sq": torch.zeros_like(param),
+        }

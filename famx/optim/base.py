@@ -14,7 +14,7 @@ from famx.nn.hooks import set_observed
 from famx.notation import UserError
 from famx.optim._gradients import decayed_grads, is_capturing, non_finite, presence, with_zeros
 from famx.optim._kernels import scalars
-from famx.optim._param_groups import check_group, tensor_info
+from famx.optim._param_groups import check_group, refuse_unused, tensor_info
 from famx.optim._rules import (
     Factory,
     buffers_of,
@@ -22,14 +22,25 @@ from famx.optim._rules import (
     check_coefficients,
     check_factories,
     check_range,
+    check_shared,
     flag_readers,
     make_capturable,
     means_by_kind,
     pass_flag,
     restore_buffers,
-    shapes,
 )
-from famx.optim._state import getstate, keep_dtypes
+from famx.optim._skipping import SkipWarning, is_set
+from famx.optim._state import (
+    Layout,
+    check_layouts,
+    check_state,
+    getstate,
+    keep_dtypes,
+    match_names,
+    rows_of,
+    split_shared,
+    with_shared,
+)
 from famx.optim._update import Group, GroupUpdate, Update, states_of
 
 
@@ -85,9 +96,12 @@ class Optimizer(torch.optim.Optimizer):
         self.capturable = False
         self.found_inf: Tensor | None = None
         self.metrics: dict[str, Tensor] = {}
-        # the rule, and the state that all parameters share
+        self.skip_warning = SkipWarning(type(self).__name__)
+        self.layouts: Sequence[Layout] = []
         self.calls: int | Tensor = 0
-        self.tensors = [tensor_info(p, group) for p, group in self._params_with_groups()]
+        self.tensors = [
+            tensor_info(p, group) for group in self.param_groups for p in group["params"]
+        ]
         self.rule: nn.Module = build_rule(self.tensors, self.default_rule, momentum, spectrum)
         self.rule_modules = list(self.rule.modules())
         self.flag_readers = flag_readers(self.rule_modules)
@@ -111,8 +125,7 @@ class Optimizer(torch.optim.Optimizer):
     def update_group(self, group: Group, update: GroupUpdate, found_inf: Float[Tensor, ""]) -> None:
         """Takes the step of a group where famx's kernels run; by default, calls `update`.
 
-        Args:
-            found_inf: see `update`.
+        Args: see `update`.
         """
         self.update(group, update.split(), found_inf)
 
@@ -142,6 +155,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             params += group["params"]
             gradients += decayed_grads(group)
+        self.layouts = check_layouts(self, self.layouts, params)
         if all(gradient is None for gradient in gradients):
             return loss
         found_inf = non_finite(gradients, params) if flag is None else flag.float()
@@ -157,6 +171,8 @@ class Optimizer(torch.optim.Optimizer):
         has_gradient = presence(gradients, found_inf.device)
         step = self._step_groups if kernels.available(found_inf.device) else self._step_tensors
         step(gradients, coefficients, has_gradient, found_inf)
+        if not self.capturable:
+            self.skip_warning.update(found_inf, self.skipped)
         if self.observed:
             self._record_metrics(coefficients)
         return loss
@@ -238,7 +254,7 @@ class Optimizer(torch.optim.Optimizer):
             set_observed(self.rule, self.observed)
             self.rule_observed = self.observed
         # on the CPU the flag can be read, and a step that is not skipped needs no restore
-        if found_inf.device.type == "cpu" and not self.capturable and _is_zero(found_inf):
+        if found_inf.device.type == "cpu" and not self.capturable and not is_set(found_inf):
             return self.rule(gradients, self.calls)
         saved = buffers_of(self.rule_modules)
         # a CUDA graph replays fixed addresses, into which only a restore writes
@@ -259,7 +275,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         momenta = scalars(coefficients)
         # in a skipped step the coefficients may be NaN, like the gradients
-        if coefficients.device.type == "cpu" and _is_zero(found_inf):
+        if coefficients.device.type == "cpu" and not is_set(found_inf):
             check_range(self.rule, momenta)
         return momenta
 
@@ -273,60 +289,48 @@ class Optimizer(torch.optim.Optimizer):
         means = means_by_kind(self.tensors, coefficients)
         self.metrics = {"momentum": coefficients, "skipped": self.skipped, **means}
 
-    def _params_with_groups(self) -> list[tuple[Tensor, Group]]:
-        return [(p, group) for group in self.param_groups for p in group["params"]]
-
     def _move_to(self, device: torch.device) -> None:
         # only in the first step: the constructor does not know the device of the gradients
         if self.skipped.device != device:
             self.rule.to(device)
-            self.skipped = self.skipped.to(device)
-            self.momentum_products = self.momentum_products.to(device)
-            self.steps = self.steps.to(device)
+            for name, value in self._counters().items():
+                setattr(self, name, value.to(device))
         if self.capturable:
             make_capturable((self, *self.rule.modules()), device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns torch's state_dict and, as "famx", the state that all parameters share.
+        """Returns torch's state_dict and, in its first group, the state that all parameters share.
 
         The shared state holds numbers and tensors; names of the rule's state begin with `rule.`.
         """
-        shared: dict[str, Any] = {
-            "calls": int(self.calls),
-            "skipped": self.skipped,
-            "momentum_products": self.momentum_products,
-            "steps": self.steps,
-        }
+        shared = {**self._counters(), "calls": int(self.calls)}
         for name, value in self.rule.state_dict().items():
             shared[f"rule.{name}"] = value
-        return {**super().state_dict(), "famx": shared}
+        return with_shared(super().state_dict(), shared)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Loads what `state_dict` returned.
+        """Loads what `state_dict` returned; by the names of parameters, where both sides have them.
 
         Raises:
-            UserError: the state belongs to another optimizer, momentum rule or spectrum.
+            UserError: the state belongs to other parameters, another optimizer, momentum rule or
+                spectrum, or is not finite.
         """
-        # the rule must have the same buffers
-        shared = state_dict.get("famx", {})
-        rule_state = {}
-        for name, value in shared.items():
-            if name.startswith("rule."):
-                rule_state[name.removeprefix("rule.")] = value
-        loaded = shapes(rule_state)
-        expected = shapes(self.rule.state_dict())
-        if "calls" not in shared or loaded != expected:
-            raise UserError(
-                f"the state does not fit this {type(self).__name__}: "
-                f"its momentum rule has {loaded}, this one has {expected}"
-            )
-        # the state of each parameter, of the rule, and what all parameters share
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "famx"})
-        keep_dtypes(self, state_dict, self.init)
+        rest, shared = split_shared(state_dict, type(self).__name__)
+        ordered = match_names(self, rest)
+        rows = rows_of(ordered, rest)
+        current = {**self._counters(), "calls": 0}
+        rule_state = check_shared(type(self).__name__, self.rule, shared, current, rows)
+        check_state(self, ordered, lambda p, _: self.init(p))
+        super().load_state_dict(ordered)
+        keep_dtypes(self, ordered, lambda p, _: self.init(p))
         self.rule.load_state_dict(rule_state)
         self.calls = shared["calls"]
-        for name in ("skipped", "momentum_products", "steps"):
-            setattr(self, name, shared[name].to(self.skipped.device, copy=True))
+        self.skipped = shared["skipped"].to(self.skipped.device, copy=True)
+        self.momentum_products = shared["momentum_products"][rows].to(self.skipped.device)
+        self.steps = shared["steps"][rows].to(self.skipped.device)
+
+    def _counters(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("skipped", "momentum_products", "steps")}
 
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group and checks its options; only the constructor can call it.
@@ -339,12 +343,8 @@ class Optimizer(torch.optim.Optimizer):
                 f"the momentum rule of {type(self).__name__} is built for the tensors of the "
                 "constructor: pass all groups there"
             )
+        refuse_unused(param_group, type(self), self.defaults)
         super().add_param_group(param_group)
         check_group(self.param_groups[-1], type(self).__name__)
 
     __getstate__ = getstate
-
-
-def _is_zero(flag: Float[Tensor, ""]) -> bool:
-    """Returns whether a flag on the host is 0."""
-    return scalars(flag[None]) == [0.0]

@@ -46,6 +46,9 @@ class EMANesterov(Wrapper):
         self.stop_step = stop_step
         super().__init__(params, **options)
 
+    def init_wrapper(self, param: Tensor) -> dict[str, Tensor]:
+        return {"ema": torch.zeros_like(param), "beta": param.new_zeros(())}
+
     def before(self, params: list[Tensor]) -> None:
         # parameters before the base's step, to measure its change
         self.starts = [p.detach().clone() for p in params]
@@ -57,7 +60,7 @@ class EMANesterov(Wrapper):
         next_beta = self.beta * (is_started and not is_stopped)
         for p, start in zip(params, self.starts, strict=True):
             if p not in self.wrapper_state:
-                self.wrapper_state[p] = {"ema": torch.zeros_like(p), "beta": p.new_zeros(())}
+                self.wrapper_state[p] = self.init_wrapper(p)
             state = self.wrapper_state[p]
             m = state["ema"]
             beta = state["beta"]

@@ -22,8 +22,7 @@ class EmaSGD(Optimizer):
 
     Args:
         params: parameters or groups; a group may have its own `kind`, `alpha` and `n_bands`.
-        lr: learning rate; the default is for gradients clipped by unit (`trainer.unit_clip`),
-            others need a much smaller one.
+        lr: learning rate; famx's trainer, which clips gradients by unit, has a default of 20.
         alpha: base momentum, in [0, 1).
         weight_decay: share of a parameter that is subtracted per step, times lr.
         n_bands: number of bands of the spectrum, if the rule measures one.
@@ -34,12 +33,13 @@ class EmaSGD(Optimizer):
     """
 
     default_rule: Mapping[str, Any] = {"name": "constant"}
+    trainer_defaults: Mapping[str, Any] = {"lr": 20.0}
 
     def __init__(
         self,
         params: ParamsT,
         *,
-        lr: float = 20.0,
+        lr: float = 1e-3,
         alpha: float = 0.9,
         weight_decay: float = 0.0,
         n_bands: int = 8,

@@ -24,7 +24,7 @@ class FAMBandwise(Optimizer):
 
     Args:
         params: parameters or groups; a group may have its own `kind`, `alpha` and `n_bands`.
-        lr: learning rate.
+        lr: learning rate; famx's trainer, which clips gradients by unit, has a default of 20.
         alpha: momentum of the middle band, in [0, 1).
         spread: added to alpha in the highest band, subtracted in the lowest.
         weight_decay: share of a parameter that is subtracted per step, times lr.
@@ -33,12 +33,13 @@ class FAMBandwise(Optimizer):
     """
 
     default_rule: Mapping[str, Any] = {"name": "constant"}
+    trainer_defaults: Mapping[str, Any] = {"lr": 20.0}
 
     def __init__(
         self,
         params: ParamsT,
         *,
-        lr: float = 20.0,
+        lr: float = 1e-3,
         alpha: float = 0.9,
         spread: float = 0.05,
         weight_decay: float = 0.0,

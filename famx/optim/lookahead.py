@@ -38,11 +38,14 @@ class Lookahead(Wrapper):
         self.share = share
         super().__init__(params, **options)
 
+    def init_wrapper(self, param: Tensor) -> dict[str, Tensor]:
+        return {"slow": param.detach().clone()}
+
     def before(self, params: list[Tensor]) -> None:
         # slow weights start at the parameters before their first step
         for p in params:
             if p not in self.wrapper_state:
-                self.wrapper_state[p] = {"slow": p.detach().clone()}
+                self.wrapper_state[p] = self.init_wrapper(p)
 
     def after(self, params: list[Tensor], stepped: float | Tensor) -> None:
         # steps are counted on the host, including skipped ones

@@ -13,6 +13,7 @@ from torch.optim.optimizer import ParamsT
 from famx.optim._kernels import TINY, average, clamp_min, descend, scalars
 from famx.optim._maxfactor import has_kernels, step_by_kernels
 from famx.optim._rules import Factory
+from famx.optim._state import all_params
 from famx.optim.base import Group, GroupUpdate, Optimizer, Update
 from famx.registry import register
 
@@ -107,7 +108,7 @@ class MaxFactor(Optimizer):
         self.averaged: set[Tensor] = set()
         if rules.get("momentum") is not None or self.averages_by_default:
             # a rule may ignore small tensors
-            params_in_order = [p for p, _ in self._params_with_groups()]
+            params_in_order = all_params(self.param_groups)
             self.averaged = set(params_in_order)
             if isinstance(self.rule, FollowsTensors):
                 self.averaged = {params_in_order[i] for i in self.rule.rows}
@@ -127,7 +128,7 @@ class MaxFactor(Optimizer):
         return state
 
     def _record_metrics(self, coefficients: Float[Tensor, " tensors"]) -> None:
-        is_averaged = [float(p in self.averaged) for p, _ in self._params_with_groups()]
+        is_averaged = [float(p in self.averaged) for p in all_params(self.param_groups)]
         mask = torch.tensor(is_averaged).to(coefficients.device)
         # tensors whose gradients are not averaged have no momentum
         super()._record_metrics(mask * coefficients)
@@ -144,7 +145,7 @@ class MaxFactor(Optimizer):
         new_gradients = [u.gradient for u in averaged]
         new_weights = [1 - u.momentum for u in averaged]
         average([u.state["exp_avg"] for u in averaged], new_gradients, new_weights, found_inf)
-        sources = [u.state.get("exp_avg", u.gradient) for u in updates]
+        sources = [_source(u) for u in updates]
         gradients = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in sources]
         # a = RMS θ · rate, in units of lr; `descend` multiplies by lr
         sizes = self._sizes(group, updates)
@@ -331,6 +332,15 @@ class MaxFactor(Optimizer):
             scratch = tensor.new_empty(2, n)
             self.scratch = scratch
         return scratch[0, :n].view(tensor.shape), scratch[1, :n].view(tensor.shape)
+
+
+def _source(update: Update) -> Tensor:
+    """Returns the average of the gradients, or the gradient itself where momentum is 0."""
+    average = update.state.get("exp_avg", update.gradient)
+    # the average equals the gradient only up to rounding
+    if isinstance(update.momentum, Tensor):
+        return torch.where(update.momentum == 0, update.gradient, average)
+    return average if update.momentum else update.gradient
 
 
 def _norms(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:

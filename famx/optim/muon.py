@@ -1,22 +1,23 @@
 """Muon of torch for matrices, AdamW for the rest (Jordan et al. 2024; arXiv:2502.16982)."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from itertools import compress
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from famx.notation import UserError
-from famx.optim._gradients import dense_grad, require_real_floats
-from famx.optim._state import getstate
+from famx.optim._gradients import require_real_floats
+from famx.optim._state import Group
 from famx.optim._torch import TorchOptimizer
 from famx.optim.adamw import AdamW
 from famx.registry import register
 
 
 @register
-class Muon(torch.optim.Optimizer):
+class Muon(TorchOptimizer):
     """m <- alpha·m + (1 - alpha)·g; θ <- θ - lr·(.2·sqrt(longer side)·O + weight_decay·θ).
 
     O is the matrix nearest to m (with Nesterov momentum) whose singular values are all about 1.
@@ -33,7 +34,7 @@ class Muon(torch.optim.Optimizer):
         betas, eps: options of AdamW.
     """
 
-    exempt: ClassVar[dict[str, str]] = TorchOptimizer.exempt
+    group_options = ("lr", "weight_decay", "nesterov", "ns_steps", "betas", "eps")
 
     def __init__(
         self,
@@ -49,20 +50,16 @@ class Muon(torch.optim.Optimizer):
     ):
         if not 0 <= alpha < 1 or ns_steps < 1:
             raise ValueError(f"alpha={alpha} must be in [0, 1), ns_steps={ns_steps} at least 1")
-        self.observed = False
-        self.metrics: dict[str, Tensor] = {}
         # each group is split into matrices and other tensors
         muon_groups = []
         adamw_groups = []
         for group in torch.optim.Optimizer(params, {}).param_groups:
             require_real_floats(group["params"], "Muon")
-            matrices: list[Tensor] = []
-            non_matrices: list[Tensor] = []
-            for p in group["params"]:
-                is_matrix = p.ndim == 2 and group.get("kind") != "embedding"
-                (matrices if is_matrix else non_matrices).append(p)
-            muon_groups.append({**group, "params": matrices, "orthogonal": True})
-            adamw_groups.append({**group, "params": non_matrices, "orthogonal": False})
+            may_have_matrices = group.get("kind") != "embedding"
+            is_matrix = [p.ndim == 2 and may_have_matrices for p in group["params"]]
+            is_other = [not flag for flag in is_matrix]
+            muon_groups.append({**_select(group, is_matrix), "orthogonal": True})
+            adamw_groups.append({**_select(group, is_other), "orthogonal": False})
         self.muon = torch.optim.Muon(
             muon_groups,
             lr=lr,
@@ -75,7 +72,7 @@ class Muon(torch.optim.Optimizer):
         self.adamw = AdamW(adamw_groups, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
         # the groups of both, with the defaults that torch has added
         groups = [*self.muon.param_groups, *self.adamw.param_groups]
-        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
+        super().__init__(groups, {"defaults": {"lr": lr, "weight_decay": weight_decay}})
         self._share_state()
 
     def _share_state(self) -> None:
@@ -95,29 +92,28 @@ class Muon(torch.optim.Optimizer):
             raise UserError("Muon sorts the parameters in its constructor: pass all groups there")
         super().add_param_group(param_group)
 
-    __getstate__ = getstate
+    def init(self, param: Tensor, group: Group) -> dict[str, Tensor]:
+        if group["orthogonal"]:
+            return {"momentum_buffer": torch.zeros_like(param)}
+        return self.adamw.init(param, group)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Takes one step.
-
-        Args:
-            closure: computes the loss and its gradients again.
-
-        Returns:
-            The loss that `closure` returns, None without one.
-        """
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        # refuses sparse gradients before a parameter has moved
-        for group in self.param_groups:
-            for p in group["params"]:
-                dense_grad(p)
+    def take_step(self, found_inf: Tensor) -> None:
         self.muon.step()
+        # AdamW need not check its gradients again
+        self.adamw.found_inf = found_inf
         self.adamw.step()
-        return loss
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Loads what `state_dict` returned."""
+        """Loads what `state_dict` returned, see `TorchOptimizer`."""
+        super().load_state_dict(state_dict)
         # torch replaces the groups and the state, so both optimizers need the new ones
-        super().load_state_dict(dict(state_dict))
         self._share_state()
+
+
+def _select(group: Group, flags: Sequence[bool]) -> Group:
+    """Returns a group of those parameters whose flag is True, with their names."""
+    selected = {**group}
+    for key in ("params", "param_names"):
+        if key in group:
+            selected[key] = list(compress(group[key], flags))
+    return selected

@@ -1,9 +1,11 @@
 """NAdamW of torch: AdamW with Nesterov momentum (Dozat 2016; arXiv:1711.05101)."""
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from famx.optim._rules import Factory
+from famx.optim._state import Group
 from famx.optim._torch import TorchOptimizer
 from famx.registry import register
 
@@ -45,3 +47,17 @@ class NAdamW(TorchOptimizer, torch.optim.NAdam):
             "decoupled_weight_decay": True,
         }
         super().__init__(params, options, **rules)
+
+    def init(self, param: Tensor, group: Group) -> dict[str, Tensor]:
+        return {
+            "step": torch.zeros((), device=param.device),
+            "mu_product": torch.ones((), device=param.device),
+            "exp_avg": torch.zeros_like(param),
+            "exp_avg_sq": torch.zeros_like(param),
+        }
+
+    def _choose_kernel(self, params: list[Tensor], gradients: list[Tensor]) -> bool:
+        # on a device, torch counts the steps there, so that a skipped one can be restored
+        for group in self.param_groups:
+            group["capturable"] = params[0].device.type == "cuda"
+        return super()._choose_kernel(params, gradients)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from famx.notation import Kind, Layout, TensorInfo
+from famx.notation import Layout, TensorInfo
 
 
 class Spectrum(nn.Module, ABC):
@@ -50,26 +50,12 @@ class Spectrum(nn.Module, ABC):
         """
 
     def relative(self, shares: Float[Tensor, "tensors bands"]) -> Float[Tensor, "tensors bands"]:
-        """Returns the shares in units of white noise: 1 is white, 0 if a band does not exist."""
-        return torch.where(self.white_shares > 0, shares / self.white_shares, 0.0)
+        """Returns the shares in units of white noise: 1 is white, NaN if a band does not exist."""
+        return torch.where(self.white_shares > 0, shares / self.white_shares, torch.nan)
 
-    def report_bands(self, shares: Float[Tensor, "tensors bands"]) -> None:
-        """Fills `metrics` with shares in units of white noise, if the spectrum is observed.
-
-        The shares may be those of the last call or a history of them. The metric `bands` has the
-        shares of all tensors, `bands/<kind>` their means over the tensors of a kind.
-        """
-        if not self.observed:
-            return
-        # rows of the tensors of each kind
-        relative = self.relative(shares)
-        rows_by_kind: dict[Kind, list[int]] = {}
-        for row, info in enumerate(self.tensors):
-            rows_by_kind.setdefault(info.kind, []).append(row)
-        # a new dict, so that readers of the previous one are not affected
-        self.metrics = {"bands": relative}
-        for kind, rows in rows_by_kind.items():
-            self.metrics[f"bands/{kind}"] = relative[rows].mean(0)
+    def band_names(self, info: TensorInfo) -> tuple[str, ...]:
+        """Returns a name for each band of a tensor; by default its number, from the slowest."""
+        return tuple(f"band {i + 1}" for i in range(info.n_bands))
 
 
 class SampledSpectrum(Spectrum):

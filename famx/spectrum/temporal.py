@@ -69,8 +69,7 @@ class Temporal(Spectrum):
         n_bins = window // 2 + 1
         member = torch.zeros(len(tensors), n_bins, self.max_bands)
         for row, info in zip(member, tensors, strict=True):
-            layout = "equal" if info.layout == "log" else info.layout
-            row.copy_(membership(edges(layout, n_bins, info.n_bands), n_bins, self.max_bands))
+            row.copy_(membership(self.bands(info), n_bins, self.max_bands))
         self.register_buffer("member", member, persistent=False)
         self.register_buffer("white_shares", member.sum(1) / n_bins, persistent=False)
         # half precision is half the memory; its rounding is some 50 dB below the signal
@@ -122,6 +121,29 @@ class Temporal(Spectrum):
 
     def _has_kernel(self, gradients: Sequence[Tensor]) -> bool:
         return supports(gradients) and self.followed.device == gradients[0].device
+
+    def bands(self, info: TensorInfo) -> list[tuple[int, int]]:
+        """Returns the first bin of each band of a tensor and the one after its last."""
+        layout = "equal" if info.layout == "log" else info.layout
+        return edges(layout, self.window // 2 + 1, info.n_bands)
+
+    def band_names(self, info: TensorInfo) -> tuple[str, ...]:
+        """Returns the range of periods of each band in steps, such as `11-16`.
+
+        Bin k has the period window / k. The slowest band contains the mean, whose period is
+        infinite: `32+`.
+        """
+        names = []
+        for start, stop in self.bands(info):
+            shortest = f"{self.window / max(stop - 1, 1):.2g}"
+            longest = f"{self.window / max(start, 1):.2g}"
+            if stop == 1:
+                names.append("mean")
+            elif start == 0:
+                names.append(f"{shortest}+")
+            else:
+                names.append(shortest if shortest == longest else f"{shortest}-{longest}")
+        return tuple(names)
 
     def degrees_of_freedom(self) -> Float[Tensor, " tensors"]:
         """Returns half a value for each bin of each coordinate that is not always zero."""

@@ -122,8 +122,7 @@ def load_weights(model: nn.Module, saved: Mapping[str, Any], source: object) -> 
     Raises:
         UserError: the weights belong to another model.
     """
-    # the averaged weights are the ones that were evaluated
-    weights = _averaged_weights(saved) or saved["model"]
+    weights = evaluated_weights(saved)
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         saved_shape = _shape_of(weights, name)
@@ -134,6 +133,11 @@ def load_weights(model: nn.Module, saved: Mapping[str, Any], source: object) -> 
                 f"{expected_shape} in this one"
             )
     model.load_state_dict(weights)
+
+
+def evaluated_weights(saved: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns the weights of a checkpoint that were evaluated: averaged ones, if there are any."""
+    return _averaged_weights(saved) or saved["model"]
 
 
 def _averaged_weights(saved: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -31,10 +31,10 @@ class Interval:
     padding: float = 0.0
     seconds: float = 0.0
 
-    def add(self, batches: Sequence[Batch]) -> None:
-        """Counts a step and its batches."""
+    def add(self, batches: Sequence[Batch], amount: float) -> None:
+        """Counts a step, its batches and their amount of data."""
         self.steps += 1
-        self.amount += sum(batch.amount for batch in batches)
+        self.amount += amount
         self.padding += sum(batch.padding for batch in batches) / len(batches)
 
     @property

@@ -22,6 +22,7 @@ class LoaderConfig(ConfigSection):
     Args:
         batch_seconds: budget of a batch of speech, padding included, in seconds.
         batch_tokens: budget of a batch of text, padding included, in tokens.
+        batch_rows: budget of a batch of images, padding included, in rows of pixels.
         buckets: groups of similar length, inside which the order of an epoch is shuffled.
         shapes: largest number of fixed shapes of training batches of speech, which replace the
             groups; None for 12 on CUDA, which prepares its kernels anew for each shape, otherwise
@@ -40,6 +41,7 @@ class LoaderConfig(ConfigSection):
 
     batch_seconds: Annotated[float, POSITIVE] = 24.0
     batch_tokens: Annotated[int, COUNT] = 1024
+    batch_rows: Annotated[int, COUNT] = 512
     buckets: Annotated[int, COUNT] = 30
     shapes: Annotated[int | None, COUNT] = None
     workers: Annotated[int | None, NON_NEGATIVE] = None
@@ -61,10 +63,10 @@ class LoaderConfig(ConfigSection):
             )
 
     def budget(self, modality: Modality) -> float:
-        """Returns the budget of a batch, in seconds or in tokens."""
+        """Returns the budget of a batch, in seconds, in tokens or in rows of pixels."""
         if modality is Modality.SPEECH:
             return self.batch_seconds
-        return float(self.batch_tokens)
+        return float(self.batch_tokens if modality is Modality.TEXT else self.batch_rows)
 
     def n_shapes(self, device: torch.device) -> int:
         """Returns the largest number of fixed shapes for a device, 0 for no fixed shapes."""

@@ -32,12 +32,14 @@ class RunDir:
         self.path = Path(path)
         self.config_file = self.path / "config.yaml"
         self.tokenizer_file = self.path / "tokenizer.json"
+        self.data_file = self.path / "data.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.param_groups_file = self.path / "groups.tsv"
         self.spectrum_file = self.path / "spectrum.parquet"
         self.log_file = self.path / "famx.log"
         self.identity_file = self.path / "identity.json"
         self.result_file = self.path / "result.json"
+        self.provenance_file = self.path / "provenance.jsonl"
         self.checkpoints = self.path / "checkpoints"
 
     def __str__(self) -> str:
@@ -55,8 +57,16 @@ class RunDir:
         """Checks that the folder can be used for a new run.
 
         Raises:
-            UserError: it already holds a run.
+            UserError: it already holds a run, or its name is not UTF-8.
         """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:
+            # TensorBoard could not write into it
+            raise UserError(
+                f"the folder {self} is not UTF-8 in this locale: set LC_ALL=C.UTF-8, or choose "
+                "another folder with hydra.run.dir=FOLDER"
+            ) from error
         if not (self.checkpoints.exists() or self.config_file.exists()):
             return
         if any(self.checkpoints.glob("*")):
@@ -90,7 +100,24 @@ class RunDir:
         files.write_atomic(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
         files.write_atomic(self.tokenizer_file, tokenizer.to_str(pretty=True))
 
+    def add_provenance(self, facts: Mapping[str, object]) -> None:
+        """Appends a line to `provenance.jsonl`, which has one for each start of the run."""
+        with files.report_os_errors(self.provenance_file), self.provenance_file.open("a") as stream:
+            stream.write(json.dumps(dict(facts)) + "\n")
+
+    def save_fingerprints(self, fingerprints: Mapping[str, Mapping[str, str]]) -> None:
+        """Writes the digests of the data of each split."""
+        files.write_atomic(self.data_file, json.dumps(fingerprints, indent=1) + "\n")
+
     # an existing run
+
+    def load_fingerprints(self) -> dict[str, dict[str, str]]:
+        """Reads the digests of the data of each split; none if there are none that can be read."""
+        try:
+            fingerprints = json.loads(self.data_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return fingerprints if isinstance(fingerprints, dict) else {}
 
     def require_checkpoints(self) -> Path:
         """Returns the folder of the checkpoints.
@@ -109,8 +136,8 @@ class RunDir:
             UserError: it is missing or damaged.
         """
         try:
-            config = yaml.safe_load(self.config_file.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"{self} is not a run: {self.config_file} cannot be read ({reason})"
@@ -124,7 +151,14 @@ class RunDir:
             raise UserError(
                 f"{self} is not a run: {self.config_file} has no section {', '.join(missing)}"
             )
-        return root_defaults() | config
+        config = root_defaults() | config
+        for part in config["famx_parts"] if isinstance(config["famx_parts"], list) else [None]:
+            if not isinstance(part, dict) or not {"file", "sha256"} <= part.keys():
+                raise UserError(
+                    f"{self} is not a run: famx_parts in {self.config_file} is not a list of "
+                    "files with their sha256"
+                )
+        return config
 
     def load_tokenizer(self) -> Tokenizer:
         """Reads the run's tokenizer.
@@ -133,7 +167,7 @@ class RunDir:
             UserError: it is missing or damaged.
         """
         try:
-            return Tokenizer.from_str(self.tokenizer_file.read_text())
+            return Tokenizer.from_str(self.tokenizer_file.read_text(encoding="utf-8"))
         except Exception as error:  # tokenizers raises nothing more specific
             raise UserError(f"{self.tokenizer_file} is missing or damaged: {error}") from error
 

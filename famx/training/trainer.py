@@ -166,7 +166,8 @@ class Trainer:
         self._release_gradients()
         self.step += 1
         self.loss_sum += loss_sum
-        self.interval.add([item.batch for item in fetched])
+        batches = [item.batch for item in fetched]
+        self.interval.add(batches, sum(map(self.task.throughput, batches)))
         if self.averaged:
             self.averaged.update_parameters(self.model)
         # modules with learning rules

@@ -60,7 +60,7 @@ class Prepared:
         settings = TrainerConfig(**(vars(self.settings) | never))
         optimizer = build_run_optimizer(experiment, settings)
         run_dir = RunDir(folder)
-        run_log = WriteRunLog(run_dir)
+        run_log = WriteRunLog(run_dir, {})
         hooks = [ReportMetrics(), run_log]
         if probe != "off":
             watcher = OptimizerProbe(experiment.model, optimizer, probe)

@@ -109,7 +109,7 @@ def test_run_can_be_resumed_evaluated_and_not_overwritten(command, tmp_path):
         ("train", "resume=run", "optim.lr=1"): "optim.lr=1 cannot change on resume; these can",
         ("train", "resume=run", "--foo"): "--foo cannot change on resume",
         ("evaluate", "run", "nonsense"): "nonsense",
-        ("transcribe", "run", "a.wav"): "is a text model",
+        ("transcribe", "run", "a.wav"): "is a model of text",
     }
     for words, sentence in mistakes.items():
         finished = command(*words)

@@ -233,7 +233,7 @@ def test_mistake_in_a_users_folder_of_experiments_is_explained(command, tmp_path
     assert finished.status == 2
     assert "optim=adamww: no such part; did you mean adamw?" in finished.sentence
     sentence = refused(command("train", *TEXT, "--config-dir", ".", "experiment=yours"), tmp_path)
-    assert "experiment=yours: no such experiment; choose from digits" in sentence
+    assert "experiment=yours: no such experiment; choose from digit_images" in sentence
     assert "mine" in sentence
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nwatch: light\n")
     sentence = refused(command("train", *words), tmp_path)

@@ -1,7 +1,11 @@
 """Whole runs on a corpus of tones: they learn, stop, and resume exactly."""
 
 import json
+import shlex
 import signal
+import socket
+import sys
+from importlib import metadata
 
 import pytest
 import torch
@@ -104,19 +108,54 @@ def test_evaluation_writes_images_of_every_layer_over_time(corpus, tmp_path):
         assert first.height == second.height == (n + 3) * ROW_HEIGHT
     tags = events.Tags()
     assert "train/audio_per_second" in tags["scalars"]
-    assert tags["tensors"] == ["dev/samples/text_summary"]
+    texts = {"how to read this/text_summary", "dev/samples/text_summary"}
+    texts.add("_hparams_/session_start_info")
+    assert set(tags["tensors"]) == texts
 
 
 def test_settings_of_a_run_are_hyperparameters_in_tensorboard(corpus, tmp_path):
     run(tones_config(corpus, "layer=skip", "trainer.max_steps=1"), tmp_path / "run")
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     tags = {tag for tag in events.summary_metadata if tag.startswith("_hparams_")}
-    assert tags == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+    assert tags == {"_hparams_/session_start_info"}
     settings = report.hparams(yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
     assert settings["optim.betas"] == "[0.9, 0.98]"
     assert settings["trainer.unit_clip"] == 0.005
     assert "layer" in settings
     assert all(isinstance(value, str | int | float) for value in settings.values())
+
+
+def test_a_stopped_run_has_its_row_of_hyperparameters_and_results(corpus, tmp_path):
+    folder = tmp_path / "run"
+    with stopped_at(5, signal.SIGTERM):
+        run(tones_config(corpus, "trainer.max_steps=7"), folder)
+    # the last evaluation was in step 3
+    best = reported_values(folder, "dev/wer")[3]
+    events = EventAccumulator(str(folder)).Reload()
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    assert events.Scalars("Results/best dev wer")[-1].value == pytest.approx(best)
+    assert events.Scalars("Results/training steps")[-1].value == 5
+    # the results of the complete run follow
+    run(tones_config(corpus, "trainer.max_steps=7"), folder, resume=True)
+    events = EventAccumulator(str(folder)).Reload()
+    assert events.Scalars("Results/training steps")[-1].value == 7
+    assert events.Scalars("Results/test wer")
+    assert "test/wer" in (folder / "famx.log").read_text()
+
+
+def test_a_run_says_for_each_start_where_it_comes_from(corpus, tmp_path):
+    folder = tmp_path / "run"
+    with stopped_at(2, signal.SIGTERM):
+        run(tones_config(corpus), folder)
+    run(tones_config(corpus), folder, resume=True)
+    lines = (folder / "provenance.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    facts = json.loads(lines[0])
+    assert facts["command"] == shlex.join(sys.orig_argv)
+    assert facts["torch"] == metadata.version("torch")
+    assert facts["host"] == socket.gethostname()
+    assert facts["device"] == "cpu"
+    assert f"command: {facts['command']}" in (folder / "famx.log").read_text()
 
 
 def test_averaged_weights_are_scored_at_the_end(corpus, tmp_path):

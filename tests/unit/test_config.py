@@ -269,7 +269,7 @@ def test_run_needs_the_same_files_of_parts(tmp_path):
 
 
 def test_file_is_unchanged_when_the_disk_is_full(tmp_path, monkeypatch):
-    def refuse(file: Path, text: str) -> Any:
+    def refuse(file: Path, text: str, **options: str) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "scores.json").write_text("old")

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from famx.monitoring.heatmap import COLOURS, GREY, MIN_WIDTH, ROW_HEIGHT, heat_map
-from famx.monitoring.metrics import HeatMap
+from famx.monitoring.metrics import HeatMap, RowGroup
 
 DARK = COLOURS[0]
 PALE = COLOURS[-1]
@@ -56,3 +56,28 @@ def test_values_that_are_not_finite_are_grey():
     grey = rounded((GREY, GREY, GREY))
     assert_close(colours, torch.stack([rounded(DARK), grey, rounded(PALE)])[None])
     assert_close(cell_colours(torch.full((1, 1), torch.inf)), grey[None, None])
+
+
+def test_groups_of_rows_have_a_white_line_with_their_title():
+    values = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    groups = (RowGroup("first", 2, ("slow", "fast")), RowGroup("second", 1))
+    grouped = torch.from_numpy(heat_map(HeatMap(values, ("a", "b", "c"), "", groups)))
+    assert len(grouped) == (3 + 2 + 3) * ROW_HEIGHT
+    cell_width = MIN_WIDTH // 2
+    # the left edge of the cells, beside the names of columns
+    x = grouped.shape[1] - cell_width * torch.tensor([2, 1]) + 2
+    for row, line in enumerate((1, 2, 4)):
+        expected = torch.stack([rounded(PALE if value else DARK) for value in values[row]])
+        assert_close(grouped[line * ROW_HEIGHT + 6, x] / 255, expected)
+    for line in (0, 3):
+        assert (grouped[line * ROW_HEIGHT + 6, x] == 255).all()
+
+
+def test_colours_include_a_marked_value_which_has_a_line_on_the_colour_bar():
+    values = torch.tensor([[2.0, 3.0]])
+    image = torch.from_numpy(heat_map(HeatMap(values, ("a",), "", mark=(1.0, "white"))))
+    middle_of_bar = image[2 * ROW_HEIGHT + 6, -MIN_WIDTH:]
+    assert (middle_of_bar[0] == 0).all()
+    assert (middle_of_bar[1] == 255).all()
+    # 2 is halfway between the marked 1 and 3
+    assert_close(image[6, -MIN_WIDTH + 60] / 255, rounded(COLOURS[2]), atol=0.01, rtol=0)

@@ -127,25 +127,38 @@ def test_white_noise_moves_every_tensor_as_published():
     assert coefficients.tolist()[:3] == pytest.approx([0.95, 0.95, 0.95])
 
 
-def test_metrics_are_those_of_the_rule_and_of_its_spectrum():
+def test_metrics_are_those_of_an_observed_rule():
     tensors = [*TENSORS, TensorInfo((3,), "norm")]
     rule = Fam(tensors, start_step=40)
     gradients = [torch.randn(info.shape) + 1 for info in tensors]
     rule(gradients, 1)
-    assert not rule.metrics and not rule.spectrum.metrics
+    assert not rule.metrics
     set_observed(rule, True)
     for t in range(2, 60):
         rule(gradients, t)
     assert set(rule.metrics) == {"fired"}
     assert 0 < rule.metrics["fired"] <= 1
-    kinds = {f"bands/{info.kind}" for info in TENSORS}
-    assert set(rule.spectrum.metrics) == {"bands", *kinds}
-    # one row for each measured tensor, of which the small one is none
-    assert rule.spectrum.metrics["bands"].shape == (6, 12)
     set_observed(rule, False)
-    metrics = rule.spectrum.metrics
+    metrics = rule.metrics
     rule(gradients, 60)
-    assert rule.spectrum.metrics is metrics
+    assert rule.metrics is metrics
+
+
+def test_decided_bands_are_those_of_the_history_of_each_measured_tensor():
+    # the last tensor is too small to be measured
+    rule = Fam([*TENSORS, TensorInfo((3,), "norm")], start_step=40)
+    gradients = [torch.randn(info.shape) + 1 for info in rule.tensors]
+    rule(gradients, 1)
+    assert rule.decided_bands().isnan().all()
+    for t in range(2, 60):
+        rule(gradients, t)
+    bands = rule.decided_bands()
+    assert bands.shape == (6, 12)
+    for row, names in zip(bands, rule.band_names(), strict=True):
+        assert row[: len(names)].isfinite().all()
+        assert row[len(names) :].isnan().all()
+        # gradients that do not change are in the slowest band
+        assert row[0] == row[: len(names)].max() > 2
 
 
 def test_kalman_gain_is_that_of_a_random_walk_under_noise():

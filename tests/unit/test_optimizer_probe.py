@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from famx.experiment.build import build_optimizer
 from famx.monitoring.optimizer_probe import WINDOW, OptimizerProbe, correlations, effective_momentum
+from famx.nn.hooks import UsesMomentumRule
 from famx.optim import parameter_groups
 from famx.registry import names
 
@@ -77,7 +78,9 @@ def test_the_probe_changes_no_weight_and_reports_the_same_metrics_of_every_optim
         weights, probe, reports = train(optim, level)
         assert all(map(torch.equal, expected, weights))
         assert list(reports) == [WINDOW, 2 * WINDOW]
-        assert set(reports[WINDOW]) == LAGS | METRICS
+        of_rule = {"base", "fired", "rule_bands"} & set(reports[WINDOW])
+        assert set(reports[WINDOW]) == LAGS | METRICS | of_rule
+        assert ("fired" in of_rule) == isinstance(probe.optimizer, UsesMomentumRule)
         n_tensors = len(probe.names)
         assert n_tensors == 7
         assert all(len(values) == n_tensors for values in reports[WINDOW].values())

@@ -53,15 +53,25 @@ def test_sample_depends_on_seed_and_call_alone():
     assert not torch.equal(draws[0][0], Shuffled(tensors, seed=2).draws(7)[0][0])
 
 
-def test_observed_bands_are_in_units_of_white_noise_with_means_by_kind():
-    tensors = [TensorInfo((400,), kind, n_bands=4) for kind in ("conv", "norm", "conv")]
-    spectrum = Contiguous(tensors)
-    shares = spectrum([torch.randn(400) for _ in tensors])
-    spectrum.report_bands(shares)
-    assert not spectrum.metrics
-    spectrum.observed = True
-    spectrum.report_bands(shares)
-    bands = spectrum.metrics["bands"]
-    assert_close(bands, 4 * shares)
-    assert_close(spectrum.metrics["bands/conv"], (bands[0] + bands[2]) / 2)
-    assert_close(spectrum.metrics["bands/norm"], bands[1])
+def test_bands_that_a_tensor_does_not_have_are_not_a_power_of_zero():
+    spectrum = Contiguous([TensorInfo((400,), n_bands=4), TensorInfo((400,), n_bands=2)])
+    shares = spectrum([torch.randn(400), torch.randn(400)])
+    relative = spectrum.relative(shares)
+    assert_close(relative[0], 4 * shares[0])
+    assert_close(relative[1, :2], 2 * shares[1, :2])
+    assert relative[1, 2:].isnan().all()
+
+
+def test_bands_over_time_are_named_by_the_periods_of_their_bins():
+    layouts = [("equal", 8), ("equal", 2), ("split", 12)]
+    tensors = [TensorInfo((9,), layout=layout, n_bands=n) for layout, n in layouts]
+    spectrum = Temporal(tensors, window=32)
+    names = spectrum.band_names(tensors[0])
+    assert names == ("32+", "11-16", "6.4-8", "4.6-5.3", "3.6-4", "2.9-3.2", "2.5-2.7", "2-2.3")
+    assert spectrum.band_names(tensors[1]) == ("4.6+", "2-4")
+    assert spectrum.band_names(tensors[2])[:3] == ("mean", "32", "16")
+    # a wave of a period is in the band with its name
+    wave = torch.cos(2 * torch.pi * torch.arange(64) / 8)
+    for t in range(64):
+        shares = spectrum([wave[t].expand(9)] * 3)
+    assert names[shares[0].argmax()] == "6.4-8"

@@ -2,14 +2,20 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 
+from famx.monitoring.descriptions import DESCRIPTIONS
+from famx.monitoring.hooks import trial_name
 from famx.monitoring.metrics import HeatMap
 from famx.monitoring.tensorboard import RunLog
+from famx.notation import UserError
 from famx.training.run_dir import RunDir
 
 
@@ -38,6 +44,7 @@ def test_numbers_become_a_line_and_curves(run_dir):
     assert line == {"step": 5, "epoch": 0, "seconds": 1.5, "split": "train", "loss": 2.0}
     tags = events(run_dir).Tags()
     assert tags["scalars"] == ["loss"]
+    assert [point.value for point in events(run_dir).Scalars("loss")] == [2.0]
     assert tags["histograms"] == ["histogram"]
 
 
@@ -83,7 +90,7 @@ def test_cells_of_a_text_table_cannot_end_it(run_dir):
     log.log_text_table(1, "empty", ("reference", "hypothesis"), [])
     log.close()
     recorded = events(run_dir)
-    assert recorded.Tags()["tensors"] == ["samples/text_summary"]
+    assert recorded.Tags()["tensors"] == ["how to read this/text_summary", "samples/text_summary"]
     (table,) = recorded.Tensors("samples/text_summary")
     text = table.tensor_proto.string_val[0].decode()
     assert text == "| reference | hypothesis |\n| --- | --- |\n| a¦b | c |"
@@ -91,10 +98,73 @@ def test_cells_of_a_text_table_cannot_end_it(run_dir):
 
 def test_hparams_are_of_the_session_and_list_no_columns(run_dir):
     log = RunLog(run_dir)
-    log.log_hparams({"optim": "fam", "optim.lr": 0.5}, {"test/wer": 0.1}, 7)
+    log.log_hparams("transformer_fam", {"optim": "fam", "optim.weight_decay": 0.5})
     log.close()
-    recorded = events(run_dir)
-    hparams = {tag for tag in recorded.summary_metadata if tag.startswith("_hparams_")}
-    assert hparams == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
-    (score,) = recorded.Scalars("test/wer")
-    assert (score.step, score.value) == (7, pytest.approx(0.1))
+    metadata = events(run_dir).summary_metadata
+    hparams = {tag for tag in metadata if tag.startswith("_hparams_")}
+    assert hparams == {"_hparams_/session_start_info"}
+    content = metadata["_hparams_/session_start_info"].plugin_data.content
+    session = parse_session_start_info_plugin_data(content)
+    assert session.group_name == "transformer_fam"
+    # a title breaks its line at spaces only
+    assert set(session.hparams) == {"optim", "optim weight_decay"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("2026-01-02_03-04-05_worm_fam", "worm_fam 2026-01-02_03-04-05"),
+        (
+            "2026-01-02_03-04-05_sweep/optim=fam,seed=1",
+            "optim=fam,seed=1 2026-01-02_03-04-05_sweep",
+        ),
+        ("mine/run", "run mine"),
+    ],
+)
+def test_names_of_runs_begin_with_what_differs(folder, name):
+    assert trial_name(Path("outputs") / folder) == name
+
+
+def test_curves_have_descriptions(run_dir):
+    tags = ("optim/momentum/conv", "probe/coefficient/conv", "probe/momentum/conv", "my/own")
+    log = RunLog(run_dir)
+    log.log_curves(1, dict.fromkeys(tags, 0.5))
+    log.close()
+    metadata = events(run_dir).summary_metadata
+    descriptions = [metadata[tag].summary_description for tag in tags]
+    begins = ["momentum chosen", "momentum set", "momentum in effect", ""]
+    assert [description.partition(":")[0] for description in descriptions] == begins
+
+
+def test_a_page_of_text_explains_every_description(run_dir):
+    RunLog(run_dir).close()
+    (page,) = events(run_dir).Tensors("how to read this/text_summary")
+    text = page.tensor_proto.string_val[0].decode()
+    for beginning, description in DESCRIPTIONS.items():
+        assert beginning in text
+        assert description in text
+
+
+def test_charts_show_several_curves(run_dir):
+    log = RunLog(run_dir)
+    tags = ["bands/norm_1_32+", "bands/norm_2_11-16"]
+    log.log_charts({"bands": {"norm": tags}})
+    log.close()
+    (layout,) = events(run_dir).Tensors("custom_scalars__config__")
+    parsed = Layout.FromString(layout.tensor_proto.string_val[0])
+    (chart,) = parsed.category[0].chart
+    assert chart.title == "norm"
+    for tag, pattern in zip(tags, chart.multiline.tag, strict=True):
+        assert re.search(pattern, tag)
+
+
+def test_an_error_that_ends_a_run_is_in_its_log_and_printed_once(run_dir, caplog):
+    log = RunLog(run_dir)
+    log.log_error(UserError("a mistake"))
+    log.log_error(ZeroDivisionError("a fault"))
+    log.close()
+    text = run_dir.log_file.read_text()
+    assert "ended by UserError: a mistake" in text
+    assert "ended by ZeroDivisionError: a fault" in text
+    # the command prints it
+    assert not caplog.text
