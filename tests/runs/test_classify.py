@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from famx.analysis.runs import read_run
-from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
 from famx.data._example import write_corpus
 from famx.data.digit_images import DigitImages
 from famx.data.sentences import Sentences
@@ -25,7 +25,7 @@ TINY = [
 
 def config(*words):
     register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         return to_plain(compose("train", [*TINY, *words]))
 
 

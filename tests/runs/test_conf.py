@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
 from famx.config.words import preset_names
 from famx.experiment import build_model
 from famx.experiment.build import build_optimizer
@@ -30,7 +30,7 @@ TEXT = (
 
 def composed(*words):
     """Returns the resolved config of a small model."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         return resolve(to_plain(compose("train", [*words, *SMALL])))
 
 

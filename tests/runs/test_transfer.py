@@ -4,7 +4,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from famx.config.schema import CONF, to_plain
+from famx.config.schema import CONF, VERSION_BASE, to_plain
 from famx.experiment.build import build_experiment
 from famx.experiment.resolve import resolve
 from famx.experiment.run import run
@@ -37,7 +37,7 @@ def text_config(texts, name, *words):
         "trainer.max_steps=3",
         "trainer.device=cpu",
     ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         return to_plain(compose("train", [*options, *words]))
 
 
