@@ -175,12 +175,15 @@ def resume(words: Sequence[str]) -> int:
     # the stored run
     run_dir = RunDir(name)
     run_dir.require_checkpoints()
+    trust_edits = find_override("trust_edits", words) == "true"
+    if not trust_edits:
+        run_dir.require_unedited("trust_edits=true")
     config = run_dir.load_config()
     import_user_parts(words, run_dir.path, config["famx_parts"])
     # changed options
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
-        if key in ("resume", "famx_parts"):
+        if key in ("resume", "famx_parts") or word == "trust_edits=true":
             continue
         if key not in RESUMABLE or not equals:
             raise UserError(
@@ -192,7 +195,7 @@ def resume(words: Sequence[str]) -> int:
     # checks the types of changed options, and adds the defaults of options newer than the run
     for section, fields in SECTION_TYPES.items():
         config[section] = fill_defaults(section_schema(fields), config[section], section)
-    results = run(config, run_dir.path, resume=True)
+    results = run(config, run_dir.path, resume=True, trust_edits=trust_edits)
     return 128 + results["stopped_by"] if "stopped_by" in results else 0
 
 

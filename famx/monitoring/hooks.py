@@ -1,5 +1,6 @@
 """Monitoring as hooks of the trainer: reports, optimizer probe, run log, progress."""
 
+import logging
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,9 @@ from famx.training.evaluate import Evaluation
 from famx.training.hooks import Hook, Interval, Metrics, require_finite
 from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
+from famx.training.tree import require_like
+
+log = logging.getLogger(__name__)
 
 
 def throughput_tag(modality: Modality) -> str:
@@ -36,14 +40,18 @@ class ReportMetrics(Hook):
             return
         # the metrics of this step; the sums of the interval start again at 0
         self._set_observed(trainer, False)
+        n_steps = trainer.interval.steps
         metrics = self.collect(trainer)
         trainer.loss_sum.zero_()
+        trainer.skipped.zero_()
         trainer.interval = Interval()
         for hook in trainer.hooks:
             hook.on_report(trainer, metrics)
         scalars = {tag: value for tag, value in metrics.items() if not isinstance(value, Tensor)}
         trainer.latest |= scalars
-        require_finite(trainer, "train", scalars["train/loss"])
+        # without any step that counts there is no loss; many such steps in a row end the run
+        if scalars.get("train/skipped") != n_steps:
+            require_finite(trainer, "train", scalars["train/loss"])
 
     def _set_observed(self, trainer: Trainer, observed: bool) -> None:
         set_observed(trainer.model, observed)
@@ -55,13 +63,23 @@ class ReportMetrics(Hook):
         # tensors on the device
         interval = trainer.interval
         on_device = {
-            "train/loss": sum_over_processes(trainer.loss_sum) / interval.steps,
+            "train/loss": sum_over_processes(trainer.loss_sum) / (interval.steps - trainer.skipped),
             "train/grad_norm": trainer.grad_norm,
+            "train/skipped": trainer.skipped,
         }
         on_device |= module_metrics(trainer.model)
         on_device |= optimizer_metrics(trainer.optimizer)
         # numbers on the host
         metrics = to_host(on_device)
+        # most runs skip no step
+        skipped = metrics["train/skipped"]
+        if skipped:
+            log.warning(
+                "the gradients of %d of %d steps up to step %d are not finite",
+                *(skipped, interval.steps, trainer.step),
+            )
+        else:
+            del metrics["train/skipped"]
         metrics["train/lr"] = trainer.optimizer.param_groups[0]["lr"]
         metrics[throughput_tag(trainer.task.modality)] = interval.amount_per_second
         metrics["train/padding"] = interval.padding / interval.steps
@@ -113,6 +131,7 @@ class ProbeOptimizer(Hook):
         return self.probe.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        require_like(state, self.probe.state_dict(), "probe")
         self.probe.load_state_dict(state)
 
 

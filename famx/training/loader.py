@@ -17,7 +17,7 @@ from famx.seeding import numpy_rng
 from famx.training.augmentation import Augmentation, sample_augmentation
 from famx.training.fixed_shapes import Shape, choose_shapes, fill_shapes, padded_samples
 from famx.training.loader_config import LoaderConfig
-from famx.training.reader import PlannedBatch, Reader, collate, ignore_interrupts
+from famx.training.reader import PlannedBatch, ReadBatch, Reader, collate, ignore_interrupts
 
 # epochs whose lengths decide the fixed shapes, if each epoch has other examples
 EPOCHS_MEASURED = 8
@@ -123,13 +123,20 @@ class Loader:
 
     def eval_batches(self) -> Iterator[Batch]:
         """Yields batches of every example once, unchanged, the shortest first."""
+        for _, _, batch in self._read(self._eval_plan(), None, 0):
+            yield batch
+
+    def n_eval_batches(self) -> int:
+        """Returns the number of batches of `eval_batches`."""
+        return len(self._eval_plan())
+
+    def _eval_plan(self) -> list[PlannedBatch]:
         lengths = np.asarray(self.dataset.lengths, dtype=np.float64)
         order = np.argsort(lengths, kind="stable")
         plan = []
         for position, indices in enumerate(cut_into_batches(order, lengths, self.budget)):
             plan.append(PlannedBatch(0, position, indices, None))
-        for _, _, batch in self._read(plan, None, 0):
-            yield batch
+        return plan
 
     def _longest_target(self, dataset: Dataset) -> int:
         """Returns the number of token ids of the longest text, 0 without a tokenizer.
@@ -213,8 +220,27 @@ class Loader:
             # otherwise the start of workers would draw from the global generator
             generator=torch.Generator().manual_seed(self.seed),
         )
-        for epoch, position, batch in loader:
+        for epoch, position, batch in _without_traceback(loader):
             if isinstance(batch, UserError):
                 raise batch
             if batch is not None:
                 yield epoch, position, batch
+
+
+def _without_traceback(batches: Iterable[ReadBatch]) -> Iterator[ReadBatch]:
+    """Yields the batches; a worker that ends early is reported in one sentence.
+
+    Raises:
+        UserError: a worker was killed, for example because the memory was not sufficient.
+    """
+    try:
+        yield from batches
+    except RuntimeError as error:
+        # torch raises no class of its own
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"a process that reads ahead has ended ({reason}): loader.workers=0 reads without "
+            "such processes; the run keeps its checkpoints, from which it can be resumed"
+        ) from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,12 @@ from famx.config.errors import refuse_renamed
 from famx.config.schema import root_defaults
 from famx.notation import UserError
 from famx.registry import ROOMS
+from famx.training import checkpoint
 from famx.training.evaluate import Evaluation
+from famx.training.manifest import RunFiles, accept_run_files, entry_of, run_files
+from famx.training.tree import MALFORMED
+
+log = logging.getLogger(__name__)
 
 SECTIONS = (*ROOMS, "model", "trainer", "loader")  # mappings that every stored config has
 
@@ -84,8 +90,15 @@ class RunDir:
 
     def save_setup(self, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
         """Writes the config and the tokenizer, from which the run can be built again."""
-        files.write_atomic(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
-        files.write_atomic(self.tokenizer_file, tokenizer.to_str(pretty=True))
+        texts = {
+            self.config_file: yaml.safe_dump(dict(config), sort_keys=False),
+            self.tokenizer_file: tokenizer.to_str(pretty=True),
+        }
+        # checkpoints accept the new files before these are written, so a crash leaves no difference
+        accepted = {file.name: [entry_of(text.encode())] for file, text in texts.items()}
+        accept_run_files(checkpoint.all_folders(self.checkpoints), accepted)
+        for file, text in texts.items():
+            files.write_atomic(file, text)
 
     # an existing run
 
@@ -99,6 +112,59 @@ class RunDir:
             raise UserError(f"{self} is not a run with checkpoints: there is no {self.checkpoints}")
         return self.checkpoints
 
+    def digests(self) -> RunFiles:
+        """Returns size and digest of the files that belong to a checkpoint, for its manifest."""
+        files_now = (*self.setup_files, self.param_groups_file, self.metrics_file)
+        return {file.name: [entry_of(file.read_bytes())] for file in files_now if file.exists()}
+
+    @property
+    def setup_files(self) -> tuple[Path, ...]:
+        """The files from which the run is built again."""
+        return (self.config_file, self.tokenizer_file)
+
+    def require_unedited(self, remedy: str) -> None:
+        """Checks that the config and the tokenizer are those of the checkpoints.
+
+        Args:
+            remedy: option that uses the files as they are, for the error message.
+
+        Raises:
+            UserError: a file has changed since the checkpoints were saved.
+        """
+        accepted = run_files(checkpoint.all_folders(self.checkpoints))
+        for file in self.setup_files:
+            # a missing file is reported where it is read
+            if file.name not in accepted or not file.is_file():
+                continue
+            if entry_of(file.read_bytes()) not in accepted[file.name]:
+                raise UserError(
+                    f"{file} has changed since the run's checkpoints were saved: restore it, or "
+                    f"add {remedy} to use it as it is"
+                )
+
+    def warn_of_edited_logs(self, step: int) -> None:
+        """Warns of logs that differ from those that were saved with the checkpoint of a step.
+
+        A copy of such a log remains, since the run continues it.
+        """
+        accepted = run_files([self.checkpoints / f"step-{step}"])
+        for file in (self.metrics_file, self.param_groups_file):
+            if file.name not in accepted or not file.exists():
+                continue
+            # later steps have been appended, which the run repeats
+            content = file.read_bytes()
+            if any(entry_of(content[: entry["size"]]) == entry for entry in accepted[file.name]):
+                continue
+            copy = file.with_name(f"{file.stem}.damaged{file.suffix}")
+            copy.write_bytes(content)
+            log.warning(
+                "%s differs from the file that was saved with step %d: what can be read of it is "
+                "continued, a copy is %s",
+                file,
+                step,
+                copy.name,
+            )
+
     def load_config(self) -> dict[str, Any]:
         """Reads the run's config; options that are newer than the run have their defaults.
 
@@ -106,9 +172,10 @@ class RunDir:
             UserError: it is missing or damaged.
         """
         try:
-            config = yaml.safe_load(self.config_file.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
+            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        # PyYAML raises ValueError for numbers and dates, and other errors for nodes of no sense
+        except (OSError, yaml.YAMLError, *MALFORMED) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{self} is not a run: {self.config_file} cannot be read ({reason})"
             ) from error
@@ -130,7 +197,7 @@ class RunDir:
             UserError: it is missing or damaged.
         """
         try:
-            return Tokenizer.from_str(self.tokenizer_file.read_text())
+            return Tokenizer.from_str(self.tokenizer_file.read_text(encoding="utf-8"))
         except Exception as error:  # tokenizers raises nothing more specific
             raise UserError(f"{self.tokenizer_file} is missing or damaged: {error}") from error
 

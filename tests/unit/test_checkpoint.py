@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from famx import seeding
 from famx.notation import UserError
 from famx.training import checkpoint
 
@@ -100,7 +101,7 @@ def test_random_generators_continue_from_their_saved_state():
     def random_numbers():
         return torch.rand(2).tolist(), random.random(), np.random.rand()
 
-    state = checkpoint.rng_state()
+    state = seeding.rng_state()
     expected = random_numbers()
-    checkpoint.set_rng_state(state)
+    seeding.set_rng_state(state)
     assert random_numbers() == expected
