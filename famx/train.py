@@ -3,6 +3,7 @@
 With -m it trains a sweep: python -m famx.train -m optim=fam,adamw seed=0,1
 """
 
+import functools
 import os
 import sys
 import textwrap
@@ -12,7 +13,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import Container
+from omegaconf import Container, OmegaConf
 
 from famx.config.command import find_override, import_user_parts, parse_yaml, run_command
 from famx.config.errors import explain_hydra_error, refuse_renamed
@@ -25,7 +26,7 @@ from famx.notation import UserError
 from famx.parts import show
 from famx.registry import get
 from famx.training.loader_config import LoaderConfig
-from famx.training.run_dir import RunDir
+from famx.training.run_dir import RunDir, remove_reserved, reserve_folder
 from famx.training.trainer_config import TrainerConfig
 
 SECTION_TYPES = {"trainer": TrainerConfig, "loader": LoaderConfig}
@@ -82,6 +83,9 @@ def train(words: Sequence[str]) -> int:
     options, overrides = split_words(words)
     runs = Runs(import_user_parts(overrides))
     register_schemas(**SECTION_TYPES)
+    # cached, since Hydra resolves the folder several times
+    unique_folder = functools.cache(reserve_folder)
+    OmegaConf.register_new_resolver("unique_folder", unique_folder, replace=True)
     # Hydra reads its command line from here
     sys.argv[1:] = hydra_words(options, overrides)
     # makes Hydra raise errors instead of printing them
@@ -144,8 +148,8 @@ class Runs:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             print(f"famx: {folder.name} is refused: {error}", file=sys.stderr, flush=True)
         # only a single process removes its empty folder: several would race
-        if "RANK" not in os.environ and not any(folder.iterdir()):
-            folder.rmdir()
+        if "RANK" not in os.environ:
+            remove_reserved(folder)
 
     def raise_refused(self) -> None:
         """Raises the first mistake of all runs, if there was one.

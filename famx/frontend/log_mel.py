@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.functional import gelu, pad, relu
 
 from famx.frontend.base import Frontend
@@ -17,6 +17,7 @@ from famx.registry import register
 WINDOW = 400
 HOP = 160
 N_FFT = 512
+MAX_SIZE = 4096  # upper bound of mel bins, channels, and frames of context
 CONTEXT_GROUPS = 8  # groups of the context convolution
 SILENCE = 1e-9  # lower bound of the mean energy that energies are divided by
 FLOOR = 1e-6  # added to energies in units of the utterance's mean: 60 dB below it
@@ -38,7 +39,7 @@ class LogMel(Frontend):
             function of its neighbours as a relative position embedding (wav2vec 2.0,
             arXiv:2006.11477).
         normalize: zero mean and unit variance of each mel bin, over each utterance (`utterance`) or
-            over all training data so far (`global`).
+            over all training data so far (`global`), in all processes of a run.
     """
 
     modality: ClassVar[Modality] = Modality.SPEECH
@@ -61,11 +62,15 @@ class LogMel(Frontend):
         super().__init__()
         if normalize not in ("utterance", "global"):
             raise ValueError(f"normalize={normalize} is neither utterance nor global")
-        if n_mels < 4 or channels < 2:
-            raise ValueError(f"n_mels={n_mels} must be at least 4, channels={channels} at least 2")
-        if context < 1 or context % 2 == 0:
+        if not 4 <= n_mels <= MAX_SIZE or not 2 <= channels <= MAX_SIZE:
             raise ValueError(
-                f"context={context} must be odd: a frame, and as many before it as after it"
+                f"n_mels={n_mels} must be between 4 and {MAX_SIZE:,}, channels={channels} between "
+                f"2 and {MAX_SIZE:,}"
+            )
+        if not 1 <= context <= MAX_SIZE or context % 2 == 0:
+            raise ValueError(
+                f"context={context} must be odd and at most {MAX_SIZE:,}: a frame, and as many "
+                "before it as after it"
             )
         self.n_mels = n_mels
         self.normalize = normalize
@@ -145,13 +150,26 @@ class LogMel(Frontend):
             variance = ((x - mean) * valid).square().sum(1, keepdim=True) / count
         else:
             if self.training:
-                self.count += valid.sum()
-                weight = valid.sum() / self.count
-                self.mean.lerp_(x.sum((0, 1)) / valid.sum(), weight)
-                self.square.lerp_(x.square().sum((0, 1)) / valid.sum(), weight)
+                self._update_statistics(x, valid)
             mean = self.mean
             variance = (self.square - self.mean.square()).clamp(min=0)
         return (x - mean) * (variance + 1e-2).rsqrt()
+
+    def _update_statistics(self, x: Float[Tensor, "b t f"], valid: Bool[Tensor, "b t 1"]) -> None:
+        """Adds the windows of a batch to the statistics, in a group those of all processes."""
+        count = valid.sum()
+        total = x.sum((0, 1))
+        square = x.square().sum((0, 1))
+        if distributed.is_available() and distributed.is_initialized():
+            # one exchange of all sums
+            sums = torch.cat([count[None].to(total.dtype), total, square])
+            distributed.all_reduce(sums)
+            count, total, square = sums.split([1, self.n_mels, self.n_mels])
+            count = count[0]
+        self.count += count
+        weight = count / self.count
+        self.mean.lerp_(total / count, weight)
+        self.square.lerp_(square / count, weight)
 
     def span_mask(
         self, spans: Float[Tensor, "b m 4"], lengths: Int[Tensor, " b"], size: int

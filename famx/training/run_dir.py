@@ -1,6 +1,7 @@
 """The folder of a run, and every file in it."""
 
 import contextlib
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from famx.training.tree import MALFORMED
 log = logging.getLogger(__name__)
 
 SECTIONS = (*ROOMS, "model", "trainer", "loader")  # mappings that every stored config has
+LOCK = ".lock"  # reserves a folder, and is locked while a process trains in it
 
 
 class RunDir:
@@ -79,7 +81,7 @@ class RunDir:
         self.path.mkdir(parents=True, exist_ok=True)
         # the lock is released with the process, however it ends
         try:
-            lock = FileLock(self.path / ".lock", timeout=0).acquire()
+            lock = FileLock(self.path / LOCK, timeout=0).acquire()
         except Timeout as error:
             raise UserError(f"{self} is in use: another process trains in it") from error
         with lock:
@@ -216,6 +218,31 @@ class RunDir:
         """Removes the scores of a run that is trained further."""
         for file in [*self.path.glob("scores.*.json"), *self.path.glob("hypotheses.*.tsv")]:
             file.unlink()
+
+
+def reserve_folder(path: str) -> str:
+    """Creates a folder that no other run uses: the path, or the path with a number.
+
+    A folder that cannot be created is reported where the run writes into it.
+    """
+    for number in itertools.count(1):
+        folder = Path(path if number == 1 else f"{path}_{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / LOCK).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        except OSError:
+            return path
+        return str(folder)
+    raise AssertionError("the numbers do not end")
+
+
+def remove_reserved(folder: Path) -> None:
+    """Removes the folder of a run that was refused, unless it has files."""
+    if all(path.name == LOCK for path in folder.iterdir()):
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[Path]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from famx.validate import COUNT, DECAY, POSITIVE, THREADS, ConfigSection
+from famx.validate import COUNT, DECAY, POSITIVE, THREADS, ConfigSection, between
 
 DEFAULT_TIME = 330.0  # seconds of a run without a limit
 
@@ -43,7 +43,7 @@ class TrainerConfig(ConfigSection):
     eval_every: Annotated[int | None, COUNT] = None
     save_every: Annotated[int | None, COUNT] = None
     log_every: Annotated[int | None, COUNT] = None
-    accumulate: Annotated[int, COUNT] = 1
+    accumulate: Annotated[int, between(1, 10_000)] = 1
     unit_clip: Annotated[float | None, POSITIVE] = 0.005
     patience: Annotated[int | None, COUNT] = None
     ema: Annotated[float, DECAY] = 0.0
