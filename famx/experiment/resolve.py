@@ -1,5 +1,6 @@
 """Resolves a composed config: default parts of the task, sampled layers, absolute paths."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,7 +110,8 @@ def _with_absolute_paths(data: Config) -> dict[str, Any]:
 
 
 def _absolute(path: str) -> str:
-    expanded = Path(path).expanduser()
+    # unlike Path.expanduser, accepts a user without a home
+    expanded = Path(os.path.expanduser(path))
     return str(expanded.resolve()) if expanded.exists() else path
 
 

@@ -13,6 +13,7 @@ from tones import reported_values, stopped_at, tones_config
 
 import famx
 from famx.experiment.run import run
+from famx.monitoring.spectrum_log import SpectrumLog
 from famx.notation import UserError
 from famx.training import checkpoint
 from famx.training.trainer import Trainer
@@ -186,6 +187,33 @@ def test_damaged_log_is_continued_with_a_warning_and_a_copy(folder, caplog):
     assert "metrics.jsonl differs from the file that was saved with step 4" in caplog.text
     assert (folder / "metrics.damaged.jsonl").read_bytes() == damaged
     assert list(reported_values(folder, "train/loss")) == [4, 6]
+
+
+def test_flipped_bit_of_the_probe_is_reported_and_a_copy_remains(caplog, tmp_path):
+    names = ["a", "b"]
+    log = SpectrumLog(tmp_path / "spectrum.parquet", names, ["conv", "norm"])
+    for step in (2, 4):
+        bands = torch.rand(2, 4)
+        log.add(step, {"bands": bands, "whiteness": torch.tensor([0.5, torch.nan])})
+    log.write()
+    content = log.file.read_bytes()
+    reopened = SpectrumLog(log.file, names, ["conv", "norm"], step=2)
+    assert list(reopened.reports) == [2]
+    assert not caplog.records
+    n_accepted = 0
+    for position in range(0, len(content), 7):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << position % 8
+        log.file.write_bytes(flipped)
+        reports = SpectrumLog(log.file, names, ["conv", "norm"], step=4).reports
+        # a flip in what nobody reads is harmless; otherwise a copy remains
+        if reports:
+            n_accepted += 1
+            assert reports[4]["bands"].equal(log.reports[4]["bands"])
+        else:
+            assert (tmp_path / "spectrum.damaged.parquet").read_bytes() == flipped
+    assert "spectrum.parquet is damaged and will be replaced, a copy is" in caplog.text
+    assert n_accepted < len(range(0, len(content), 7)) / 2
 
 
 def test_undamaged_run_resumes_without_a_warning(folder, caplog):

@@ -22,8 +22,10 @@ def execute(*words, **environment):
     )
 
 
-def test_two_processes_report_the_losses_of_one(corpus, tmp_path):
+@pytest.mark.parametrize("normalize", ["utterance", "global"])
+def test_two_processes_report_the_losses_of_one(normalize, corpus, tmp_path):
     words = ["layer.dropout=0", "trainer.max_steps=30", "trainer.log_every=1"]
+    words.append(f"frontend.normalize={normalize}")
     losses = []
     for n_processes in (1, 2):
         folder = tmp_path / str(n_processes)
