@@ -74,6 +74,7 @@ class LogMel(Frontend):
             )
         self.n_mels = n_mels
         self.normalize = normalize
+        self.is_counted = True
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.register_buffer("filters", _mel_filters(n_mels), persistent=False)
         if normalize == "global":
@@ -161,8 +162,8 @@ class LogMel(Frontend):
         total = x.sum((0, 1))
         square = x.square().sum((0, 1))
         if distributed.is_available() and distributed.is_initialized():
-            # one exchange of all sums
-            sums = torch.cat([count[None].to(total.dtype), total, square])
+            # one exchange of all sums, to which repeated rows add nothing
+            sums = torch.cat([count[None].to(total.dtype), total, square]) * self.is_counted
             distributed.all_reduce(sums)
             count, total, square = sums.split([1, self.n_mels, self.n_mels])
             count = count[0]

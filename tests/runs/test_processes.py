@@ -36,7 +36,9 @@ def test_two_processes_report_the_losses_of_one(normalize, corpus, tmp_path):
         assert result.returncode == 0, result.stderr
         losses.append(list(reported_values(folder, "train/loss").values()))
     assert len(losses[0]) == 30
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    # sums over processes are rounded in another order, and statistics add that up
+    rtol = 1e-4 if normalize == "global" else 1e-5
+    np.testing.assert_allclose(losses[0], losses[1], rtol=rtol)
 
 
 def test_sweep_trains_a_run_of_each_combination(corpus, tmp_path):
