@@ -37,7 +37,7 @@ def test_folder_is_locked_while_a_run_trains_in_it(tmp_path):
         pass
 
 
-def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):
+def test_runs_of_the_same_second_have_separate_folders(tmp_path):
     path = str(tmp_path / "outputs" / "now_name")
     folders = [reserve_folder(path) for _ in range(3)]
     assert folders == [path, f"{path}_2", f"{path}_3"]
