@@ -3,6 +3,7 @@
 With -m it trains a sweep: python -m famx.train -m optim=fam,adamw seed=0,1
 """
 
+import functools
 import os
 import sys
 import textwrap
@@ -12,7 +13,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import Container
+from omegaconf import Container, OmegaConf
 
 from famx.config.command import find_override, import_user_parts, parse_yaml, run_command
 from famx.config.errors import explain_hydra_error, refuse_renamed
@@ -26,7 +27,7 @@ from famx.notation import UserError
 from famx.parts import show
 from famx.registry import get
 from famx.training.loader_config import LoaderConfig
-from famx.training.run_dir import RunDir
+from famx.training.run_dir import RunDir, remove_reserved, reserve_folder
 from famx.training.trainer_config import TrainerConfig
 
 SECTION_TYPES = {"trainer": TrainerConfig, "loader": LoaderConfig}
@@ -84,6 +85,9 @@ def train(words: Sequence[str]) -> int:
     runs = Runs(import_user_parts(overrides))
     register_schemas(**SECTION_TYPES)
     overrides = quote_texts(overrides, is_sweep="--multirun" in options)
+    # cached, since Hydra resolves the folder several times
+    unique_folder = functools.cache(reserve_folder)
+    OmegaConf.register_new_resolver("unique_folder", unique_folder, replace=True)
     # Hydra reads its command line from here
     sys.argv[1:] = hydra_words(options, overrides)
     # makes Hydra raise errors instead of printing them
@@ -146,8 +150,8 @@ class Runs:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             print(f"famx: {folder.name} is refused: {error}", file=sys.stderr, flush=True)
         # only a single process removes its empty folder: several would race
-        if "RANK" not in os.environ and not any(folder.iterdir()):
-            folder.rmdir()
+        if "RANK" not in os.environ:
+            remove_reserved(folder)
 
     def raise_refused(self) -> None:
         """Raises the first mistake of all runs, if there was one.
@@ -177,6 +181,9 @@ def resume(words: Sequence[str]) -> int:
     # the stored run
     run_dir = RunDir(name)
     run_dir.require_checkpoints()
+    trust_edits = find_override("trust_edits", words) == "true"
+    if not trust_edits:
+        run_dir.require_unedited("trust_edits=true")
     config = run_dir.load_config()
     import_user_parts(words, run_dir.path, config["famx_parts"])
     # changed options; data may have moved
@@ -184,7 +191,7 @@ def resume(words: Sequence[str]) -> int:
     paths = [f"data.{option}" for option in data_part.path_options]
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
-        if key in ("resume", "famx_parts"):
+        if key in ("resume", "famx_parts") or word == "trust_edits=true":
             continue
         if key not in (*RESUMABLE, *paths) or not equals:
             raise UserError(
@@ -196,7 +203,7 @@ def resume(words: Sequence[str]) -> int:
     # checks the types of changed options, and adds the defaults of options newer than the run
     for section, fields in SECTION_TYPES.items():
         config[section] = fill_defaults(section_schema(fields), config[section], section)
-    results = run(config, run_dir.path, resume=True)
+    results = run(config, run_dir.path, resume=True, trust_edits=trust_edits)
     return 128 + results["stopped_by"] if "stopped_by" in results else 0
 
 

@@ -3,6 +3,7 @@
 `hydra_words` applies the rules; each rule is a function whose docstring states why it is needed.
 """
 
+import hashlib
 import itertools
 import os
 import tempfile
@@ -27,6 +28,8 @@ GROUPS = (*ROOMS, *SECTIONS, *PRESETS)
 """Options whose value is the name of a part, of a preset or of an experiment."""
 FREE_FORM = "model.draw.space"
 """The only mapping to which keys may be added, and from which they may be removed."""
+
+MAX_FOLDER_NAME = 240  # bytes; file systems allow 255
 
 
 def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
@@ -225,11 +228,12 @@ def sweep_folder_name(overrides: Sequence[str], options: Sequence[str]) -> list[
             swept.append(override.key_or_group)
     # values are known only after Hydra has composed the run
     OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
-    parts = [_named_value(key) for key in dict.fromkeys(swept) if key not in fixed]
+    keys = [key for key in dict.fromkeys(swept) if key not in fixed]
+    parts = [_named_value(key, MAX_FOLDER_NAME // len(keys) - len(key)) for key in keys]
     return [f"hydra.sweep.subdir='{','.join(parts)}'"] if parts else []
 
 
-def _named_value(key: str) -> str:
+def _named_value(key: str, max_length: int) -> str:
     """Returns `key=value`, with the value as an interpolation that Hydra resolves in each run."""
     # a part is a mapping, so its name stands for it
     value = key
@@ -237,12 +241,21 @@ def _named_value(key: str) -> str:
         value = f"{key}.name"
     elif key == "experiment":
         value = "hydra.runtime.choices.experiment"
-    return f"{key}=${{folder_name:${{{value}}}}}"
+    return f"{key}=${{folder_name:${{{value}}},{max_length}}}"
 
 
-def _folder_name(value: Any) -> str:
-    """Returns a value as part of a folder's name, in which a slash would begin another folder."""
-    return "null" if value is None else str(value).replace("/", "_")
+def _folder_name(value: Any, max_length: int) -> str:
+    """Returns a value as part of a folder's name, in which a slash would begin another folder.
+
+    A long value is cut, and ends in a digest that differs from those of other values.
+    """
+    name = "null" if value is None else str(value).replace("/", "_")
+    encoded = name.encode()
+    if len(encoded) <= max_length:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    start = encoded[: max(0, max_length - len(digest) - 1)].decode(errors="ignore")
+    return f"{start}~{digest}"
 
 
 def user_folders(options: Sequence[str]) -> list[Path]:
