@@ -3,6 +3,7 @@
 With -m it trains a sweep: python -m famx.train -m optim=fam,adamw seed=0,1
 """
 
+import functools
 import os
 import sys
 import textwrap
@@ -13,7 +14,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import Container
+from omegaconf import Container, OmegaConf
 from rich.console import Console
 
 from famx.config.command import (
@@ -43,7 +44,13 @@ from famx.files import report_os_errors
 from famx.notation import UserError
 from famx.parts import show
 from famx.training.loader_config import LoaderConfig
-from famx.training.run_dir import SWEEP_ORDER, RunDir, save_sweep_order
+from famx.training.run_dir import (
+    SWEEP_ORDER,
+    RunDir,
+    remove_reserved,
+    reserve_folder,
+    save_sweep_order,
+)
 from famx.training.trainer_config import TrainerConfig
 
 SECTION_TYPES = {"trainer": TrainerConfig, "loader": LoaderConfig}
@@ -109,6 +116,9 @@ def train(words: Sequence[str]) -> int:
     if find_override("sweep.tune", overrides) not in (None, "null"):
         settings = SweepConfig(**sweep_options(overrides))
         return tune(options, overrides, runs.build, settings)
+    # cached, since Hydra resolves the folder several times
+    unique_folder = functools.cache(reserve_folder)
+    OmegaConf.register_new_resolver("unique_folder", unique_folder, replace=True)
     # Hydra reads its command line from here
     sys.argv[1:] = hydra_words(options, overrides)
     # makes Hydra raise errors instead of printing them
@@ -165,7 +175,7 @@ class Runs:
             self.settings = SweepConfig(**to_plain(config)["sweep"])
             job = self.build(config, folder)
         except UserError as error:
-            folder.rmdir()
+            remove_reserved(folder)
             self.errors.append(error)
             return None
         if hydra_config.mode is RunMode.MULTIRUN and not is_basic:
@@ -191,8 +201,8 @@ def train_job(job: Job) -> int:
             results = run(job.config, job.folder)
     except UserError:
         # only a single process removes its empty folder: several would race
-        if "RANK" not in os.environ and not any(job.folder.iterdir()):
-            job.folder.rmdir()
+        if "RANK" not in os.environ:
+            remove_reserved(job.folder)
         raise
     return 128 + results["stopped_by"] if "stopped_by" in results else 0
 
@@ -225,8 +235,8 @@ def carry_out_sweep(jobs: Sequence[Job], settings: SweepConfig, dry: bool) -> in
     finally:
         # Hydra has made the folder of each run
         for job in jobs:
-            if job.folder.is_dir() and not any(job.folder.iterdir()):
-                job.folder.rmdir()
+            if job.folder.is_dir():
+                remove_reserved(job.folder)
         remove_unused_folder(folder)
 
 
@@ -253,6 +263,9 @@ def resume(words: Sequence[str]) -> int:
     # the stored run
     run_dir = RunDir(name)
     run_dir.require_checkpoints()
+    trust_edits = find_override("trust_edits", words) == "true"
+    if not trust_edits:
+        run_dir.require_unedited("trust_edits=true")
     config = run_dir.load_config()
     import_user_parts(words, run_dir.path, config["famx_parts"])
     # changed options; data may have moved
@@ -260,7 +273,7 @@ def resume(words: Sequence[str]) -> int:
     paths = [f"data.{option}" for option in data_part.path_options]
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
-        if key in ("resume", "famx_parts"):
+        if key in ("resume", "famx_parts") or word == "trust_edits=true":
             continue
         if key not in (*RESUMABLE, *paths) or not equals:
             raise UserError(
@@ -272,7 +285,7 @@ def resume(words: Sequence[str]) -> int:
     # checks the types of changed options, and adds the defaults of options newer than the run
     for section, fields in SECTION_TYPES.items():
         config[section] = fill_defaults(section_schema(fields), config[section], section)
-    results = run(config, run_dir.path, resume=True)
+    results = run(config, run_dir.path, resume=True, trust_edits=trust_edits)
     return 128 + results["stopped_by"] if "stopped_by" in results else 0
 
 

@@ -28,6 +28,11 @@ def main() -> int:
     parser.add_argument(
         "--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest"
     )
+    parser.add_argument(
+        "--trust-edits",
+        action="store_true",
+        help="use config.yaml and tokenizer.json although they have changed since the training",
+    )
     arguments = parser.parse_intermixed_args()
     # a word is a file if a file of that name exists
     files = []
@@ -41,10 +46,13 @@ def main() -> int:
         else:
             files.append(word)
     # the user's parts are registered before the model is built
-    import_user_parts(part_words, arguments.run, RunDir(arguments.run).load_config()["famx_parts"])
+    run_dir = RunDir(arguments.run)
+    if not arguments.trust_edits:
+        run_dir.require_unedited("--trust-edits")
+    import_user_parts(part_words, arguments.run, run_dir.load_config()["famx_parts"])
     import famx
 
-    recognizer = famx.load(arguments.run, arguments.checkpoint, overrides)
+    recognizer = famx.load(arguments.run, arguments.checkpoint, overrides, arguments.trust_edits)
     recognizer.transcribe([])  # refuses a text model before the first file
     bad = []
     for file in files:

@@ -31,6 +31,8 @@ WITHOUT_FOLDER = ("hydra", "sweep.", "loader.workers", "loader.cache_gb", "train
 FREE_FORM = "model.draw.space"
 """The only mapping to which keys may be added, and from which they may be removed."""
 
+MAX_FOLDER_NAME = 240  # bytes; file systems allow 255
+
 
 def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """Returns the arguments of Hydra's command line.
@@ -225,7 +227,8 @@ def sweep_folders(overrides: Sequence[str], options: Sequence[str]) -> list[str]
         return []
     # values are known only after Hydra has composed the run
     OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
-    runs = ",".join(_named_value(key) for key in swept)
+    max_length = MAX_FOLDER_NAME // len(swept)
+    runs = ",".join(_named_value(key, max_length - len(key)) for key in swept)
     words = [f"hydra.sweep.subdir='{runs}'"]
     if find_override("hydra.sweep.dir", overrides) is None:
         words.append(f"hydra.sweep.dir='{default_sweep_folder(overrides, swept)}'")
@@ -261,7 +264,7 @@ def default_sweep_folder(overrides: Sequence[str], swept: Sequence[str]) -> str:
     return f"outputs/sweep_{'_'.join(names)}_{digest}"
 
 
-def _named_value(key: str) -> str:
+def _named_value(key: str, max_length: int) -> str:
     """Returns `key=value`, with the value as an interpolation that Hydra resolves in each run."""
     # a part is a mapping, so its name stands for it
     value = key
@@ -269,12 +272,21 @@ def _named_value(key: str) -> str:
         value = f"{key}.name"
     elif key == "experiment":
         value = "hydra.runtime.choices.experiment"
-    return f"{key}=${{folder_name:${{{value}}}}}"
+    return f"{key}=${{folder_name:${{{value}}},{max_length}}}"
 
 
-def _folder_name(value: Any) -> str:
-    """Returns a value as part of a folder's name, in which a slash would begin another folder."""
-    return "null" if value is None else str(value).replace("/", "_")
+def _folder_name(value: Any, max_length: int) -> str:
+    """Returns a value as part of a folder's name, in which a slash would begin another folder.
+
+    A long value is cut, and ends in a digest that differs from those of other values.
+    """
+    name = "null" if value is None else str(value).replace("/", "_")
+    encoded = name.encode()
+    if len(encoded) <= max_length:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    start = encoded[: max(0, max_length - len(digest) - 1)].decode(errors="ignore")
+    return f"{start}~{digest}"
 
 
 def user_folders(options: Sequence[str]) -> list[Path]:

@@ -20,7 +20,7 @@ from famx.optim._param_groups import group_settings
 from famx.registry import build, constructor_parameters, get
 from famx.seeding import seed_for
 from famx.task.base import Task
-from famx.training.device import rank
+from famx.training.device import memory_of, rank
 from famx.training.hooks import Hook
 from famx.training.loader import Loader
 from famx.training.loader_config import LoaderConfig
@@ -108,6 +108,7 @@ def build_experiment(
         tokenizer = task_class.build_tokenizer(train, config["task"].get("vocab_size", 0))
     decode = partial(build, "decode", config["decode"])
     task = build("task", config["task"], tokenizer=tokenizer, decode=decode)
+    check_memory(config, tokenizer.get_vocab_size(), device)
     # seeded here, so that nothing built before changes the initial weights
     torch.manual_seed(seed_for(config["seed"], "init"))
     input_vocab_size = get("data", config["data"]["name"]).input_vocab_size
@@ -116,6 +117,39 @@ def build_experiment(
     if train is not None:
         experiment.loaders["train"] = experiment._build_loader(train, "train")
     return experiment
+
+
+def check_memory(config: Config, vocab_size: int, device: torch.device) -> None:
+    """Checks that the weights of a model and their gradients fit into memory, before it is built.
+
+    The parameters are counted without memory for them, in one layer of each kind.
+
+    Raises:
+        UserError: they do not fit; the message has both sizes.
+    """
+    model_config = config["model"]
+    n_layers = model_config["n_layers"]
+    if model_config.get("layers"):
+        n_layers = len(model_config["layers"])
+    one_layer = model_config if model_config.get("layers") else {**model_config, "n_layers": 1}
+    try:
+        with torch.device("meta"):
+            model = build_model({**config, "model": one_layer}, vocab_size)
+    except Exception:
+        # a part that cannot be built so, or a size that it does not support, which it reports
+        return
+    in_layers = sum(p.numel() for p in model.layers.parameters())
+    others = sum(p.numel() for p in model.parameters()) - in_layers
+    n_parameters = others + in_layers * n_layers // len(model.layers)
+    # a weight and its gradient have 4 bytes each
+    required = 8 * n_parameters
+    available = memory_of(device)
+    if required > available:
+        raise UserError(
+            f"model.d_model={model_config['d_model']} with {n_layers} layers has "
+            f"{n_parameters:,} parameters, which need {required / 1e9:,.0f} GB with their "
+            f"gradients, and {device.type} has {available / 1e9:,.0f} GB: choose smaller sizes"
+        )
 
 
 def build_dataset(config: Config, split: str) -> Dataset:

@@ -1,6 +1,7 @@
 """Resolves a composed config: default parts of the task, sampled layers, absolute paths."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from famx.training.trainer_config import TrainerConfig
 from famx.validate import check_number
 
 Config = Mapping[str, Any]
+
+# sizes beyond which no model is meant; famx/experiment/build.py compares the memory
+MAX_SIZES = {"d_model": 2**20, "n_heads": 2**20, "n_layers": 2000}
 
 
 @runtime_checkable
@@ -77,18 +81,20 @@ def resolve(config: Config) -> dict[str, Any]:
 
 
 def _check_numbers(config: Config) -> None:
-    _check_integer("seed", config["seed"], minimum=0)
-    for key in ("d_model", "n_heads", "n_layers"):
-        _check_integer(f"model.{key}", config["model"][key], minimum=1)
+    _check_integer("seed", config["seed"], 0, 2**63 - 1)
+    for key, maximum in MAX_SIZES.items():
+        _check_integer(f"model.{key}", config["model"][key], 1, maximum)
     if not re.fullmatch(r"[^/\0]+", str(config["name"])):
         raise UserError(f"name={config['name']} must be the name of one folder, without a /")
     check_number("param_groups", config["param_groups"])
 
 
-def _check_integer(key: str, value: object, minimum: int) -> None:
+def _check_integer(key: str, value: object, minimum: int, maximum: int) -> None:
     # `isinstance` would accept booleans
-    if type(value) is not int or not minimum <= value < 2**63:
-        raise UserError(f"{key}={value} must be an integer of at least {minimum} and below 2**63")
+    if type(value) is not int or not minimum <= value <= maximum:
+        raise UserError(
+            f"{key}={value} must be an integer of at least {minimum} and at most {maximum:,}"
+        )
 
 
 def _resolve_optimizer(config: Config) -> dict[str, Any]:
@@ -112,7 +118,8 @@ def _with_absolute_paths(data: Config) -> dict[str, Any]:
 
 
 def _absolute(path: str) -> str:
-    expanded = Path(path).expanduser()
+    # unlike Path.expanduser, accepts a user without a home
+    expanded = Path(os.path.expanduser(path))
     return str(expanded.resolve()) if expanded.exists() else path
 
 

@@ -46,8 +46,14 @@ from famx.training.trainer_config import TrainerConfig
 log = logging.getLogger(__name__)
 
 
-def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[str, Any]:
+def run(
+    config: Mapping[str, Any], folder: Path, resume: bool = False, trust_edits: bool = False
+) -> dict[str, Any]:
     """Trains the model of a config in `folder`, then scores all splits except train and dev.
+
+    Args:
+        trust_edits: whether, on resume, options of the optimizer in the config replace those of the
+            checkpoint.
 
     Returns:
         The latest metrics by tag; with `stopped_by`, the number of the signal that ended the run.
@@ -86,7 +92,7 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
             stack.enter_context(contextlib.closing(run_log))
             stack.push(run_log.log_error)
         if resume:
-            _restore(trainer, run_dir)
+            _restore(trainer, run_dir, trust_edits)
         console = Console(quiet=not is_main_process, markup=False)
         if is_main_process:
             run_dir.save_setup(config, experiment.tokenizer)
@@ -129,10 +135,11 @@ def score(
 
 def training_hooks(experiment: Experiment, run_dir: RunDir) -> list[Hook]:
     """Builds the hooks of every process: reports, evaluations and checkpoints."""
+    dev = experiment.loader("dev")
     return [
         ReportMetrics(),
         StopOnDivergence(),
-        EvaluateOnDev(experiment.loader("dev").eval_batches),
+        EvaluateOnDev(dev.eval_batches, dev.n_eval_batches()),
         SaveCheckpoints(run_dir),
     ]
 
@@ -208,12 +215,13 @@ def _check_data(experiment: Experiment, run_dir: RunDir) -> None:
             )
 
 
-def _restore(trainer: Trainer, run_dir: RunDir) -> None:
+def _restore(trainer: Trainer, run_dir: RunDir, trust_edits: bool) -> None:
     """Restores the last checkpoint, and removes the run's scores, which will be outdated."""
     saved = checkpoint.load(run_dir.require_checkpoints())
     load_weights(trainer.model, saved, run_dir)  # raises one sentence for another model
-    trainer.load_state_dict(saved)
+    trainer.load_state_dict(saved, trust_edits)
     if trainer.is_main_process:
+        run_dir.warn_of_edited_logs(trainer.step)
         run_dir.remove_evaluations()
 
 

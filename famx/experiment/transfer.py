@@ -66,7 +66,7 @@ def initialize_from(model: Model, tokenizer: Tokenizer, run: str) -> Transfer:
     saved = checkpoint.load(run_dir.require_checkpoints(), "best")
     vocabulary = tokenizer.get_vocab()
     other_vocabulary = run_dir.load_tokenizer().get_vocab()
-    weights = evaluated_weights(saved)
+    weights = evaluated_weights(saved, run)
     transfer = Transfer(run, len(vocabulary), unused=sorted(weights))
     rows = _rows_of_equal_tokens(vocabulary, other_vocabulary)
     for name, tensor in model.state_dict().items():

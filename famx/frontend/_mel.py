@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn.functional import pad
 
 from famx.frontend.base import Frontend
@@ -15,6 +15,7 @@ from famx.notation import SAMPLE_RATE
 WINDOW = 400
 HOP = 160
 N_FFT = 512
+MAX_SIZE = 4096  # upper bound of mel bins, channels, and frames of context
 SILENCE = 1e-9  # lower bound of the mean energy that energies are divided by
 FLOOR = 1e-6  # added to energies in units of the utterance's mean: 60 dB below it
 
@@ -25,7 +26,7 @@ class MelSpectrogram(Frontend):
     Args:
         n_mels: mel bins between 0 and 8,000 Hz.
         normalize: zero mean and unit variance of each mel bin, over each utterance (`utterance`) or
-            over all training data so far (`global`).
+            over all training data so far (`global`), in all processes of a run.
     """
 
     window: Float[Tensor, " w"]
@@ -38,10 +39,11 @@ class MelSpectrogram(Frontend):
         super().__init__()
         if normalize not in ("utterance", "global"):
             raise ValueError(f"normalize={normalize} is neither utterance nor global")
-        if n_mels < 4:
-            raise ValueError(f"n_mels={n_mels} must be at least 4")
+        if not 4 <= n_mels <= MAX_SIZE:
+            raise ValueError(f"n_mels={n_mels} must be between 4 and {MAX_SIZE:,}")
         self.n_mels = n_mels
         self.normalize = normalize
+        self.is_counted = True
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.register_buffer("filters", _mel_filters(n_mels), persistent=False)
         if normalize == "global":
@@ -96,13 +98,26 @@ class MelSpectrogram(Frontend):
             variance = ((x - mean) * valid).square().sum(1, keepdim=True) / count
         else:
             if self.training:
-                self.count += valid.sum()
-                weight = valid.sum() / self.count
-                self.mean.lerp_(x.sum((0, 1)) / valid.sum(), weight)
-                self.square.lerp_(x.square().sum((0, 1)) / valid.sum(), weight)
+                self._update_statistics(x, valid)
             mean = self.mean
             variance = (self.square - self.mean.square()).clamp(min=0)
         return (x - mean) * (variance + 1e-2).rsqrt()
+
+    def _update_statistics(self, x: Float[Tensor, "b t f"], valid: Bool[Tensor, "b t 1"]) -> None:
+        """Adds the windows of a batch to the statistics, in a group those of all processes."""
+        count = valid.sum()
+        total = x.sum((0, 1))
+        square = x.square().sum((0, 1))
+        if distributed.is_available() and distributed.is_initialized():
+            # one exchange of all sums, to which repeated rows add nothing
+            sums = torch.cat([count[None].to(total.dtype), total, square]) * self.is_counted
+            distributed.all_reduce(sums)
+            count, total, square = sums.split([1, self.n_mels, self.n_mels])
+            count = count[0]
+        self.count += count
+        weight = count / self.count
+        self.mean.lerp_(total / count, weight)
+        self.square.lerp_(square / count, weight)
 
     def span_mask(
         self, spans: Float[Tensor, "b m 4"], lengths: Int[Tensor, " b"], size: int

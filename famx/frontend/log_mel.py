@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import gelu, relu
 
-from famx.frontend._mel import MelSpectrogram, n_windows_of
+from famx.frontend._mel import MAX_SIZE, MelSpectrogram, n_windows_of
 from famx.nn.masks import length_mask
 from famx.notation import Modality
 from famx.registry import register
@@ -31,7 +31,7 @@ class LogMel(MelSpectrogram):
             function of its neighbours as a relative position embedding (wav2vec 2.0,
             arXiv:2006.11477).
         normalize: zero mean and unit variance of each mel bin, over each utterance (`utterance`) or
-            over all training data so far (`global`).
+            over all training data so far (`global`), in all processes of a run.
     """
 
     modality: ClassVar[Modality] = Modality.SPEECH
@@ -46,11 +46,12 @@ class LogMel(MelSpectrogram):
         normalize: Literal["utterance", "global"] = "utterance",
     ):
         super().__init__(n_mels, normalize)
-        if channels < 2:
-            raise ValueError(f"channels={channels} must be at least 2")
-        if context < 1 or context % 2 == 0:
+        if not 2 <= channels <= MAX_SIZE:
+            raise ValueError(f"channels={channels} must be between 2 and {MAX_SIZE:,}")
+        if not 1 <= context <= MAX_SIZE or context % 2 == 0:
             raise ValueError(
-                f"context={context} must be odd: a frame, and as many before it as after it"
+                f"context={context} must be odd and at most {MAX_SIZE:,}: a frame, and as many "
+                "before it as after it"
             )
         # each convolution halves time and mel bins
         first = nn.Conv2d(1, channels // 2, 3, stride=2, padding=1)

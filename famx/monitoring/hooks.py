@@ -29,8 +29,9 @@ from famx.training.hooks import Hook, Interval, Metrics, require_finite
 from famx.training.provenance import provenance
 from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
+from famx.training.tree import require_like
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def trial_name(folder: Path) -> str:
@@ -65,14 +66,18 @@ class ReportMetrics(Hook):
             return
         # the metrics of this step; the sums of the interval start again at 0
         self._set_observed(trainer, False)
+        n_steps = trainer.interval.steps
         metrics = self.collect(trainer)
         trainer.loss_sum.zero_()
+        trainer.skipped.zero_()
         trainer.interval = Interval()
         for hook in trainer.hooks:
             hook.on_report(trainer, metrics)
         scalars = {tag: value for tag, value in metrics.items() if not isinstance(value, Tensor)}
         trainer.latest |= scalars
-        require_finite(trainer, "train", scalars["train/loss"])
+        # without any step that counts there is no loss; many such steps in a row end the run
+        if scalars.get("train/skipped") != n_steps:
+            require_finite(trainer, "train", scalars["train/loss"])
 
     def _set_observed(self, trainer: Trainer, observed: bool) -> None:
         set_observed(trainer.model, observed)
@@ -84,13 +89,23 @@ class ReportMetrics(Hook):
         # tensors on the device
         interval = trainer.interval
         on_device = {
-            "train/loss": sum_over_processes(trainer.loss_sum) / interval.steps,
+            "train/loss": sum_over_processes(trainer.loss_sum) / (interval.steps - trainer.skipped),
             "train/grad_norm": trainer.grad_norm,
+            "train/skipped": trainer.skipped,
         }
         on_device |= module_metrics(trainer.model)
         on_device |= optimizer_metrics(trainer.optimizer)
         # numbers on the host
         metrics = to_host(on_device)
+        # most runs skip no step
+        skipped = metrics["train/skipped"]
+        if skipped:
+            log.warning(
+                "the gradients of %d of %d steps up to step %d are not finite",
+                *(skipped, interval.steps, trainer.step),
+            )
+        else:
+            del metrics["train/skipped"]
         metrics["train/lr"] = trainer.optimizer.param_groups[0]["lr"]
         metrics[throughput_tag(trainer.task)] = interval.amount_per_second
         metrics["train/padding"] = interval.padding / interval.steps
@@ -156,6 +171,7 @@ class ProbeOptimizer(Hook):
         return self.probe.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        require_like(state, self.probe.state_dict(), "probe")
         self.probe.load_state_dict(state)
 
 
@@ -183,7 +199,7 @@ class WriteRunLog(Hook):
         facts = provenance(trainer.device, world_size())
         self.run_dir.add_provenance(facts)
         for name, fact in facts.items():
-            logger.info("%s: %s", name, fact)
+            log.info("%s: %s", name, fact)
         # at the start, so that a run that is stopped or crashes has a row too
         self.log.log_hparams(trial_name(self.run_dir.path), self.hparams)
 
@@ -218,7 +234,7 @@ class WriteRunLog(Hook):
         results = {f"Results/{tag.replace('/', ' ')}": value for tag, value in scores.items()}
         self.log.log_curves(step, results)
         for tag, value in scores.items():
-            logger.info("%s %.6g", tag, value)
+            log.info("%s %.6g", tag, value)
 
     def log_error(
         self,

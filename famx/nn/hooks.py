@@ -42,6 +42,16 @@ class LearnsFromLoss(Protocol):
 
 
 @runtime_checkable
+class CountsInputs(Protocol):
+    """A module with statistics of its inputs, over all processes of a run.
+
+    A process that repeats the rows of another one sets `is_counted` to False.
+    """
+
+    is_counted: bool
+
+
+@runtime_checkable
 class ConnectsLayers(Protocol):
     """A block that exchanges messages with the blocks of other layers through the decode state."""
 

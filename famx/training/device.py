@@ -18,6 +18,12 @@ from famx.notation import UserError
 # options of glibc's mallopt (malloc.h)
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
+# Ctrl-C, the end of a job, of a terminal, and what Slurm sends before the end of the time
+SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if name in signal.Signals.__members__
+)
 
 
 def rank() -> int:
@@ -78,6 +84,13 @@ def select_device(device: str, threads: int | None) -> torch.device:
     return torch.device(name)
 
 
+def memory_of(device: torch.device) -> int:
+    """Returns the bytes of a device's memory; those of the machine if it has none of its own."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def forward_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Returns the dtype of the products in a forward pass, for `trainer.precision`."""
     is_bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
@@ -125,8 +138,12 @@ def _retain_freed_memory() -> None:
 
 @contextlib.contextmanager
 def handle_signals(handler: Callable[[int], object]) -> Iterator[None]:
-    """Passes the first Ctrl-C or SIGTERM to `handler`; the second has its default effect."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Passes the first signal of `SIGNALS` to `handler`; the second has its default effect.
+
+    Signals that the process ignores, as under nohup, stay ignored.
+    """
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: old for number, old in previous.items() if old is not signal.SIG_IGN}
 
     def on_signal(number: int, _: Any) -> None:
         # a second signal finds the previous handler

@@ -25,7 +25,7 @@ from famx.training.augmentation import (
 )
 from famx.training.fixed_shapes import Shape, choose_shapes, fill_shapes, padded_samples
 from famx.training.loader_config import LoaderConfig
-from famx.training.reader import PlannedBatch, Reader, collate, ignore_interrupts
+from famx.training.reader import PlannedBatch, ReadBatch, Reader, collate, ignore_interrupts
 
 log = logging.getLogger(__name__)
 
@@ -147,14 +147,21 @@ class Loader:
 
     def eval_batches(self) -> Iterator[Batch]:
         """Yields batches of every example once, unchanged, the shortest first."""
+        for _, _, batch in self._read(self._eval_plan(), None, 0):
+            yield batch
+
+    def n_eval_batches(self) -> int:
+        """Returns the number of batches of `eval_batches`."""
+        return len(self._eval_plan())
+
+    def _eval_plan(self) -> list[PlannedBatch]:
         lengths = np.asarray(self.dataset.lengths, dtype=np.float64)
         order = np.argsort(lengths, kind="stable")
         order = np.array([index for index in order if index not in self.skipped], dtype=np.int64)
         plan = []
         for position, indices in enumerate(cut_into_batches(order, lengths, self.budget)):
             plan.append(PlannedBatch(0, position, indices, None))
-        for _, _, batch in self._read(plan, None, 0):
-            yield batch
+        return plan
 
     def _longest_target(self, dataset: Dataset) -> int:
         """Returns the number of token ids of the longest text, 0 without a tokenizer.
@@ -306,7 +313,7 @@ class Loader:
         )
         # examples that are left out since the last batch
         n_empty = 0
-        for epoch, position, batch in loader:
+        for epoch, position, batch in _without_traceback(loader):
             if isinstance(batch, UserError):
                 raise batch
             if batch is not None:
@@ -320,3 +327,22 @@ class Loader:
                     f"none of {len(self.dataset)} examples can be read, and the data set leaves "
                     "out all of them"
                 )
+
+
+def _without_traceback(batches: Iterable[ReadBatch]) -> Iterator[ReadBatch]:
+    """Yields the batches; a worker that ends early is reported in one sentence.
+
+    Raises:
+        UserError: a worker was killed, for example because the memory was not sufficient.
+    """
+    try:
+        yield from batches
+    except RuntimeError as error:
+        # torch raises no class of its own
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"a process that reads ahead has ended ({reason}): loader.workers=0 reads without "
+            "such processes; the run keeps its checkpoints, from which it can be resumed"
+        ) from error

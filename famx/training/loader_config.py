@@ -9,7 +9,7 @@ import torch
 
 from famx.notation import Modality, UserError
 from famx.training.fixed_shapes import DEFAULT_SHAPES
-from famx.validate import COUNT, FACTOR, FRACTION, NON_NEGATIVE, POSITIVE, ConfigSection
+from famx.validate import COUNT, FACTOR, FRACTION, NON_NEGATIVE, POSITIVE, ConfigSection, between
 
 MAX_WORKERS = 8  # more than a GPU needs for recordings that are decoded already
 MAX_CACHE_GB = 4.0  # 35 hours of recordings
@@ -42,17 +42,17 @@ class LoaderConfig(ConfigSection):
     batch_seconds: Annotated[float, POSITIVE] = 24.0
     batch_tokens: Annotated[int, COUNT] = 1024
     batch_rows: Annotated[int, COUNT] = 512
-    buckets: Annotated[int, COUNT] = 30
-    shapes: Annotated[int | None, COUNT] = None
-    workers: Annotated[int | None, NON_NEGATIVE] = None
+    buckets: Annotated[int, between(1, 100_000)] = 30
+    shapes: Annotated[int | None, between(1, 10_000)] = None
+    workers: Annotated[int | None, between(0, 256)] = None
     cache_gb: Annotated[float | None, NON_NEGATIVE] = None
     speed: Annotated[list[float], FACTOR] = field(
         default_factory=lambda: [0.9, 0.95, 1.0, 1.05, 1.1]
     )
     snr: list[float] = field(default_factory=list)
-    time_masks: Annotated[int, NON_NEGATIVE] = 2
+    time_masks: Annotated[int, between(0, 1000)] = 2
     time_width: Annotated[float, FRACTION] = 0.05
-    mel_masks: Annotated[int, NON_NEGATIVE] = 2
+    mel_masks: Annotated[int, between(0, 1000)] = 2
     mel_width: Annotated[float, FRACTION] = 0.15
 
     def __post_init__(self) -> None:

@@ -1,7 +1,9 @@
 """The folder of a run, and every file in it."""
 
 import contextlib
+import itertools
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,16 @@ from famx.config.errors import refuse_renamed
 from famx.config.schema import root_defaults
 from famx.notation import UserError
 from famx.registry import ROOMS
+from famx.training import checkpoint
 from famx.training.evaluate import Evaluation
+from famx.training.manifest import RunFiles, accept_run_files, entry_of, run_files
+from famx.training.tree import MALFORMED
+
+log = logging.getLogger(__name__)
 
 SWEEP_ORDER = "runs.txt"
 SECTIONS = (*ROOMS, "model", "trainer", "loader")  # mappings that every stored config has
+LOCK = ".lock"  # reserves a folder, and is locked while a process trains in it
 
 
 class RunDir:
@@ -86,7 +94,7 @@ class RunDir:
         self.path.mkdir(parents=True, exist_ok=True)
         # the lock is released with the process, however it ends
         try:
-            lock = FileLock(self.path / ".lock", timeout=0).acquire()
+            lock = FileLock(self.path / LOCK, timeout=0).acquire()
         except Timeout as error:
             raise UserError(f"{self} is in use: another process trains in it") from error
         with lock:
@@ -97,8 +105,15 @@ class RunDir:
 
     def save_setup(self, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
         """Writes the config and the tokenizer, from which the run can be built again."""
-        files.write_atomic(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
-        files.write_atomic(self.tokenizer_file, tokenizer.to_str(pretty=True))
+        texts = {
+            self.config_file: yaml.safe_dump(dict(config), sort_keys=False),
+            self.tokenizer_file: tokenizer.to_str(pretty=True),
+        }
+        # checkpoints accept the new files before these are written, so a crash leaves no difference
+        accepted = {file.name: [entry_of(text.encode())] for file, text in texts.items()}
+        accept_run_files(checkpoint.all_folders(self.checkpoints), accepted)
+        for file, text in texts.items():
+            files.write_atomic(file, text)
 
     def add_provenance(self, facts: Mapping[str, object]) -> None:
         """Appends a line to `provenance.jsonl`, which has one for each start of the run."""
@@ -129,6 +144,59 @@ class RunDir:
             raise UserError(f"{self} is not a run with checkpoints: there is no {self.checkpoints}")
         return self.checkpoints
 
+    def digests(self) -> RunFiles:
+        """Returns size and digest of the files that belong to a checkpoint, for its manifest."""
+        files_now = (*self.setup_files, self.param_groups_file, self.metrics_file)
+        return {file.name: [entry_of(file.read_bytes())] for file in files_now if file.exists()}
+
+    @property
+    def setup_files(self) -> tuple[Path, ...]:
+        """The files from which the run is built again."""
+        return (self.config_file, self.tokenizer_file)
+
+    def require_unedited(self, remedy: str) -> None:
+        """Checks that the config and the tokenizer are those of the checkpoints.
+
+        Args:
+            remedy: option that uses the files as they are, for the error message.
+
+        Raises:
+            UserError: a file has changed since the checkpoints were saved.
+        """
+        accepted = run_files(checkpoint.all_folders(self.checkpoints))
+        for file in self.setup_files:
+            # a missing file is reported where it is read
+            if file.name not in accepted or not file.is_file():
+                continue
+            if entry_of(file.read_bytes()) not in accepted[file.name]:
+                raise UserError(
+                    f"{file} has changed since the run's checkpoints were saved: restore it, or "
+                    f"add {remedy} to use it as it is"
+                )
+
+    def warn_of_edited_logs(self, step: int) -> None:
+        """Warns of logs that differ from those that were saved with the checkpoint of a step.
+
+        A copy of such a log remains, since the run continues it.
+        """
+        accepted = run_files([self.checkpoints / f"step-{step}"])
+        for file in (self.metrics_file, self.param_groups_file):
+            if file.name not in accepted or not file.exists():
+                continue
+            # later steps have been appended, which the run repeats
+            content = file.read_bytes()
+            if any(entry_of(content[: entry["size"]]) == entry for entry in accepted[file.name]):
+                continue
+            copy = file.with_name(f"{file.stem}.damaged{file.suffix}")
+            copy.write_bytes(content)
+            log.warning(
+                "%s differs from the file that was saved with step %d: what can be read of it is "
+                "continued, a copy is %s",
+                file,
+                step,
+                copy.name,
+            )
+
     def load_config(self) -> dict[str, Any]:
         """Reads the run's config; options that are newer than the run have their defaults.
 
@@ -137,8 +205,9 @@ class RunDir:
         """
         try:
             config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
+        # PyYAML raises ValueError for numbers and dates, and other errors for nodes of no sense
+        except (OSError, RecursionError, yaml.YAMLError, *MALFORMED) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{self} is not a run: {self.config_file} cannot be read ({reason})"
             ) from error
@@ -202,6 +271,31 @@ def read_sweep_order(folder: Path) -> dict[str, int]:
     if not file.is_file():
         return {}
     return {name: i for i, name in enumerate(file.read_text().splitlines())}
+
+
+def reserve_folder(path: str) -> str:
+    """Creates a folder that no other run uses: the path, or the path with a number.
+
+    A folder that cannot be created is reported where the run writes into it.
+    """
+    for number in itertools.count(1):
+        folder = Path(path if number == 1 else f"{path}_{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / LOCK).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        except OSError:
+            return path
+        return str(folder)
+    raise AssertionError("the numbers do not end")
+
+
+def remove_reserved(folder: Path) -> None:
+    """Removes the folder of a run that was refused, unless it has files."""
+    if all(path.name == LOCK for path in folder.iterdir()):
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[Path]:

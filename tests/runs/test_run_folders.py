@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ import yaml
 from tones import recording_of, reported_values, stopped_at, tones_config
 
 import famx
+from famx.config.words import _folder_name
 from famx.experiment.build import build_experiment
 from famx.experiment.run import run
 from famx.inference import Recognizer
 from famx.notation import UserError
 from famx.training import checkpoint
-from famx.training.run_dir import RunDir
+from famx.training.run_dir import RunDir, remove_reserved, reserve_folder
 
 # folders of runs
 
@@ -36,6 +38,29 @@ def test_folder_is_locked_while_a_run_trains_in_it(tmp_path):
     (run_dir.checkpoints / "step-1").mkdir()
     with pytest.raises(UserError, match="continue it with resume="), run_dir.lock(resume=False):
         pass
+
+
+def test_runs_of_the_same_second_have_separate_folders(tmp_path):
+    path = str(tmp_path / "outputs" / "now_name")
+    folders = [reserve_folder(path) for _ in range(3)]
+    assert folders == [path, f"{path}_2", f"{path}_3"]
+    # a reserved folder can be used for a run, and is removed if the run is refused
+    with RunDir(folders[0]).lock(resume=False):
+        pass
+    remove_reserved(Path(folders[1]))
+    remove_reserved(Path(folders[0]))
+    assert sorted(folder.name for folder in Path(path).parent.iterdir()) == [
+        "now_name",
+        "now_name_3",
+    ]
+
+
+def test_folders_of_a_sweep_over_long_values_have_short_names_that_differ():
+    layers = [{"attention": "multihead"}] * 99
+    names = {_folder_name(value, 200) for value in (layers, [*layers, {}], "short/er")}
+    assert len(names) == 3
+    assert all(len(name.encode()) <= 200 for name in names)
+    assert "short_er" in names
 
 
 def test_checkpoint_of_another_model_is_refused(corpus, tmp_path):

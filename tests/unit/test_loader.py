@@ -1,6 +1,8 @@
 """Batches, their order and their augmentation."""
 
 import itertools
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -201,3 +203,16 @@ def test_text_with_unknown_characters_is_refused_by_name(folder):
         UserError, match=r"anna3\.wav has characters outside the vocabulary: '京' '東'"
     ):
         Loader(dataset, tokenizer)
+
+
+class Deadly(Manifest):
+    """Recordings whose reader is killed, as by a machine that is out of memory."""
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_worker_is_reported_in_a_sentence(folder):
+    loader = Loader(Deadly("train", 0, root=str(folder)), None, 0, LoaderConfig(workers=1))
+    with pytest.raises(UserError, match=r"process that reads ahead has ended .*loader\.workers=0"):
+        next(loader.train_batches())
