@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from famx.training.device import (
     select_device,
 )
 from famx.training.evaluate import Evaluation, evaluate
-from famx.training.hooks import EvaluateOnDev, Hook, SaveCheckpoints, StopOnDivergence
+from famx.training.hooks import EvaluateOnDev, FollowPlans, Hook, SaveCheckpoints, StopOnDivergence
 from famx.training.identity import changed_files, identity, list_files, read_code
 from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
@@ -47,13 +47,18 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    config: Mapping[str, Any], folder: Path, resume: bool = False, trust_edits: bool = False
+    config: Mapping[str, Any],
+    folder: Path,
+    resume: bool = False,
+    trust_edits: bool = False,
+    plans: Sequence[Sequence[int]] = (),
 ) -> dict[str, Any]:
     """Trains the model of a config in `folder`, then scores all splits except train and dev.
 
     Args:
         trust_edits: whether, on resume, options of the optimizer in the config replace those of the
             checkpoint.
+        plans: plans of a run with a limit of time that is repeated; see `Trainer.plans`.
 
     Returns:
         The latest metrics by tag; with `stopped_by`, the number of the signal that ended the run.
@@ -83,6 +88,8 @@ def run(
     hooks = training_hooks(experiment, run_dir)
     if is_main_process:
         hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)
+    if plans:
+        hooks.append(FollowPlans(plans))
     trainer = build_trainer(experiment, optimizer, settings, hooks)
 
     # training in all processes; only the first one writes to the folder
@@ -252,6 +259,7 @@ def _save_result(
         "unit": experiment.loader("train").dataset.modality.unit,
         "memory": peak_memory(trainer.device),
         "device": describe_device(trainer.device),
+        "plans": trainer.plans,
         "metrics": dict(metrics),
     }
     files.write_atomic(run_dir.result_file, json.dumps(result, indent=1, default=float) + "\n")

@@ -193,6 +193,26 @@ class EvaluateOnDev(Hook):
         require_finite(trainer, "dev", evaluation.loss)
 
 
+class FollowPlans(Hook):
+    """Repeats the plans of another run, whose length depended on its time.
+
+    Args:
+        plans: step, total steps and steps between evaluations of each plan.
+    """
+
+    def __init__(self, plans: Iterable[Sequence[int]]):
+        self.plans = {step: (total, interval) for step, total, interval in plans}
+
+    def on_start(self, trainer: "Trainer") -> None:
+        trainer.time_limit = None
+
+    def after_step(self, trainer: "Trainer") -> None:
+        if trainer.step in self.plans:
+            total_steps, interval = self.plans[trainer.step]
+            trainer.total_steps = total_steps
+            trainer.eval_interval = interval or None
+
+
 class SaveCheckpoints(Hook):
     """Saves checkpoints at evaluations, every `save_every` steps and on a signal.
 

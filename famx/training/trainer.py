@@ -38,6 +38,7 @@ SAVED = (
     "loss_sum",
     "skipped",
     "skipped_in_row",
+    "plans",
 )
 
 HookType = TypeVar("HookType", bound=Hook)
@@ -70,6 +71,8 @@ class Trainer:
     position: int = field(default=0, init=False)
     total_steps: int | None = field(default=None, init=False)
     eval_interval: int | None = field(default=None, init=False)
+    # step, total steps and steps between evaluations of each plan of a run with a limit of time
+    plans: list[list[int]] = field(default_factory=list, init=False)
     evaluation_seconds: float = field(default=0.0, init=False)
     seconds: float = field(default=0.0, init=False)
     best_score: float = field(default=math.inf, init=False)
@@ -276,6 +279,9 @@ class Trainer:
             self.total_steps = self.step + 1
         elif due[0] or (is_evaluated and not is_first):
             self._plan(limit)
+        else:
+            return
+        self.plans.append([self.step, self.total_steps or 0, self.eval_interval or 0])
 
     def _is_late(self, limit: float) -> bool:
         return self.seconds + self.evaluation_seconds >= limit
