@@ -61,7 +61,7 @@ def model_table(experiment: Experiment) -> Table:
 
 def _describe_split(dataset: Dataset) -> str:
     total = sum(dataset.lengths)
-    amount = f"{total:,.0f} {unit}s"
+    amount = f"{total:,.0f} {dataset.modality.unit}s"
     if dataset.modality is Modality.SPEECH:
         amount = f"{total / 3600:.2f} hours"
     return f"{len(dataset)} examples, {amount}"
