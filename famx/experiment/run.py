@@ -85,11 +85,9 @@ def run(
     transfer = _initialize(experiment) if not resume else None
     optimizer = build_run_optimizer(experiment, settings)
     run_log = WriteRunLog(run_dir, report.hparams(config))
-    hooks = training_hooks(experiment, run_dir)
+    hooks = training_hooks(run_dir, experiment, plans)
     if is_main_process:
         hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)
-    if plans:
-        hooks.append(FollowPlans(plans))
     trainer = build_trainer(experiment, optimizer, settings, hooks)
 
     # training in all processes; only the first one writes to the folder
@@ -102,12 +100,7 @@ def run(
             _restore(trainer, run_dir, trust_edits)
         console = Console(quiet=not is_main_process, markup=False)
         if is_main_process:
-            run_dir.save_setup(config, experiment.tokenizer)
-            _save_identity(run_dir, config)
-            _check_data(experiment, run_dir)
-            _print_overview(console, experiment, trainer, run_dir)
-            if transfer:
-                console.print(transfer.table())
+            _begin(console, experiment, trainer, run_dir, transfer)
         latest = trainer.fit()
         if trainer.stopped_by:
             command = format_command("train", f"resume={run_dir}")
@@ -140,15 +133,19 @@ def score(
     return evaluations
 
 
-def training_hooks(experiment: Experiment, run_dir: RunDir) -> list[Hook]:
-    """Builds the hooks of every process: reports, evaluations and checkpoints."""
+def training_hooks(
+    run_dir: RunDir, experiment: Experiment, plans: Sequence[Sequence[int]] = ()
+) -> list[Hook]:
+    """Builds the hooks of every process: reports, evaluations, checkpoints, plans to repeat."""
     dev = experiment.loader("dev")
-    return [
+    hooks: list[Hook] = [
         ReportMetrics(),
         StopOnDivergence(),
         EvaluateOnDev(dev.eval_batches, dev.n_eval_batches()),
         SaveCheckpoints(run_dir),
     ]
+    # after the evaluation of a step, as the trainer plans
+    return [*hooks, FollowPlans(plans)] if plans else hooks
 
 
 def monitoring_hooks(
@@ -192,6 +189,22 @@ def _initialize(experiment: Experiment) -> Transfer | None:
     if not source:
         return None
     return initialize_from(experiment.model, experiment.tokenizer, source)
+
+
+def _begin(
+    console: Console,
+    experiment: Experiment,
+    trainer: Trainer,
+    run_dir: RunDir,
+    transfer: Transfer | None,
+) -> None:
+    """Writes the config and the identity of a run, checks its data, and prints an overview."""
+    run_dir.save_setup(experiment.config, experiment.tokenizer)
+    _save_identity(run_dir, experiment.config)
+    _check_data(experiment, run_dir)
+    _print_overview(console, experiment, trainer, run_dir)
+    if transfer:
+        console.print(transfer.table())
 
 
 def _check_data(experiment: Experiment, run_dir: RunDir) -> None:
