@@ -3,7 +3,6 @@
 With -m it trains a sweep: python -m famx.train -m optim=fam,adamw seed=0,1
 """
 
-import functools
 import os
 import sys
 import textwrap
@@ -48,8 +47,8 @@ from famx.training.run_dir import (
     SWEEP_ORDER,
     RunDir,
     remove_reserved,
-    reserve_folder,
     save_sweep_order,
+    unique_folder,
 )
 from famx.training.trainer_config import TrainerConfig
 
@@ -116,8 +115,7 @@ def train(words: Sequence[str]) -> int:
     if find_override("sweep.tune", overrides) not in (None, "null"):
         settings = SweepConfig(**sweep_options(overrides))
         return tune(options, overrides, runs.build, settings)
-    # cached, since Hydra resolves the folder several times
-    unique_folder = functools.cache(reserve_folder)
+    unique_folder.cache_clear()
     OmegaConf.register_new_resolver("unique_folder", unique_folder, replace=True)
     # Hydra reads its command line from here
     sys.argv[1:] = hydra_words(options, overrides)

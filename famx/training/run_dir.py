@@ -1,6 +1,7 @@
 """The folder of a run, and every file in it."""
 
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -289,6 +290,12 @@ def reserve_folder(path: str) -> str:
             return path
         return str(folder)
     raise AssertionError("the numbers do not end")
+
+
+@functools.cache
+def unique_folder(path: str) -> str:
+    """Returns the same reserved folder however often Hydra resolves the path of a run."""
+    return reserve_folder(path)
 
 
 def remove_reserved(folder: Path) -> None:
