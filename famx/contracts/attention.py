@@ -32,7 +32,8 @@ from famx.contracts._blocks import (
     require_no_leak,
     with_change_at,
 )
-from famx.nn.hooks import HasPenalty, Observed, set_observed
+from famx.contracts._gradients import every_gradient, every_gradient_in_a_stack
+from famx.nn.hooks import Observed, set_observed
 
 
 def shape(part: BlockBuilder) -> None:
@@ -206,30 +207,6 @@ def observing_changes_nothing(part: BlockBuilder) -> None:
             )
 
 
-def every_gradient(part: BlockBuilder) -> None:
-    """Every parameter gets a finite gradient in training."""
-    for causal in (False, True):
-        block = build_block(part, causal).train()
-        # the loss as in training: with the penalties by which gates and spans learn
-        loss = block(torch.randn(4, T, D)).square().mean()
-        for module in block.modules():
-            penalty = module.penalty() if isinstance(module, HasPenalty) else None
-            if penalty is not None:
-                loss = loss + penalty
-        loss.backward()
-        # all parameters without a gradient in one message
-        dead = [name for name, p in block.named_parameters() if p.grad is None or not p.grad.any()]
-        subject = f"parameters {', '.join(dead)} get"
-        if len(dead) == 1:
-            subject = f"parameter {dead[0]} gets"
-        require(not dead, f"{subject} no gradient")
-        for name, p in block.named_parameters():
-            require(
-                p.grad is not None and p.grad.isfinite().all(),
-                f"the gradient of parameter {name} is not finite",
-            )
-
-
 def copy_is_equal(part: type[Block]) -> None:
     """A copy made after a training call gives the same output."""
     block = build_block(part)
@@ -337,6 +314,7 @@ SHARED: tuple[BlockContract, ...] = (
     deterministic,
     observing_changes_nothing,
     every_gradient,
+    every_gradient_in_a_stack,
     half_precision,
     compiles,
     large_inputs,

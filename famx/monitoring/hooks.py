@@ -10,8 +10,8 @@ from famx.monitoring.progress import TrainingProgress, format_score
 from famx.monitoring.spectrum_log import SpectrumLog
 from famx.monitoring.tensorboard import RunLog
 from famx.nn.hooks import Observed, set_observed
+from famx.nn.processes import sum_over_processes
 from famx.notation import Modality
-from famx.training.device import sum_over_processes
 from famx.training.evaluate import Evaluation
 from famx.training.hooks import Hook, Interval, Metrics, require_finite
 from famx.training.run_dir import RunDir

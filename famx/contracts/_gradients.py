@@ -1,0 +1,48 @@
+"""Contracts of blocks and layers: every parameter gets a gradient, alone and in a stack."""
+
+import torch
+from torch import Tensor, nn
+
+from famx.contracts import require
+from famx.contracts._blocks import BlockBuilder, D, T, build_block
+from famx.nn.hooks import HasPenalty, connect_layers
+from famx.nn.state import DecodeState
+
+
+def every_gradient(part: BlockBuilder) -> None:
+    """Every parameter gets a finite gradient in training."""
+    for causal in (False, True):
+        block = build_block(part, causal).train()
+        _require_gradients(block, block(torch.randn(4, T, D)).square().mean())
+
+
+def every_gradient_in_a_stack(part: BlockBuilder) -> None:
+    """Every parameter of two layers gets a gradient, as training on several processes requires."""
+    for causal in (False, True):
+        stack = nn.ModuleList(build_block(part, causal) for _ in range(2)).train()
+        # as the model connects its layers
+        state = DecodeState(incremental=False) if connect_layers(stack) else None
+        x = torch.randn(4, T, D)
+        for block in stack:
+            x = x + block(x, state=state)
+        _require_gradients(stack, x.square().mean())
+
+
+def _require_gradients(module: nn.Module, loss: Tensor) -> None:
+    # the loss as in training: with the penalties by which gates and spans learn
+    for part in module.modules():
+        penalty = part.penalty() if isinstance(part, HasPenalty) else None
+        if penalty is not None:
+            loss = loss + penalty
+    loss.backward()
+    # all parameters without a gradient in one message
+    dead = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()]
+    subject = f"parameters {', '.join(dead)} get"
+    if len(dead) == 1:
+        subject = f"parameter {dead[0]} gets"
+    require(not dead, f"{subject} no gradient")
+    for name, p in module.named_parameters():
+        require(
+            p.grad is not None and p.grad.isfinite().all(),
+            f"the gradient of parameter {name} is not finite",
+        )
