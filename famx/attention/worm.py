@@ -32,6 +32,7 @@ class WormAttention(Block):
         ramp: positions over which a key's weight falls from 1 to 0 beyond the span, at least 1.
         cost: penalty for visiting every node, in units of the loss.
         expansion: width of the axon's MLP, in units of d_model.
+        projects_queries: whether the axon's queries have weights of their own.
     """
 
     connects_layers: ClassVar[bool] = True
@@ -45,12 +46,18 @@ class WormAttention(Block):
         ramp: int = 32,
         cost: float = 0.01,
         expansion: float = 1.0,
+        projects_queries: bool = True,
         **context,
     ):
         super().__init__(**context)
         self.near = AdaptiveSpanAttention(max_span=max_span, ramp=ramp, **context)
         self.axon = MyelinatedAttention(
-            n_layers=n_layers, threshold=threshold, cost=cost, expansion=expansion, **context
+            n_layers=n_layers,
+            threshold=threshold,
+            cost=cost,
+            expansion=expansion,
+            projects_queries=projects_queries,
+            **context,
         )
         self.initial_memory: nn.Parameter | None = nn.Parameter(torch.zeros(1, 1, self.d_model))
         self.memory_gate = nn.Linear(self.d_model, 1)
