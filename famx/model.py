@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from famx.config.schema import DEFAULT, complete_choice
 from famx.frontend.base import Frontend
-from famx.nn.hooks import ConnectsLayers
+from famx.nn.hooks import connect_layers
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
 from famx.notation import UserError
@@ -43,10 +43,7 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
         self.score = nn.Linear(d_model, vocab_size)
-        self.connects_layers = any(
-            isinstance(module, ConnectsLayers) and module.connects_layers
-            for module in self.layers.modules()
-        )
+        self.connects_layers = connect_layers(self.layers)
 
     def forward(
         self,

@@ -22,8 +22,9 @@ from famx.monitoring.progress import TrainingProgress, format_score
 from famx.monitoring.spectrum_log import SpectrumLog
 from famx.monitoring.tensorboard import RunLog
 from famx.nn.hooks import Observed, set_observed
+from famx.nn.processes import sum_over_processes
 from famx.task.base import DrawsScores, Task
-from famx.training.device import sum_over_processes, world_size
+from famx.training.device import world_size
 from famx.training.evaluate import Evaluation
 from famx.training.hooks import Hook, Interval, Metrics, require_finite
 from famx.training.provenance import provenance

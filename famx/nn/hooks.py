@@ -59,6 +59,15 @@ class ConnectsLayers(Protocol):
 
 
 @runtime_checkable
+class StartsMessages(ConnectsLayers, Protocol):
+    """A block with parameters that only the first block of a chain of messages uses."""
+
+    def drop_start(self) -> None:
+        """Removes these parameters, since a block of an earlier layer sends the messages."""
+        ...
+
+
+@runtime_checkable
 class SkipsNonFinite(Protocol):
     """An optimizer that skips a step whose gradients are not all finite, without a device sync.
 
@@ -117,6 +126,22 @@ class ComputeCost:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "last_compute": None}
+
+
+def connect_layers(layers: nn.Module) -> bool:
+    """Prepares the blocks of a stack of layers to exchange messages; returns whether any do.
+
+    A parameter without a gradient would stop a training on several processes, so all blocks but
+    the first of each class lose the parameters of the first one.
+    """
+    classes: set[type[nn.Module]] = set()
+    for module in layers.modules():
+        if not isinstance(module, ConnectsLayers) or not module.connects_layers:
+            continue
+        if type(module) in classes and isinstance(module, StartsMessages):
+            module.drop_start()
+        classes.add(type(module))
+    return bool(classes)
 
 
 def observe_last_batch(module: nn.Module, batches: Iterable[Item]) -> Iterator[Item]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 
 from famx.notation import UserError
 
@@ -43,14 +43,6 @@ def join_process_group(device: torch.device) -> bool:
         # a thread of the group that still runs at exit would abort the process
         atexit.register(distributed.destroy_process_group)
     return rank() == 0
-
-
-def sum_over_processes(value: Tensor) -> Tensor:
-    """Returns the sum of a tensor over all processes."""
-    value = value.clone()
-    if world_size() > 1:
-        distributed.all_reduce(value)
-    return value
 
 
 def select_device(device: str, threads: int | None) -> torch.device:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from famx.nn.batch import Batch
 from famx.nn.hooks import observe_last_batch
+from famx.nn.processes import sum_over_processes
 from famx.notation import UserError
 from famx.training import checkpoint
-from famx.training.device import sum_over_processes
 from famx.training.evaluate import Evaluation, evaluate
 from famx.training.run_dir import RunDir
 

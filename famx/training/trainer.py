@@ -13,9 +13,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from famx.nn.clip import clip_by_unit_norm
 from famx.nn.hooks import LearnsFromLoss, SkipsNonFinite
+from famx.nn.processes import sum_over_processes
 from famx.seeding import rng_state
 from famx.task.base import Task
-from famx.training.device import handle_signals, rank, sum_over_processes, world_size
+from famx.training.device import handle_signals, rank, world_size
 from famx.training.duration import StepTimer, plan_run
 from famx.training.gradients import Position, StepGradients
 from famx.training.hooks import EvaluateOnDev, Hook, Interval

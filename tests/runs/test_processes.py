@@ -1,9 +1,11 @@
 """Commands in processes of their own: two that train together, a sweep, and scores of a run."""
 
+import json
 import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +41,20 @@ def test_two_processes_report_the_losses_of_one(normalize, corpus, tmp_path):
     # sums over processes are rounded in another order, and statistics add that up
     rtol = 1e-4 if normalize == "global" else 1e-5
     np.testing.assert_allclose(losses[0], losses[1], rtol=rtol)
+
+
+def test_every_block_and_layer_trains_on_two_processes_as_on_one():
+    # dependence on the batch, such as feedback from the loss, would differ by process
+    script = Path(__file__).with_name("zoo_processes.py")
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    outputs = []
+    for launcher in ([], launch):
+        result = execute(*launcher, script, OMP_NUM_THREADS="1")
+        assert result.returncode == 0, result.stderr
+        outputs.append(json.loads(result.stdout))
+    alone, shared = outputs
+    for part, expected in alone.items():
+        np.testing.assert_allclose(shared[part], expected, rtol=2e-5, err_msg=part)
 
 
 def test_sweep_trains_a_run_of_each_combination(corpus, tmp_path):
