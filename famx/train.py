@@ -9,14 +9,15 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import Container
 
 from famx.config.command import find_override, import_user_parts, parse_yaml, run_command
+from famx.config.composition import run_hydra
 from famx.config.errors import explain_hydra_error, refuse_renamed
-from famx.config.schema import CONF, fill_defaults, register_schemas, section_schema, to_plain
+from famx.config.schema import fill_defaults, register_schemas, section_schema, to_plain
 from famx.config.sections import ModelConfig
 from famx.config.words import hydra_words, split_words
 from famx.experiment.run import run
@@ -82,14 +83,10 @@ def train(words: Sequence[str]) -> int:
     options, overrides = split_words(words)
     runs = Runs(import_user_parts(overrides))
     register_schemas(**SECTION_TYPES)
-    # Hydra reads its command line from here
-    sys.argv[1:] = hydra_words(options, overrides)
-    # makes Hydra raise errors instead of printing them
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+    words = hydra_words(options, overrides)
     # an error before the first run is about the command line
     try:
-        hydra_main(runs.carry_out)()
+        results = run_hydra(runs.carry_out, options, words)
     except Exception as error:
         if runs.started or isinstance(error, UserError):
             raise
@@ -97,7 +94,7 @@ def train(words: Sequence[str]) -> int:
         if mistake is None:
             raise
         raise mistake from error
-    runs.raise_refused()
+    raise_refused(results)
     return 0
 
 
@@ -111,22 +108,22 @@ class Runs:
     def __init__(self, user_parts: list[dict[str, str]]):
         self.user_parts = user_parts
         self.started = False
-        self.refused: list[UserError] = []
 
-    def carry_out(self, config: Container) -> float | None:
+    def carry_out(self, config: Container) -> float | UserError | None:
         """Trains in the folder that Hydra made.
 
         Returns:
-            The score on dev, for sweepers that search for its minimum; None if the run is refused.
+            The score on dev, for sweepers that search for its minimum; the mistake if the run is
+            refused, as a value: an exception would end the sweep, and what this object stores in
+            another process, where a launcher may start the run, would be lost.
         """
         self.started = True
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             return self._train(config, folder)
-        # not raised, since Hydra would add its own lines and end the sweep
         except UserError as error:
-            self._refuse(folder, error)
-            return None
+            self._report(folder, error)
+            return error
 
     def _train(self, config: Container, folder: Path) -> float | None:
         with report_os_errors(folder):
@@ -139,28 +136,29 @@ class Runs:
         task = get("task", plain["task"]["name"])
         return results.get(f"dev/{task.selection_metric}")
 
-    def _refuse(self, folder: Path, error: UserError) -> None:
-        self.refused.append(error)
+    def _report(self, folder: Path, error: UserError) -> None:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             print(f"famx: {folder.name} is refused: {error}", file=sys.stderr, flush=True)
         # only a single process removes its empty folder: several would race
         if "RANK" not in os.environ and not any(folder.iterdir()):
             folder.rmdir()
 
-    def raise_refused(self) -> None:
-        """Raises the first mistake of all runs, if there was one.
 
-        Raises:
-            UserError: a run was refused.
-        """
-        if not self.refused:
-            return
-        first = self.refused[0]
-        if len(self.refused) == 1:
-            raise first
-        raise UserError(
-            f"{len(self.refused)} runs of the sweep were refused; the first: {first}"
-        ) from first
+def raise_refused(results: Sequence[JobReturn]) -> None:
+    """Raises the first mistake of all runs, if there was one.
+
+    Raises:
+        UserError: a run was refused.
+    """
+    values = [result.return_value for result in results]
+    refused = [value for value in values if isinstance(value, UserError)]
+    if not refused:
+        return
+    if len(refused) == 1:
+        raise refused[0]
+    raise UserError(
+        f"{len(refused)} runs of the sweep were refused; the first: {refused[0]}"
+    ) from refused[0]
 
 
 def resume(words: Sequence[str]) -> int:

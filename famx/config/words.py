@@ -30,7 +30,7 @@ FREE_FORM = "model.draw.space"
 
 
 def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Returns the arguments of Hydra's command line.
+    """Returns the overrides that Hydra reads.
 
     Args:
         options, overrides: the user's command line, from `split_words`.
@@ -48,7 +48,7 @@ def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
         overrides = [as_choice(word) for word in overrides]
     else:
         run_name = name_from_parts(overrides)
-    return [*options, *overrides, *run_name, *folder_of_other_processes()]
+    return [*overrides, *run_name, *folder_of_other_processes()]
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -66,6 +66,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     parser.add_argument("-cd", "--config-dir")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_intermixed_args(words)
+    if arguments.multirun and arguments.cfg:
+        raise UserError("only one of --multirun and --cfg can be given")
     # long names, which the other rules expect
     options = ["--multirun"] if arguments.multirun else []
     if arguments.cfg:

@@ -1,6 +1,5 @@
 """Resolves a composed config: default parts of the task, sampled layers, absolute paths."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args, runtime_checkable
@@ -14,7 +13,7 @@ from famx.monitoring.optimizer_probe import ProbeLevel
 from famx.notation import Modality, UserError
 from famx.registry import get
 from famx.training.trainer_config import TrainerConfig
-from famx.validate import check_number
+from famx.validate import check_folder_name, check_number
 
 Config = Mapping[str, Any]
 
@@ -72,8 +71,7 @@ def _check_numbers(config: Config) -> None:
     _check_integer("seed", config["seed"], minimum=0)
     for key in ("d_model", "n_heads", "n_layers"):
         _check_integer(f"model.{key}", config["model"][key], minimum=1)
-    if not re.fullmatch(r"[^/\0]+", str(config["name"])):
-        raise UserError(f"name={config['name']} must be the name of one folder, without a /")
+    check_folder_name(config["name"])
     check_number("param_groups", config["param_groups"])
 
 

@@ -203,7 +203,7 @@ def test_override_in_a_sweep_becomes_a_sweep_of_one_value(word, expected):
 def test_runs_of_a_sweep_are_named_by_what_is_swept():
     words = ["optim=fam,adamw", "seed=0,1", "attention=cosine"]
     *overrides, name = hydra_words(["--multirun"], words)
-    assert overrides == ["--multirun", "optim=fam,adamw", "seed=0,1", "attention=choice(cosine)"]
+    assert overrides == ["optim=fam,adamw", "seed=0,1", "attention=choice(cosine)"]
     expected = "optim=${folder_name:${optim.name}},seed=${folder_name:${seed}}"
     assert name == f"hydra.sweep.subdir='{expected}'"
 
