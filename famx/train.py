@@ -21,7 +21,7 @@ from famx.config.schema import fill_defaults, register_schemas, section_schema, 
 from famx.config.sections import ModelConfig
 from famx.config.words import hydra_words, split_words
 from famx.experiment.run import run
-from famx.files import report_os_errors
+from famx.files import printable, report_os_errors
 from famx.notation import UserError
 from famx.parts import show
 from famx.registry import get
@@ -138,7 +138,8 @@ class Runs:
 
     def _report(self, folder: Path, error: UserError) -> None:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            print(f"famx: {folder.name} is refused: {error}", file=sys.stderr, flush=True)
+            sentence = printable(f"{folder.name} is refused: {error}")
+            print(f"famx: {sentence}", file=sys.stderr, flush=True)
         # only a single process removes its empty folder: several would race
         if "RANK" not in os.environ and not any(folder.iterdir()):
             folder.rmdir()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from famx.config.command import Parser, import_user_parts, run_command
+from famx.files import printable
 from famx.training.run_dir import RunDir
 
 OVERRIDES = ("decode=", "decode.", "trainer.device=", "trainer.threads=")
@@ -40,7 +41,8 @@ def main() -> int:
 
     recognizer = famx.load(arguments.run, arguments.checkpoint, overrides)
     for file in files:
-        print(f"{file}\t{recognizer.transcribe([file])[0]}", flush=True)
+        text = printable(recognizer.transcribe([file])[0])
+        print(f"{file}\t{text}", flush=True)
     return 0
 
 

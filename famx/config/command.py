@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import yaml
 
 from famx import files
+from famx.config.documents import load_yaml
 from famx.notation import UserError
 from famx.registry import load_file
 
@@ -39,7 +40,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     except UserError as error:
         if os.environ.get("FAMX_DEBUG") == "1":
             raise
-        print(f"famx: {error}", file=sys.stderr)
+        print(f"famx: {files.printable(str(error))}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         status = 130
@@ -63,7 +64,7 @@ def _show_warnings() -> Iterator[None]:
     """Prints warnings of famx on stderr, each once."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("famx: %(message)s"))
+    handler.setFormatter(files.PrintableFormatter("famx: %(message)s"))
     handler.addFilter(_OncePerMessage())
     logger = logging.getLogger("famx")
     logger.addHandler(handler)
@@ -116,7 +117,7 @@ def parse_yaml(key: str, text: str) -> Any:
         UserError: the text is not YAML.
     """
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except yaml.YAMLError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{key}={text} cannot be read: {reason}") from error
@@ -146,7 +147,13 @@ def import_user_parts(
     paths = [Path(str(item)) for item in items]
     digests = {path.name: _digest(path) for path in paths if path.is_file()}
     # files are executed only if they are those of the run
-    _require_same_parts(digests, {part["file"]: part["sha256"] for part in required}, run)
+    try:
+        required_digests = {str(part["file"]): part["sha256"] for part in required}
+    except (TypeError, LookupError) as error:
+        raise UserError(
+            f"{run} is damaged: famx_parts={required} must be a list of mappings {{file, sha256}}"
+        ) from error
+    _require_same_parts(digests, required_digests, run)
     for path in paths:
         load_file(path)
     return [{"file": name, "sha256": digest} for name, digest in digests.items()]

@@ -5,19 +5,24 @@ name (callbacks, logging, launchers, sweepers); in famx these keys have fixed va
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from famx.config.documents import read_yaml
 from famx.config.schema import CONF, limited_resolvers, one_line
 from famx.config.words import parse_override, user_folders
 from famx.notation import UserError
@@ -33,14 +38,8 @@ FIXED: dict[str, Any] = {
     "hydra.job.env_set": {},
 }
 """Options of Hydra that execute code, write files or read the environment -> their only value."""
-TYPED: dict[str, Any] = {
-    "famx_parts": [],
-    "resume": None,
-    "hydra.run.dir": "outputs/${now:%Y-%m-%d_%H-%M-%S}_${name}",
-    "hydra.sweep.dir": "outputs/${now:%Y-%m-%d_%H-%M-%S}_sweep",
-    "hydra.sweep.subdir": "${hydra.job.num}",
-}
-"""Options that only the command line sets -> their value in any other config."""
+TYPED = ("famx_parts", "resume", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+"""Options that only the command line can change from their values in conf/train.yaml."""
 SAMPLER = "optuna.samplers."
 TARGETS = {
     "hydra.launcher": (
@@ -112,8 +111,22 @@ def run_hydra(
         GlobalHydra.instance().clear()
 
 
+class CheckedRepository(ConfigRepository):
+    """Hydra's files of configs, with the limits of `read_yaml`."""
+
+    def load_config(self, config_path: str) -> Any:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if isinstance(source, FileConfigSource):
+            read_yaml(Path(source.path, source._normalize_file_name(config_path)))
+        return super().load_config(config_path)
+
+
 class CheckedLoader(ConfigLoaderImpl):
     """Hydra's loader, through which every config of a run and of a sweep comes, with checks."""
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.repository = CheckedRepository(config_search_path)
 
     def load_configuration(
         self,
@@ -175,9 +188,10 @@ def _refuse_options(config: Container, typed: Mapping[str, object]) -> None:
         actual = _resolved(config, key)
         if actual != value:
             raise UserError(f"{key}={actual}: famx does not let a config set this option of Hydra")
-    for key, value in TYPED.items():
+    defaults = OmegaConf.load(CONF / "train.yaml")
+    for key in TYPED:
         actual = _as_written(config, key)
-        if key not in typed and actual != value:
+        if key not in typed and actual != _as_written(defaults, key):
             raise UserError(f"{key}={actual} can only be set on the command line, not in a file")
     for key in COMMANDS:
         command = _resolved(config, key)

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from famx.config.command import Parser, find_override
+from famx.config.documents import read_yaml
 from famx.config.schema import CONF, DEFAULT
 from famx.notation import UserError
 from famx.registry import ROOMS, names
@@ -150,7 +150,8 @@ def parse_override(word: str) -> Override | None:
     """Returns an override as Hydra reads it, or None if it cannot."""
     try:
         return OverridesParser.create().parse_override(word)
-    except HydraException:
+    # Python's errors: an integer of thousands of digits, thousands of brackets
+    except (HydraException, ValueError, RecursionError):
         return None
 
 
@@ -257,10 +258,12 @@ def experiment_sweep(overrides: Sequence[str], options: Sequence[str]) -> dict[s
     folders = [CONF, *user_folders(options)]
     files = [folder / "experiment" / f"{name}.yaml" for folder in folders]
     file = next((file for file in files if file.is_file()), None)
-    node = yaml.safe_load(file.read_text()) if file else {}
+    node = read_yaml(file) if file else {}
     # the sweep is where Hydra's sweeper looks for it
     for key in ("hydra", "sweeper", "params"):
-        node = node.get(key, {})
+        node = node.get(key) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        return {}
     return {key: str(values) for key, values in node.items()}
 
 

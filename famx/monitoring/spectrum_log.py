@@ -92,7 +92,10 @@ class SpectrumLog:
             columns[metric] = list(values.numpy()) if values.ndim > 1 else values.numpy()
         # a rename is atomic, a write is not
         temp_path = self.file.with_suffix(".tmp")
-        parquet.write_table(pyarrow.table(columns), temp_path)
+        temp_path.unlink(missing_ok=True)
+        # "x" follows no link
+        with temp_path.open("xb") as stream:
+            parquet.write_table(pyarrow.table(columns), stream)
         temp_path.replace(self.file)
 
     def _read(self, step: int) -> dict[int, dict[str, Tensor]]:

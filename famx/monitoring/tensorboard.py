@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -38,7 +38,7 @@ class RunLog:
 
         # messages of all famx modules go to the log
         self.handler = _LogFile(run_dir.log_file)
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self.handler.setFormatter(files.PrintableFormatter("%(asctime)s %(message)s"))
         logger = logging.getLogger("famx")
         logger.setLevel(logging.INFO)
         logger.addHandler(self.handler)
@@ -65,7 +65,7 @@ class RunLog:
 
         # numbers
         context = {"step": step, "epoch": epoch, "seconds": round(seconds, 3), "split": split}
-        with files.report_os_errors(self.file), self.file.open("a") as stream:
+        with files.report_os_errors(self.file), self._open_reports() as stream:
             stream.write(json.dumps(context | scalars) + "\n")
 
         for tag, value in scalars.items():
@@ -77,6 +77,9 @@ class RunLog:
             elif tensor.any():  # a matrix of zeros is not filled yet
                 rows = tuple(str(i + 1) for i in range(len(tensor)))
                 self.matrices[tag] = HeatMap(tensor, rows, f"columns 1 to {tensor.shape[1]}")
+
+    def _open_reports(self) -> TextIO:
+        return open(self.file, "a", encoding="utf-8", opener=files.open_own)
 
     def log_images(self, step: int, images: Mapping[str, HeatMap]) -> None:
         """Draws images and the last matrix of every tag as heat maps.
@@ -124,6 +127,9 @@ class RunLog:
 
 class _LogFile(logging.FileHandler):
     """A log file whose failure ends the run, while plain logging prints it and continues."""
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=files.open_own)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         logging.getLogger("famx").removeHandler(self)

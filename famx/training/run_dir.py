@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 
 from famx import files
+from famx.config.documents import load_yaml
 from famx.config.errors import refuse_renamed
 from famx.config.schema import root_defaults
 from famx.notation import UserError
@@ -71,6 +72,7 @@ class RunDir:
                 False.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        files.require_own_files(self.path, writing=True)
         # the lock is released with the process, however it ends
         try:
             lock = FileLock(self.path / ".lock", timeout=0).acquire()
@@ -93,8 +95,9 @@ class RunDir:
         """Returns the folder of the checkpoints.
 
         Raises:
-            UserError: the run has none.
+            UserError: the run has none, or its folder has links.
         """
+        files.require_own_files(self.path)
         if not self.checkpoints.is_dir():
             raise UserError(f"{self} is not a run with checkpoints: there is no {self.checkpoints}")
         return self.checkpoints
@@ -103,10 +106,11 @@ class RunDir:
         """Reads the run's config; options that are newer than the run have their defaults.
 
         Raises:
-            UserError: it is missing or damaged.
+            UserError: it is missing or damaged, or the folder has links.
         """
+        files.require_own_files(self.path)
         try:
-            config = yaml.safe_load(self.config_file.read_text())
+            config = load_yaml(self.config_file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -121,6 +125,11 @@ class RunDir:
             raise UserError(
                 f"{self} is not a run: {self.config_file} has no section {', '.join(missing)}"
             )
+        for room in ROOMS:
+            if not isinstance(config[room].get("name"), str):
+                raise UserError(
+                    f"{self} is damaged: {self.config_file} names no part of the room {room}"
+                )
         return root_defaults() | config
 
     def load_tokenizer(self) -> Tokenizer:
