@@ -83,10 +83,10 @@ def write_atomic(file: Path, text: str) -> None:
     temp_path = file.with_name(f".{file.name}.tmp")
     with report_os_errors(file):
         try:
+            # a new file, so that no link is followed
             temp_path.unlink(missing_ok=True)
-            # "x" follows no link
-            with temp_path.open("x", encoding="utf-8") as stream:
-                stream.write(text)
+            temp_path.touch(exist_ok=False)
+            temp_path.write_text(text, encoding="utf-8")
             temp_path.replace(file)
         except OSError:
             temp_path.unlink(missing_ok=True)

@@ -273,7 +273,6 @@ def load_entry_points() -> None:
     for point in importlib.metadata.entry_points(group="famx.parts"):
         try:
             point.load()
-        # a module may end the process
         except (Exception, SystemExit) as error:
             reason = error if isinstance(error, UserError) else describe_exception(error, "")
             raise UserError(

@@ -42,6 +42,12 @@ def run_command(main: Callable[[], int]) -> NoReturn:
             raise
         print(f"famx: {files.printable(str(error))}", file=sys.stderr)
         status = 2
+    except SystemExit as error:
+        # famx exits with 0 after --help alone, so a part of the user's has ended the process
+        if error.code not in (0, None) or {"-h", "--help"}.intersection(sys.argv):
+            raise
+        print("famx: a part has ended the process by sys.exit", file=sys.stderr)
+        status = 2
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:
@@ -147,13 +153,7 @@ def import_user_parts(
     paths = [Path(str(item)) for item in items]
     digests = {path.name: _digest(path) for path in paths if path.is_file()}
     # files are executed only if they are those of the run
-    try:
-        required_digests = {str(part["file"]): part["sha256"] for part in required}
-    except (TypeError, LookupError) as error:
-        raise UserError(
-            f"{run} is damaged: famx_parts={required} must be a list of mappings {{file, sha256}}"
-        ) from error
-    _require_same_parts(digests, required_digests, run)
+    _require_same_parts(digests, {part["file"]: part["sha256"] for part in required}, run)
     for path in paths:
         load_file(path)
     return [{"file": name, "sha256": digest} for name, digest in digests.items()]

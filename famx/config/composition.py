@@ -4,6 +4,7 @@ An experiment file may come from another person. Hydra itself executes what some
 name (callbacks, logging, launchers, sweepers); in famx these keys have fixed values.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
@@ -85,6 +85,24 @@ def run_hydra(
         UserError: the config is not allowed.
         HydraException: the config cannot be composed.
     """
+    words = list(overrides)
+    with initialized_hydra(options) as hydra, limited_resolvers():
+        if "--cfg" in options:
+            hydra.show_cfg("train", words, options[options.index("--cfg") + 1], None)
+            return []
+        if "--multirun" in options:
+            batches = hydra.multirun("train", job, [*words, "hydra.mode=MULTIRUN"])
+            return [result for batch in batches or () for result in batch]
+        return [hydra.run("train", job, [*words, "hydra.mode=RUN"])]
+
+
+@contextlib.contextmanager
+def initialized_hydra(options: Sequence[str]) -> Iterator[Hydra]:
+    """Makes Hydra compose configs of famx and of `--config-dir`, with the checks of this module.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     # configs of famx come before those of the user with the same name
     version.setbase("1.3")
     search_path = create_config_search_path(str(CONF))
@@ -92,21 +110,11 @@ def run_hydra(
         if not folder.is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
         search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
-
-    # one command
     GlobalHydra.instance().clear()
     hydra = Hydra("train", CheckedLoader(search_path))
     GlobalHydra.instance().initialize(hydra)
-    words = list(overrides)
     try:
-        with limited_resolvers():
-            if "--cfg" in options:
-                hydra.show_cfg("train", words, options[options.index("--cfg") + 1], None)
-                return []
-            if "--multirun" in options:
-                batches = hydra.multirun("train", job, [*words, "hydra.mode=MULTIRUN"])
-                return [result for batch in batches or () for result in batch]
-            return [hydra.run("train", job, [*words, "hydra.mode=RUN"])]
+        yield hydra
     finally:
         GlobalHydra.instance().clear()
 
@@ -116,7 +124,8 @@ class CheckedRepository(ConfigRepository):
 
     def load_config(self, config_path: str) -> Any:
         source = self._find_object_source(config_path, ObjectType.CONFIG)
-        if isinstance(source, FileConfigSource):
+        # not by class, since Hydra imports its own plugins a second time
+        if source is not None and source.scheme() == "file":
             read_yaml(Path(source.path, source._normalize_file_name(config_path)))
         return super().load_config(config_path)
 

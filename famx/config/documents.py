@@ -50,7 +50,7 @@ class _LimitedLoader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.depth = 0
-        self.sizes: dict[yaml.Node, int] = {}
+        self.sizes: dict[object, int] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         # an alias of a node that is not complete refers to itself

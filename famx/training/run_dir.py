@@ -125,12 +125,19 @@ class RunDir:
             raise UserError(
                 f"{self} is not a run: {self.config_file} has no section {', '.join(missing)}"
             )
+        # rooms, and files of the user's parts
         for room in ROOMS:
             if not isinstance(config[room].get("name"), str):
                 raise UserError(
                     f"{self} is damaged: {self.config_file} names no part of the room {room}"
                 )
-        return root_defaults() | config
+        config = root_defaults() | config
+        if not _are_user_parts(config["famx_parts"]):
+            raise UserError(
+                f"{self} is damaged: famx_parts in {self.config_file} must be a list of mappings "
+                "{file, sha256}"
+            )
+        return config
 
     def load_tokenizer(self) -> Tokenizer:
         """Reads the run's tokenizer.
@@ -158,6 +165,18 @@ class RunDir:
         """Removes the scores of a run that is trained further."""
         for file in [*self.path.glob("scores.*.json"), *self.path.glob("hypotheses.*.tsv")]:
             file.unlink()
+
+
+def _are_user_parts(value: object) -> bool:
+    """Returns whether a value is what a config stores of the files of the user's parts."""
+    if not isinstance(value, list):
+        return False
+    for part in value:
+        if not isinstance(part, dict) or part.keys() != {"file", "sha256"}:
+            return False
+        if not all(isinstance(text, str) for text in part.values()):
+            return False
+    return True
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[Path]:

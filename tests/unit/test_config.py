@@ -158,8 +158,8 @@ def test_hyperparameter_of_a_users_part_may_have_an_old_name(monkeypatch):
 
 
 def test_options_and_overrides_may_be_in_any_order():
-    options, overrides = split_words(["seed=0,1", "-m", "optim=fam", "--cfg", "job", "~x"])
-    assert options == ["--multirun", "--cfg", "job"]
+    options, overrides = split_words(["seed=0,1", "--cfg", "job", "optim=fam", "-cd", ".", "~x"])
+    assert options == ["--cfg", "job", "--config-dir", "."]
     assert overrides == ["seed=0,1", "optim=fam", "~x"]
     with pytest.raises(UserError, match="unrecognized arguments: --multi"):
         split_words(["--multi", "seed=0,1"])
@@ -253,7 +253,7 @@ def test_run_needs_the_same_files_of_parts(tmp_path):
 
 
 def test_file_is_unchanged_when_the_disk_is_full(tmp_path, monkeypatch):
-    def refuse(file: Path, text: str) -> Any:
+    def refuse(file: Path, text: str, **options: str) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "scores.json").write_text("old")
