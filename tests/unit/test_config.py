@@ -204,7 +204,7 @@ def test_runs_of_a_sweep_are_named_by_what_is_swept():
     words = ["optim=fam,adamw", "seed=0,1", "attention=cosine"]
     *overrides, name, _ = hydra_words(["--multirun"], words)
     assert overrides == ["optim=fam,adamw", "seed=0,1", "attention=choice(cosine)"]
-    expected = "optim=${folder_name:${optim.name}},seed=${folder_name:${seed}}"
+    expected = "optim=${folder_name:${optim.name},115},seed=${folder_name:${seed},116}"
     assert name == f"hydra.sweep.subdir='{expected}'"
 
 
