@@ -110,7 +110,7 @@ def digest_of_start(file: Path, size: int) -> str:
         return hashlib.sha256(stream.read(size)).hexdigest()
 
 
-def require_own_files(folder: Path, writing: bool = False) -> None:
+def require_regular_files(folder: Path, writing: bool = False) -> None:
     """Checks that a folder has only regular files and folders: what is written stays inside it.
 
     A folder of another person could have a link to a file of the user in place of a log, or a pipe
@@ -140,7 +140,7 @@ def require_own_files(folder: Path, writing: bool = False) -> None:
             )
 
 
-def open_own(path: str, flags: int) -> int:
+def open_regular(path: str, flags: int) -> int:
     """Opens a regular file, as the `opener` of `open`; follows no link and waits for no pipe.
 
     Raises:

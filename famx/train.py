@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.types import RunMode
-from omegaconf import Container, OmegaConf
+from omegaconf import Container
 from rich.console import Console
 
 from famx.config.command import (
@@ -46,8 +46,8 @@ from famx.training.run_dir import (
     SWEEP_ORDER,
     RunDir,
     remove_reserved,
+    reserve_folder,
     save_sweep_order,
-    unique_folder,
 )
 from famx.training.trainer_config import TrainerConfig
 
@@ -114,9 +114,8 @@ def train(words: Sequence[str]) -> int:
     if find_override("sweep.tune", overrides) not in (None, "null"):
         settings = SweepConfig(**sweep_options(overrides))
         return tune(options, overrides, runs.build, settings)
-    unique_folder.cache_clear()
-    OmegaConf.register_new_resolver("unique_folder", unique_folder, replace=True)
     words = hydra_words(options, overrides)
+    runs.has_typed_folder = find_override("hydra.run.dir", words) is not None
     # an error before the runs are known is about the command line
     try:
         results = run_hydra(runs.accept, options, words)
@@ -143,12 +142,16 @@ class Runs:
     Args:
         user_parts: name and digest of the files of the user's own parts.
         files: their paths.
+
+    Attributes:
+        has_typed_folder: whether the command line names the folder of a run.
     """
 
     def __init__(self, user_parts: list[dict[str, str]], files: Sequence[Path]):
         self.user_parts = user_parts
         self.files = tuple(file.resolve() for file in files)
         self.started = False
+        self.has_typed_folder = False
         self.jobs: list[Job] = []
         self.settings = SweepConfig()
 
@@ -164,6 +167,9 @@ class Runs:
         is_basic = hydra_config.runtime.choices["hydra/launcher"] == "basic"
         self.started = not is_basic
         folder = Path(hydra_config.runtime.output_dir)
+        if hydra_config.mode is RunMode.RUN and not self.has_typed_folder:
+            # a run of the same second may have the same name
+            folder = Path(reserve_folder(str(folder)))
         try:
             self.settings = SweepConfig(**to_plain(config)["sweep"])
             job = self.build(config, folder)

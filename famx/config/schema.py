@@ -47,7 +47,7 @@ REPLACE: dict[str, Any] = {"replace": True} if _HAS_REPLACE else {}
 VERSION_BASE: dict[str, Any] = {} if _HAS_REPLACE else {"version_base": "1.3"}
 DEFAULT_ROOMS = ("data", "decode", "frontend", "momentum", "spectrum")
 """Rooms in which `default` is a choice: the part that the task or the optimizer declares."""
-RESOLVERS = frozenset({"now", "hydra", "folder_name", "unique_folder", "oc.select"})
+RESOLVERS = frozenset({"now", "hydra", "folder_name", "oc.select"})
 """Functions that a config may call, as in `${now:%Y}`; `oc.env` would read secrets."""
 
 

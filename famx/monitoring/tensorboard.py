@@ -114,7 +114,7 @@ class RunLog:
         self.writer.add_custom_scalars(layout)
 
     def _open_reports(self) -> TextIO:
-        return open(self.file, "a", encoding="utf-8", opener=files.open_own)
+        return open(self.file, "a", encoding="utf-8", opener=files.open_regular)
 
     def log_images(self, step: int, images: Mapping[str, HeatMap]) -> None:
         """Draws images and the last matrix of every tag as heat maps.
@@ -176,7 +176,7 @@ class _LogFile(logging.FileHandler):
     """A log file whose failure ends the run, while plain logging prints it and continues."""
 
     def _open(self) -> Any:
-        return open(self.baseFilename, "a", encoding="utf-8", opener=files.open_own)
+        return open(self.baseFilename, "a", encoding="utf-8", opener=files.open_regular)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         logging.getLogger("famx").removeHandler(self)

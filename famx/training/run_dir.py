@@ -1,7 +1,6 @@
 """The folder of a run, and every file in it."""
 
 import contextlib
-import functools
 import itertools
 import json
 import logging
@@ -94,7 +93,7 @@ class RunDir:
                 False.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        files.require_own_files(self.path, writing=True)
+        files.require_regular_files(self.path, writing=True)
         # the lock is released with the process, however it ends
         try:
             lock = FileLock(self.path / LOCK, timeout=0).acquire()
@@ -120,7 +119,8 @@ class RunDir:
 
     def add_provenance(self, facts: Mapping[str, object]) -> None:
         """Appends a line to `provenance.jsonl`, which has one for each start of the run."""
-        with files.report_os_errors(self.provenance_file), self.provenance_file.open("a") as stream:
+        file = self.provenance_file
+        with files.report_os_errors(file), open(file, "a", opener=files.open_regular) as stream:
             stream.write(json.dumps(dict(facts)) + "\n")
 
     def save_fingerprints(self, fingerprints: Mapping[str, Mapping[str, str]]) -> None:
@@ -143,7 +143,7 @@ class RunDir:
         Raises:
             UserError: the run has none, or its folder has links.
         """
-        files.require_own_files(self.path)
+        files.require_regular_files(self.path)
         if not self.checkpoints.is_dir():
             raise UserError(f"{self} is not a run with checkpoints: there is no {self.checkpoints}")
         return self.checkpoints
@@ -207,7 +207,7 @@ class RunDir:
         Raises:
             UserError: it is missing or damaged, or the folder has links.
         """
-        files.require_own_files(self.path)
+        files.require_regular_files(self.path)
         try:
             config = load_yaml(self.config_file.read_text(encoding="utf-8"))
         # PyYAML raises ValueError for numbers and dates, and other errors for nodes of no sense
@@ -299,12 +299,6 @@ def reserve_folder(path: str) -> str:
             return path
         return str(folder)
     raise AssertionError("the numbers do not end")
-
-
-@functools.cache
-def unique_folder(path: str) -> str:
-    """Returns the same reserved folder however often Hydra resolves the path of a run."""
-    return reserve_folder(path)
 
 
 def remove_reserved(folder: Path) -> None:

@@ -114,12 +114,12 @@ def test_file_is_opened_without_links_and_pipes(tmp_path):
     (tmp_path / "file").write_text("a")
     (tmp_path / "link").symlink_to("file")
     os.mkfifo(tmp_path / "pipe")
-    with open(tmp_path / "file", "a", opener=files.open_own) as stream:
+    with open(tmp_path / "file", "a", opener=files.open_regular) as stream:
         stream.write("b")
     assert (tmp_path / "file").read_text() == "ab"
     for name in ("link", "pipe"):
         with pytest.raises(UserError, match=f"{name} is not a regular file"):
-            os.close(files.open_own(str(tmp_path / name), os.O_WRONLY))
+            os.close(files.open_regular(str(tmp_path / name), os.O_WRONLY))
 
 
 def test_atomic_write_does_not_follow_a_link_in_the_place_of_its_temporary_file(tmp_path):
