@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from famx.config.documents import read_yaml
 from famx.config.schema import CONF, limited_resolvers, one_line
+from famx.config.versions import VERSION_BASE
 from famx.config.words import parse_override, user_folders
 from famx.notation import UserError
 from famx.validate import check_folder_name
@@ -118,7 +119,8 @@ def initialized_hydra(options: Sequence[str]) -> Iterator[Hydra]:
         UserError: there is no such folder.
     """
     # configs of famx come before those of the user with the same name
-    version.setbase("1.3")
+    if VERSION_BASE:
+        version.setbase(**VERSION_BASE)
     search_path = create_config_search_path(str(CONF))
     for folder in user_folders(options):
         if not folder.is_dir():

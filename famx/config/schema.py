@@ -22,6 +22,7 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from famx.config.sections import RunConfig
+from famx.config.versions import REPLACE
 from famx.notation import UserError
 from famx.registry import PARTS, ROOMS, hyperparameters, load, resolve
 
@@ -39,12 +40,6 @@ def config_folder(package: Path) -> Path:
 
 CONF = config_folder(ROOT)
 DEFAULT = "default"
-
-# arguments that only one of Hydra 1.3 and 1.4 expects: 1.4 warns where a name is stored again
-# without `replace`, and where a version of Hydra is given
-_HAS_REPLACE = "replace" in inspect.signature(ConfigStore.store).parameters
-REPLACE: dict[str, Any] = {"replace": True} if _HAS_REPLACE else {}
-VERSION_BASE: dict[str, Any] = {} if _HAS_REPLACE else {"version_base": "1.3"}
 DEFAULT_ROOMS = ("data", "decode", "frontend", "momentum", "spectrum")
 """Rooms in which `default` is a choice: the part that the task or the optimizer declares."""
 RESOLVERS = frozenset({"now", "hydra", "folder_name", "oc.select"})

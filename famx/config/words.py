@@ -14,11 +14,11 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from famx.config.command import Parser, find_override
 from famx.config.documents import read_yaml
 from famx.config.schema import CONF, DEFAULT
+from famx.config.versions import register_resolver
 from famx.notation import UserError
 from famx.registry import ROOMS, names
 
@@ -228,7 +228,7 @@ def sweep_folders(overrides: Sequence[str], options: Sequence[str]) -> list[str]
     if not swept:
         return []
     # values are known only after Hydra has composed the run
-    OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
+    register_resolver("folder_name", _folder_name)
     max_length = MAX_FOLDER_NAME // len(swept)
     runs = ",".join(_named_value(key, max_length - len(key)) for key in swept)
     words = [f"hydra.sweep.subdir='{runs}'"]

@@ -13,7 +13,8 @@ from torch import nn
 
 from benchmarks import interleaved, print_ratio
 from famx.config.errors import explain_hydra_error
-from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.versions import VERSION_BASE
 from famx.experiment.build import build_experiment, build_run_optimizer, build_trainer
 from famx.experiment.resolve import resolve
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, WriteRunLog

@@ -7,7 +7,8 @@ from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from famx.analysis.runs import read_run
-from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.versions import VERSION_BASE
 from famx.data._example import write_corpus
 from famx.data.digit_images import DigitImages
 from famx.data.sentences import Sentences

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.versions import VERSION_BASE
 from famx.config.words import preset_names
 from famx.experiment import build_model
 from famx.experiment.build import build_optimizer

@@ -9,7 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import famx
 from famx.analysis.runs import read_run
-from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.versions import VERSION_BASE
 from famx.contracts import applicable
 from famx.experiment import run
 from famx.inference import Recognizer

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from famx.config.schema import CONF, VERSION_BASE, to_plain
+from famx.config.schema import CONF, to_plain
+from famx.config.versions import VERSION_BASE
 from famx.experiment.build import build_experiment
 from famx.experiment.resolve import resolve
 from famx.experiment.run import run

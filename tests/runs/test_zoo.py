@@ -4,7 +4,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.versions import VERSION_BASE
 from famx.data.spoken import Spoken
 from famx.experiment import build_model
 from famx.experiment.resolve import resolve

@@ -12,7 +12,8 @@ import soundfile
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.versions import VERSION_BASE
 from famx.training import checkpoint
 from famx.training.loader_config import LoaderConfig
 from famx.training.trainer import Trainer

@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 from hydra import compose, initialize_config_dir
 
-from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.versions import VERSION_BASE
 from famx.experiment.resolve import resolve
 from famx.notation import Modality
 from famx.task._wer import error_rate

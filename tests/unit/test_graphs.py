@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from recorded_graph import RecordedGraph
 from torch import nn
 
-from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.versions import VERSION_BASE
 from famx.data._tokenizers import train_tokenizer
 from famx.experiment.resolve import resolve
 from famx.model import build_model

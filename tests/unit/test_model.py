@@ -6,7 +6,8 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.testing import assert_close
 
-from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.versions import VERSION_BASE
 from famx.experiment import build_model
 from famx.experiment.resolve import resolve
 from famx.model import layer_choices

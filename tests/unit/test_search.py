@@ -13,7 +13,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
+from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.versions import VERSION_BASE
 from famx.experiment import build_model, run
 from famx.experiment._search_space import Range
 from famx.experiment.resolve import resolve
