@@ -189,6 +189,34 @@ def decays_the_weights(part: type[Optimizer]) -> None:
         )
 
 
+def maximizes(part: type[Optimizer]) -> None:
+    """Its hyperparameter `maximize`, if it has one, takes the steps of the negative loss."""
+    if "maximize" not in hyperparameters(part):
+        return
+    gradients = list(steps.random_gradients())
+    minimized = steps.make_parameters()
+    groups: list[dict[str, object]] = [{"params": minimized, "weight_decay": 0.1}]
+    steps.take_steps(steps.build(part, groups, lr=0.1), minimized, gradients)
+    # all parameters by the constructor's argument, and the first three by that of their group
+    for n_maximized, option in ((len(minimized), True), (3, False)):
+        params = steps.make_parameters()
+        first: dict[str, object] = {"params": params[:n_maximized], "weight_decay": 0.1}
+        groups = [first]
+        if not option:
+            first["maximize"] = True
+            groups.append({"params": params[n_maximized:], "weight_decay": 0.1})
+        negated = []
+        for row in gradients:
+            ascents = [-gradient for gradient in row[:n_maximized]]
+            negated.append([*ascents, *row[n_maximized:]])
+        steps.take_steps(steps.build(part, groups, lr=0.1, maximize=option), params, negated)
+        where = "" if option else " of a group"
+        require(
+            steps.all_equal(minimized, params),
+            f"maximize{where} takes other steps than the negative loss",
+        )
+
+
 def takes_the_learning_rate_as_a_tensor(part: type[Optimizer]) -> None:
     """A learning rate that is a tensor leads to the same steps as a number."""
 
@@ -321,6 +349,7 @@ CONTRACT: tuple[Contract, ...] = (
     keeps_plain_state,
     obeys_parameter_groups,
     decays_the_weights,
+    maximizes,
     takes_the_learning_rate_as_a_tensor,
     follows_a_schedule,
     returns_the_loss_of_a_closure,

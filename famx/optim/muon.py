@@ -1,6 +1,7 @@
 """Muon of torch for matrices, AdamW for the rest (Jordan et al. 2024; arXiv:2502.16982)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import compress
 from typing import Any
 
@@ -32,11 +33,12 @@ class Muon(TorchOptimizer):
         nesterov: whether to use Nesterov momentum.
         ns_steps: Newton-Schulz iterations towards O.
         betas, eps: options of AdamW.
+        maximize: whether to ascend along the gradient instead.
     """
 
-    group_options = ("lr", "weight_decay", "nesterov", "ns_steps", "betas", "eps")
+    group_options = ("lr", "weight_decay", "nesterov", "ns_steps", "betas", "eps", "maximize")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         params: ParamsT,
         *,
@@ -47,6 +49,7 @@ class Muon(TorchOptimizer):
         ns_steps: int = 5,
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
+        maximize: bool = False,
     ):
         if not 0 <= alpha < 1 or ns_steps < 1:
             raise ValueError(f"alpha={alpha} must be in [0, 1), ns_steps={ns_steps} at least 1")
@@ -69,10 +72,18 @@ class Muon(TorchOptimizer):
             ns_steps=ns_steps,
             adjust_lr_fn="match_rms_adamw",
         )
-        self.adamw = AdamW(adamw_groups, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
+        self.adamw = AdamW(
+            adamw_groups,
+            lr=lr,
+            weight_decay=weight_decay,
+            betas=betas,
+            eps=eps,
+            maximize=maximize,
+        )
         # the groups of both, with the defaults that torch has added
         groups = [*self.muon.param_groups, *self.adamw.param_groups]
-        super().__init__(groups, {"defaults": {"lr": lr, "weight_decay": weight_decay}})
+        defaults = {"lr": lr, "weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(groups, {"defaults": defaults})
         self._share_state()
 
     def _share_state(self) -> None:
@@ -98,7 +109,8 @@ class Muon(TorchOptimizer):
         return self.adamw.init(param, group)
 
     def take_step(self, found_inf: Tensor) -> None:
-        self.muon.step()
+        with _negated(self.muon.param_groups):
+            self.muon.step()
         # AdamW need not check its gradients again
         self.adamw.found_inf = found_inf
         self.adamw.step()
@@ -108,6 +120,25 @@ class Muon(TorchOptimizer):
         super().load_state_dict(state_dict)
         # torch replaces the groups and the state, so both optimizers need the new ones
         self._share_state()
+
+
+@contextmanager
+def _negated(groups: Sequence[Group]) -> Iterator[None]:
+    """Replaces gradients by their negatives in groups with `maximize`, which torch's Muon lacks."""
+    params = []
+    for group in groups:
+        if group["maximize"]:
+            params += [p for p in group["params"] if p.grad is not None]
+    gradients = [p.grad for p in params]
+    if params:
+        for p, gradient in zip(params, torch._foreach_neg(gradients), strict=True):
+            p.grad = gradient
+    try:
+        yield
+    finally:
+        # restores the gradients of the caller
+        for p, gradient in zip(params, gradients, strict=True):
+            p.grad = gradient
 
 
 def _select(group: Group, flags: Sequence[bool]) -> Group:

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
 from famx.notation import UserError
 from famx.optim import FAM
 from famx.optim._skipping import unchanged_where
+from famx.optim._wrapper import Wrapper
 from famx.registry import build, get, hyperparameters, names
 
 
@@ -107,6 +108,15 @@ def test_a_distributed_checkpoint_of_files_resumes_exactly(tmp_path):
         # torch asks for the state of a new optimizer by a step without gradients
         model.zero_grad()
     assert all(map(torch.equal, *results))
+
+
+def test_every_optimizer_can_maximize():
+    for name in names("optim"):
+        assert "maximize" in hyperparameters(get("optim", name))
+        # as an argument of a wrapper around an optimizer that exists, it would have no effect
+        if issubclass(get("optim", name), Wrapper):
+            with pytest.raises(UserError, match="set lr, maximize"):
+                get("optim", name)(FAM([nn.Parameter(torch.ones(3))]), maximize=True)
 
 
 @pytest.mark.parametrize("name", names("optim"))
