@@ -14,6 +14,7 @@ from famx.contracts._optim_descent import (
     descends_on_a_network,
     descends_on_a_quadratic,
 )
+from famx.contracts._optim_finite import stays_finite
 from famx.contracts._optim_state import (
     adds_groups_or_refuses_them,
     copy_takes_the_same_steps,
@@ -356,6 +357,7 @@ CONTRACT: tuple[Contract, ...] = (
     observing_changes_nothing,
     refuses_sparse_gradients,
     non_finite,
+    stays_finite,
     meta,
     no_host_read,
 )
