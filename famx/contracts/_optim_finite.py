@@ -27,7 +27,9 @@ def stays_finite(part: type[Optimizer], cases: int = 20) -> None:
         generator = torch.Generator().manual_seed(case)
         is_large = case % 100 < len(LARGE_SHAPES)
         shape = LARGE_SHAPES[case % 100] if is_large else SHAPES[_draw(len(SHAPES), generator)]
-        weight_size = _draw_size(generator)
+        # a step relative to its weights must not divide by a gradient of zero
+        is_idle = case % 10 == 3
+        weight_size = 1e6 if is_idle else _draw_size(generator)
         param = nn.Parameter(torch.randn(shape, generator=generator) * weight_size)
         decay = 0.1 * (case % 2)
         optimizer = steps.build(part, [{"params": [param], "weight_decay": decay}])
@@ -39,6 +41,8 @@ def stays_finite(part: type[Optimizer], cases: int = 20) -> None:
             pattern = PATTERNS[_draw(len(PATTERNS), generator)]
             if is_large and step == 0:
                 pattern = "one"
+            if is_idle:
+                pattern = "zero"
             size = _draw_size(generator)
             param.grad = _gradient(param, pattern, size, generator)
             history.append(f"{pattern} of {size:.0e}")
