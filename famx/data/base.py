@@ -13,8 +13,7 @@ from tokenizers import Tokenizer
 
 from famx.data._tokenizers import train_tokenizer
 from famx.nn.batch import Example
-from famx.notation import Modality, UserError
-from famx.registry import suggest
+from famx.notation import Modality, UserError, suggest
 
 
 class Dataset(ABC):

@@ -14,8 +14,8 @@ from jaxtyping import Int16
 from famx.data._example import write_corpus
 from famx.data._recordings import Recordings
 from famx.data.base import Speech, check_split
-from famx.notation import Seconds, UserError
-from famx.registry import register, suggest
+from famx.notation import Seconds, UserError, suggest
+from famx.registry import register
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from famx.notation import Kind, Layout, TensorInfo, UserError
+from famx.notation import Kind, Layout, TensorInfo, UserError, suggest
 from famx.optim._gradients import require_real_floats
-from famx.registry import constructor_parameters, get, hyperparameters, suggest
+from famx.registry import constructor_parameters, get, hyperparameters
 from famx.validate import NON_NEGATIVE, check_number
 
 MODULE_TYPES: dict[Kind, tuple[type[nn.Module], ...]] = {
