@@ -15,13 +15,19 @@ except PackageNotFoundError:
     __version__ = "unknown"
 
 
-def load(run: str | Path, checkpoint: str = "best", overrides: Sequence[str] = ()) -> "Recognizer":
+def load(
+    run: str | Path,
+    checkpoint: str = "best",
+    overrides: Sequence[str] = (),
+    trust_edits: bool = False,
+) -> "Recognizer":
     """Loads a trained run: `famx.load("outputs/RUN").transcribe(["a.wav"])`.
 
     Args:
         run: the run's folder.
         checkpoint: `best` on dev, or `last`.
         overrides: settings such as `decode=ctc_greedy` or `trainer.device=cpu`.
+        trust_edits: whether to use a config and a tokenizer that have changed since the training.
 
     Raises:
         UserError: the run or checkpoint does not exist, or an override sets another option.
@@ -29,4 +35,4 @@ def load(run: str | Path, checkpoint: str = "best", overrides: Sequence[str] = (
     # imported late, so that `import famx` stays fast
     from famx.inference import Recognizer
 
-    return Recognizer(run, checkpoint, overrides)
+    return Recognizer(run, checkpoint, overrides, trust_edits)

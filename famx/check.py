@@ -59,7 +59,7 @@ def main(words: list[str]) -> int:
         parts[room, name] = _configured_part(room, name, settings.get(room, {}))
 
     # one line per contract, then one sentence per part
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     outcomes = {}
     for (room, name), part in parts.items():
         console.print(f"{room}={name}: {len(contracts(room))} contracts", style="bold")
@@ -149,8 +149,8 @@ def _check_part(console: Console, room: str, name: str, part: type) -> list[Outc
                 break
         outcomes.append(outcome)
         line = f"{outcome.contract}: {message}" if message else outcome.contract
-        console.print(f"  [{STYLES[outcome.state]}]{outcome.state:8}[/]", end="")
-        console.print(line, markup=False)
+        console.print(f"  {outcome.state:8}", end="", style=STYLES[outcome.state])
+        console.print(line)
     return outcomes
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from famx import files
 from famx.analysis.comparison import compare, gene_table, notes, table
 from famx.analysis.comparison_plot import draw
+from famx.analysis.report import write_report
 from famx.config.command import Parser, run_command
 from famx.registry import load
 from famx.training.run_dir import find_runs
@@ -16,7 +17,7 @@ MIN_WIDTH = 88  # of the table, in characters
 
 
 def main() -> int:
-    """Prints a table per test and draws them in one picture; returns the exit status."""
+    """Prints a table per test, and writes a picture and a report; returns the exit status."""
     parser = Parser(
         prog="python -m famx.compare",
         description="Compares the scores of runs with different settings.",
@@ -40,12 +41,28 @@ def main() -> int:
     parser.add_argument(
         "--png", type=Path, help="file of the picture; default: compare.png next to the runs"
     )
+    parser.add_argument(
+        "--baseline",
+        metavar="WORDS",
+        help="words of the setting that all others are compared with, such as optim=adamw",
+    )
+    parser.add_argument(
+        "--mixed-code",
+        action="store_true",
+        help="compare runs although they were trained with different code",
+    )
     arguments = parser.parse_args()
 
     # everything that can fail comes before the first output
     load("famx")
     folders = find_runs(arguments.runs)
-    comparisons = compare(folders, arguments.split, arguments.metric)
+    comparisons = compare(
+        folders,
+        arguments.split,
+        arguments.metric,
+        arguments.mixed_code,
+        arguments.baseline,
+    )
     # by default the picture is in the innermost folder that contains all runs
     file = arguments.png
     if file is None:
@@ -54,16 +71,18 @@ def main() -> int:
     files.check_png_path(file)
 
     # a narrow terminal or a pipe would cut columns
-    console = Console(highlight=False, width=max(MIN_WIDTH, Console().width))
+    console = Console(highlight=False, markup=False, width=max(MIN_WIDTH, Console().width))
     for comparison in comparisons:
         console.print(table(comparison))
-        console.print(*notes(comparison), sep="\n", markup=False, soft_wrap=True)
+        console.print(*notes(comparison), sep="\n", soft_wrap=True)
         effects = gene_table(comparison)
         if effects is not None:
             console.print(effects)
     with files.report_os_errors(file):
         draw(comparisons, file)
-    console.print(f"picture: {file}", markup=False, soft_wrap=True)
+        reports = write_report(comparisons, file.parent)
+    console.print(f"picture: {file}", soft_wrap=True)
+    console.print("report:", *reports, soft_wrap=True)
     return 0
 
 

@@ -24,11 +24,17 @@ def main() -> int:
         "--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest"
     )
     parser.add_argument(
+        "--trust-edits",
+        action="store_true",
+        help="use config.yaml and tokenizer.json although they have changed since the training",
+    )
+    parser.add_argument(
         "overrides",
         metavar="KEY=VALUE",
         nargs="*",
         default=[],
-        help="another decoding (decode=NAME decode.KEY=VALUE), trainer.device=NAME, "
+        help="another decoding (decode=NAME decode.KEY=VALUE), other data (data.root=FOLDER "
+        "data.test=FILE, or data=NAME), trainer.device=NAME, "
         "and famx_parts=[file.py] where the run was trained with parts of your own",
     )
     arguments = parser.parse_intermixed_args()
@@ -37,14 +43,16 @@ def main() -> int:
     is_part = [word.startswith("famx_parts=") for word in arguments.overrides]
     overrides = [word for word, part in zip(arguments.overrides, is_part, strict=True) if not part]
     run_dir = RunDir(arguments.run)
+    if not arguments.trust_edits:
+        run_dir.require_unedited("--trust-edits")
     required = run_dir.load_config()["famx_parts"]
     import_user_parts(arguments.overrides, arguments.run, required)
     from famx.inference import Recognizer
 
     # scores, then the names of the files that hold them
-    recognizer = Recognizer(arguments.run, arguments.checkpoint, overrides)
+    recognizer = Recognizer(arguments.run, arguments.checkpoint, overrides, arguments.trust_edits)
     evaluation = recognizer.evaluate(arguments.split)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(evaluation.table(arguments.split))
     title = f"{arguments.split}{recognizer.suffix}"
     written = [run_dir.scores_file(title).name]

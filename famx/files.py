@@ -2,17 +2,21 @@
 
 import contextlib
 import errno
+import hashlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from famx.notation import UserError
 
-# errors that famx does not cause: disk full or over quota, read-only, no permission, a file in
-# place of a folder or a folder in place of a file, a name that is too long
+# a disk that is full or over quota, and a file beyond the limit of the process or the file system
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# errors that famx does not cause: no space, too many open files, read-only, no permission, a file
+# in place of a folder or a folder in place of a file, a name that is too long
 REFUSALS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
+    *NO_SPACE,
+    errno.EMFILE,
+    errno.ENFILE,
     errno.EROFS,
     errno.EACCES,
     errno.EPERM,
@@ -80,8 +84,21 @@ def write_atomic(file: Path, text: str) -> None:
     temp_path = file.with_name(f".{file.name}.tmp")
     with report_os_errors(file):
         try:
-            temp_path.write_text(text)
+            # a name of a file that is not UTF-8 is written with escapes
+            temp_path.write_text(text, encoding="utf-8", errors="backslashreplace")
             temp_path.replace(file)
         except OSError:
             temp_path.unlink(missing_ok=True)
             raise
+
+
+def digest(file: Path) -> str:
+    """Returns the SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of_start(file: Path, size: int) -> str:
+    """Returns the SHA-256 of the first `size` bytes of a file, or of all if it has fewer."""
+    with file.open("rb") as stream:
+        return hashlib.sha256(stream.read(size)).hexdigest()

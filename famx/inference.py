@@ -31,15 +31,23 @@ class Recognizer:
         checkpoint_name: `best` on dev, or `last`.
         overrides: settings such as `decode=ctc_greedy` or `trainer.device=cpu`, which replace those
             of the training.
+        trust_edits: whether to use a config and a tokenizer that have changed since the training.
 
     Raises:
-        UserError: the run does not exist, or its checkpoint belongs to another model.
+        UserError: the run does not exist or has been edited, or its checkpoint belongs to another
+            model.
     """
 
     def __init__(
-        self, run: str | Path, checkpoint_name: str = "best", overrides: Sequence[str] = ()
+        self,
+        run: str | Path,
+        checkpoint_name: str = "best",
+        overrides: Sequence[str] = (),
+        trust_edits: bool = False,
     ):
         self.run_dir = RunDir(run)
+        if not trust_edits:
+            self.run_dir.require_unedited("trust_edits=True (--trust-edits in commands)")
         saved = checkpoint.load(self.run_dir.require_checkpoints(), checkpoint_name)
         config, label = override_decoding(self.run_dir.load_config(), overrides)
         check_parts_fit(config)
@@ -62,8 +70,11 @@ class Recognizer:
         Raises:
             UserError: a file is missing or holds no audio, or the run is not a speech model.
         """
-        if self.experiment.task.modality is not Modality.SPEECH:
-            raise UserError(f"{self.run_dir} is a text model, which cannot transcribe audio")
+        modality = self.experiment.modality
+        if modality is not Modality.SPEECH:
+            raise UserError(
+                f"{self.run_dir} is a model of {modality.value}, which cannot transcribe audio"
+            )
         if isinstance(recordings, str | Path):
             recordings = [recordings]
         return [self._transcribe_file(path) for path in recordings]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from famx.config.schema import DEFAULT, complete_choice
 from famx.frontend.base import Frontend
-from famx.nn.hooks import ConnectsLayers
+from famx.nn.hooks import connect_layers
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
 from famx.notation import UserError, suggest
@@ -43,14 +43,11 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
         self.score = nn.Linear(d_model, vocab_size)
-        self.connects_layers = any(
-            isinstance(module, ConnectsLayers) and module.connects_layers
-            for module in self.layers.modules()
-        )
+        self.connects_layers = connect_layers(self.layers)
 
     def forward(
         self,
-        inputs: Shaped[Tensor, "b n"],
+        inputs: Shaped[Tensor, "b n *pixels"],
         lengths: Int[Tensor, " b"] | None = None,
         spans: Float[Tensor, "b m 4"] | None = None,
         state: DecodeState | None = None,
@@ -58,7 +55,7 @@ class Model(nn.Module):
         """Returns the scores, and the number of frames of each row without padding.
 
         Args:
-            inputs: samples of audio or token ids.
+            inputs: samples of audio, token ids or rows of pixels.
             lengths: lengths of the inputs; None if no row is padded.
             spans: rectangles to blank in the spectrogram (SpecAugment), as fractions.
             state: decode state of the sequences that the inputs continue.
@@ -167,8 +164,15 @@ def build_layer(choice: Mapping[str, Any], d_model: int, causal: bool) -> nn.Mod
     )
 
 
-def build_model(config: Mapping[str, Any], vocab_size: int) -> Model:
+def build_model(
+    config: Mapping[str, Any], vocab_size: int, input_vocab_size: int | None = None
+) -> Model:
     """Builds the model of a composed config; its `task` decides causality and the default frontend.
+
+    Args:
+        vocab_size: scores per frame.
+        input_vocab_size: number of different token ids of the inputs, where they are not those of
+            the scores.
 
     Raises:
         UserError: a part does not support the sizes.
@@ -178,7 +182,9 @@ def build_model(config: Mapping[str, Any], vocab_size: int) -> Model:
     frontend_config = config["frontend"]
     if frontend_config["name"] == DEFAULT:
         frontend_config = {"name": task.default_parts["frontend"]}
-    frontend = build("frontend", frontend_config, d_model=d_model, vocab_size=vocab_size)
+    frontend = build(
+        "frontend", frontend_config, d_model=d_model, vocab_size=input_vocab_size or vocab_size
+    )
     layers = [build_layer(choice, d_model, task.causal) for choice in layer_choices(config)]
     norm = build("norm", config["norm"], d_model=d_model)
     return Model(frontend, layers, norm, d_model, vocab_size)

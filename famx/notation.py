@@ -48,18 +48,19 @@ def suggest(word: object, choices: Iterable[str]) -> str:
 
 
 class Modality(enum.Enum):
-    """Speech or text: the kind of data of a data set, a frontend and a task."""
+    """Speech, text or images: the kind of data of a data set, a frontend and a task."""
 
     SPEECH = "speech"
     TEXT = "text"
+    IMAGE = "images"
 
     @property
     def unit(self) -> str:
-        """The unit of an amount of data: seconds of audio or tokens of text."""
-        return "second" if self is Modality.SPEECH else "token"
+        """The unit of an amount of data: seconds of audio, tokens of text, rows of pixels."""
+        return {Modality.SPEECH: "second", Modality.TEXT: "token", Modality.IMAGE: "row"}[self]
 
     def amount(self, length: int) -> float:
-        """Converts a length in samples or tokens to seconds or tokens."""
+        """Converts a length in samples, tokens or rows to seconds, tokens or rows."""
         return length / SAMPLE_RATE if self is Modality.SPEECH else float(length)
 
 

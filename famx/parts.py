@@ -157,7 +157,7 @@ def _presets(group: str) -> Iterator[Entry]:
     """Yields each file of a group of conf/ with the comment that it begins with."""
     for file in sorted((CONF / group).glob("*.yaml")):
         comment = []
-        for line in file.read_text().splitlines():
+        for line in file.read_text(encoding="utf-8").splitlines():
             if not line.startswith("#"):
                 break
             # instructions to Hydra, and indented commands, describe nothing

@@ -4,6 +4,8 @@ import hashlib
 import json
 import random
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,3 +37,37 @@ def seed_global_generators(seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+def rng_state() -> dict[str, Any]:
+    """Returns the state of every global random generator, as a tree that a checkpoint accepts."""
+    legacy = np.random.get_state(legacy=False)
+    assert isinstance(legacy, dict)
+    # safetensors has no unsigned 32-bit type
+    numpy_state = {
+        "key": torch.from_numpy(legacy["state"]["key"].astype("int64")),
+        "pos": legacy["state"]["pos"],
+        "has_gauss": legacy["has_gauss"],
+        "gauss": legacy["gauss"],
+    }
+    state = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy_state}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Restores what `rng_state` returned."""
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    saved = state["numpy"]
+    np.random.set_state(
+        {
+            "bit_generator": "MT19937",
+            "state": {"key": saved["key"].numpy().astype("uint32"), "pos": saved["pos"]},
+            "has_gauss": saved["has_gauss"],
+            "gauss": saved["gauss"],
+        }
+    )
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -42,7 +42,7 @@ def main() -> int:
     file = files.check_png_path(arguments.png or shared / "spectra.png")
 
     # a narrow terminal or a pipe would cut columns
-    console = Console(highlight=False, width=max(MIN_WIDTH, Console().width))
+    console = Console(highlight=False, markup=False, width=max(MIN_WIDTH, Console().width))
     console.print(
         "Power of gradients over the steps, white noise = 1; band 1 is the slowest.\n"
         f"95 % intervals are over reports {WINDOW} steps apart, from {2 * WINDOW} steps on.\n"

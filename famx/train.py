@@ -8,24 +8,48 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import Container
+from omegaconf import Container, OmegaConf
+from rich.console import Console
 
-from famx.config.command import find_override, import_user_parts, parse_yaml, run_command
+from famx.config.command import (
+    find_override,
+    import_user_parts,
+    parse_yaml,
+    run_command,
+    user_part_files,
+)
 from famx.config.errors import explain_hydra_error, refuse_renamed
-from famx.config.schema import CONF, fill_defaults, register_schemas, section_schema, to_plain
-from famx.config.sections import ModelConfig
+from famx.config.schema import (
+    CONF,
+    VERSION_BASE,
+    fill_defaults,
+    register_schemas,
+    section_schema,
+    to_plain,
+)
+from famx.config.sections import ModelConfig, SweepConfig
+from famx.config.text_options import quote_texts
 from famx.config.words import hydra_words, split_words
+from famx.experiment.jobs import Job, carry_out
 from famx.experiment.run import run
+from famx.experiment.sweep import Sweep
+from famx.experiment.tune import tune
 from famx.files import report_os_errors
 from famx.notation import UserError
 from famx.parts import show
-from famx.registry import get
 from famx.training.loader_config import LoaderConfig
-from famx.training.run_dir import RunDir
+from famx.training.run_dir import (
+    SWEEP_ORDER,
+    RunDir,
+    remove_reserved,
+    save_sweep_order,
+    unique_folder,
+)
 from famx.training.trainer_config import TrainerConfig
 
 SECTION_TYPES = {"trainer": TrainerConfig, "loader": LoaderConfig}
@@ -80,87 +104,149 @@ def train(words: Sequence[str]) -> int:
     """
     # the user's parts are registered first, since they need schemas too
     options, overrides = split_words(words)
-    runs = Runs(import_user_parts(overrides))
+    dry = "--dry" in options
+    options = [option for option in options if option != "--dry"]
+    if dry and "--multirun" not in options:
+        raise UserError("--dry shows the runs of a sweep: it needs -m")
+    user_parts = import_user_parts(overrides)
+    runs = Runs(user_parts, user_part_files(overrides))
     register_schemas(**SECTION_TYPES)
+    overrides = quote_texts(overrides, is_sweep="--multirun" in options)
+    if find_override("sweep.tune", overrides) not in (None, "null"):
+        settings = SweepConfig(**sweep_options(overrides))
+        return tune(options, overrides, runs.build, settings)
+    unique_folder.cache_clear()
+    OmegaConf.register_new_resolver("unique_folder", unique_folder, replace=True)
     # Hydra reads its command line from here
     sys.argv[1:] = hydra_words(options, overrides)
     # makes Hydra raise errors instead of printing them
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-    # an error before the first run is about the command line
+    hydra_main = hydra.main(**VERSION_BASE, config_path=str(CONF), config_name="train")
+    # an error before the runs are known is about the command line
     try:
-        hydra_main(runs.carry_out)()
+        hydra_main(runs.accept)()
     except Exception as error:
+        remove_unused_folder(find_override("hydra.sweep.dir", sys.argv[1:]))
         if runs.started or isinstance(error, UserError):
             raise
         mistake = explain_hydra_error(error, overrides, options)
         if mistake is None:
             raise
         raise mistake from error
-    runs.raise_refused()
-    return 0
+    # not inside of Hydra, which would add its own lines to an error
+    if runs.errors:
+        raise runs.errors[0]
+    if not runs.jobs:
+        return 0
+    if "--multirun" in options and "RANK" not in os.environ:
+        return carry_out_sweep(runs.jobs, runs.settings, dry)
+    return max(train_job(job) for job in runs.jobs)
 
 
 class Runs:
-    """Trains the runs that Hydra composes: one run, or those of a sweep one after the other.
+    """Collects the runs that Hydra composes.
 
     Args:
         user_parts: name and digest of the files of the user's own parts.
+        files: their paths.
     """
 
-    def __init__(self, user_parts: list[dict[str, str]]):
+    def __init__(self, user_parts: list[dict[str, str]], files: Sequence[Path]):
         self.user_parts = user_parts
+        self.files = tuple(file.resolve() for file in files)
         self.started = False
-        self.refused: list[UserError] = []
+        self.jobs: list[Job] = []
+        self.errors: list[UserError] = []
+        self.settings = SweepConfig()
 
-    def carry_out(self, config: Container) -> float | None:
-        """Trains in the folder that Hydra made.
+    def accept(self, config: Container) -> float | None:
+        """Collects a run; another launcher than Hydra's basic one, on another machine, trains it.
 
         Returns:
-            The score on dev, for sweepers that search for its minimum; None if the run is refused.
+            The best score on dev of a run that is trained here.
         """
-        self.started = True
-        folder = Path(HydraConfig.get().runtime.output_dir)
+        hydra_config = HydraConfig.get()
+        is_basic = hydra_config.runtime.choices["hydra/launcher"] == "basic"
+        self.started = not is_basic
+        folder = Path(hydra_config.runtime.output_dir)
         try:
-            return self._train(config, folder)
-        # not raised, since Hydra would add its own lines and end the sweep
+            self.settings = SweepConfig(**to_plain(config)["sweep"])
+            job = self.build(config, folder)
         except UserError as error:
-            self._refuse(folder, error)
+            remove_reserved(folder)
+            self.errors.append(error)
             return None
+        if hydra_config.mode is RunMode.MULTIRUN and not is_basic:
+            return carry_out(job, self.settings.mixed_code).score
+        self.jobs.append(job)
+        return None
 
-    def _train(self, config: Container, folder: Path) -> float | None:
-        with report_os_errors(folder):
-            plain = {**to_plain(config), "famx_parts": self.user_parts}
-            refuse_renamed(plain, "the config")
-            results = run(plain, folder)
-        if "stopped_by" in results:
-            # a signal ends the sweep too
-            sys.exit(128 + results["stopped_by"])
-        task = get("task", plain["task"]["name"])
-        return results.get(f"dev/{task.selection_metric}")
+    def build(self, config: Container, folder: Path) -> Job:
+        """Builds a run from its composed config."""
+        plain = {**to_plain(config), "famx_parts": self.user_parts}
+        refuse_renamed(plain, "the config")
+        return Job(plain, folder, self.files)
 
-    def _refuse(self, folder: Path, error: UserError) -> None:
-        self.refused.append(error)
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            print(f"famx: {folder.name} is refused: {error}", file=sys.stderr, flush=True)
+
+def train_job(job: Job) -> int:
+    """Trains a run in this process; returns the exit status.
+
+    Raises:
+        UserError: the run is refused.
+    """
+    try:
+        with report_os_errors(job.folder):
+            results = run(job.config, job.folder)
+    except UserError:
         # only a single process removes its empty folder: several would race
-        if "RANK" not in os.environ and not any(folder.iterdir()):
-            folder.rmdir()
+        if "RANK" not in os.environ:
+            remove_reserved(job.folder)
+        raise
+    return 128 + results["stopped_by"] if "stopped_by" in results else 0
 
-    def raise_refused(self) -> None:
-        """Raises the first mistake of all runs, if there was one.
 
-        Raises:
-            UserError: a run was refused.
-        """
-        if not self.refused:
-            return
-        first = self.refused[0]
-        if len(self.refused) == 1:
-            raise first
-        raise UserError(
-            f"{len(self.refused)} runs of the sweep were refused; the first: {first}"
-        ) from first
+def sweep_options(overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns the options `sweep.KEY=VALUE` of a command line.
+
+    Raises:
+        UserError: there is no such option, or its value has another type.
+    """
+    options = {}
+    for word in overrides:
+        key, _, value = word.lstrip("+").partition("=")
+        section, _, option = key.partition(".")
+        if section == "sweep":
+            options[option] = parse_yaml(key, value)
+    return fill_defaults(section_schema(SweepConfig), options, "sweep")
+
+
+def carry_out_sweep(jobs: Sequence[Job], settings: SweepConfig, dry: bool) -> int:
+    """Trains the runs of a sweep, or prints what would run; returns the exit status."""
+    folder = jobs[0].folder.parent
+    sweep = Sweep(folder, jobs, len(jobs), settings, Console(highlight=False))
+    try:
+        if dry:
+            sweep.print_plan()
+            return 0
+        save_sweep_order(folder, [job.name for job in jobs])
+        return sweep.carry_out()
+    finally:
+        # Hydra has made the folder of each run
+        for job in jobs:
+            if job.folder.is_dir():
+                remove_reserved(job.folder)
+        remove_unused_folder(folder)
+
+
+def remove_unused_folder(folder: str | Path | None) -> None:
+    """Removes the folder of a sweep in which nothing has been trained."""
+    if folder is None or not Path(folder).is_dir():
+        return
+    unused = ("multirun.yaml", ".lock", SWEEP_ORDER)
+    if all(file.name in unused for file in Path(folder).iterdir()):
+        for name in unused:
+            (Path(folder) / name).unlink(missing_ok=True)
+        Path(folder).rmdir()
 
 
 def resume(words: Sequence[str]) -> int:
@@ -175,24 +261,29 @@ def resume(words: Sequence[str]) -> int:
     # the stored run
     run_dir = RunDir(name)
     run_dir.require_checkpoints()
+    trust_edits = find_override("trust_edits", words) == "true"
+    if not trust_edits:
+        run_dir.require_unedited("trust_edits=true")
     config = run_dir.load_config()
     import_user_parts(words, run_dir.path, config["famx_parts"])
-    # changed options
+    # changed options; data may have moved
+    data_part = get("data", config["data"]["name"])
+    paths = [f"data.{option}" for option in data_part.path_options]
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
-        if key in ("resume", "famx_parts"):
+        if key in ("resume", "famx_parts") or word == "trust_edits=true":
             continue
-        if key not in RESUMABLE or not equals:
+        if key not in (*RESUMABLE, *paths) or not equals:
             raise UserError(
                 f"{word} cannot change on resume; these can, each with =VALUE: "
-                f"{', '.join(RESUMABLE)}"
+                f"{', '.join((*RESUMABLE, *paths))}"
             )
         section, _, option = key.partition(".")
-        config[section][option] = parse_yaml(key, value)
+        config[section][option] = value if key in paths else parse_yaml(key, value)
     # checks the types of changed options, and adds the defaults of options newer than the run
     for section, fields in SECTION_TYPES.items():
         config[section] = fill_defaults(section_schema(fields), config[section], section)
-    results = run(config, run_dir.path, resume=True)
+    results = run(config, run_dir.path, resume=True, trust_edits=trust_edits)
     return 128 + results["stopped_by"] if "stopped_by" in results else 0
 
 

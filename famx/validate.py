@@ -14,11 +14,16 @@ class Rule(NamedTuple):
     requirement: str
 
 
+def between(low: int, high: int) -> Rule:
+    """Returns the rule of a number with two bounds."""
+    return Rule(lambda x: low <= x <= high, f"between {low:,} and {high:,}")
+
+
 FINITE = Rule(lambda x: abs(x) < math.inf, "finite")
 POSITIVE = Rule(lambda x: x > 0, "above 0")
 COUNT = Rule(lambda x: x >= 1, "at least 1")
 SIZE = Rule(lambda x: 1 <= x < 2**63, "at least 1 and below 2**63")
-THREADS = Rule(lambda x: 1 <= x <= 1024, "between 1 and 1,024")
+THREADS = between(1, 1024)
 NON_NEGATIVE = Rule(lambda x: x >= 0, "at least 0")
 FRACTION = Rule(lambda x: 0 <= x <= 1, "between 0 and 1")
 DECAY = Rule(lambda x: 0 <= x < 1, "at least 0 and less than 1")

@@ -19,9 +19,11 @@ from famx.analysis.runs import (
     UnscoredError,
     group_by_setting,
     read_run,
+    require_same_code,
     title,
 )
 from famx.analysis.significance import CONFIDENCE, Difference, differences
+from famx.notation import UserError
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +72,24 @@ class Comparison(NamedTuple):
         return f"{self.format_rate(low, '+')} to {self.format_rate(high, '+')}"
 
 
-def compare(folders: Sequence[Path], split: str, metric: str | None) -> list[Comparison]:
+def compare(
+    folders: Sequence[Path],
+    split: str,
+    metric: str | None,
+    mixed_code: bool = False,
+    baseline: str | None = None,
+) -> list[Comparison]:
     """Compares the runs of each test.
+
+    Args:
+        split, metric: the score, as for `read_run`.
+        mixed_code: whether runs of different code are compared.
+        baseline: words of the setting that the others are compared with, such as `optim=adamw`;
+            None for the first.
 
     Raises:
         UserError: a folder is not a run, a run is damaged, or none has a score of the metric on the
-            split.
+            split, or runs were trained with different code.
     """
     # runs by test, without those that are not scored
     runs_by_test: dict[str, list[Run]] = {}
@@ -94,11 +108,31 @@ def compare(folders: Sequence[Path], split: str, metric: str | None) -> list[Com
 
     # one comparison per test
     all_runs = [run for runs in runs_by_test.values() for run in runs]
+    if not mixed_code:
+        require_same_code(all_runs)
     comparisons = []
     for runs in runs_by_test.values():
-        settings = group_by_setting(runs)
+        settings = _with_baseline_first(group_by_setting(runs), baseline)
         comparisons.append(Comparison(title(runs, all_runs), settings, differences(settings)))
     return comparisons
+
+
+def _with_baseline_first(settings: list[Setting], baseline: str | None) -> list[Setting]:
+    """Returns the settings with the one first whose label contains the words of the baseline.
+
+    Raises:
+        UserError: none or several contain them.
+    """
+    if baseline is None:
+        return settings
+    words = baseline.split()
+    matching = [setting for setting in settings if set(words) <= set(setting.label.split())]
+    if len(matching) != 1:
+        labels = "; ".join(setting.label.replace("\n", " ") for setting in settings)
+        raise UserError(
+            f"--baseline {baseline} must name one setting, and names {len(matching)} of: {labels}"
+        )
+    return [*matching, *(setting for setting in settings if setting is not matching[0])]
 
 
 def table(comparison: Comparison) -> Table:

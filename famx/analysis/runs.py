@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from famx.config.schema import flatten
 from famx.notation import UserError
 from famx.registry import LAYER_ROOMS, PARTS, ROOMS, hyperparameters
 from famx.task._wer import edits
+from famx.training.identity import changed_files, list_files, read_code
 from famx.training.run_dir import RunDir
 
 ERROR_UNITS = {"wer": "word", "cer": "char"}
@@ -40,6 +42,8 @@ class Run(NamedTuple):
         units: (utterances,) words or characters of the reference.
         layers: the choices of each layer, if layers were listed or sampled.
         is_fraction: whether the rate is shown in percent; a loss is not.
+        result: what it has cost, from result.json; empty for a run without that file.
+        code: digest of each file of the code that it was trained with; empty if not stored.
     """
 
     folder: Path
@@ -53,6 +57,8 @@ class Run(NamedTuple):
     units: np.ndarray
     layers: Sequence[Mapping[str, Any]] = ()
     is_fraction: bool = True
+    result: Mapping[str, Any] = MappingProxyType({})
+    code: Mapping[str, str] = MappingProxyType({})
 
     @property
     def rate(self) -> float:
@@ -102,6 +108,22 @@ def read_run(folder: Path, split: str, metric: str | None) -> Run:
         raise UserError(
             f"{folder}, scored on {split}, is damaged: {type(error).__name__} {error}"
         ) from error
+
+
+def require_same_code(runs: Sequence[Run]) -> None:
+    """Checks that runs were trained with the same code; runs that stored none are not checked.
+
+    Raises:
+        UserError: two runs differ; the message names files.
+    """
+    known = [run for run in runs if run.code]
+    for run in known[1:]:
+        changed = changed_files(known[0].code, run.code)
+        if changed:
+            raise UserError(
+                f"{known[0].folder} and {run.folder} were trained with different code "
+                f"({list_files(changed)}): --mixed-code compares them anyway"
+            )
 
 
 def group_by_setting(runs: Sequence[Run]) -> list[Setting]:
@@ -161,7 +183,7 @@ def format_value(value: Any) -> str:
 def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric: str | None) -> Run:
     """Reads the files of a run that is scored on a split."""
     # the metric
-    scores = json.loads(run_dir.scores_file(split).read_text())
+    scores = json.loads(run_dir.scores_file(split).read_text(encoding="utf-8"))
     loss = float(scores["loss"])
     names = [name for name, score in scores.items() if isinstance(score, dict)]
     if metric is None:
@@ -187,6 +209,10 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         hypotheses = [row[2] for row in transcripts]
         counts, units = edits(references, hypotheses, ERROR_UNITS[metric])
         errors = counts.sum(1)
+    elif metric == "error" and transcripts is not None:
+        # one label per utterance
+        errors = np.array([float(row[1] != row[2]) for row in transcripts])
+        units = np.ones(len(transcripts))
     else:
         # without counts per utterance, only the score itself is known
         units = np.ones(1)
@@ -194,8 +220,8 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
     is_fraction = metric != "loss" and scores[metric].get("is_fraction", True)
 
     # steps and parameters of the run
-    last_report = json.loads(run_dir.metrics_file.read_text().splitlines()[-1])
-    with run_dir.param_groups_file.open() as lines:
+    last_report = json.loads(run_dir.metrics_file.read_text(encoding="utf-8").splitlines()[-1])
+    with run_dir.param_groups_file.open(encoding="utf-8") as lines:
         rows = csv.DictReader(lines, delimiter="\t")
         parameters = sum(int(group["parameters"]) for group in rows)
     settings = _settings(config)
@@ -213,12 +239,21 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         units=units,
         layers=config["model"].get("layers") or (),
         is_fraction=is_fraction,
+        result=_read_result(run_dir),
+        code=read_code(run_dir),
     )
+
+
+def _read_result(run_dir: RunDir) -> dict[str, Any]:
+    if not run_dir.result_file.is_file():
+        return {}
+    result = json.loads(run_dir.result_file.read_text())
+    return dict(result)
 
 
 def _read_transcripts(file: Path, n_utterances: int) -> list[list[str]]:
     """Reads id, reference and hypothesis of each utterance."""
-    rows = [line.split("\t") for line in file.read_text().split("\n")[1:-1]]
+    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").split("\n")[1:-1]]
     if len(rows) != n_utterances:
         raise ValueError(f"{file.name} has {len(rows)} utterances, and {n_utterances} were scored")
     return rows

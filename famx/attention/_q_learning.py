@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from famx.nn.processes import of_first_process, sum_over_processes
+
 SHIFTS = (-1.0, -0.3, 0.0, 0.3, 1.0)  # actions: what is added to the logits
 LEVELS = 4  # levels of the mean share; each, with a loss below or above its mean, is a state
 DECAY = 0.99  # decay of the running mean of the loss
@@ -85,9 +87,11 @@ class Refiner(nn.Module):
     @torch.no_grad()
     def after_step(self, loss: Float[Tensor, ""]) -> None:
         """Learns from the last training step and selects the next action."""
+        # sums over the whole batch, of which each process computes a share
+        share_total, counted = sum_over_processes(torch.stack((self.share_total, self.counted)))
         # without a training call since the last step, nothing changes
-        trained = self.counted > 0
-        share = self.share_total / self.counted.clamp(min=1)
+        trained = counted > 0
+        share = share_total / counted.clamp(min=1)
 
         # reward of the last action; the mean loss begins at the loss of the first step
         mean_loss = torch.where(self.mean_loss.isnan(), loss, self.mean_loss)
@@ -110,7 +114,8 @@ class Refiner(nn.Module):
         explores = torch.rand_like(share) < self.epsilon
         random_action = torch.randint_like(next_state, len(SHIFTS))
         best_action = self.best_action(next_state)
-        next_action = torch.where(explores, random_action, best_action)
+        # generators differ between processes
+        next_action = of_first_process(torch.where(explores, random_action, best_action))
         self.action.copy_(torch.where(trained, next_action, self.action))
         self.state.copy_(torch.where(trained, next_state, self.state))
         self.share_total.zero_()

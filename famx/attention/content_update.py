@@ -52,8 +52,9 @@ class ContentUpdateAttention(Attention):
             k, v = self.update(x, self.pool(x, None, mask, cache), message)
             append_to_cache(cache, key=self.rotary(k, offset), value=v)
         elif "key" not in cache:
-            reachable = None if mask is None else mask.any(-2, keepdim=True)
-            pooled = pool_weights(reachable, memory.shape[1], x) @ memory
+            # all queries share its keys, so positions that any query may not see decide nothing
+            visible_to_all = None if mask is None else mask.all(-2, keepdim=True)
+            pooled = pool_weights(visible_to_all, memory.shape[1], x) @ memory
             k, v = self.update(memory, pooled, message)
             cache.update(key=self.rotary(k), value=v)
 

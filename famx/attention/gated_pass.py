@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from famx.attention.base import Attention, attend
 from famx.nn.gating import Selection, select_open, skips_closed, straight_through
 from famx.nn.masks import real_positions, visible
+from famx.nn.processes import sum_over_processes
 from famx.nn.state import Cache, DecodeState
 from famx.registry import register
 
@@ -157,9 +158,12 @@ class GatedPassAttention(Attention):
     @torch.no_grad()
     def after_step(self, loss: Float[Tensor, ""]) -> None:
         """Updates thresholds: passing becomes easier after a low loss, harder after a high one."""
+        # sums over the whole batch, of which each process computes a share
+        sums = sum_over_processes(torch.cat((self.passed_total, self.counted[None])))
+        counted = sums[-1]
         # without a training call since the last step, nothing changes
-        trained = self.counted > 0
-        passed = self.passed_total / self.counted.clamp(min=1)
+        trained = counted > 0
+        passed = sums[:-1] / counted.clamp(min=1)
         # the means begin at the values of the first step
         mean_loss = torch.where(self.mean_loss.isnan(), loss, self.mean_loss)
         mean_passed = torch.where(self.mean_passed.isnan(), passed, self.mean_passed)

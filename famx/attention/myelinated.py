@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import gumbel_softmax
+from torch.nn.functional import gumbel_softmax, linear
 
 from famx.attention.base import Block, attend, key_mask
 from famx.nn.gating import Selection, select_open, skips_closed, straight_through
@@ -24,7 +24,9 @@ HIDDEN = 128  # channels of the policy, as in seed.md
 class Node(nn.Module):
     """A node of Ranvier: scores the importance of each position, and gates its attention."""
 
-    def __init__(self, d_model: int, has_adapter: bool):
+    query: Float[Tensor, "d d"] | None
+
+    def __init__(self, d_model: int, has_adapter: bool, projects_queries: bool):
         super().__init__()
         self.norm = nn.LayerNorm(d_model)
         self.importance = nn.Linear(d_model, 1)
@@ -34,9 +36,11 @@ class Node(nn.Module):
         nn.init.constant_(self.importance.bias, 2.0)
         # initially little attention is added, since it is noise
         nn.init.constant_(self.gate.bias, -2.0)
-        # queries and keys are the same: with a weight of 1, the score of a query with itself would
-        # be sqrt(head_dim), others about 0, so it would attend almost only to itself
+        # initially queries and keys are the same: with a weight of 1, the score of a query with
+        # itself would be sqrt(head_dim), others about 0, so it would attend almost only to itself
         nn.init.constant_(self.norm.weight, 0.3)
+        weight = nn.Parameter(torch.eye(d_model)) if projects_queries else None
+        self.register_parameter("query", weight)
 
 
 class _Call(NamedTuple):
@@ -61,10 +65,12 @@ class _Call(NamedTuple):
 class MyelinatedAttention(ComputeCost, Block):
     """Inner layers `x += visit * node * gate * adapter(attend(LN x))`, with jumps over layers.
 
-    With p = sigmoid(W LN x): `node = 1[p > threshold]`. Queries, keys and values are all `LN x`,
-    split into heads. The adapter is linear in even layers and the identity in odd ones. Working
-    memory: `m <- g m + (1-g) pool(x)`, `g = sigmoid(W pool(x))`. From each visited layer but the
-    last, a jump of l = 1, 2 or 3 layers (never beyond the last) is sampled from
+    With p = sigmoid(W LN x): `node = 1[p > threshold]`. Keys and values are `LN x`, queries are
+    `W_q LN x`, split into heads; W_q begins as the identity. In seed.md's form the queries are
+    `LN x` too: a query then prefers its own position to any other, so that no head can look a fixed
+    number of positions back. The adapter is linear in even layers and the identity in odd ones.
+    Working memory: `m <- g m + (1-g) pool(x)`, `g = sigmoid(W pool(x))`. From each visited layer
+    but the last, a jump of l = 1, 2 or 3 layers (never beyond the last) is sampled from
     `softmax(MLP(pool(x0)))` and adds `w_l x0 + (1 - w_l) m`. At the end
     `x += sigmoid(W LN x) MLP(LN x)`, and the result is `x - x0`.
 
@@ -80,6 +86,7 @@ class MyelinatedAttention(ComputeCost, Block):
         threshold: importance above which a position is a node, in [0, 1).
         cost: penalty for visiting every node at every position, in units of the loss.
         expansion: width of the last MLP, in units of d_model.
+        projects_queries: whether queries have W_q; False for seed.md's form.
     """
 
     has_adapter: Bool[Tensor, " layers"]
@@ -91,6 +98,7 @@ class MyelinatedAttention(ComputeCost, Block):
         threshold: float = 0.1,
         cost: float = 0.001,
         expansion: float = 1.0,
+        projects_queries: bool = True,
         **context,
     ):
         super().__init__(**context)
@@ -102,7 +110,10 @@ class MyelinatedAttention(ComputeCost, Block):
         self.cost = cost
         d_model = self.d_model
         self.mlp_width = round(expansion * d_model)
-        self.nodes = nn.ModuleList(Node(d_model, has_adapter=i % 2 == 0) for i in range(n_layers))
+        self.projects_queries = projects_queries
+        self.nodes = nn.ModuleList()
+        for i in range(n_layers):
+            self.nodes.append(Node(d_model, i % 2 == 0, projects_queries))
         has_adapter = torch.tensor([isinstance(node.adapter, nn.Linear) for node in self.nodes])
         self.register_buffer("has_adapter", has_adapter, persistent=False)
         self.policy = nn.Sequential(
@@ -226,6 +237,13 @@ class MyelinatedAttention(ComputeCost, Block):
             selection: the queries; None for all.
         """
         query, key, value = self.keys_values(i, node, normed, call)
+        if node.query is not None:
+            if selection is None:
+                projected = linear(normed, node.query)
+            else:
+                selected = linear(selection.take(normed), node.query)
+                projected = selection.put(normed, selected)
+            query = self.rotary(self.split_heads(projected), call.offset)
         if selection is None:
             y = attend(query, key, value, call.mask, self.causal and call.memory is None)
         else:
@@ -241,7 +259,7 @@ class MyelinatedAttention(ComputeCost, Block):
     def keys_values(
         self, i: int, node: Node, normed: Float[Tensor, "b t d"], call: _Call
     ) -> tuple[Float[Tensor, "b h t k"], Float[Tensor, "b h s k"], Float[Tensor, "b h s k"]]:
-        """Returns queries, keys and values of inner layer i, which the cache keeps."""
+        """Returns rotated `LN x`, and keys and values of inner layer i, which the cache keeps."""
         # keys and values of the chunk are appended, those of a memory computed once
         query = self.rotary(self.split_heads(normed), call.offset)
         cache = call.cache
@@ -293,13 +311,14 @@ class MyelinatedAttention(ComputeCost, Block):
     def flops_per_position(self, active: Float[Tensor, " layers"], keys: int) -> Float[Tensor, ""]:
         """Returns the FLOPs of one position if inactive nodes are not computed.
 
-        It counts scores, mixing and adapter of each inner layer, times the fraction of positions
-        that are active there, and the MLP, but not norms, gates and policy.
+        It counts queries, scores, mixing and adapter of each inner layer, times the fraction of
+        positions that are active there, and the MLP, but not norms, gates and policy.
         """
         d_model = self.d_model
+        queries = 2 * d_model**2 * active.sum() * self.projects_queries
         scores_and_mixing = 4 * d_model * keys * active.sum()
         adapters = 2 * d_model**2 * (active @ self.has_adapter.to(active))
-        return scores_and_mixing + adapters + 4 * d_model * self.mlp_width
+        return queries + scores_and_mixing + adapters + 4 * d_model * self.mlp_width
 
     def jump_lengths(self, jumps: list[Float[Tensor, "_ _ jumps"]]) -> Float[Tensor, "_ _ inner"]:
         """Returns the length of the jump from each layer but the last, 0 from skipped layers."""

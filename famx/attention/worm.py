@@ -18,7 +18,7 @@ class WormAttention(Block):
     """`W [near(z); axon(z)]` with `z = x + W m`, m a working memory of all layers of the model.
 
     Each layer updates `m <- g m + (1-g) pool(x)` with `g = sigmoid(W pool(x))` before it reads m.
-    The first layer starts from a learned m.
+    The first of the model's `worm` layers starts from a learned m.
 
     `near` is `adaptive_span` (local), `axon` is `myelinated` (global). With a memory, the block is
     `axon` alone, which attends to the memory, and `pool` averages the memory. If causal, `pool` is
@@ -32,6 +32,7 @@ class WormAttention(Block):
         ramp: positions over which a key's weight falls from 1 to 0 beyond the span, at least 1.
         cost: penalty for visiting every node, in units of the loss.
         expansion: width of the axon's MLP, in units of d_model.
+        projects_queries: whether the axon's queries have weights of their own.
     """
 
     connects_layers: ClassVar[bool] = True
@@ -45,17 +46,27 @@ class WormAttention(Block):
         ramp: int = 32,
         cost: float = 0.01,
         expansion: float = 1.0,
+        projects_queries: bool = True,
         **context,
     ):
         super().__init__(**context)
         self.near = AdaptiveSpanAttention(max_span=max_span, ramp=ramp, **context)
         self.axon = MyelinatedAttention(
-            n_layers=n_layers, threshold=threshold, cost=cost, expansion=expansion, **context
+            n_layers=n_layers,
+            threshold=threshold,
+            cost=cost,
+            expansion=expansion,
+            projects_queries=projects_queries,
+            **context,
         )
-        self.initial_memory = nn.Parameter(torch.zeros(1, 1, self.d_model))
+        self.initial_memory: nn.Parameter | None = nn.Parameter(torch.zeros(1, 1, self.d_model))
         self.memory_gate = nn.Linear(self.d_model, 1)
         self.read = nn.Linear(self.d_model, self.d_model)
         self.merge = nn.Linear(2 * self.d_model, self.d_model)
+
+    def drop_start(self) -> None:
+        """Removes the learned m; without a message, the block then starts from 0."""
+        self.initial_memory = None
 
     def forward(self, x, memory=None, mask=None, state=None):
         """See `Block.forward`."""
@@ -82,6 +93,8 @@ class WormAttention(Block):
         pool = self.pool(x, memory, mask, cache)
         message = self.message(state, memory, offset)
         previous = message.get("working", self.initial_memory)
+        if previous is None:
+            previous = torch.zeros_like(pool)
         gate = self.memory_gate(pool).sigmoid()
         working = pool + gate * (previous - pool)
         if self.observed:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import hashlib
+import io
 import logging
 import os
 import shlex
@@ -31,8 +32,9 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     The exit status is 0 after success, 2 after a mistake of the user (reported in one sentence;
     `FAMX_DEBUG=1` adds the traceback), 130 after Ctrl-C, and 1 after an error of famx.
     """
+    _escape_unprintable()
     try:
-        with _show_warnings(), files.report_os_errors(), files.quiet_writer_threads():
+        with show_warnings(), files.report_os_errors(), files.quiet_writer_threads():
             status = main()
             # raises here for a closed pipe or a full disk
             sys.stdout.flush()
@@ -58,8 +60,16 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     sys.exit(status)
 
 
+def _escape_unprintable() -> None:
+    """Prints what the terminal's encoding, or any, does not have as escapes, not as an error."""
+    for stream in (sys.stdout, sys.stderr):
+        # a stream that captures the output may be of another class
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextlib.contextmanager
-def _show_warnings() -> Iterator[None]:
+def show_warnings() -> Iterator[None]:
     """Prints warnings of famx on stderr, each once."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
@@ -117,7 +127,8 @@ def parse_yaml(key: str, text: str) -> Any:
     """
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    # integers of thousands of digits, and thousands of brackets, too
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{key}={text} cannot be read: {reason}") from error
 
@@ -140,16 +151,21 @@ def import_user_parts(
     Raises:
         UserError: a file is missing, registers no part, or differs from the run's.
     """
-    value = parse_yaml("famx_parts", find_override("famx_parts", words) or "[]")
-    # a single file needs no brackets
-    items = value if isinstance(value, list) else [value]
-    paths = [Path(str(item)) for item in items]
+    paths = user_part_files(words)
     digests = {path.name: _digest(path) for path in paths if path.is_file()}
     # files are executed only if they are those of the run
     _require_same_parts(digests, {part["file"]: part["sha256"] for part in required}, run)
     for path in paths:
         load_file(path)
     return [{"file": name, "sha256": digest} for name, digest in digests.items()]
+
+
+def user_part_files(words: Sequence[str]) -> list[Path]:
+    """Returns the files of `famx_parts=[...]` on a command line."""
+    value = parse_yaml("famx_parts", find_override("famx_parts", words) or "[]")
+    # a single file needs no brackets
+    items = value if isinstance(value, list) else [value]
+    return [Path(str(item)) for item in items]
 
 
 def _digest(path: Path) -> str:

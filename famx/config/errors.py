@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from famx.config.schema import CONF, DEFAULT, DEFAULT_ROOMS, one_line
+from famx.config.schema import CONF, DEFAULT, DEFAULT_ROOMS, VERSION_BASE, one_line
 from famx.config.words import (
     FREE_FORM,
     GROUPS,
@@ -52,7 +52,7 @@ def explain_hydra_error(
         options: options of Hydra's command line.
     """
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         mistake = _find_mistake([without_plus(word) for word in words], options)
     # Hydra raises ValueError too
     if mistake is None and isinstance(error, HydraException | OmegaConfBaseException | ValueError):

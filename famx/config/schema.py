@@ -29,6 +29,12 @@ CONF = next(
     folder for folder in (ROOT.parent / "conf", ROOT / "conf") if (folder / "train.yaml").is_file()
 )
 DEFAULT = "default"
+
+# arguments that only one of Hydra 1.3 and 1.4 expects: 1.4 warns where a name is stored again
+# without `replace`, and where a version of Hydra is given
+_HAS_REPLACE = "replace" in inspect.signature(ConfigStore.store).parameters
+REPLACE: dict[str, Any] = {"replace": True} if _HAS_REPLACE else {}
+VERSION_BASE: dict[str, Any] = {} if _HAS_REPLACE else {"version_base": "1.3"}
 DEFAULT_ROOMS = ("data", "decode", "frontend", "momentum", "spectrum")
 """Rooms in which `default` is a choice: the part that the task or the optimizer declares."""
 
@@ -40,18 +46,18 @@ def register_schemas(**sections: type) -> None:
         sections: dataclasses of sections outside of the root, by name (loader, trainer).
     """
     load("famx")
-    store = ConfigStore.instance()
+    store = functools.partial(ConfigStore.instance().store, **REPLACE)
     # the first entry of conf/train.yaml
-    store.store(name="schema", node=_root_schema(tuple(sections)))
+    store(name="schema", node=_root_schema(tuple(sections)))
     # the choices of each room
     for room, parts in PARTS.items():
         for name, part in parts.items():
-            store.store(group=room, name=name, node=schema(part, name))
+            store(group=room, name=name, node=schema(part, name))
     for room in DEFAULT_ROOMS:
-        store.store(group=room, name=DEFAULT, node={"name": DEFAULT})
+        store(group=room, name=DEFAULT, node={"name": DEFAULT})
     # a section is a group with one choice
     for section, fields in sections.items():
-        store.store(group=section, name=DEFAULT, node=section_schema(fields))
+        store(group=section, name=DEFAULT, node=section_schema(fields))
 
 
 def _root_schema(sections: tuple[str, ...]) -> type:
@@ -80,7 +86,7 @@ def schema(part: type, name: str) -> type:
     """Returns the dataclass of a part: its name, and its hyperparameters from the signature."""
     fields: list[Any] = [("name", str, name)]
     for key, parameter in hyperparameters(part).items():
-        hint = _checkable(_annotation(part, key))
+        hint = _checkable(annotation(part, key))
         # OmegaConf has enums and lists where signatures have literals and tuples
         value = parameter.default
         if inspect.isclass(hint) and issubclass(hint, enum.Enum):
@@ -97,7 +103,9 @@ def root_defaults() -> dict[str, Any]:
     """Returns the defaults of the options that belong to no section, and of `param_groups`."""
     config = OmegaConf.to_container(OmegaConf.structured(section_schema(RunConfig)))
     assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items() if key not in ("model", "name")}
+    return {
+        str(key): value for key, value in config.items() if key not in ("model", "name", "sweep")
+    }
 
 
 def to_plain(node: Any) -> Any:
@@ -154,7 +162,7 @@ def flatten(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]
             yield f"{prefix}.{key}", value
 
 
-def _annotation(part: type, key: str) -> Any:
+def annotation(part: type, key: str) -> Any:
     """Returns the annotation of a hyperparameter, from the class whose constructor names it."""
     for cls in inspect.getmro(part):
         if "__init__" in vars(cls):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from famx.validate import SIZE, ConfigSection
+from famx.validate import COUNT, NON_NEGATIVE, SIZE, THREADS, ConfigSection
 
 
 @dataclass
@@ -87,6 +87,27 @@ class ParamGroupsConfig:
 
 
 @dataclass
+class SweepConfig(ConfigSection):
+    """Options of a sweep.
+
+    Args:
+        jobs: number of runs that train at once on this machine. Each of several runs has an equal
+            share of the CPU cores, and writes its output to output.log in its folder.
+        retries: how often a run is started again that a signal or an error of famx has ended.
+        mixed_code: whether runs that were trained with other code count as runs of this sweep.
+        tune: metric on dev, such as dev/loss, whose minimum is searched for instead of training all
+            combinations.
+        trials: number of runs of that search.
+    """
+
+    jobs: Annotated[int, THREADS] = 1
+    retries: Annotated[int, NON_NEGATIVE] = 1
+    mixed_code: bool = False
+    tune: str | None = None
+    trials: Annotated[int, COUNT] = 20
+
+
+@dataclass
 class RunConfig:
     """The config of a run except its parts, the loader and the trainer.
 
@@ -96,6 +117,7 @@ class RunConfig:
         probe: level of the optimizer probe, `off`, `light` or `full`; not typed as a string, since
             YAML reads off as false.
         param_groups: settings of single kinds of parameters.
+        sweep: options of a sweep, which no run depends on.
         resume: folder of a run to continue.
         init_from: folder of a run whose weights are the initial ones.
         famx_parts: files of the user's parts; in a stored config, their names and digests.
@@ -106,6 +128,7 @@ class RunConfig:
     name: str = MISSING
     probe: Any = "light"
     param_groups: ParamGroupsConfig = field(default_factory=ParamGroupsConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     resume: str | None = None
     init_from: str | None = None
     famx_parts: Any = field(default_factory=list)

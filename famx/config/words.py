@@ -3,6 +3,7 @@
 `hydra_words` applies the rules; each rule is a function whose docstring states why it is needed.
 """
 
+import hashlib
 import itertools
 import os
 import tempfile
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -25,8 +26,12 @@ SECTIONS = ("trainer", "loader")
 PRESETS = {"model": "preset", "experiment": "experiment"}
 GROUPS = (*ROOMS, *SECTIONS, *PRESETS)
 """Options whose value is the name of a part, of a preset or of an experiment."""
+WITHOUT_FOLDER = ("hydra", "sweep.", "loader.workers", "loader.cache_gb", "trainer.threads")
+"""Options that do not decide in which folder a sweep is."""
 FREE_FORM = "model.draw.space"
 """The only mapping to which keys may be added, and from which they may be removed."""
+
+MAX_FOLDER_NAME = 240  # bytes; file systems allow 255
 
 
 def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
@@ -44,7 +49,7 @@ def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
         refuse_removal(word)
     # the user's overrides come before those that follow from them
     if "--multirun" in options:
-        run_name = sweep_folder_name(overrides, options)
+        run_name = sweep_folders(overrides, options)
         overrides = [as_choice(word) for word in overrides]
     else:
         run_name = name_from_parts(overrides)
@@ -62,12 +67,15 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     parser = Parser(prog="python -m famx.train", add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--dry", action="store_true")
     parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
     parser.add_argument("-cd", "--config-dir")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_intermixed_args(words)
     # long names, which the other rules expect
     options = ["--multirun"] if arguments.multirun else []
+    if arguments.dry:
+        options += ["--dry"]
     if arguments.cfg:
         options += ["--cfg", arguments.cfg]
     if arguments.config_dir:
@@ -148,7 +156,8 @@ def parse_override(word: str) -> Override | None:
     """Returns an override as Hydra reads it, or None if it cannot."""
     try:
         return OverridesParser.create().parse_override(word)
-    except HydraException:
+    # integers of thousands of digits, and thousands of brackets, too
+    except (HydraException, ValueError, RecursionError):
         return None
 
 
@@ -156,7 +165,8 @@ def override_values(override: Override) -> list[Any]:
     """Returns the values of an override, several in a sweep."""
     if not override.is_sweep_override():
         return [override.value()]
-    return list(override.sweep_iterator()) if override.is_discrete_sweep() else []
+    values = list(override.sweep_iterator()) if override.is_discrete_sweep() else []
+    return [value.text if isinstance(value, QuotedString) else value for value in values]
 
 
 def refuse_removal(word: str) -> None:
@@ -205,11 +215,28 @@ def name_from_parts(overrides: Sequence[str]) -> list[str]:
     return [f"name='{name}'"]
 
 
-def sweep_folder_name(overrides: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Returns the override that names the folders of a sweep by their options: `optim=fam,seed=1`.
+def sweep_folders(overrides: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Returns the overrides that name the folder of a sweep, and in it those of its runs.
 
-    By default Hydra numbers the folders.
+    A run is named by the options that are swept: `optim=fam,seed=1`; by default Hydra numbers runs.
+    The folder of the sweep is named by the keys of these options and a digest of all others, so
+    that the same sweep finds its runs again, also if values are added to it.
     """
+    swept = swept_options(overrides, options)
+    if not swept:
+        return []
+    # values are known only after Hydra has composed the run
+    OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
+    max_length = MAX_FOLDER_NAME // len(swept)
+    runs = ",".join(_named_value(key, max_length - len(key)) for key in swept)
+    words = [f"hydra.sweep.subdir='{runs}'"]
+    if find_override("hydra.sweep.dir", overrides) is None:
+        words.append(f"hydra.sweep.dir='{default_sweep_folder(overrides, swept)}'")
+    return words
+
+
+def swept_options(overrides: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Returns the keys of the options that have several values."""
     # an override with one value replaces a sweep of the experiment
     fixed = set()
     swept = list(experiment_sweep(overrides, options))
@@ -221,13 +248,23 @@ def sweep_folder_name(overrides: Sequence[str], options: Sequence[str]) -> list[
             fixed.add(override.key_or_group)
         elif not override.is_add():
             swept.append(override.key_or_group)
-    # values are known only after Hydra has composed the run
-    OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
-    parts = [_named_value(key) for key in dict.fromkeys(swept) if key not in fixed]
-    return [f"hydra.sweep.subdir='{','.join(parts)}'"] if parts else []
+    return [key for key in dict.fromkeys(swept) if key not in fixed]
 
 
-def _named_value(key: str) -> str:
+def default_sweep_folder(overrides: Sequence[str], swept: Sequence[str]) -> str:
+    """Returns the folder of a sweep: `outputs/sweep_optim_seed_1a2b3c`."""
+    fixed = []
+    for word in overrides:
+        key = word.partition("=")[0].lstrip("+")
+        if key not in swept and not key.startswith(WITHOUT_FOLDER):
+            fixed.append(word)
+    digest = hashlib.sha256("\n".join(sorted(fixed)).encode()).hexdigest()[:6]
+    # `data.root` and `optim.lr` are named root and lr
+    names = [key.rpartition(".")[2] for key in swept]
+    return f"outputs/sweep_{'_'.join(names)}_{digest}"
+
+
+def _named_value(key: str, max_length: int) -> str:
     """Returns `key=value`, with the value as an interpolation that Hydra resolves in each run."""
     # a part is a mapping, so its name stands for it
     value = key
@@ -235,12 +272,21 @@ def _named_value(key: str) -> str:
         value = f"{key}.name"
     elif key == "experiment":
         value = "hydra.runtime.choices.experiment"
-    return f"{key}=${{folder_name:${{{value}}}}}"
+    return f"{key}=${{folder_name:${{{value}}},{max_length}}}"
 
 
-def _folder_name(value: Any) -> str:
-    """Returns a value as part of a folder's name, in which a slash would begin another folder."""
-    return "null" if value is None else str(value).replace("/", "_")
+def _folder_name(value: Any, max_length: int) -> str:
+    """Returns a value as part of a folder's name, in which a slash would begin another folder.
+
+    A long value is cut, and ends in a digest that differs from those of other values.
+    """
+    name = "null" if value is None else str(value).replace("/", "_")
+    encoded = name.encode()
+    if len(encoded) <= max_length:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    start = encoded[: max(0, max_length - len(digest) - 1)].decode(errors="ignore")
+    return f"{start}~{digest}"
 
 
 def user_folders(options: Sequence[str]) -> list[Path]:
@@ -255,7 +301,7 @@ def experiment_sweep(overrides: Sequence[str], options: Sequence[str]) -> dict[s
     folders = [CONF, *user_folders(options)]
     files = [folder / "experiment" / f"{name}.yaml" for folder in folders]
     file = next((file for file in files if file.is_file()), None)
-    node = yaml.safe_load(file.read_text()) if file else {}
+    node = yaml.safe_load(file.read_text(encoding="utf-8")) if file else {}
     # the sweep is where Hydra's sweeper looks for it
     for key in ("hydra", "sweeper", "params"):
         node = node.get(key, {})

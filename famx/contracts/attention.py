@@ -5,7 +5,6 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from famx.attention import as_torch_mha
 from famx.attention.base import Block
 from famx.contracts import (
     Contract,
@@ -32,7 +31,15 @@ from famx.contracts._blocks import (
     require_no_leak,
     with_change_at,
 )
-from famx.nn.hooks import HasPenalty, Observed, set_observed
+from famx.contracts._cross_attention import (
+    attends_to_memory,
+    causal_with_memory,
+    memory_gets_a_gradient,
+    memory_mask_obeyed,
+)
+from famx.contracts._gradients import every_gradient, every_gradient_in_a_stack
+from famx.contracts._torch_layers import works_in_torch_decoders, works_in_torch_layers
+from famx.nn.hooks import Observed, set_observed
 
 
 def shape(part: BlockBuilder) -> None:
@@ -51,19 +58,6 @@ def one_position(part: BlockBuilder) -> None:
         y = build_block(part, causal)(torch.randn(B, 1, D))
         require(y.shape == (B, 1, D), f"turns {(B, 1, D)} into {tuple(y.shape)}")
         require_all_finite(y)
-
-
-def attends_to_memory(part: BlockBuilder) -> None:
-    """A memory, of any length, changes the output."""
-    block = build_block(part)
-    x = torch.randn(B, T, D)
-    memory = torch.randn(B, S, D)
-    y = block(x, memory)
-    require(
-        y.shape == x.shape, f"{T} positions that attend to a memory of {S} become {tuple(y.shape)}"
-    )
-    # each sample with the memory of the other one
-    require(not is_close(y, block(x, memory.flip(0))), "another memory changes nothing")
 
 
 def mask_obeyed(part: BlockBuilder) -> None:
@@ -206,30 +200,6 @@ def observing_changes_nothing(part: BlockBuilder) -> None:
             )
 
 
-def every_gradient(part: BlockBuilder) -> None:
-    """Every parameter gets a finite gradient in training."""
-    for causal in (False, True):
-        block = build_block(part, causal).train()
-        # the loss as in training: with the penalties by which gates and spans learn
-        loss = block(torch.randn(4, T, D)).square().mean()
-        for module in block.modules():
-            penalty = module.penalty() if isinstance(module, HasPenalty) else None
-            if penalty is not None:
-                loss = loss + penalty
-        loss.backward()
-        # all parameters without a gradient in one message
-        dead = [name for name, p in block.named_parameters() if p.grad is None or not p.grad.any()]
-        subject = f"parameters {', '.join(dead)} get"
-        if len(dead) == 1:
-            subject = f"parameter {dead[0]} gets"
-        require(not dead, f"{subject} no gradient")
-        for name, p in block.named_parameters():
-            require(
-                p.grad is not None and p.grad.isfinite().all(),
-                f"the gradient of parameter {name} is not finite",
-            )
-
-
 def copy_is_equal(part: type[Block]) -> None:
     """A copy made after a training call gives the same output."""
     block = build_block(part)
@@ -296,32 +266,14 @@ def large_inputs(part: BlockBuilder) -> None:
 def bad_sizes(part: type[Block]) -> None:
     """Sizes that do not fit are refused by a message that names both."""
     try:
-        build_for_test(part, d_model=15, n_heads=4, rotary=nn.Identity(), causal=False)
+        build_for_test(part, d_model=15, n_heads=H, rotary=nn.Identity(), causal=False)
     except ValueError as error:
         require(
-            "15" in str(error) and "4" in str(error),
-            f"refuses d_model=15 n_heads=4 without naming both: {error}",
+            "15" in str(error) and str(H) in str(error),
+            f"refuses d_model=15 n_heads={H} without naming both: {error}",
         )
     else:
-        raise ContractError("accepts d_model=15, which n_heads=4 does not divide")
-
-
-def works_in_torch_layers(part: type[Block]) -> None:
-    """The block gives the same output inside torch's encoder layer as by itself."""
-    block = build_block(part)
-    x = torch.randn(B, T, D)
-    padding = torch.arange(T) >= torch.tensor([T, S])[:, None]
-    for batch_first in (True, False):
-        layer = nn.TransformerEncoderLayer(D, H, 2 * D, dropout=0.0, batch_first=batch_first).eval()
-        layer.add_module("self_attn", as_torch_mha(block, batch_first))
-        # the layer by hand; torch masks where padding is True, famx where it is False
-        normed = layer.norm1(x + block(x, mask=~padding[:, None, None]))
-        expected = layer.norm2(normed + layer.linear2(layer.linear1(normed).relu()))
-        if batch_first:
-            y = layer(x, src_key_padding_mask=padding)
-        else:
-            y = layer(x.transpose(0, 1), src_key_padding_mask=padding).transpose(0, 1)
-        require(is_close(y, expected), "inside torch's encoder layer, its output differs")
+        raise ContractError(f"accepts d_model=15, which n_heads={H} does not divide")
 
 
 # contracts that layers keep too, with the same checks
@@ -329,6 +281,9 @@ SHARED: tuple[BlockContract, ...] = (
     shape,
     one_position,
     attends_to_memory,
+    memory_mask_obeyed,
+    causal_with_memory,
+    memory_gets_a_gradient,
     mask_obeyed,
     fully_masked,
     causal,
@@ -337,8 +292,15 @@ SHARED: tuple[BlockContract, ...] = (
     deterministic,
     observing_changes_nothing,
     every_gradient,
+    every_gradient_in_a_stack,
     half_precision,
     compiles,
     large_inputs,
 )
-CONTRACT: tuple[Contract, ...] = (*SHARED, copy_is_equal, bad_sizes, works_in_torch_layers)
+CONTRACT: tuple[Contract, ...] = (
+    *SHARED,
+    copy_is_equal,
+    bad_sizes,
+    works_in_torch_layers,
+    works_in_torch_decoders,
+)

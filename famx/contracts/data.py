@@ -53,12 +53,16 @@ class Builder:
         """Builds a loader of the training split, with some four items in a batch."""
         dataset = self.dataset(seed=seed)
         budget = 4.0 * max(dataset.lengths)
-        # of the two budgets, the loader reads the one of the data's modality
+        # of the budgets, the loader reads the one of the data's modality
         config = LoaderConfig(
-            batch_seconds=budget, batch_tokens=math.ceil(budget), buckets=2, workers=workers
+            batch_seconds=budget,
+            batch_tokens=math.ceil(budget),
+            batch_rows=math.ceil(budget),
+            buckets=2,
+            workers=workers,
         )
-        speech = dataset.modality is Modality.SPEECH
-        return Loader(dataset, dataset.build_tokenizer() if speech else None, seed, config)
+        tokenizer = dataset.build_tokenizer() if dataset.modality is not Modality.TEXT else None
+        return Loader(dataset, tokenizer, seed, config)
 
 
 def on_example(contract: Callable[[Builder], None]) -> Contract:
@@ -107,30 +111,37 @@ def items_match_columns(build: Builder) -> None:
 
 @on_example
 def items_match_modality(build: Builder) -> None:
-    """The signal of speech is float32 in [-1, 1], that of text int64; each has one dimension."""
+    """The signal of speech is float32 in [-1, 1], that of text int64; each has one dimension.
+
+    That of images is float32 in [-1, 1], (rows, columns, channels), all of one width.
+    """
     for split in build.splits:
         dataset = build.dataset(split)
-        speech = dataset.modality is Modality.SPEECH
+        is_text = dataset.modality is Modality.TEXT
+        dtype = torch.int64 if is_text else torch.float32
+        row = dataset[0].signal.shape[1:]
+        ndim = 3 if dataset.modality is Modality.IMAGE else 1
         for index in range(len(dataset)):
             name, signal, _ = dataset[index]
             require(
-                signal.ndim == 1 and signal.dtype == (torch.float32 if speech else torch.int64),
+                signal.ndim == ndim and signal.dtype == dtype and signal.shape[1:] == row,
                 f"{name} is {signal.dtype} of {tuple(signal.shape)}",
             )
-            if speech:
+            if not is_text:
                 require(signal.abs().max() <= 1, f"{name} reaches {signal.abs().max()}")
 
 
 @on_example
 def lengths_match_items(build: Builder) -> None:
-    """The listed length of an item is its duration in seconds, or its number of tokens."""
+    """The listed length of an item is its duration in seconds, or its number of tokens or rows."""
     for split in build.splits:
         dataset = build.dataset(split)
         modality = dataset.modality
         for index, length in enumerate(dataset.lengths):
             size = len(dataset[index].signal)
-            # the last token id of a text is a target only
-            actual = modality.amount(size if modality is Modality.SPEECH else size - 1)
+            # the last token id of a text is a target only, if the text is its own target
+            is_target = modality is Modality.TEXT and not dataset.texts[index]
+            actual = modality.amount(size - 1 if is_target else size)
             require(
                 abs(actual - length) <= LENGTH_TOLERANCE,
                 f"item {index} of {split} is {actual} {modality.unit}s long, not {length}",
@@ -167,7 +178,7 @@ def unknown_split_refused(build: Builder) -> None:
 def tokenizer_encodes_items(build: Builder) -> None:
     """The tokenizer of the data set covers all of its items."""
     dataset = build.dataset()
-    # the items of text are token ids already
+    # the items of text are token ids already, of the inputs or of the targets
     if dataset.modality is Modality.TEXT:
         vocab_size = dataset.build_tokenizer().get_vocab_size()
         for index in range(len(dataset)):

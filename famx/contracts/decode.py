@@ -1,7 +1,7 @@
 """Contracts of decoders: certain scores decode to their text, whatever surrounds them."""
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 
 from famx.contracts import Contract, ContractError, build_for_test, require
@@ -109,6 +109,8 @@ def _example(part: type[Decoder]) -> tuple[Decoder, _FrameScores | _NextTokenSco
     tokenizer = train_tokenizer(TEXTS, (BLANK,))
     decoder = build_for_test(part, tokenizer=tokenizer)
     vocab_size = tokenizer.get_vocab_size()
+    if part.output == "labels":
+        return _label_example(part)
     if part.output == "tokens":
         return decoder, _NextTokenScores(vocab_size), _text_batch(tokenizer, vocab_size)
 
@@ -128,6 +130,23 @@ def _example(part: type[Decoder]) -> tuple[Decoder, _FrameScores | _NextTokenSco
         modality=Modality.SPEECH,
     )
     return decoder, _FrameScores(vocab_size), batch
+
+
+def _label_example(part: type[Decoder]) -> tuple[Decoder, _FrameScores, Batch]:
+    """Returns a decoder of labels, and rows whose frames all score their label."""
+    tokenizer = Tokenizer(models.WordLevel({text: i for i, text in enumerate(TEXTS)}))
+    rows = [torch.full((4 + i,), float(i)) for i in range(len(TEXTS))]
+    batch = Batch(
+        ids=list(TEXTS),
+        texts=list(TEXTS),
+        inputs=nn.utils.rnn.pad_sequence(rows, batch_first=True),
+        lengths=torch.tensor([len(row) for row in rows]),
+        targets=torch.arange(len(TEXTS))[:, None],
+        target_lengths=torch.ones(len(TEXTS), dtype=torch.long),
+        spans=None,
+        modality=Modality.SPEECH,
+    )
+    return build_for_test(part, tokenizer=tokenizer), _FrameScores(len(TEXTS)), batch
 
 
 def _text_batch(tokenizer: Tokenizer, vocab_size: int) -> Batch:

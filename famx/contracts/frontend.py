@@ -9,7 +9,7 @@ from famx.notation import Modality
 
 D_MODEL = 24
 VOCAB_SIZE = 11
-# samples or tokens: around 160 and 400, the hop and the window of speech, and around their sum
+# samples, tokens or rows: around 160 and 400, the hop and the window of speech, and their sum
 SIZES = (1, 2, 159, 160, 399, 400, 401, 560, 561, 1041, 4000)
 
 
@@ -73,7 +73,7 @@ def finite(part: type[Frontend]) -> None:
     frontend = _build(part)
     signal = _signal(part, 2, 1000)
     # token ids have no loudness: zeros, and the ids themselves
-    for scale in (0, 1000) if part.modality is Modality.SPEECH else (0, 1):
+    for scale in (0, 1) if part.modality is Modality.TEXT else (0, 1000):
         y, _ = frontend(scale * signal, torch.tensor([1000, 800]))
         require(y.isfinite().all(), f"a signal times {scale} gives an output that is not finite")
 
@@ -107,11 +107,11 @@ def _build(part: type[Frontend]) -> Frontend:
 
 
 def _signal(part: type[Frontend], batch: int, size: int) -> Tensor:
-    """Returns random samples or tokens, whichever the part reads."""
+    """Returns random samples, tokens or rows of pixels, whichever the part reads."""
     if part.modality is Modality.TEXT:
         return torch.randint(VOCAB_SIZE, (batch, size))
-    # noise of the loudness of speech, within [-1, 1]
-    return 0.1 * torch.randn(batch, size)
+    # noise of the loudness of speech, within [-1, 1]; of an image, in each of its pixels
+    return 0.1 * torch.randn(batch, size, *_build(part).pixels)
 
 
 CONTRACT: tuple[Contract, ...] = (

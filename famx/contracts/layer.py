@@ -79,8 +79,22 @@ def stack_shares_a_state(part: type[Layer]) -> None:
 
 def learns_to_copy(part: type[Layer]) -> None:
     """Two causal layers learn to repeat the token of two positions earlier."""
+    loss = train_to_copy(build_two_layers(part), steps=150)
+    # chance is log(8) = 2.08; the loss of attention that copies approaches 0
+    require(
+        loss < 0.7,
+        f"two layers do not learn to copy: cross-entropy {loss:.2f} after 150 steps, "
+        "2.08 by guessing",
+    )
+
+
+def train_to_copy(layers: nn.ModuleList, steps: int) -> float:
+    """Trains a model of causal layers to repeat the token of two positions earlier.
+
+    Returns:
+        The cross-entropy after the training, in nats.
+    """
     # a language model, whose target is its own input of two positions earlier
-    layers = build_two_layers(part)
     embed = nn.Embedding(TOKENS, D)
     score = nn.Linear(D, TOKENS)
     model = nn.ModuleList([layers, embed, score])
@@ -94,18 +108,12 @@ def learns_to_copy(part: type[Layer]) -> None:
 
     # new sequences in every step, so that only the rule can be learned
     with without_shape_hook():
-        for _ in range(150):
+        for _ in range(steps):
             loss = loss_of(torch.randint(TOKENS, (16, 12)))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    # chance is log(8) = 2.08; the loss of attention that copies approaches 0
-    loss = loss_of(torch.randint(TOKENS, (64, 12)))
-    require(
-        loss < 0.7,
-        f"two layers do not learn to copy: cross-entropy {loss:.2f} after 150 steps, "
-        "2.08 by guessing",
-    )
+    return loss_of(torch.randint(TOKENS, (64, 12))).item()
 
 
 CONTRACT: tuple[Contract, ...] = (

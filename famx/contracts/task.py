@@ -1,10 +1,13 @@
 """Contracts of tasks: a loss that is a mean over units, and an evaluation that agrees."""
 
+from collections.abc import Sequence
+
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from famx.contracts import Contract, build_for_test, require
-from famx.data._tokenizers import train_tokenizer
+from famx.data._tokenizers import encode, train_tokenizer
 from famx.nn.batch import Batch
 from famx.nn.masks import length_mask
 from famx.notation import Modality
@@ -116,14 +119,24 @@ class FreeScores(nn.Module):
         return torch.where(is_real, self.table[inputs.long()], self.padding), lengths
 
 
+class _Texts:
+    """The training data of the example."""
+
+    def __init__(self) -> None:
+        self.texts = list(TEXTS)
+
+    def build_tokenizer(self, vocab_size: int = 0, special_tokens: Sequence[str] = ()) -> Tokenizer:
+        return train_tokenizer(TEXTS, special_tokens or ("<blank>",))
+
+
 def _example(part: type[Task]) -> tuple[Task, Batch, FreeScores]:
     """Builds a task, a batch of three rows of different lengths, and free scores for it."""
-    tokenizer = train_tokenizer(TEXTS, part.special_tokens or ("<blank>",))
+    tokenizer = part.build_tokenizer(_Texts())
     task = build_for_test(part, tokenizer=tokenizer)
-    targets = [torch.tensor(tokenizer.encode(text).ids) for text in TEXTS]
+    targets = [torch.tensor(encode(tokenizer, text, text)) for text in TEXTS]
     texts = list(TEXTS)
     # each input value selects a row of the free scores, so it must always have the same target
-    if part.modality is Modality.SPEECH:
+    if not part.predicts_inputs:
         # each frame is a number of its own
         lengths = torch.tensor(LENGTHS)
         inputs = torch.arange(len(TEXTS) * FRAMES).view(len(TEXTS), FRAMES).float()
@@ -143,7 +156,8 @@ def _example(part: type[Task]) -> tuple[Task, Batch, FreeScores]:
         targets=nn.utils.rnn.pad_sequence(targets, batch_first=True),
         target_lengths=torch.tensor([len(row) for row in targets]),
         spans=None,
-        modality=part.modality,
+        # a task of any modality reads the frames of a model, of whichever data
+        modality=part.modality or Modality.SPEECH,
     )
     return task, batch, FreeScores(int(inputs.max()) + 1, tokenizer.get_vocab_size())
 

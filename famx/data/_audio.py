@@ -1,26 +1,25 @@
-"""Decoding and resampling of audio files."""
+"""Recordings of any format as mono signals at 16 kHz with a common level."""
 
 import functools
-import io
 import math
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from famx.data._decoding import decode, measure
 from famx.notation import SAMPLE_RATE, Seconds, UserError
-
-# A program that writes a WAV file into a pipe does not know its length, so the header states nearly
-# 2 or 4 GiB.
-STREAMED_BYTES = 2**31 - 2**16
 
 
 def read_audio(file: str | Path | bytes, name: str | None = None) -> Float[Tensor, " n"]:
-    """Decodes a recording of any sample rate, length and number of channels to mono at 16 kHz.
+    """Reads a recording as training, evaluation and transcription use it.
+
+    Any sample rate, length, number of channels, level and offset become 16 kHz, the mean of the
+    channels, a mean of 0, and a peak between 1/4 and 1/2 (before resampling) by a power of two, in
+    steps of 16 bits.
 
     Args:
         file: path of the file, or its bytes.
@@ -29,40 +28,27 @@ def read_audio(file: str | Path | bytes, name: str | None = None) -> Float[Tenso
     Raises:
         UserError: it cannot be decoded, is truncated, or has no samples or non-finite ones.
     """
-    name = name or str(file)
-    if not isinstance(file, bytes) and not Path(file).is_file():
-        raise UserError(f"{name} {'is a folder' if Path(file).is_dir() else 'does not exist'}")
-    # samples of all channels, at the rate of the file
-    try:
-        with soundfile.SoundFile(_source(file)) as decoder:
-            samples = decoder.read(dtype="float32", always_2d=True)
-            rate = decoder.samplerate
-            stated_frames = decoder.frames
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"{name} cannot be decoded: {_reason(error)}") from error
-    # decoders accept files that are empty or truncated
-    if not len(samples):
-        raise UserError(f"{name} holds no samples")
-    _refuse_truncated(name, max(stated_frames, _frames_in_wav_header(file)), len(samples))
-    if not np.isfinite(samples).all():
+    name = name or ("the recording" if isinstance(file, bytes) else str(file))
+    _check_exists(file, name)
+    segments = decode(file, name)
+    if not all(np.isfinite(samples).all() for samples, _ in segments):
         raise UserError(f"{name} holds samples that are not finite")
-    return resample(torch.from_numpy(samples.mean(1)), rate, SAMPLE_RATE)
+    # levels before means, since sums of the largest numbers overflow
+    _scale([samples for samples, _ in segments])
+    _remove_mean([samples for samples, _ in segments])
+    _scale([samples for samples, _ in segments])
+    resampled = [resample(torch.from_numpy(part), rate, SAMPLE_RATE) for part, rate in segments]
+    return (torch.cat(resampled) * 2**15).round() / 2**15
 
 
 def read_duration(file: str | Path | bytes, name: str) -> Seconds:
-    """Reads the duration of a recording from its header.
+    """Reads the duration of a recording, from its header where that states it.
 
     Raises:
-        UserError: the header cannot be read, or states no samples or more than the file holds.
+        UserError: the file cannot be read, or has no samples or fewer than its header states.
     """
-    try:
-        header = soundfile.info(_source(file))
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"{name} cannot be decoded: {_reason(error)}") from error
-    if not header.frames:
-        raise UserError(f"{name} holds no samples")
-    _refuse_truncated(name, _frames_in_wav_header(file), header.frames)
-    return header.frames / header.samplerate
+    _check_exists(file, name)
+    return measure(file, name).seconds
 
 
 def resample(signal: Float[Tensor, " n"], rate: int, new_rate: int) -> Float[Tensor, " m"]:
@@ -105,45 +91,25 @@ def _filter_bank(rate: int, new_rate: int) -> tuple[Float[Tensor, "taps phases"]
     return filters, resampler.width
 
 
-def _source(file: str | Path | bytes) -> str | io.BytesIO:
-    """Returns what soundfile can open: a path, or bytes as a stream."""
-    return io.BytesIO(file) if isinstance(file, bytes) else str(file)
+def _check_exists(file: str | Path | bytes, name: str) -> None:
+    """Raises a UserError if there is no such file."""
+    if not isinstance(file, bytes) and not Path(file).is_file():
+        raise UserError(f"{name} {'is a folder' if Path(file).is_dir() else 'does not exist'}")
 
 
-def _reason(error: Exception) -> str:
-    """Returns libsndfile's message without its prefix and full stop."""
-    message = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    return message.strip().rstrip(".")
+def _scale(parts: list[Float32[np.ndarray, " _"]]) -> None:
+    """Multiplies a signal by the power of two that brings its peak into [1/4, 1/2)."""
+    peak = max(float(np.abs(part).max()) for part in parts)
+    exponent = math.frexp(peak)[1]
+    for part in parts:
+        np.ldexp(part, -1 - exponent, out=part)
 
 
-def _refuse_truncated(name: str, stated_frames: int, n_frames: int) -> None:
-    """Raises a UserError for a file with fewer frames than its header states.
-
-    Decoders would accept the beginning of the recording.
-    """
-    if stated_frames > n_frames:
-        raise UserError(
-            f"{name} is truncated: its header states {stated_frames:,} frames "
-            f"and the file holds {n_frames:,}"
-        )
-
-
-def _frames_in_wav_header(file: str | Path | bytes) -> int:
-    """Returns the number of frames that the header of a WAV file states.
-
-    It is 0 for other formats, and if the length was unknown when the header was written.
-    """
-    with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as stream:
-        start = stream.read(12)
-        if start[:4] != b"RIFF" or start[8:] != b"WAVE":
-            return 0
-        bytes_per_frame = 1
-        # a chunk is its name, the size of its body, and its body, padded to an even size
-        while len(chunk := stream.read(8)) == 8:
-            size = int.from_bytes(chunk[4:], "little")
-            if chunk[:4] == b"data":
-                return size // bytes_per_frame if size < STREAMED_BYTES else 0
-            body = stream.read(size + size % 2)
-            if chunk[:4] == b"fmt ":
-                bytes_per_frame = max(1, int.from_bytes(body[12:14], "little"))
-    return 0
+def _remove_mean(parts: list[Float32[np.ndarray, " _"]]) -> None:
+    """Subtracts the mean of a signal; a constant becomes exactly 0."""
+    n_samples = sum(len(part) for part in parts)
+    mean = sum(float(part.sum(dtype=np.float64)) for part in parts) / n_samples
+    if all((part == parts[0][0]).all() for part in parts):
+        mean = float(parts[0][0])
+    for part in parts:
+        part -= np.float32(mean)

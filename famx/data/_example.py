@@ -53,5 +53,5 @@ def write_corpus(
             soundfile.write(folder / file, signal, SAMPLE_RATE)
             recordings[split].append(Recording(file, word, speaker))
         lines = ["\t".join(recording) for recording in recordings[split]]
-        (folder / f"{split}.tsv").write_text("\n".join(lines))
+        (folder / f"{split}.tsv").write_text("\n".join(lines), encoding="utf-8")
     return recordings

@@ -2,23 +2,21 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Int16
 
-from famx.data._audio import read_audio, read_duration
+from famx.data._audio import read_audio
+from famx.data._audio_table import AudioFiles, AudioTable, audio_source
 from famx.data._cache import SampleCache
-from famx.data.base import normalise_basic
+from famx.data._durations import read_durations
+from famx.data._normalisers import NORMALISERS
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 
-if TYPE_CHECKING:
-    import datasets
-
-# samples that a decoded recording may have more than its header states
-TOLERANCE = 16
+# samples that a decoded recording may have more than its header states or its packets sum up to
+TOLERANCE = 1024
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +35,7 @@ class Recordings:
         skip_bad: skips bad recordings and counts them in one warning; otherwise the first one is
             refused.
         max_seconds: longest duration that is accepted, in seconds.
+        normaliser: normalisation of the texts, a name in NORMALISERS.
 
     Attributes:
         ids, texts, speakers, lengths: one per usable recording; lengths in seconds.
@@ -47,14 +46,17 @@ class Recordings:
 
     def __init__(
         self,
-        audio: "datasets.Dataset",
+        audio: AudioTable,
         ids: Sequence[str],
         texts: Sequence[str],
         speakers: Sequence[str],
         *,
         skip_bad: bool,
         max_seconds: Seconds,
+        normaliser: str = "basic",
     ) -> None:
+        if not max_seconds > 0:  # also for nan
+            raise UserError(f"data.max_seconds={max_seconds} is not above 0")
         self.ids: list[str] = []
         self.texts: list[str] = []
         self.speakers: list[str] = []
@@ -62,12 +64,12 @@ class Recordings:
         # rows of `audio` with usable recordings, and the errors of the others
         usable: list[int] = []
         errors: list[str] = []
-        table = zip(audio, ids, texts, speakers, strict=True)
-        # headers of all recordings
-        for index, (row, name, text, speaker) in enumerate(table):
-            text = normalise_basic(text)
+        durations = read_durations(audio, ids)
+        table = zip(durations, ids, texts, speakers, strict=True)
+        for index, (duration, name, text, speaker) in enumerate(table):
+            text = NORMALISERS[normaliser](text)
             try:
-                seconds = _check_recording(_file(row), name, text, max_seconds)
+                seconds = _check_recording(duration, name, text, max_seconds)
             except UserError as error:
                 if not skip_bad:
                     raise
@@ -92,6 +94,12 @@ class Recordings:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def files(self) -> list[str]:
+        """Returns the paths of the recordings; none if their bytes are in the table."""
+        if not isinstance(self._audio, AudioFiles):
+            return []
+        return self._audio.paths
+
     def use_cache(self, n_bytes: int) -> None:
         """Stores decoded samples in at most `n_bytes` of memory, which forked processes share."""
         if n_bytes == self._cache.n_bytes:  # another loader reads the same recordings
@@ -108,31 +116,31 @@ class Recordings:
         cached = self._cache.get(index)
         if cached is not None:
             return cached
-        signal = read_audio(_file(self._audio[index]), self.ids[index])
-        # rounded even without a cache, so that samples do not depend on earlier reads
-        rounded = (signal * 2**15).round().clamp(-(2**15), 2**15 - 1)
-        samples = rounded.to(torch.int16).numpy()
+        name = self.ids[index]
+        signal = read_audio(audio_source(self._audio[index]["audio"], name), name)
+        # 16 bits without loss, even without a cache
+        samples = (signal * 2**15).to(torch.int16).numpy()
+        if not samples.any():
+            raise UserError(f"{name} is silent: all its samples are equal")
         self._cache.put(index, samples)
         return samples
 
 
-def _file(row: Mapping[str, Any]) -> str | bytes:
-    """Returns the bytes of a row's file, or else its path."""
-    return row["audio"]["bytes"] or row["audio"]["path"]
-
-
-def _check_recording(file: str | bytes, name: str, text: str, max_seconds: Seconds) -> Seconds:
+def _check_recording(
+    duration: Seconds | UserError, name: str, text: str, max_seconds: Seconds
+) -> Seconds:
     """Returns the duration of a recording.
 
     Raises:
         UserError: its header is bad, it is too long, or its text is empty.
     """
-    seconds = read_duration(file, name)
-    if seconds > max_seconds:
+    if isinstance(duration, UserError):
+        raise duration
+    if duration > max_seconds:
         raise UserError(
-            f"{name} is {seconds:,.1f} s long, over the limit of {max_seconds:,.1f} s "
+            f"{name} is {duration:,.1f} s long, over the limit of {max_seconds:,.1f} s "
             "(data.max_seconds)"
         )
     if not text:
         raise UserError(f"{name} has no words in its text")
-    return seconds
+    return duration

@@ -54,7 +54,7 @@ class Rendering:
     def __init__(self, folder: Path) -> None:
         # the samples stay on disk, mapped into memory
         try:
-            rows = json.loads((folder / UTTERANCES).read_text())
+            rows = json.loads((folder / UTTERANCES).read_text(encoding="utf-8"))
             lengths = [_read_lengths(folder, shard) for shard in range(N_SHARDS)]
             self._shards = [
                 np.memmap(folder / f"{shard}.int16", np.int16, mode="r")
@@ -119,7 +119,7 @@ def render(utterances: Sequence[Utterance], folder: Path, show_progress: bool = 
         UserError: the synthesizer fails.
     """
     folder.mkdir()
-    (folder / UTTERANCES).write_text(json.dumps(utterances))
+    (folder / UTTERANCES).write_text(json.dumps(utterances), encoding="utf-8")
     with tempfile.TemporaryDirectory() as lists:
         processes: list[subprocess.Popen] = []
         try:
@@ -127,7 +127,7 @@ def render(utterances: Sequence[Utterance], folder: Path, show_progress: bool = 
                 list_file = Path(lists) / f"{shard}.json"
                 # without the split, which the synthesizer does not need
                 rows = [utterance[1:] for utterance in utterances[shard::N_SHARDS]]
-                list_file.write_text(json.dumps(rows))
+                list_file.write_text(json.dumps(rows), encoding="utf-8")
                 script = [sys.executable, "-P", _tts.__file__]
                 command = [*script, str(list_file), str(folder / str(shard))]
                 processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
@@ -146,7 +146,7 @@ def _wait(
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True, quiet=not show_progress)
+    console = Console(stderr=True, quiet=not show_progress, markup=False)
     reported_quarters = 0
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"speaking {total:,} phrases, once", total=total)

@@ -4,7 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from famx.notation import UserError
+from famx.notation import UserError, suggest
+
+WORD_MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # Metaspace's mark where words begin
+MAX_LISTED = 20  # characters in one message
 
 
 def train_tokenizer(
@@ -53,16 +56,50 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, text: str, name: str) -> list[int]:
+def encode(tokenizer: Tokenizer, text: str, name: str, is_strict: bool = True) -> list[int]:
     """Returns the token ids of `text`, the text of the utterance `name`.
 
+    Args:
+        is_strict: whether characters outside the vocabulary are refused; otherwise they get no ids.
+
     Raises:
-        UserError: the text has characters outside the vocabulary.
+        UserError: the text has characters outside the vocabulary, or is no label of training.
     """
+    if isinstance(tokenizer.model, models.WordLevel):
+        # a tokenizer of labels, each of which is one token
+        label_id = tokenizer.token_to_id(text)
+        if label_id is None:
+            raise UserError(
+                f"{name} has the label {text!r}, which the training data does not have"
+                f"{suggest(text, sorted(tokenizer.get_vocab()))}"
+            )
+        return [label_id]
     ids = tokenizer.encode(text).ids
+    if not is_strict:
+        return ids
     # unknown characters get no token, so the decoded text lacks them
-    if tokenizer.decode(ids) != text:
-        unknown = sorted(set(text) - {" "} - set(tokenizer.get_vocab()))
-        characters = " ".join(repr(character) for character in unknown)
-        raise UserError(f"{name} has characters outside the vocabulary: {characters}")
+    decoded = tokenizer.decode(ids)
+    if decoded != text:
+        unknown = set(text) - known_characters(tokenizer)
+        if not unknown:
+            raise UserError(f"{name} is encoded as {decoded!r}, its text is {text!r}")
+        raise UserError(f"{name} has characters outside the vocabulary: {list_characters(unknown)}")
     return ids
+
+
+def known_characters(tokenizer: Tokenizer) -> set[str]:
+    """Returns the characters that a tokenizer of characters or subwords can encode."""
+    # each character of subwords is a token too
+    characters = {token for token in tokenizer.get_vocab() if len(token) == 1}
+    if WORD_MARK in characters:
+        characters.add(" ")
+    return characters
+
+
+def list_characters(characters: Iterable[str]) -> str:
+    """Returns characters in quotes, for messages."""
+    names = [f"{c!r} (space)" if c == " " else repr(c) for c in sorted(characters)]
+    remaining = len(names) - MAX_LISTED
+    if remaining > 0:
+        names[MAX_LISTED:] = [f"and {remaining} more"]
+    return " ".join(names)

@@ -33,7 +33,7 @@ def main(list_file: str, out: str) -> None:
 
     synthesizer = NanoTTS()
     with (
-        open(list_file) as file,
+        open(list_file, encoding="utf-8") as file,
         open(f"{out}.int16", "wb") as samples,
         open(f"{out}.lengths", "wb") as lengths,
     ):

@@ -1,19 +1,21 @@
-"""Data sets: the interface of map-style data sets of speech or text, one for each split."""
+"""Data sets: the interface of map-style data sets of speech, text or images, one a split."""
 
-import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int16
 from tokenizers import Tokenizer
 
+from famx.data._fingerprint import fingerprint
 from famx.data._tokenizers import train_tokenizer
 from famx.nn.batch import Example
-from famx.notation import Modality, UserError, suggest
+from famx.notation import Modality, Seconds, UserError, suggest
+
+Unknown = Literal["error", "skip", "replace"]
 
 
 class Dataset(ABC):
@@ -24,25 +26,34 @@ class Dataset(ABC):
     Attributes:
         modality: modality of its examples.
         splits: its splits; "train" and "dev" must be among them, the others are tests.
-        normaliser: normalisation of its texts, "basic" or "none"; stored with its scores.
+        normaliser: name of the normalisation of its texts, "none" without one; stored with its
+            scores.
         path_options: hyperparameters that are paths. A run stores them as absolute paths, so that
             it can be used from any folder.
+        input_vocab_size: number of different token ids of its inputs, where they are not those of
+            the tokenizer of the targets; None otherwise.
         ids: names of the examples, unique over all splits.
-        texts: texts of the examples; empty strings if they are not known or not needed.
-        lengths: lengths of the examples, in seconds or in tokens to predict.
+        texts: texts or labels of the examples; empty strings if they are not known or not needed.
+        lengths: lengths of the examples, in seconds, in tokens (to predict, where there are no
+            texts), or in rows of pixels.
         skip_bad: whether an example that cannot be read is skipped with a warning; otherwise its
             error ends the run.
+        unknown: what becomes of a dev or test text with characters that no training text has:
+            "error" refuses it, "skip" leaves its example out, and "replace" leaves the characters
+            out of the target, so that they are counted as errors.
     """
 
     modality: ClassVar[Modality]
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
-    normaliser: ClassVar[str] = "none"
     path_options: ClassVar[tuple[str, ...]] = ()
+    input_vocab_size: ClassVar[int | None] = None
 
     ids: list[str]
     texts: list[str]
     lengths: list[float]
     skip_bad: bool = False
+    normaliser: str = "none"
+    unknown: Unknown = "replace"
 
     @classmethod
     @abstractmethod
@@ -71,6 +82,14 @@ class Dataset(ABC):
     def at(self, epoch: int) -> "Dataset":
         """Returns the data set of an epoch; some data sets choose other examples in each epoch."""
         return self
+
+    def files(self) -> Sequence[str]:
+        """Returns the paths of the recordings that are read; empty where there are no files."""
+        return []
+
+    def fingerprint(self) -> dict[str, str]:
+        """Returns a digest of each aspect of the data, by which a resumed run tells changes."""
+        return fingerprint(self.ids, self.texts, self.lengths, self.files())
 
     def use_cache(self, n_bytes: int) -> None:
         """Lets the data set store decoded examples in at most so much memory; by default, none.
@@ -120,20 +139,13 @@ class Speech(Dataset):
         return train_tokenizer(self.texts, special_tokens, vocab_size)
 
 
+def check_max_seconds(max_seconds: Seconds) -> None:
+    """Raises a UserError if the longest accepted duration is not a positive number."""
+    if not max_seconds > 0:
+        raise UserError(f"data.max_seconds={max_seconds} must be more than 0 seconds")
+
+
 def check_split(split: str, splits: Sequence[str]) -> None:
     """Raises a UserError if the split is not one of `splits`."""
     if split not in splits:
         raise UserError(f"there is no split {split!r}{suggest(split, splits)}")
-
-
-def normalise_basic(text: str) -> str:
-    """Normalises a text: NFKC, lower case, letters, digits, apostrophes inside words, one space."""
-    text = unicodedata.normalize("NFKC", text).lower()
-    text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    # letters, marks and numbers stay; everything else separates words
-    characters = []
-    for character in text:
-        in_word = character == "'" or unicodedata.category(character)[0] in "LMN"
-        characters.append(character if in_word else " ")
-    words = [word.strip("'") for word in "".join(characters).split()]
-    return " ".join(word for word in words if word)

@@ -1,8 +1,8 @@
 """A Hugging Face data set with an audio and a text column, from the hub or from a local folder."""
 
-import csv
+import glob
 import socket
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -12,8 +12,11 @@ import numpy as np
 from jaxtyping import Int16
 
 from famx.data._example import write_corpus
+from famx.data._normalisers import Normaliser
+from famx.data._paths import existing_path
 from famx.data._recordings import Recordings
-from famx.data.base import Speech, check_split
+from famx.data._tables import read_file_table, text_column
+from famx.data.base import Speech, Unknown, check_max_seconds, check_split
 from famx.notation import Seconds, UserError, suggest
 from famx.registry import register
 
@@ -35,12 +38,15 @@ class Hub(Speech):
             SPLIT.tsv and `clips`.
         subset: configuration of the data set, if it has several.
         splits: names of train, dev and test in the data set, in this order; each may be a slice
-            such as `train[:90%]`.
+            such as `train[:90%]`, or a sum such as `train+validation`.
         audio: column of the recordings ("audio" in an audiofolder and in Common Voice).
         text: column of the texts.
         speaker: column of the speakers; empty where there is none.
         skip_bad: skips bad recordings and counts them; otherwise the first one is refused.
         max_seconds: longest recording that is accepted, in seconds.
+        normaliser: normalisation of the texts: lower case without punctuation ("basic"), or as
+            they are written ("unicode").
+        unknown: what becomes of texts of dev and test with characters that train lacks.
     """
 
     path_options = ("path",)
@@ -57,11 +63,12 @@ class Hub(Speech):
         speaker: str = "",
         skip_bad: bool = False,
         max_seconds: Seconds = 40.0,
+        normaliser: Normaliser = "basic",
+        unknown: Unknown = "replace",
     ) -> None:
-        from datasets import Audio
-
         # the options
         check_split(split, self.splits)
+        check_max_seconds(max_seconds)
         if not path:
             raise UserError("data=hub needs a data set, data.path=OWNER/NAME or a folder")
         if len(splits) != len(self.splits):
@@ -79,15 +86,14 @@ class Hub(Speech):
                     f"{suggest(column, table.column_names)}"
                 )
 
-        # the audio column, not decoded
-        files = table.select_columns([audio]).rename_columns({audio: "audio"})
-        files = files.cast_column("audio", Audio(decode=False))
-        paths = files.flatten().select_columns(["audio.path"])["audio.path"]
-        # the text columns; a missing text is treated as empty
-        texts = [value or "" for value in table.select_columns([text])[text]]
+        # its columns
+        files = _audio_column(table, audio)
+        paths = _paths(files)
+        self._files = [path for path in paths if path and Path(path).is_absolute()]
+        texts = text_column(table, text, "data.text")
         speakers = [""] * len(table)
         if speaker:
-            speakers = [str(value) for value in table.select_columns([speaker])[speaker]]
+            speakers = text_column(table, speaker, "data.speaker")
 
         # a recording without a file is named after its row
         ids = [file or f"{source_split}[{index}]" for index, file in enumerate(paths)]
@@ -99,8 +105,11 @@ class Hub(Speech):
             speakers=speakers,
             skip_bad=skip_bad,
             max_seconds=max_seconds,
+            normaliser=normaliser,
         )
         self.skip_bad = skip_bad
+        self.normaliser = normaliser
+        self.unknown = unknown
         super().__init__(
             self._recordings.ids,
             self._recordings.texts,
@@ -124,6 +133,9 @@ class Hub(Speech):
         DatasetDict(tables).save_to_disk(folder / "dataset")
         return {"path": str(folder / "dataset"), "speaker": "voice"}
 
+    def files(self) -> Sequence[str]:
+        return self._files
+
     def use_cache(self, n_bytes: int) -> None:
         self._recordings.use_cache(n_bytes)
 
@@ -131,22 +143,57 @@ class Hub(Speech):
         return self._recordings.samples(index)
 
 
-def _load(path: str, subset: str, split: str) -> "Dataset":
-    """Loads a split, or the slice of it that `split` requests.
+def _audio_column(table: "Dataset", column: str) -> "Dataset":
+    """Returns a table with the one column `audio`, whose recordings are not decoded.
 
     Raises:
-        UserError: the data set or the split does not exist, or cannot be read.
+        UserError: the column does not hold audio files.
     """
-    from datasets import ReadInstruction, config
+    import pyarrow
+    from datasets import Audio
+
+    files = table.select_columns([column]).rename_columns({column: "audio"})
+    try:
+        return files.cast_column("audio", Audio(decode=False))
+    # an array of samples, or null in all rows
+    except (TypeError, ValueError, KeyError, ImportError, pyarrow.ArrowException) as error:
+        kind = type(table.features[column]).__name__
+        raise UserError(
+            f"data.audio={column} is a column of {kind}, expected audio files: paths, bytes, or "
+            "a column of datasets.Audio"
+        ) from error
+
+
+def _paths(files: "Dataset") -> list[str | None]:
+    """Returns the paths in the column `audio`, without reading the bytes beside them."""
+    import pyarrow.compute
+
+    paths = []
+    for rows in files.with_format("arrow").iter(1000):
+        paths += pyarrow.compute.struct_field(rows["audio"], "path").to_pylist()
+    return paths
+
+
+def _load(path: str, subset: str, split: str) -> "Dataset":
+    """Loads a split, or the slices and sums of splits that `split` requests.
+
+    Raises:
+        UserError: the data set or a split does not exist, or cannot be read.
+    """
+    from datasets import ReadInstruction, concatenate_datasets, config
     from datasets.exceptions import DatasetsError
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
-    # `train[:90%]` is a slice of the split train, which is selected below
-    name = split.partition("[")[0]
+    # `train[:90%]+validation` is a slice of the split train, and all of validation
+    tables = []
     try:
-        table = _load_split(path, subset, name)
-        [part] = ReadInstruction.from_spec(split).to_absolute({name: len(table)})
+        for part in split.split("+"):
+            name = part.partition("[")[0]
+            table = _load_split(path, subset, name)
+            [selected] = ReadInstruction.from_spec(part).to_absolute({name: len(table)})
+            tables.append(table.select(range(selected.from_, selected.to)))
+        return concatenate_datasets(tables)
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError) as error:
@@ -157,42 +204,63 @@ def _load(path: str, subset: str, split: str) -> "Dataset":
                 f"it is neither a folder nor in the cache, and {constants.ENDPOINT} is out of reach"
             )
         raise UserError(f"data.path={path}: {' '.join(message.split())}") from error
-    return table.select(range(part.from_, part.to))
 
 
 def _load_split(path: str, subset: str, split: str) -> "Dataset":
     """Loads a full split from a folder of any supported kind, or from the hub."""
-    from datasets import load_dataset, load_from_disk
+    from datasets import load_dataset
 
-    folder = Path(path).expanduser()
-    # a folder of save_to_disk
-    if (folder / "dataset_dict.json").is_file():
-        tables = load_from_disk(str(folder))
-        if split not in tables:
-            raise UserError(f"{path} has no split {split!r}{suggest(split, tables)}")
-        return tables[split]
+    folder = existing_path(Path(path).expanduser())
+    # folders of save_to_disk
+    if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
+        return _load_saved(path, folder, split)
     # Common Voice
     if (folder / f"{split}.tsv").is_file():
-        return _load_file_table(
-            folder / f"{split}.tsv",
-            "path",
-            folder / "clips",
-            delimiter="\t",
-            quoting=csv.QUOTE_NONE,
-        )
+        return read_file_table(folder / f"{split}.tsv", "path", folder / "clips")
     # an audiofolder; the reader of `datasets` would need torchcodec, although nothing is decoded
-    if metadata := list((folder / split).glob("metadata.*")):
-        return _load_file_table(metadata[0], "file_name", folder / split)
+    if metadata := sorted((folder / split).glob("metadata.*")):
+        return read_file_table(metadata[0], "file_name", folder / split)
     # a folder of parquet files
     if folder.is_dir():
-        return load_dataset(str(folder), subset or None, split=split)
+        files = _files_by_split(folder) if glob.has_magic(str(folder)) else None
+        return load_dataset(str(folder), subset or None, data_files=files, split=split)
     # the hub
     _detect_offline()
     repository, _, revision = path.partition("@")
     if revision == PARQUET:
-        files = f"hf://datasets/{path}/{subset or 'default'}/{split}/*.parquet"
-        return load_dataset("parquet", data_files={split: files}, split=split)
+        pattern = f"hf://datasets/{path}/{subset or 'default'}/{split}/*.parquet"
+        return load_dataset("parquet", data_files={split: pattern}, split=split)
     return load_dataset(repository, subset or None, split=split, revision=revision or None)
+
+
+def _load_saved(path: str, folder: Path, split: str) -> "Dataset":
+    """Loads a split that `save_to_disk` wrote, without the format that it was saved in."""
+    from datasets import Dataset, load_from_disk
+
+    saved = load_from_disk(str(folder))
+    # a single data set has one split, whose name is rarely set
+    tables = {str(saved.split or "train"): saved} if isinstance(saved, Dataset) else saved
+    if split not in tables:
+        remedy = suggest(split, tables)
+        if len(tables) == 1:
+            [name] = tables
+            remedy += f"; data.splits=[{name}[:80%],{name}[80%:90%],{name}[90%:]] divides it"
+        raise UserError(f"{path} has no split {split!r}{remedy}")
+    return tables[split].with_format(None)
+
+
+def _files_by_split(folder: Path) -> dict[str, list[str]]:
+    """Returns the patterns of the files of each split in a folder.
+
+    `datasets` would read the name of the folder as a pattern: `corpus[1]` as `corpus1`.
+    """
+    from datasets.data_files import get_data_patterns
+
+    escaped = glob.escape(str(folder.resolve()))
+    files = {}
+    for split, patterns in get_data_patterns(escaped).items():
+        files[str(split)] = [f"{escaped}/{pattern}" for pattern in patterns]
+    return files
 
 
 def _detect_offline() -> None:
@@ -209,18 +277,3 @@ def _detect_offline() -> None:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
     except socket.gaierror:
         config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
-
-
-def _load_file_table(table: Path, column: str, folder: Path, **options: Any) -> "Dataset":
-    """Loads a table whose `column` names files of a folder, and adds them as its column `audio`."""
-    from datasets import Dataset
-
-    readers = {".csv": Dataset.from_csv, ".tsv": Dataset.from_csv, ".jsonl": Dataset.from_json}
-    if table.suffix not in readers:
-        raise UserError(f"{table} is a {table.suffix} file{suggest(table.suffix, readers)}")
-    rows = readers[table.suffix](str(table), **options)
-
-    def add_audio(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"audio": {"path": str(folder / row[column]), "bytes": None}}
-
-    return rows.map(add_audio)

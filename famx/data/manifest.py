@@ -3,14 +3,18 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int16
 
+from famx.data._audio_table import AudioFiles
 from famx.data._example import write_corpus
+from famx.data._manifest_rows import rows_of_split
+from famx.data._normalisers import Normaliser
+from famx.data._paths import existing_path
 from famx.data._recordings import Recordings
-from famx.data.base import Speech, check_split
+from famx.data.base import Speech, Unknown, check_max_seconds, check_split
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 from famx.registry import register
 from famx.seeding import numpy_rng
@@ -18,6 +22,7 @@ from famx.seeding import numpy_rng
 # pause between two joined recordings, sampled uniformly; below zero they overlap
 MIN_GAP: Seconds = -0.03
 MAX_GAP: Seconds = 0.2
+MAX_JOINED = 100  # recordings of one utterance
 
 
 @register
@@ -30,13 +35,16 @@ class Manifest(Speech):
         split: "train", "dev" or "test".
         seed: seed of the groups of recordings that are joined.
         root: folder of the manifests, to which the paths of recordings are relative.
-        train, dev, test: file names of the manifests. Without dev.tsv (or with `dev=null`), every
-            tenth line of `train` belongs to dev, and the others to train.
+        train, dev, test: file names of the manifests. Without dev.tsv (or with `dev=null`), a
+            tenth of `train`, spread over its texts, belongs to dev, and the others to train.
         join: smallest and largest number of recordings that are joined to one utterance. Every
             recording occurs once per epoch. Training recordings are grouped anew in every epoch,
             those of the other splits only once.
         skip_bad: skips bad recordings and counts them; otherwise the first one is refused.
         max_seconds: longest recording that is accepted, in seconds.
+        normaliser: normalisation of the texts: lower case without punctuation ("basic"), or as
+            they are written ("unicode").
+        unknown: what becomes of texts of dev and test with characters that train lacks.
     """
 
     path_options = ("root",)
@@ -53,21 +61,23 @@ class Manifest(Speech):
         join: tuple[int, ...] = (),
         skip_bad: bool = False,
         max_seconds: Seconds = 40.0,
+        normaliser: Normaliser = "basic",
+        unknown: Unknown = "replace",
     ) -> None:
-        from datasets import Dataset  # imported late: it takes a second
-
         # the options
         check_split(split, self.splits)
         if not root:
             raise UserError("data=manifest needs the folder of the manifests, data.root=DIR")
-        if join and (len(join) != 2 or not 1 <= join[0] <= join[1]):
+        check_max_seconds(max_seconds)
+        if join and (len(join) != 2 or not 1 <= join[0] <= join[1] <= MAX_JOINED):
             raise UserError(
-                f"data.join={list(join)} is not [fewest, most] with 1 <= fewest <= most"
+                f"data.join={list(join)} is not [fewest, most] with "
+                f"1 <= fewest <= most <= {MAX_JOINED}"
             )
 
         # lines of the split
-        folder = Path(root).expanduser()
-        rows = _rows_of_split(folder, split, train, dev, test)
+        folder = existing_path(Path(root).expanduser())
+        rows = rows_of_split(folder, split, train, dev, test)
         if join and not all(row.speaker for row in rows):
             raise UserError(
                 f"data.join={list(join)} needs a speaker, the third column, in every line of "
@@ -75,17 +85,19 @@ class Manifest(Speech):
             )
 
         # their recordings, then the utterances of epoch 0
-        files = [{"path": row.file, "bytes": None} for row in rows]
-        paths, texts, speakers, _ = zip(*rows, strict=True)
+        paths, texts, speakers, files = zip(*rows, strict=True)
         self._recordings = Recordings(
-            Dataset.from_dict({"audio": files}),
+            AudioFiles(files),
             ids=paths,
             texts=texts,
             speakers=speakers,
             skip_bad=skip_bad,
             max_seconds=max_seconds,
+            normaliser=normaliser,
         )
         self.skip_bad = skip_bad
+        self.normaliser = normaliser
+        self.unknown = unknown
         self._join = tuple(join)
         self._seed = seed
         self._changes_by_epoch = bool(join) and split == "train"
@@ -102,6 +114,9 @@ class Manifest(Speech):
         view = copy.copy(self)
         view._join_recordings(epoch)
         return view
+
+    def files(self) -> Sequence[str]:
+        return self._recordings.files()
 
     def use_cache(self, n_bytes: int) -> None:
         self._recordings.use_cache(n_bytes)
@@ -151,15 +166,6 @@ class Manifest(Speech):
         super().__init__(ids, texts, speakers, lengths)
 
 
-class Row(NamedTuple):
-    """A line of a manifest: its three columns, and the absolute path of the file."""
-
-    path: str
-    text: str
-    speaker: str
-    file: str
-
-
 def _group_by_speaker(
     speakers: Sequence[str], min_size: int, max_size: int, rng: np.random.Generator
 ) -> list[list[int]]:
@@ -181,65 +187,3 @@ def _group_by_speaker(
             groups.append(ungrouped[:size])
             ungrouped = ungrouped[size:]
     return groups
-
-
-def _rows_of_split(folder: Path, split: str, train: str, dev: str | None, test: str) -> list[Row]:
-    """Reads the lines that belong to a split."""
-    # dev.tsv is optional, another name is not
-    if dev == "dev.tsv" and not (folder / dev).exists():
-        dev = None
-    manifest = {"train": train, "dev": dev or train, "test": test}[split]
-    rows = _read_manifest(folder, manifest)
-    if dev or split == "test":
-        return rows
-    # without a manifest of its own, dev is every tenth line of train
-    rows = [row for index, row in enumerate(rows) if (index % 10 == 9) == (split == "dev")]
-    if not rows:
-        raise UserError(
-            f"{folder / train} has too few lines for a tenth of them to be dev; set data.dev"
-        )
-    return rows
-
-
-def _read_manifest(folder: Path, name: str) -> list[Row]:
-    """Reads all lines of a manifest.
-
-    Raises:
-        UserError: the manifest is missing, empty or damaged, or a recording is not in the folder.
-    """
-    manifest = folder / name
-    if not manifest.is_file():
-        raise UserError(f"there is no manifest {manifest}")
-    try:
-        # with or without the byte order mark of Windows
-        lines = manifest.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{manifest} is not UTF-8: {error.reason} at byte {error.start}") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            rows.append(_parse_line(line, folder, f"{manifest}, line {number}"))
-    if not rows:
-        raise UserError(f"the manifest {manifest} is empty")
-    return rows
-
-
-def _parse_line(line: str, folder: Path, location: str) -> Row:
-    """Parses a line of a manifest, whose recording must be a file inside the folder."""
-    columns = line.rstrip("\r").split("\t")
-    if len(columns) not in (2, 3):
-        raise UserError(
-            f"{location}: {len(columns) - 1} tabs, expected PATH<TAB>TEXT[<TAB>SPEAKER]"
-        )
-    path, text, speaker = [*columns, ""][:3]
-    # links are resolved, so that one that leaves the folder raises too
-    try:
-        file = (folder / path).resolve()
-        exists = file.is_file()
-    except (OSError, ValueError) as error:  # too long, or with a NUL
-        raise UserError(f"{location}: {path!r} is not a path ({error})") from error
-    if not file.is_relative_to(folder.resolve()):
-        raise UserError(f"{location}: {path} leaves the folder {folder}")
-    if not exists:
-        raise UserError(f"{location}: there is no file {folder / path}")
-    return Row(path, text, speaker, str(file))

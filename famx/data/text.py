@@ -1,6 +1,7 @@
 """Characters or bytes of one file, for language models; by default Python's own help texts."""
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from itertools import islice, pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from famx.data._fingerprint import digest
 from famx.data._grammar import sentences
 from famx.data._tokenizers import byte_tokenizer, train_tokenizer
 from famx.data.base import Dataset, check_split
@@ -92,6 +94,11 @@ class Text(Dataset):
         self.ids = [f"{self._split}-{start}" for start in starts]
         self.texts = [""] * len(starts)
         self.lengths = [float(self._block)] * len(starts)
+
+    def fingerprint(self) -> dict[str, str]:
+        content = hashlib.sha256(self._token_ids.tobytes()).hexdigest()
+        characters = digest([self._characters])
+        return super().fingerprint() | {"texts": content, "characters": characters}
 
     def __getitem__(self, index: int) -> Example:
         start = self._starts[index]

@@ -7,10 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from tokenizers import Tokenizer
-from torch import distributed
+from torch import Tensor, distributed
 
 from famx.data.base import Dataset
+from famx.frontend.base import Frontend
 from famx.model import Model, build_model
 from famx.notation import SAMPLE_RATE, Modality, UserError
 from famx.optim import AGC, parameter_groups
@@ -18,13 +20,10 @@ from famx.optim._param_groups import group_settings
 from famx.registry import build, constructor_parameters, get
 from famx.seeding import seed_for
 from famx.task.base import Task
-from famx.training import checkpoint
-from famx.training.checkpoint import load_weights
-from famx.training.device import rank
+from famx.training.device import memory_of, rank
 from famx.training.hooks import Hook
 from famx.training.loader import Loader
 from famx.training.loader_config import LoaderConfig
-from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
 from famx.training.trainer_config import TrainerConfig
 
@@ -52,6 +51,16 @@ class Experiment:
     model: Model
     loaders: dict[str, Loader] = field(default_factory=dict)
 
+    @property
+    def modality(self) -> Modality:
+        """The modality of the data."""
+        return get("data", self.config["data"]["name"]).modality
+
+    @property
+    def transcribes(self) -> bool:
+        """Whether the model turns recordings into texts; a label of a recording is none."""
+        return self.modality is Modality.SPEECH and self.task.output != "labels"
+
     def loader(self, split: str) -> Loader:
         """Returns the loader of a split, built when it is first needed.
 
@@ -59,14 +68,25 @@ class Experiment:
             UserError: the data cannot be read.
         """
         if split not in self.loaders:
-            self.loaders[split] = self._build_loader(build_dataset(self.config, split))
+            self.loaders[split] = self._build_loader(build_dataset(self.config, split), split)
         return self.loaders[split]
 
-    def _build_loader(self, dataset: Dataset) -> Loader:
-        # text is its own target
-        target_tokenizer = self.tokenizer if dataset.modality is Modality.SPEECH else None
+    def _build_loader(self, dataset: Dataset, split: str) -> Loader:
+        target_tokenizer = None if self.task.predicts_inputs else self.tokenizer
         settings = LoaderConfig(**self.config["loader"])
-        return Loader(dataset, target_tokenizer, self.config["seed"], settings, self.device)
+        # the two parts alone, which are sent to the processes of the loader
+        learnable = partial(_are_learnable, self.model.frontend, self.task)
+        seed = self.config["seed"]
+        return Loader(dataset, target_tokenizer, seed, settings, self.device, split, learnable)
+
+
+def _are_learnable(
+    frontend: Frontend, task: Task, n_samples: Int[Tensor, " items"], texts: Sequence[str]
+) -> list[bool]:
+    """Returns whether each text can be learned from a recording of so many samples."""
+    n_frames = frontend.n_frames(n_samples).tolist()
+    pairs = zip(n_frames, texts, strict=True)
+    return [task.reject(frames, text) is None for frames, text in pairs]
 
 
 def build_experiment(
@@ -84,18 +104,52 @@ def build_experiment(
     train = None
     if tokenizer is None:
         train = build_dataset(config, "train")
-        special_tokens = get("task", config["task"]["name"]).special_tokens
-        vocab_size = config["task"].get("vocab_size", 0)
-        tokenizer = train.build_tokenizer(vocab_size, special_tokens)
+        task_class = get("task", config["task"]["name"])
+        tokenizer = task_class.build_tokenizer(train, config["task"].get("vocab_size", 0))
     decode = partial(build, "decode", config["decode"])
     task = build("task", config["task"], tokenizer=tokenizer, decode=decode)
+    check_memory(config, tokenizer.get_vocab_size(), device)
     # seeded here, so that nothing built before changes the initial weights
     torch.manual_seed(seed_for(config["seed"], "init"))
-    model = build_model(config, tokenizer.get_vocab_size()).to(device)
+    input_vocab_size = get("data", config["data"]["name"]).input_vocab_size
+    model = build_model(config, tokenizer.get_vocab_size(), input_vocab_size).to(device)
     experiment = Experiment(config, device, tokenizer, task, model)
     if train is not None:
-        experiment.loaders["train"] = experiment._build_loader(train)
+        experiment.loaders["train"] = experiment._build_loader(train, "train")
     return experiment
+
+
+def check_memory(config: Config, vocab_size: int, device: torch.device) -> None:
+    """Checks that the weights of a model and their gradients fit into memory, before it is built.
+
+    The parameters are counted without memory for them, in one layer of each kind.
+
+    Raises:
+        UserError: they do not fit; the message has both sizes.
+    """
+    model_config = config["model"]
+    n_layers = model_config["n_layers"]
+    if model_config.get("layers"):
+        n_layers = len(model_config["layers"])
+    one_layer = model_config if model_config.get("layers") else {**model_config, "n_layers": 1}
+    try:
+        with torch.device("meta"):
+            model = build_model({**config, "model": one_layer}, vocab_size)
+    except Exception:
+        # a part that cannot be built so, or a size that it does not support, which it reports
+        return
+    in_layers = sum(p.numel() for p in model.layers.parameters())
+    others = sum(p.numel() for p in model.parameters()) - in_layers
+    n_parameters = others + in_layers * n_layers // len(model.layers)
+    # a weight and its gradient have 4 bytes each
+    required = 8 * n_parameters
+    available = memory_of(device)
+    if required > available:
+        raise UserError(
+            f"model.d_model={model_config['d_model']} with {n_layers} layers has "
+            f"{n_parameters:,} parameters, which need {required / 1e9:,.0f} GB with their "
+            f"gradients, and {device.type} has {available / 1e9:,.0f} GB: choose smaller sizes"
+        )
 
 
 def build_dataset(config: Config, split: str) -> Dataset:
@@ -107,16 +161,6 @@ def build_dataset(config: Config, split: str) -> Dataset:
     if distributed.is_initialized() and rank() == 0:
         distributed.barrier()
     return dataset
-
-
-def initialize_from(model: Model, run: str) -> None:
-    """Loads the best weights of another run.
-
-    Raises:
-        UserError: the weights belong to another model.
-    """
-    saved = checkpoint.load(RunDir(run).require_checkpoints(), "best")
-    load_weights(model, saved, run)
 
 
 def check_learnable(experiment: Experiment, split: str) -> None:

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from famx import files, registry
 from famx.config.command import format_command
 from famx.config.schema import flatten
+from famx.data._normalisers import DESCRIPTIONS
 from famx.data.base import Dataset
 from famx.experiment.build import Experiment
 from famx.model import layer_choices
@@ -29,7 +30,7 @@ GROUP_COLUMNS = ("kind", "tensors", "parameters", "lr", "weight_decay", "alpha",
 
 
 def model_table(experiment: Experiment) -> Table:
-    """Returns a table of parts and parameters, with the FLOPs per second of audio or per token."""
+    """Returns a table of parts and parameters, with the FLOPs per second, token or row."""
     config = experiment.config
     dtype = forward_dtype(config["trainer"]["precision"], experiment.device)
     precision = describe_precision(dtype, experiment.device)
@@ -47,15 +48,23 @@ def model_table(experiment: Experiment) -> Table:
     # the full model and its data
     dataset = experiment.loader("train").dataset
     unit = dataset.modality.unit
-    flops = _flops_per_unit(experiment, dataset)
+    flops = flops_per_unit(experiment)
     table.add_section()
     table.add_row("all", f"{flops / 1e6:,.3g} MFLOP per {unit}", f"{sum(counts.values()):,}")
+    for split in dataset.splits:
+        table.add_row(split, _describe_split(experiment.loader(split).dataset), "")
+    if dataset.normaliser in DESCRIPTIONS:
+        description = f"{dataset.normaliser}: {DESCRIPTIONS[dataset.normaliser]}"
+        table.add_row("texts", description, "")
+    return table
+
+
+def _describe_split(dataset: Dataset) -> str:
     total = sum(dataset.lengths)
-    amount = f"{total:,.0f} tokens"
+    amount = f"{total:,.0f} {dataset.modality.unit}s"
     if dataset.modality is Modality.SPEECH:
         amount = f"{total / 3600:.2f} hours"
-    table.add_row("train", f"{len(dataset)} examples, {amount}", "")
-    return table
+    return f"{len(dataset)} examples, {amount}"
 
 
 def _parameters_by_room(experiment: Experiment) -> dict[str, int]:
@@ -67,8 +76,9 @@ def _parameters_by_room(experiment: Experiment) -> dict[str, int]:
     return counts
 
 
-def _flops_per_unit(experiment: Experiment, dataset: Dataset) -> float:
-    """Counts the FLOPs of a pass in evaluation, per second of audio or per token."""
+def flops_per_unit(experiment: Experiment) -> float:
+    """Counts the FLOPs of a pass in evaluation, per second of audio, token or row."""
+    dataset = experiment.loader("train").dataset
     example = _example_input(dataset).to(experiment.device)
     model = experiment.model.eval()
     # plain attention, since fused attention is not counted on every device
@@ -84,7 +94,8 @@ def _example_input(dataset: Dataset) -> Tensor:
     """
     if dataset.modality is Modality.SPEECH:
         return torch.zeros(1, round(dataset.lengths[0] * SAMPLE_RATE))
-    return dataset[0].signal[None, :-1]
+    # of a block of text the last token is a target only
+    return dataset[0].signal[None, : round(dataset.lengths[0])]
 
 
 def part_names(config: Mapping[str, Any]) -> dict[str, str]:
@@ -128,20 +139,28 @@ def _param_group_row(group: Mapping[str, Any], optimizer: torch.optim.Optimizer)
 
 
 def print_next_commands(
-    console: Console, folder: Path, evaluations: Mapping[str, Evaluation]
+    console: Console, folder: Path, evaluations: Mapping[str, Evaluation], transcribes: bool
 ) -> None:
-    """Prints the scores, the run's folder, and the commands that a user may want next."""
+    """Prints the scores, the run's folder, and the commands that a user may want next.
+
+    Args:
+        transcribes: whether the run turns recordings into texts.
+    """
     for split, evaluation in evaluations.items():
         console.print(evaluation.table(split))
     console.print(f"run: {folder}", highlight=False, soft_wrap=True)
     # commands to copy, with the options that this run needs
     commands = [format_command("evaluate", str(folder))]
-    if any(e.modality is Modality.SPEECH for e in evaluations.values()):
+    if transcribes:
         commands.append(format_command("transcribe", str(folder), "FILE..."))
     commands.append(shlex.join(["tensorboard", "--logdir", str(folder.parent)]))
     if (folder.parent / "multirun.yaml").exists():
         commands.append(shlex.join(["python", "-m", "famx.compare", str(folder.parent)]))
-    console.print("\n  ".join(["next:", *commands]), highlight=False, soft_wrap=True, markup=False)
+    console.print("\n  ".join(["next:", *commands]), highlight=False, soft_wrap=True)
+
+
+def _as_utf8(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def hparams(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,7 +170,7 @@ def hparams(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in flatten(config[section], section):
             if value in (None, {}) or key.endswith(".layers"):
                 continue
-            # TensorBoard accepts only plain values
-            is_plain = isinstance(value, str | int | float)
-            options[key] = value if is_plain else str(value)
+            # TensorBoard accepts only plain values, and texts that are UTF-8
+            is_plain = isinstance(value, int | float)
+            options[key] = value if is_plain else _as_utf8(str(value))
     return part_names(config) | {"seed": config["seed"]} | options

@@ -1,5 +1,7 @@
 """Resolves a composed config: default parts of the task, sampled layers, absolute paths."""
 
+import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 from famx import registry
 from famx.config.command import parse_yaml
 from famx.config.schema import complete_choice
+from famx.config.text_options import is_text_option
 from famx.experiment.search import sample_layers
 from famx.model import layer_choices
 from famx.monitoring.optimizer_probe import ProbeLevel
@@ -18,10 +21,13 @@ from famx.validate import check_number
 
 Config = Mapping[str, Any]
 
+# sizes beyond which no model is meant; famx/experiment/build.py compares the memory
+MAX_SIZES = {"d_model": 2**20, "n_heads": 2**20, "n_layers": 2000}
+
 
 @runtime_checkable
 class HasModality(Protocol):
-    """A data set or frontend that is for speech or for text alone."""
+    """A data set or frontend that is for speech, for text or for images alone."""
 
     modality: Modality
 
@@ -50,6 +56,10 @@ def resolve(config: Config) -> dict[str, Any]:
     for room, name in task.default_parts.items():
         if config[room]["name"] == "default":
             resolved[room] = {"name": name}
+    # a task of any data leaves the frontend to the modality of its data
+    data = get("data", resolved["data"]["name"])
+    if config["frontend"]["name"] == "default" and isinstance(data, HasModality):
+        resolved["frontend"] = {"name": task.default_frontend(data.modality)}
     resolved["optim"] = _resolve_optimizer(config)
     # layers
     model = dict(config["model"])
@@ -61,6 +71,8 @@ def resolve(config: Config) -> dict[str, Any]:
     if model.get("layers"):
         model["n_layers"] = len(model["layers"])
     resolved["model"] = model
+    # options of a sweep are not those of its runs
+    resolved.pop("sweep", None)
     # paths
     if config["init_from"]:
         resolved["init_from"] = _absolute(config["init_from"])
@@ -69,18 +81,20 @@ def resolve(config: Config) -> dict[str, Any]:
 
 
 def _check_numbers(config: Config) -> None:
-    _check_integer("seed", config["seed"], minimum=0)
-    for key in ("d_model", "n_heads", "n_layers"):
-        _check_integer(f"model.{key}", config["model"][key], minimum=1)
+    _check_integer("seed", config["seed"], 0, 2**63 - 1)
+    for key, maximum in MAX_SIZES.items():
+        _check_integer(f"model.{key}", config["model"][key], 1, maximum)
     if not re.fullmatch(r"[^/\0]+", str(config["name"])):
         raise UserError(f"name={config['name']} must be the name of one folder, without a /")
     check_number("param_groups", config["param_groups"])
 
 
-def _check_integer(key: str, value: object, minimum: int) -> None:
+def _check_integer(key: str, value: object, minimum: int, maximum: int) -> None:
     # `isinstance` would accept booleans
-    if type(value) is not int or not minimum <= value < 2**63:
-        raise UserError(f"{key}={value} must be an integer of at least {minimum} and below 2**63")
+    if type(value) is not int or not minimum <= value <= maximum:
+        raise UserError(
+            f"{key}={value} must be an integer of at least {minimum} and at most {maximum:,}"
+        )
 
 
 def _resolve_optimizer(config: Config) -> dict[str, Any]:
@@ -104,7 +118,8 @@ def _with_absolute_paths(data: Config) -> dict[str, Any]:
 
 
 def _absolute(path: str) -> str:
-    expanded = Path(path).expanduser()
+    # unlike Path.expanduser, accepts a user without a home
+    expanded = Path(os.path.expanduser(path))
     return str(expanded.resolve()) if expanded.exists() else path
 
 
@@ -114,18 +129,22 @@ def check_parts_fit(config: Config) -> None:
     Raises:
         UserError: a part does not fit; the message names parts that do.
     """
-    # modality of the data and the frontend
+    # modality of the data and the frontend, the same one for a task of any modality
     task_name = config["task"]["name"]
     task = get("task", task_name)
+    data = get("data", config["data"]["name"])
+    modality = task.modality
+    reason = f"task={task_name}"
+    if modality is None and isinstance(data, HasModality):
+        modality = data.modality
+        reason = f"data={config['data']['name']}"
     for room in ("data", "frontend"):
         part = get(room, config[room]["name"])
-        if not _fits(part, task.modality):
-            fitting = [
-                name for name in registry.names(room) if _fits(get(room, name), task.modality)
-            ]
+        if not _fits(part, modality):
+            fitting = [name for name in registry.names(room) if _fits(get(room, name), modality)]
             raise UserError(
-                f"{room}={config[room]['name']} is for {part.modality.value} and task={task_name} "
-                f"for {task.modality.value}; {room} may be {', '.join(fitting)}"
+                f"{room}={config[room]['name']} is for {part.modality.value} and {reason} "
+                f"for {modality.value}; {room} may be {', '.join(fitting)}"
             )
     # output that the decoder expects
     decoder = get("decode", config["decode"]["name"])
@@ -136,52 +155,71 @@ def check_parts_fit(config: Config) -> None:
         )
 
 
-OVERRIDABLE = ("decode", "trainer.device", "trainer.threads")  # options of a trained run
+OVERRIDABLE = ("trainer.device", "trainer.threads")  # options of a trained run
+OVERRIDABLE_ROOMS = ("data", "decode")
+MAX_LABEL = 100  # characters of a label in the name of a file
 
 
 def override_decoding(config: Config, words: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """Applies words such as `decode=ctc_greedy` or `decode.beam=8` to a trained run's config.
+    """Applies words such as `decode.beam=8` or `data.root=FOLDER` to a trained run's config.
 
     The device is selected again unless a word sets it.
 
     Returns:
-        The config, and a label of the decoding for file names, empty if the decoding is unchanged.
+        The config, and a label of what changed for file names, empty if that is nothing.
 
     Raises:
         UserError: a word sets another option, or one that does not exist.
     """
     # another machine may have another device
     trainer = dict(config["trainer"]) | {"device": "auto", "threads": None}
-    decode = dict(config["decode"])
-    options: dict[str, Any] = {}
+    choices = {room: dict(config[room]) for room in OVERRIDABLE_ROOMS}
+    options: dict[str, dict[str, Any]] = {room: {} for room in OVERRIDABLE_ROOMS}
     for word in words:
         key, equals, text = word.partition("=")
         room, _, option = key.partition(".")
-        if not equals or (key not in OVERRIDABLE and room != "decode"):
+        if not equals or (key not in OVERRIDABLE and room not in OVERRIDABLE_ROOMS):
             raise UserError(
                 f"{word} cannot be set for a trained run; these can: decode=NAME, "
-                "decode.KEY=VALUE, trainer.device=NAME, trainer.threads=N"
+                "decode.KEY=VALUE, data=NAME, data.KEY=VALUE, trainer.device=NAME, "
+                "trainer.threads=N"
             )
-        if key == "decode":
-            decode = {"name": text}
-        elif room == "decode":
-            options[option] = parse_yaml(key, text)
+        if key == room:
+            choices[room] = {"name": text}
+        elif room in OVERRIDABLE_ROOMS:
+            # a path stays as it is typed
+            is_text = is_text_option(key) and text != "null"
+            options[room][option] = text if is_text else parse_yaml(key, text)
         else:
             trainer[option] = parse_yaml(key, text)
-    # defaults, as training would have resolved them
-    if decode["name"] == "default":
-        decode["name"] = get("task", config["task"]["name"]).default_parts["decode"]
-    decode = complete_choice("decode", decode | options)
+    # complete choices; only those that differ have a label
+    changed: dict[str, Any] = {}
+    labels = []
+    for room, choice in choices.items():
+        # a default, as training would have resolved it
+        if choice["name"] == "default":
+            choice["name"] = get("task", config["task"]["name"]).default_parts[room]
+        changed[room] = complete_choice(room, choice | options[room])
+        if room == "data":
+            changed[room] = _with_absolute_paths(changed[room])
+        if changed[room] != complete_choice(room, config[room]):
+            labels.append(_label(changed[room]["name"], options[room]))
     trainer = vars(TrainerConfig(**trainer))
-    # only a changed decoding has a label
-    label = ""
-    if decode != complete_choice("decode", config["decode"]):
-        label = ",".join([decode["name"], *(f"{key}={value}" for key, value in options.items())])
-    return dict(config) | {"decode": decode, "trainer": trainer}, label
+    return dict(config) | changed | {"trainer": trainer}, ".".join(reversed(labels))
 
 
-def _fits(part: type, modality: Modality) -> bool:
-    return not isinstance(part, HasModality) or part.modality is modality
+def _label(name: str, options: Config) -> str:
+    """Returns the name of a part and its options as part of a file's name."""
+    label = ",".join([name, *(f"{key}={value}" for key, value in options.items())])
+    if re.fullmatch(r"[\w.,=+-]*", label) and len(label) <= MAX_LABEL:
+        return label
+    # a digest tells apart what looks the same without its slashes or its beginning
+    digest = hashlib.sha256(label.encode(errors="surrogateescape")).hexdigest()[:8]
+    return re.sub(r"[^\w.,=+-]+", "_", label)[:MAX_LABEL] + f"-{digest}"
+
+
+def _fits(part: type, modality: Modality | None) -> bool:
+    return modality is None or not isinstance(part, HasModality) or part.modality is modality
 
 
 def probe_level(value: object) -> ProbeLevel:

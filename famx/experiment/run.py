@@ -1,14 +1,18 @@
 """Runs an experiment: trains the model of a config, then scores it on the test splits."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console, Group
 
+from famx import files
 from famx.config.command import format_command
+from famx.data._fingerprint import describe_changes, shared_files
 from famx.experiment import report
 from famx.experiment.build import (
     Experiment,
@@ -16,26 +20,45 @@ from famx.experiment.build import (
     build_run_optimizer,
     build_trainer,
     check_learnable,
-    initialize_from,
 )
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.experiment.search import layer_table
+from famx.experiment.transfer import Transfer, initialize_from
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
 from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.notation import UserError
 from famx.registry import HOOK, PARTS
 from famx.training import checkpoint
 from famx.training.checkpoint import load_weights
-from famx.training.device import join_process_group, select_device
+from famx.training.device import (
+    describe_device,
+    join_process_group,
+    peak_memory,
+    select_device,
+)
 from famx.training.evaluate import Evaluation, evaluate
-from famx.training.hooks import EvaluateOnDev, Hook, SaveCheckpoints, StopOnDivergence
+from famx.training.hooks import EvaluateOnDev, FollowPlans, Hook, SaveCheckpoints, StopOnDivergence
+from famx.training.identity import changed_files, identity, list_files, read_code
 from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
 from famx.training.trainer_config import TrainerConfig
 
+log = logging.getLogger(__name__)
 
-def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[str, Any]:
+
+def run(
+    config: Mapping[str, Any],
+    folder: Path,
+    resume: bool = False,
+    trust_edits: bool = False,
+    plans: Sequence[Sequence[int]] = (),
+) -> dict[str, Any]:
     """Trains the model of a config in `folder`, then scores all splits except train and dev.
+
+    Args:
+        trust_edits: whether, on resume, options of the optimizer in the config replace those of the
+            checkpoint.
+        plans: plans of a run with a limit of time that is repeated; see `Trainer.plans`.
 
     Returns:
         The latest metrics by tag; with `stopped_by`, the number of the signal that ended the run.
@@ -59,11 +82,10 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
     experiment = build_experiment(config, device, tokenizer)
     for split in experiment.loader("train").dataset.splits:
         check_learnable(experiment, split)
-    if config["init_from"] and not resume:
-        initialize_from(experiment.model, config["init_from"])
+    transfer = _initialize(experiment) if not resume else None
     optimizer = build_run_optimizer(experiment, settings)
     run_log = WriteRunLog(run_dir, report.hparams(config))
-    hooks = training_hooks(experiment, run_dir)
+    hooks = training_hooks(run_dir, experiment, plans)
     if is_main_process:
         hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)
     trainer = build_trainer(experiment, optimizer, settings, hooks)
@@ -75,19 +97,19 @@ def run(config: Mapping[str, Any], folder: Path, resume: bool = False) -> dict[s
             stack.enter_context(contextlib.closing(run_log))
             stack.push(run_log.log_error)
         if resume:
-            _restore(trainer, run_dir)
-        console = Console(quiet=not is_main_process)
+            _restore(trainer, run_dir, trust_edits)
+        console = Console(quiet=not is_main_process, markup=False)
         if is_main_process:
-            run_dir.save_setup(config, experiment.tokenizer)
-            _print_overview(console, experiment, trainer, run_dir)
+            _begin(console, experiment, trainer, run_dir, transfer)
         latest = trainer.fit()
         if trainer.stopped_by:
             command = format_command("train", f"resume={run_dir}")
             message = f"stopped at step {trainer.step} and saved; to continue:\n  {command}"
-            console.print(message, soft_wrap=True, markup=False)
+            console.print(message, soft_wrap=True)
             return latest | {"stopped_by": trainer.stopped_by}
         if is_main_process:
             latest |= _score_and_report(experiment, trainer, run_log, run_dir, console)
+            _save_result(run_dir, experiment, trainer, latest)
     return latest
 
 
@@ -111,14 +133,19 @@ def score(
     return evaluations
 
 
-def training_hooks(experiment: Experiment, run_dir: RunDir) -> list[Hook]:
-    """Builds the hooks of every process: reports, evaluations and checkpoints."""
-    return [
+def training_hooks(
+    run_dir: RunDir, experiment: Experiment, plans: Sequence[Sequence[int]] = ()
+) -> list[Hook]:
+    """Builds the hooks of every process: reports, evaluations, checkpoints, plans to repeat."""
+    dev = experiment.loader("dev")
+    hooks: list[Hook] = [
         ReportMetrics(),
         StopOnDivergence(),
-        EvaluateOnDev(experiment.loader("dev").eval_batches),
+        EvaluateOnDev(dev.eval_batches, dev.n_eval_batches()),
         SaveCheckpoints(run_dir),
     ]
+    # after the evaluation of a step, as the trainer plans
+    return [*hooks, FollowPlans(plans)] if plans else hooks
 
 
 def monitoring_hooks(
@@ -131,7 +158,7 @@ def monitoring_hooks(
     """Builds the hooks of the first process: optimizer probe, user's hooks, run log, progress."""
     task = experiment.task
     hooks: list[Hook] = [build_user_hook(name, hook) for name, hook in user_hooks().items()]
-    hooks += [run_log, ShowProgress(task.selection_metric, task.modality)]
+    hooks += [run_log, ShowProgress(task)]
     level = probe_level(experiment.config["probe"])
     if level != "off":
         # before the run log, which writes what the probe adds to a report
@@ -156,13 +183,99 @@ def build_user_hook(name: str, hook: type) -> Hook:
     return hook()
 
 
-def _restore(trainer: Trainer, run_dir: RunDir) -> None:
+def _initialize(experiment: Experiment) -> Transfer | None:
+    """Loads the weights of `init_from`, if it is set."""
+    source = experiment.config["init_from"]
+    if not source:
+        return None
+    return initialize_from(experiment.model, experiment.tokenizer, source)
+
+
+def _begin(
+    console: Console,
+    experiment: Experiment,
+    trainer: Trainer,
+    run_dir: RunDir,
+    transfer: Transfer | None,
+) -> None:
+    """Writes the config and the identity of a run, checks its data, and prints an overview."""
+    run_dir.save_setup(experiment.config, experiment.tokenizer)
+    _save_identity(run_dir, experiment.config)
+    _check_data(experiment, run_dir)
+    _print_overview(console, experiment, trainer, run_dir)
+    if transfer:
+        console.print(transfer.table())
+
+
+def _check_data(experiment: Experiment, run_dir: RunDir) -> None:
+    """Reports data that changed since the run began, and recordings of train in other splits."""
+    train = experiment.loader("train").dataset
+    datasets = {split: experiment.loader(split).dataset for split in train.splits}
+    # a run that is resumed has digests already
+    current = {split: dataset.fingerprint() for split, dataset in datasets.items()}
+    changes = describe_changes(run_dir.load_fingerprints(), current)
+    if changes:
+        log.warning(
+            "the data has changed since %s was saved, and is used as it is now: %s",
+            run_dir,
+            ", ".join(changes),
+        )
+    run_dir.save_fingerprints(current)
+    for split, dataset in datasets.items():
+        shared = shared_files(train.files(), dataset.files()) if split != "train" else []
+        if shared:
+            file, other = shared[0]
+            log.warning(
+                "%d of the %d recordings of %s are in train too; the first: %s%s",
+                len(shared),
+                len(dataset.files()),
+                split,
+                file,
+                "" if file == other else f", which is {other} there",
+            )
+
+
+def _restore(trainer: Trainer, run_dir: RunDir, trust_edits: bool) -> None:
     """Restores the last checkpoint, and removes the run's scores, which will be outdated."""
     saved = checkpoint.load(run_dir.require_checkpoints())
     load_weights(trainer.model, saved, run_dir)  # raises one sentence for another model
-    trainer.load_state_dict(saved)
+    trainer.load_state_dict(saved, trust_edits)
     if trainer.is_main_process:
+        run_dir.warn_of_edited_logs(trainer.step)
         run_dir.remove_evaluations()
+
+
+def _save_identity(run_dir: RunDir, config: Mapping[str, Any]) -> None:
+    """Writes the identity of the run; a warning names code that has changed since it began."""
+    current = identity(config)
+    earlier = read_code(run_dir)
+    if earlier:
+        changed = changed_files(earlier, current["code"])
+        if changed:
+            log.warning("the code has changed since this run began: %s", list_files(changed))
+    files.write_atomic(run_dir.identity_file, json.dumps(current, indent=1) + "\n")
+
+
+def _save_result(
+    run_dir: RunDir, experiment: Experiment, trainer: Trainer, metrics: Mapping[str, float]
+) -> None:
+    """Writes the result of a run that is trained and scored, with what it has cost.
+
+    The cost is the time of its steps in seconds, the FLOPs of a pass in evaluation per second of
+    audio or per token, and the peak memory in bytes.
+    """
+    result = {
+        "step": trainer.step,
+        "score": trainer.best_score,
+        "seconds": trainer.seconds,
+        "flops": report.flops_per_unit(experiment),
+        "unit": experiment.loader("train").dataset.modality.unit,
+        "memory": peak_memory(trainer.device),
+        "device": describe_device(trainer.device),
+        "plans": trainer.plans,
+        "metrics": dict(metrics),
+    }
+    files.write_atomic(run_dir.result_file, json.dumps(result, indent=1, default=float) + "\n")
 
 
 def _print_overview(
@@ -194,7 +307,7 @@ def _score_and_report(
             scores[f"{split}/{name}"] = value
     # for TensorBoard, and for the terminal
     run_log.finish(scores, trainer.step)
-    report.print_next_commands(console, run_dir.path, evaluations)
+    report.print_next_commands(console, run_dir.path, evaluations, experiment.transcribes)
     return scores
 
 

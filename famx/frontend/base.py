@@ -16,22 +16,25 @@ class Frontend(nn.Module, ABC):
     nothing: the frames of a signal are the same in every batch.
 
     Attributes:
-        modality: `Modality.SPEECH` for signals of samples at 16 kHz, `Modality.TEXT` for token ids.
+        modality: `Modality.SPEECH` for signals of samples at 16 kHz, `Modality.TEXT` for token ids,
+            `Modality.IMAGE` for rows of pixels.
+        pixels: shape of a row of pixels, (columns, channels); empty for other signals.
     """
 
     modality: ClassVar[Modality]
+    pixels: tuple[int, ...] = ()
 
     @abstractmethod
     def forward(
         self,
-        signal: Shaped[Tensor, "b n"],
+        signal: Shaped[Tensor, "b n *pixels"],
         lengths: Int[Tensor, " b"],
         spans: Float[Tensor, "b m 4"] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Int[Tensor, " b"]]:
         """Returns the frames and how many of them each signal has.
 
         Args:
-            lengths: samples or tokens of each signal, at least 1.
+            lengths: samples, tokens or rows of each signal, at least 1.
             spans: rectangles to blank (SpecAugment, arXiv:1904.08779): start and width in time,
                 start and width in mel, as fractions of the signal's length and of the mel bins.
         """

@@ -3,27 +3,20 @@
 from math import ceil, gcd
 from typing import ClassVar, Literal
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import gelu, pad, relu
+from torch.nn.functional import gelu, relu
 
-from famx.frontend.base import Frontend
+from famx.frontend._mel import MAX_SIZE, MelSpectrogram, n_windows_of
 from famx.nn.masks import length_mask
-from famx.notation import SAMPLE_RATE, Modality
+from famx.notation import Modality
 from famx.registry import register
 
-# in samples: a window of 25 ms, a hop of 10 ms, and the window padded to a power of two
-WINDOW = 400
-HOP = 160
-N_FFT = 512
 CONTEXT_GROUPS = 8  # groups of the context convolution
-SILENCE = 1e-9  # lower bound of the mean energy that energies are divided by
-FLOOR = 1e-6  # added to energies in units of the utterance's mean: 60 dB below it
 
 
 @register
-class LogMel(Frontend):
+class LogMel(MelSpectrogram):
     """`y + gelu(conv(y))`, `y = W conv(conv(normalised log(mel |FFT(hann x)|^2)))`.
 
     n samples become `ceil(n_windows / 4)` frames, `n_windows = 1 + ceil(max(0, n - 400) / 160)`:
@@ -38,16 +31,10 @@ class LogMel(Frontend):
             function of its neighbours as a relative position embedding (wav2vec 2.0,
             arXiv:2006.11477).
         normalize: zero mean and unit variance of each mel bin, over each utterance (`utterance`) or
-            over all training data so far (`global`).
+            over all training data so far (`global`), in all processes of a run.
     """
 
     modality: ClassVar[Modality] = Modality.SPEECH
-
-    window: Float[Tensor, " w"]
-    filters: Float[Tensor, "bins f"]
-    count: Float[Tensor, ""]
-    mean: Float[Tensor, " f"]
-    square: Float[Tensor, " f"]
 
     def __init__(
         self,
@@ -58,23 +45,14 @@ class LogMel(Frontend):
         context: int = 15,
         normalize: Literal["utterance", "global"] = "utterance",
     ):
-        super().__init__()
-        if normalize not in ("utterance", "global"):
-            raise ValueError(f"normalize={normalize} is neither utterance nor global")
-        if n_mels < 4 or channels < 2:
-            raise ValueError(f"n_mels={n_mels} must be at least 4, channels={channels} at least 2")
-        if context < 1 or context % 2 == 0:
+        super().__init__(n_mels, normalize)
+        if not 2 <= channels <= MAX_SIZE:
+            raise ValueError(f"channels={channels} must be between 2 and {MAX_SIZE:,}")
+        if not 1 <= context <= MAX_SIZE or context % 2 == 0:
             raise ValueError(
-                f"context={context} must be odd: a frame, and as many before it as after it"
+                f"context={context} must be odd and at most {MAX_SIZE:,}: a frame, and as many "
+                "before it as after it"
             )
-        self.n_mels = n_mels
-        self.normalize = normalize
-        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        self.register_buffer("filters", _mel_filters(n_mels), persistent=False)
-        if normalize == "global":
-            self.register_buffer("count", torch.zeros(()))
-            self.register_buffer("mean", torch.zeros(n_mels))
-            self.register_buffer("square", torch.ones(n_mels))
         # each convolution halves time and mel bins
         first = nn.Conv2d(1, channels // 2, 3, stride=2, padding=1)
         second = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
@@ -95,12 +73,7 @@ class LogMel(Frontend):
         spans: Float[Tensor, "b m 4"] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Int[Tensor, " b"]]:
         """See `Frontend.forward`; cells whose centres lie in a span are set to the mean."""
-        # log-mel energies, normalised, with spans at the mean of 0
-        with torch.no_grad(), torch.autocast(signal.device.type, enabled=False):
-            x, lengths = self.features(signal.float(), lengths)
-            x = self.standardize(x, length_mask(lengths, x.shape[1])[..., None])
-            if spans is not None:
-                x = x.masked_fill(self.span_mask(spans, lengths, x.shape[1]), 0.0)
+        x, lengths = self.spectrogram(signal, lengths, spans)
         # two strided convolutions
         x = x.to(self.out.weight.dtype)[..., None]
         for convolution in self.convolutions:
@@ -114,68 +87,4 @@ class LogMel(Frontend):
 
     def n_frames(self, lengths: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """Returns the number of frames of signals with these numbers of samples."""
-        return (_n_windows(lengths) + 3) // 4
-
-    def features(
-        self, signal: Float[Tensor, "b n"], lengths: Int[Tensor, " b"]
-    ) -> tuple[Float[Tensor, "b t f"], Int[Tensor, " b"]]:
-        """Returns log energies of windows in units of the signal's mean, and the window counts."""
-        # all windows of the longest signal
-        signal = signal.masked_fill(~length_mask(lengths, signal.shape[1]), 0.0)
-        n_windows = 1 + (max(0, signal.shape[1] - WINDOW) + HOP - 1) // HOP
-        signal = pad(signal, (0, (n_windows - 1) * HOP + WINDOW - signal.shape[1]))
-        # their energies
-        spectrum = torch.fft.rfft(signal.unfold(1, WINDOW, HOP) * self.window.float(), N_FFT)
-        energy = (spectrum.real.square() + spectrum.imag.square()) @ self.filters.float()
-        # divided by the mean over the signal, so that loudness has no effect; the lower bound keeps
-        # silence from being amplified
-        lengths = _n_windows(lengths)
-        valid = length_mask(lengths, n_windows)[..., None]
-        mean = (energy * valid).sum((1, 2), keepdim=True) / (lengths * self.n_mels)[:, None, None]
-        return (energy / mean.clamp(min=SILENCE) + FLOOR).log(), lengths
-
-    def standardize(
-        self, x: Float[Tensor, "b t f"], valid: Bool[Tensor, "b t 1"]
-    ) -> Float[Tensor, "b t f"]:
-        """Returns x with zero mean and unit variance of each mel bin; training updates `global`."""
-        x = x * valid
-        if self.normalize == "utterance":
-            count = valid.sum(1, keepdim=True)
-            mean = x.sum(1, keepdim=True) / count
-            variance = ((x - mean) * valid).square().sum(1, keepdim=True) / count
-        else:
-            if self.training:
-                self.count += valid.sum()
-                weight = valid.sum() / self.count
-                self.mean.lerp_(x.sum((0, 1)) / valid.sum(), weight)
-                self.square.lerp_(x.square().sum((0, 1)) / valid.sum(), weight)
-            mean = self.mean
-            variance = (self.square - self.mean.square()).clamp(min=0)
-        return (x - mean) * (variance + 1e-2).rsqrt()
-
-    def span_mask(
-        self, spans: Float[Tensor, "b m 4"], lengths: Int[Tensor, " b"], size: int
-    ) -> Bool[Tensor, "b {size} f"]:
-        """Returns True for the cells of `size` windows whose centre lies in any of the spans."""
-        time, time_width, mel, mel_width = spans.float()[..., None].unbind(2)
-        # centres of windows and of mel bins, as fractions
-        times = (torch.arange(size, device=spans.device) + 0.5) / lengths[:, None, None]
-        mels = (torch.arange(self.n_mels, device=spans.device) + 0.5) / self.n_mels
-        rows = (time <= times) & (times < time + time_width)
-        columns = (mel <= mels) & (mels < mel + mel_width)
-        return rows.mT.float() @ columns.float() > 0
-
-
-def _n_windows(lengths: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """Returns how many windows cover signals with these numbers of samples."""
-    return 1 + ((lengths - WINDOW).clamp(min=0) + HOP - 1) // HOP
-
-
-def _mel_filters(n_mels: int) -> Float[Tensor, "bins {n_mels}"]:
-    """Returns triangles of height 1 over FFT bins, in equal steps of 2595 log10(1 + Hz / 700)."""
-    top = torch.tensor(SAMPLE_RATE / 2)
-    edges = 700 * (10 ** (torch.linspace(0, 1, n_mels + 2) * (1 + top / 700).log10()) - 1)
-    hertz = torch.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)[:, None]
-    rising = (hertz - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - hertz) / (edges[2:] - edges[1:-1])
-    return torch.minimum(rising, falling).clamp(min=0)
+        return (n_windows_of(lengths) + 3) // 4

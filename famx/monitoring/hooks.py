@@ -10,21 +10,29 @@ from typing import Any
 
 from torch import Tensor
 
-from famx.monitoring.metrics import module_images, module_metrics, optimizer_metrics, to_host
+from famx.monitoring.metrics import (
+    HeatMap,
+    module_images,
+    module_metrics,
+    optimizer_metrics,
+    to_host,
+)
 from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.monitoring.progress import TrainingProgress, format_score
 from famx.monitoring.spectrum_log import SpectrumLog
 from famx.monitoring.tensorboard import RunLog
 from famx.nn.hooks import Observed, set_observed
-from famx.notation import Modality
-from famx.training.device import sum_over_processes, world_size
+from famx.nn.processes import sum_over_processes
+from famx.task.base import DrawsScores, Task
+from famx.training.device import world_size
 from famx.training.evaluate import Evaluation
 from famx.training.hooks import Hook, Interval, Metrics, require_finite
 from famx.training.provenance import provenance
 from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
+from famx.training.tree import require_like
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def trial_name(folder: Path) -> str:
@@ -42,10 +50,9 @@ def trial_name(folder: Path) -> str:
     return f"{name} {parent}"
 
 
-def throughput_tag(modality: Modality) -> str:
-    """Returns the tag of the amount of data trained per second, in seconds of audio or tokens."""
-    data = "audio" if modality is Modality.SPEECH else "tokens"
-    return f"train/{data}_per_second"
+def throughput_tag(task: Task) -> str:
+    """Returns the tag of the amount of data trained per second, such as seconds of audio."""
+    return f"train/{task.throughput_unit}_per_second"
 
 
 class ReportMetrics(Hook):
@@ -60,14 +67,18 @@ class ReportMetrics(Hook):
             return
         # the metrics of this step; the sums of the interval start again at 0
         self._set_observed(trainer, False)
+        n_steps = trainer.interval.steps
         metrics = self.collect(trainer)
         trainer.loss_sum.zero_()
+        trainer.skipped.zero_()
         trainer.interval = Interval()
         for hook in trainer.hooks:
             hook.on_report(trainer, metrics)
         scalars = {tag: value for tag, value in metrics.items() if not isinstance(value, Tensor)}
         trainer.latest |= scalars
-        require_finite(trainer, "train", scalars["train/loss"])
+        # without any step that counts there is no loss; many such steps in a row end the run
+        if scalars.get("train/skipped") != n_steps:
+            require_finite(trainer, "train", scalars["train/loss"])
 
     def _set_observed(self, trainer: Trainer, observed: bool) -> None:
         set_observed(trainer.model, observed)
@@ -79,15 +90,25 @@ class ReportMetrics(Hook):
         # tensors on the device
         interval = trainer.interval
         on_device = {
-            "train/loss": sum_over_processes(trainer.loss_sum) / interval.steps,
+            "train/loss": sum_over_processes(trainer.loss_sum) / (interval.steps - trainer.skipped),
             "train/grad_norm": trainer.grad_norm,
+            "train/skipped": trainer.skipped,
         }
         on_device |= module_metrics(trainer.model)
         on_device |= optimizer_metrics(trainer.optimizer)
         # numbers on the host
         metrics = to_host(on_device)
+        # most runs skip no step
+        skipped = metrics["train/skipped"]
+        if skipped:
+            log.warning(
+                "the gradients of %d of %d steps up to step %d are not finite",
+                *(skipped, interval.steps, trainer.step),
+            )
+        else:
+            del metrics["train/skipped"]
         metrics["train/lr"] = trainer.optimizer.param_groups[0]["lr"]
-        metrics[throughput_tag(trainer.task.modality)] = interval.amount_per_second
+        metrics[throughput_tag(trainer.task)] = interval.amount_per_second
         metrics["train/padding"] = interval.padding / interval.steps
         return metrics
 
@@ -151,6 +172,7 @@ class ProbeOptimizer(Hook):
         return self.probe.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        require_like(state, self.probe.state_dict(), "probe")
         self.probe.load_state_dict(state)
 
 
@@ -178,7 +200,7 @@ class WriteRunLog(Hook):
         facts = provenance(trainer.device, world_size())
         self.run_dir.add_provenance(facts)
         for name, fact in facts.items():
-            logger.info("%s: %s", name, fact)
+            log.info("%s: %s", name, fact)
         # at the start, so that a run that is stopped or crashes has a row too
         self.log.log_hparams(trial_name(self.run_dir.path), self.hparams)
 
@@ -191,6 +213,9 @@ class WriteRunLog(Hook):
         header = ("reference", "hypothesis")
         self.log.log_text_table(trainer.step, "dev/samples", header, evaluation.samples())
         self.log.log_images(trainer.step, module_images(trainer.evaluated_model))
+        if isinstance(trainer.task, DrawsScores):
+            name, picture = trainer.task.picture(evaluation.references, evaluation.hypotheses)
+            self.log.log_images(trainer.step, {f"dev/{name}": HeatMap(*picture)})
         self._log_results(trainer)
 
     def on_stop(self, trainer: Trainer) -> None:
@@ -210,7 +235,7 @@ class WriteRunLog(Hook):
         results = {f"Results/{tag.replace('/', ' ')}": value for tag, value in scores.items()}
         self.log.log_curves(step, results)
         for tag, value in scores.items():
-            logger.info("%s %.6g", tag, value)
+            log.info("%s %.6g", tag, value)
 
     def log_error(
         self,
@@ -230,20 +255,20 @@ class WriteRunLog(Hook):
 class ShowProgress(Hook):
     """Shows a progress bar on a terminal, and a line for each report elsewhere."""
 
-    def __init__(self, selection_metric: str, modality: Modality):
-        self.progress = TrainingProgress(selection_metric, modality)
+    def __init__(self, task: Task):
+        self.progress = TrainingProgress(task.selection_metric, task.throughput_unit)
 
     def on_start(self, trainer: Trainer) -> None:
         self.progress.start()
 
     def on_report(self, trainer: Trainer, metrics: Metrics) -> None:
-        rate = float(metrics[throughput_tag(trainer.task.modality)])
+        rate = float(metrics[throughput_tag(trainer.task)])
         self._show(trainer, "train", f"loss {metrics['train/loss']:.3f}", rate)
 
     def on_evaluation(self, trainer: Trainer, evaluation: Evaluation) -> None:
         scores = [f"{name} {format_score(name, x)}" for name, x in evaluation.metrics.items()]
         # there may be no report before the first evaluation
-        tag = throughput_tag(trainer.task.modality)
+        tag = throughput_tag(trainer.task)
         rate = trainer.latest.get(tag, trainer.interval.amount_per_second)
         self._show(trainer, "dev", "  ".join(scores), rate)
 

@@ -5,8 +5,6 @@ import logging
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from famx.notation import Modality
-
 log = logging.getLogger(__name__)
 
 
@@ -15,16 +13,16 @@ class TrainingProgress:
 
     Args:
         metric: name of the score on dev.
-        modality: modality of the data; rates are seconds of audio or tokens per second.
+        unit: what rates count: "audio" (seconds of it), "tokens", "rows" or "examples".
         quiet: whether to print nothing, for processes that do not report.
     """
 
-    def __init__(self, metric: str, modality: Modality, quiet: bool = False):
+    def __init__(self, metric: str, unit: str, quiet: bool = False):
         self.metric = metric
-        self.rate_unit = "audio s/s" if modality is Modality.SPEECH else "tokens/s"
-        self.console = Console(quiet=quiet)
+        self.rate_unit = "audio s/s" if unit == "audio" else f"{unit}/s"
+        self.console = Console(quiet=quiet, markup=False)
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             console=self.console,
             disable=quiet or not self.console.is_terminal,
@@ -56,7 +54,7 @@ class TrainingProgress:
         Args:
             text: the formatted losses and scores.
             total_steps: total number of steps, None while it is not known.
-            rate: seconds of audio or tokens per second.
+            rate: amount of data per second.
             seconds: elapsed time.
             best_score: best score on dev, infinite before the first evaluation.
         """

@@ -1,5 +1,7 @@
 """`spectrum.parquet`: the optimizer-probe measurements of every tensor at every report."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from math import isnan
@@ -14,10 +16,12 @@ from torch import Tensor
 
 from famx.monitoring.metrics import HeatMap, RowGroup
 from famx.notation import UserError
+from famx.training.tree import MALFORMED
 
 log = logging.getLogger(__name__)
 
 LEVEL = 0.05  # significance level of the test of whiteness
+DIGEST = "sha256"  # key of the file's metadata
 MAX_COLUMNS = 64  # columns of a heat map; some reports of longer runs are not drawn
 WHITE_NOISE = (1.0, "1 = white noise")  # marked on the colours of band powers
 # columns of text, by the metric whose bands they name
@@ -155,7 +159,11 @@ class SpectrumLog:
                 columns[NAME_COLUMNS[metric]] = names * len(steps)
         # a rename is atomic, a write is not
         temp_path = self.file.with_suffix(".tmp")
-        parquet.write_table(pyarrow.table(columns), temp_path)
+        # damage of a page is detected by its checksum, of anything else by the digest
+        table = pyarrow.table(columns)
+        digest = _digest(self.names, self.kinds, self.reports)
+        table = table.replace_schema_metadata({DIGEST: digest})
+        parquet.write_table(table, temp_path, write_page_checksum=True)
         temp_path.replace(self.file)
 
     def _rows(self, kind: str) -> list[int]:
@@ -191,22 +199,58 @@ class SpectrumLog:
         return HeatMap(values[order], tensors, caption, tuple(groups))
 
     def _read(self, step: int) -> dict[int, dict[str, Tensor]]:
-        """Returns the reports of the file up to `step`; none, with a warning, if it is damaged."""
+        """Returns the reports of the file up to `step`; none, with a warning, if it is damaged.
+
+        A copy of a damaged file remains.
+        """
         try:
-            rows_by_step = by_step(parquet.read_table(self.file))
-        except (pyarrow.ArrowInvalid, KeyError, OSError) as error:
-            log.warning("%s is damaged and will be replaced: %s", self.file, error)
+            reports = _verified_reports(self.file)
+        except (pyarrow.ArrowException, OSError, *MALFORMED) as error:
+            copy = self.file.with_name("spectrum.damaged.parquet")
+            self.file.replace(copy)
+            log.warning(
+                "%s is damaged and will be replaced, a copy is %s: %s", self.file, copy.name, error
+            )
             return {}
-        texts = ("step", "tensor", "kind", *NAME_COLUMNS.values())
-        reports: dict[int, dict[str, Tensor]] = {}
-        for reported_step, rows in rows_by_step.items():
-            if reported_step > step:
-                continue
-            reports[reported_step] = {}
-            for name in rows.column_names:
-                if name not in texts:
-                    reports[reported_step][name] = torch.tensor(rows[name].to_pylist())
-        return reports
+        return {reported: report for reported, report in reports.items() if reported <= step}
+
+
+def _verified_reports(file: Path) -> dict[int, dict[str, Tensor]]:
+    """Returns all reports of a file, which must be as they were written.
+
+    Raises:
+        ValueError: the content differs from its digest.
+        pyarrow.ArrowException, OSError, LookupError, TypeError: the file cannot be read.
+    """
+    table = parquet.read_table(file, page_checksum_verification=True)
+    reports: dict[int, dict[str, Tensor]] = {}
+    names: list[str] = []
+    kinds: list[str] = []
+    for step, rows in by_step(table).items():
+        names = rows["tensor"].to_pylist()
+        kinds = rows["kind"].to_pylist()
+        reports[step] = {}
+        for name in rows.column_names:
+            if name not in ("step", "tensor", "kind", *NAME_COLUMNS.values()):
+                reports[step][name] = torch.tensor(rows[name].to_pylist())
+    metadata = table.schema.metadata or {}
+    if metadata.get(DIGEST.encode()) != _digest(names, kinds, reports).encode():
+        raise ValueError("its content differs from its digest")
+    return reports
+
+
+def _digest(
+    names: Sequence[str], kinds: Sequence[str], reports: Mapping[int, Mapping[str, Tensor]]
+) -> str:
+    """Returns the SHA-256 of reports."""
+    digest = hashlib.sha256(json.dumps([list(names), list(kinds)]).encode())
+    for step, report in reports.items():
+        for metric, values in report.items():
+            digest.update(f"{step} {metric}".encode())
+            # one representation of values of all dtypes, and of NaN
+            wide = values.double()
+            digest.update(wide.masked_fill(wide.isnan(), torch.nan).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_decisions(file: str | Path) -> list[Decision]:

@@ -34,7 +34,9 @@ class RunLog:
         # drops lines of later steps, which will be written again, and lines cut off by a crash
         lines = []
         if self.file.exists():
-            lines = [line for line in self.file.read_text().splitlines() if _step(line) <= step]
+            # a file that is not UTF-8 is damaged; its other lines remain
+            text = self.file.read_text(encoding="utf-8", errors="replace")
+            lines = [line for line in text.splitlines() if _step(line) <= step]
         files.write_atomic(self.file, "".join(f"{line}\n" for line in lines))
 
         self.writer = SummaryWriter(str(run_dir.path), purge_step=step + 1 if step else None)
@@ -71,7 +73,7 @@ class RunLog:
 
         # numbers
         context = {"step": step, "epoch": epoch, "seconds": round(seconds, 3), "split": split}
-        with files.report_os_errors(self.file), self.file.open("a") as stream:
+        with files.report_os_errors(self.file), self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(context | scalars) + "\n")
 
         self.log_curves(step, scalars)
@@ -178,8 +180,9 @@ class _LogFile(logging.FileHandler):
 
 
 def _step(line: str) -> int:
-    """Returns the step of a line of metrics.jsonl; a huge number if the line is incomplete."""
+    """Returns the step of a line of metrics.jsonl; a huge number if the line is no report."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        step = json.loads(line)["step"]
+    except (ValueError, LookupError, TypeError, RecursionError):
         return 2**63
+    return step if type(step) is int else 2**63

@@ -12,16 +12,18 @@ from famx.notation import Modality
 
 
 class Example(NamedTuple):
-    """One utterance, or one block of text.
+    """One utterance, one text, or one image.
 
     Args:
         id: name of the example, unique in its data set.
-        signal: n mono samples of speech at 16 kHz, float in [-1, 1], or n token ids, int64.
-        text: words of the utterance; empty for a block of text, whose targets are its token ids.
+        signal: n mono samples of speech at 16 kHz, float in [-1, 1]; n token ids, int64; or n rows
+            of pixels, (n, columns, channels), float in [-1, 1].
+        text: words of the utterance, or the label of the example; empty for a block of text, whose
+            targets are its token ids.
     """
 
     id: str
-    signal: Shaped[Tensor, " n"]
+    signal: Shaped[Tensor, " n *pixels"]
     text: str
 
 
@@ -32,8 +34,9 @@ class Batch:
     Args:
         ids: names of the examples.
         texts: texts of the examples.
-        inputs: samples (float) or token ids (int64), zero beyond the length of each example.
-        lengths: number of samples or token ids of each example.
+        inputs: samples (float), token ids (int64) or rows of pixels (float), zero beyond the length
+            of each example.
+        lengths: number of samples, token ids or rows of each example.
         targets: token ids of the texts, zero beyond the length of each; of width 0 if the task has
             no targets other than the inputs.
         target_lengths: number of token ids of each text.
@@ -42,13 +45,14 @@ class Batch:
         modality: modality of the inputs.
 
     Attributes:
-        amount: amount of data without padding, in seconds of audio or tokens of text.
+        amount: amount of data without padding, in seconds of audio, tokens of text or rows of
+            pixels.
         padding: fraction of `inputs` that is padding, in [0, 1].
     """
 
     ids: list[str]
     texts: list[str]
-    inputs: Shaped[Tensor, "b n"]
+    inputs: Shaped[Tensor, "b n *pixels"]
     lengths: Int[Tensor, " b"]
     targets: Int[Tensor, "b u"]
     target_lengths: Int[Tensor, " b"]
@@ -60,7 +64,7 @@ class Batch:
     def __post_init__(self) -> None:
         # read here, while the lengths are still on the CPU
         total = int(self.lengths.sum())
-        size = self.inputs.numel()
+        size = self.inputs.shape[0] * self.inputs.shape[1]
         self.amount = self.modality.amount(total)
         self.padding = 1 - total / size if size else 0.0
 

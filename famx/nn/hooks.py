@@ -42,10 +42,29 @@ class LearnsFromLoss(Protocol):
 
 
 @runtime_checkable
+class CountsInputs(Protocol):
+    """A module with statistics of its inputs, over all processes of a run.
+
+    A process that repeats the rows of another one sets `is_counted` to False.
+    """
+
+    is_counted: bool
+
+
+@runtime_checkable
 class ConnectsLayers(Protocol):
     """A block that exchanges messages with the blocks of other layers through the decode state."""
 
     connects_layers: bool
+
+
+@runtime_checkable
+class StartsMessages(ConnectsLayers, Protocol):
+    """A block with parameters that only the first block of a chain of messages uses."""
+
+    def drop_start(self) -> None:
+        """Removes these parameters, since a block of an earlier layer sends the messages."""
+        ...
 
 
 @runtime_checkable
@@ -107,6 +126,22 @@ class ComputeCost:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "last_compute": None}
+
+
+def connect_layers(layers: nn.Module) -> bool:
+    """Prepares the blocks of a stack of layers to exchange messages; returns whether any do.
+
+    A parameter without a gradient would stop a training on several processes, so all blocks but
+    the first of each class lose the parameters of the first one.
+    """
+    classes: set[type[nn.Module]] = set()
+    for module in layers.modules():
+        if not isinstance(module, ConnectsLayers) or not module.connects_layers:
+            continue
+        if type(module) in classes and isinstance(module, StartsMessages):
+            module.drop_start()
+        classes.add(type(module))
+    return bool(classes)
 
 
 def observe_last_batch(module: nn.Module, batches: Iterable[Item]) -> Iterator[Item]:

@@ -1,8 +1,18 @@
-"""Running means over the positions of a sequence, without a matrix of (queries, keys)."""
+"""Means over the positions of a sequence: of all of it, and up to each position."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from famx.nn.masks import length_mask
+
+
+def sequence_mean(x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
+    """Returns the mean over the first `lengths[i]` positions of each row, in 32 bits or more."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    # padding may hold anything, also what is not finite
+    real = x.to(wide).masked_fill(~length_mask(lengths, x.shape[1])[..., None], 0.0)
+    return real.sum(1) / lengths[:, None]
 
 
 def running_mean(

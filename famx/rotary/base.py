@@ -59,6 +59,11 @@ def geometric_frequencies(n: int, theta: float) -> tuple[float, ...]:
     return tuple(theta ** (-k / n) for k in range(n))
 
 
+def scaled(frequencies: tuple[float, ...], scale: float) -> tuple[float, ...]:
+    """Returns the frequencies times `scale`."""
+    return tuple(scale * frequency for frequency in frequencies)
+
+
 def count_pairs(head_dim: int, minimum: int = 2, **positive: float | int) -> int:
     """Returns the number of pairs of channels in a head.
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from famx.registry import register
-from famx.rotary.base import PairRotary, count_pairs, geometric_frequencies
+from famx.rotary.base import PairRotary, count_pairs, geometric_frequencies, scaled
 
 
 @register
@@ -38,8 +38,7 @@ class CompactRotary(PairRotary):
             raise ValueError(
                 f"rot_count={rot_count} must be from 1 to {pairs}, the pairs of head_dim={head_dim}"
             )
-        frequencies = geometric_frequencies(rot_count, theta)
-        super().__init__(tuple(scale * frequency for frequency in frequencies), learned_freq)
+        super().__init__(scaled(geometric_frequencies(rot_count, theta), scale), learned_freq)
         self.unrotated = pairs - rot_count
 
     def angular_frequencies(self) -> tuple[float, ...] | Float[Tensor, " pairs"]:

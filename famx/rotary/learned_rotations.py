@@ -19,13 +19,15 @@ class LearnedRotations(Rotary):
 
     `rotation_r = t * speed_r + min(t, reach) * tanh(W_r x)`
 
-    Speeds and W are learned; W is 0 at first, the speeds are evenly spaced up to 1. Content thus
-    shifts a position, in each rotation, by at most `reach`, and the first position not at all. An
-    odd last channel passes unrotated.
+    Speeds and W are learned; W is 0 at first, the speeds are evenly spaced up to `scale`. Content
+    thus shifts a position, in each rotation, by at most `reach`, and the first position not at all.
+    An odd last channel passes unrotated.
 
     Args:
-        freq_ranges: factors of each rotation, in radians; there are as many rotations as are
-            needed for all pairs of channels.
+        freq_ranges: factors of each rotation, in radians.
+        rot_count: number of rotations; as many as are needed for all pairs of channels when None.
+            Pairs that no rotation turns pass unrotated.
+        scale: initial speed of the fastest rotation.
         reach: largest shift by content, in positions; with 0 there is none, and scores depend on
             the distance alone.
     """
@@ -39,18 +41,26 @@ class LearnedRotations(Rotary):
         head_dim: int,
         *,
         freq_ranges: tuple[float, ...] = (1.0, 0.1, 0.01, 0.001),
+        rot_count: int | None = None,
+        scale: float = 1.0,
         reach: float = 1.0,
     ):
         super().__init__()
-        self.pairs = count_pairs(head_dim)
+        self.pairs = count_pairs(head_dim, scale=scale)
         if not freq_ranges or min(freq_ranges) <= 0:
             raise ValueError(f"freq_ranges={freq_ranges} must be one or more numbers above 0")
         if reach < 0:
             raise ValueError(f"reach={reach} must be at least 0")
         self.freq_ranges = tuple(freq_ranges)
         self.reach = reach
-        rotations = ceil(self.pairs / len(freq_ranges))
-        self.speed = nn.Parameter(torch.arange(rotations, 0, -1) / rotations)
+        most = ceil(self.pairs / len(freq_ranges))
+        rotations = most if rot_count is None else rot_count
+        if not 1 <= rotations <= most:
+            raise ValueError(
+                f"rot_count={rot_count} must be from 1 to {most}: {len(freq_ranges)} freq_ranges "
+                f"for the {self.pairs} pairs of head_dim={head_dim}"
+            )
+        self.speed = nn.Parameter(scale * (torch.arange(rotations, 0, -1) / rotations))
         self.weight = nn.Parameter(torch.zeros(rotations, head_dim)) if reach else None
 
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
@@ -81,7 +91,8 @@ def _range_matrix(
 ) -> Float[Tensor, "{rotations} {pairs}"]:
     """Returns the matrix that multiplies each rotation by each range, in the order of the pairs.
 
+    It is 0 for pairs that no rotation turns.
     A product with it equals an outer product, and is faster for so few columns.
     """
     blocks = torch.tensor(ranges, dtype=torch.float64, device=device).expand(rotations, 1, -1)
-    return block_diagonal(blocks, rotations * len(ranges))[:, :pairs]
+    return block_diagonal(blocks, max(pairs, rotations * len(ranges)))[:, :pairs]

@@ -9,14 +9,15 @@ from torch.nn.functional import normalize, pad
 
 from famx.registry import register
 from famx.rotary._channels import complex_pairs, compute_dtype, replace_pairs
-from famx.rotary._tables import phasor_table, positions, rotation_table
-from famx.rotary.base import Rotary, count_pairs, geometric_frequencies
+from famx.rotary._tables import constant, phasor_table, positions, rotation_table
+from famx.rotary.base import Rotary, count_pairs, geometric_frequencies, scaled
 
 
 @register
 class QuaternionRotary(Rotary):
-    """Multiplies block j of the channels by a quaternion of the angle `a = t theta^(-j/blocks)`.
+    """Multiplies block j of the channels by a quaternion of an angle `a` that grows with position.
 
+    `a = t * scale * theta^(-j/blocks)` for block j.
     Four channels: `x <- x q`, `q = cos a + u sin a`. The block is itself a quaternion, and all of
     it rotates; block j of n is the j-th pair of neighbours and the (n + j)-th.
     Three channels: `x <- q x q*`, `q = cos(a/2) + u sin(a/2)`, which rotates the channels j, n + j
@@ -26,27 +27,36 @@ class QuaternionRotary(Rotary):
 
     Args:
         channels: size of a block, 3 or 4.
+        scale: frequency of the fastest block, in radians per position.
         theta: base of the series: the block after the last one would rotate theta times slower than
             the first.
         learned: whether the axes are parameters; otherwise they are spread evenly over the sphere.
+        learned_freq: whether the frequencies are parameters, in radians per position.
     """
 
     def __init__(
-        self, head_dim: int, *, channels: int = 4, theta: float = 10000.0, learned: bool = False
+        self,
+        head_dim: int,
+        *,
+        channels: int = 4,
+        scale: float = 1.0,
+        theta: float = 10000.0,
+        learned: bool = False,
+        learned_freq: bool = False,
     ):
         super().__init__()
         if channels not in (3, 4):
             raise ValueError(f"channels={channels} must be 3 or 4")
-        count_pairs(head_dim, minimum=channels, theta=theta)
+        count_pairs(head_dim, minimum=channels, scale=scale, theta=theta)
         self.channels = channels
         self.n = head_dim // channels
         # one frequency per pair of channels in blocks of four, else one per channel; the channels
         # that remain rotate by 0, which is exact
-        frequencies = geometric_frequencies(self.n, theta)
-        if channels == 4:
-            self.frequencies = frequencies * 2
-        else:
-            self.frequencies = frequencies * 3 + (0.0,) * (head_dim % 3)
+        frequencies = scaled(geometric_frequencies(self.n, theta), scale)
+        self.copies = 2 if channels == 4 else 3
+        self.unrotated = 0 if channels == 4 else head_dim % 3
+        self.frequencies = frequencies * self.copies + (0.0,) * self.unrotated
+        self.frequency = nn.Parameter(torch.tensor(frequencies)) if learned_freq else None
         self.axis = nn.Parameter(_spiral(self.n).float()) if learned else None
 
     def forward(self, x: Float[Tensor, "b h t k"], offset: int = 0) -> Float[Tensor, "b h t k"]:
@@ -62,15 +72,23 @@ class QuaternionRotary(Rotary):
         """Returns the factors of each channel (or pair), and of the next ones of its block."""
         dtype = compute_dtype(x.dtype)
         seq_len = x.shape[-2]
-        if self.axis is not None:
-            axis = normalize(self.axis.to(dtype), dim=-1)
-            table = rotation_table(self.frequencies, offset, seq_len, x.device, dtype)
-            return _factors(axis, table, self.channels)
+        if self.axis is not None or self.frequency is not None:
+            frequencies: tuple[float, ...] | Tensor = self.frequencies
+            if self.frequency is not None:
+                frequencies = pad(self.frequency.repeat(self.copies), (0, self.unrotated))
+            table = rotation_table(frequencies, offset, seq_len, x.device, dtype)
+            return _factors(self.axes(x.device, dtype), table, self.channels)
         # four channels are two complex numbers
         if self.channels == 4:
             dtype = torch.promote_types(dtype, torch.complex64)
         arguments = (self.frequencies, self.n, self.channels)
         return positions(_constant_factors, arguments, offset, seq_len, x.device, dtype)
+
+    def axes(self, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "n 3"]:
+        """Returns the unit axis of each block."""
+        if self.axis is None:
+            return constant(_spiral_on, (self.n,), device, dtype)
+        return normalize(self.axis.to(dtype), dim=-1)
 
     def rotate_threes(
         self, x: Float[Tensor, "b h t k"], factors: Float[Tensor, "3 t k"]
@@ -122,6 +140,11 @@ def _constant_factors(
 ) -> Float[Tensor, "3 {size} columns"] | Complex[Tensor, "2 {size} columns"]:
     """Returns the factors at the positions 0 to size - 1 about axes that are not learned."""
     return _factors(_spiral(n).to(device), phasor_table(frequencies, size, device), channels)
+
+
+def _spiral_on(n: int, device: torch.device) -> Float[Tensor, "{n} 3"]:
+    """Returns the axes that are not learned."""
+    return _spiral(n).to(device)
 
 
 def _spiral(n: int) -> Float[Tensor, "{n} 3"]:

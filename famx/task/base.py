@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from tokenizers import Tokenizer
@@ -55,6 +55,34 @@ class Decoder(Protocol):
     def __call__(self, model: nn.Module, batch: Batch) -> list[str]: ...
 
 
+class Matrix(NamedTuple):
+    """A matrix to be drawn: its values, the names of its rows, and what its columns are."""
+
+    values: Float[Tensor, "rows columns"]
+    rows: tuple[str, ...]
+    columns: str
+
+
+@runtime_checkable
+class DrawsScores(Protocol):
+    """A task that shows more of an evaluation than its scores: a named picture."""
+
+    def picture(
+        self, references: Sequence[str], hypotheses: Sequence[str]
+    ) -> tuple[str, Matrix]: ...
+
+
+@runtime_checkable
+class Corpus(Protocol):
+    """Training data as a task reads it, to build the tokenizer of its targets."""
+
+    texts: list[str]
+
+    def build_tokenizer(
+        self, vocab_size: int = 0, special_tokens: Sequence[str] = ()
+    ) -> Tokenizer: ...
+
+
 class Task(ABC):
     """Defines the data, the loss, and the scores of a model's outputs.
 
@@ -64,26 +92,54 @@ class Task(ABC):
             `decode` instead, a factory that is called with the tokenizer.
 
     Attributes:
-        modality: modality of its data and frontend.
+        modality: modality of its data and frontend; None if both may have any, the same one.
         causal: whether its model must not see later positions.
         output: kind of scores that its model returns, which a decoder must match: "frames" with a
-            blank (CTC), or "tokens", each predicted from the tokens before it.
+            blank (CTC), "tokens", each predicted from the tokens before it, or "labels", one for
+            each sequence.
         selection_metric: metric on dev by which checkpoints are selected, "loss" or a name that
             `score` returns; lower is better.
         default_parts: room -> part where the config says `default`.
         special_tokens: first tokens of the vocabulary.
+        predicts_inputs: whether its targets are the inputs themselves, and not their texts.
     """
 
-    modality: ClassVar[Modality]
+    modality: ClassVar[Modality | None]
     causal: ClassVar[bool]
     output: ClassVar[str]
     selection_metric: ClassVar[str]
     default_parts: ClassVar[Mapping[str, str]]
     special_tokens: ClassVar[tuple[str, ...]] = ()
+    predicts_inputs: ClassVar[bool] = False
 
     def __init__(self, tokenizer: Tokenizer, decoder: Decoder):
         self.tokenizer = tokenizer
         self.decoder = decoder
+
+    @classmethod
+    def default_frontend(cls, modality: Modality) -> str:
+        """Returns the part that `frontend=default` means for data of this modality."""
+        return cls.default_parts["frontend"]
+
+    @classmethod
+    def build_tokenizer(cls, corpus: Corpus, vocab_size: int = 0) -> Tokenizer:
+        """Builds the tokenizer of the targets from the training data.
+
+        Raises:
+            UserError: there is nothing to learn in these texts.
+        """
+        return corpus.build_tokenizer(vocab_size, cls.special_tokens)
+
+    @property
+    def throughput_unit(self) -> str:
+        """The data that reports count: "audio" (seconds), "tokens", "rows" or "examples"."""
+        if self.modality is None:
+            return "examples"
+        return "audio" if self.modality is Modality.SPEECH else f"{self.modality.unit}s"
+
+    def throughput(self, batch: Batch) -> float:
+        """Returns the amount of data of a batch, in `throughput_unit`."""
+        return float(len(batch)) if self.modality is None else batch.amount
 
     @abstractmethod
     def count(self, batch: Batch) -> int:

@@ -114,4 +114,5 @@ class CTC(Task):
                 zero_infinity=True,
             )
         # counted on the device: in a CUDA graph, a number of the host would stay that of one batch
-        return total / batch.target_lengths.sum()
+        # at least 1: a text of characters that training never saw has no tokens
+        return total / batch.target_lengths.sum().clamp(min=1)

@@ -32,6 +32,7 @@ class LanguageModel(Task):
     modality: ClassVar[Modality] = Modality.TEXT
     causal: ClassVar[bool] = True
     output: ClassVar[str] = "tokens"
+    predicts_inputs: ClassVar[bool] = True
     selection_metric: ClassVar[str] = "loss"
     default_parts: ClassVar[dict[str, str]] = {
         "data": "text",

@@ -1,15 +1,20 @@
 """Augmentation of recordings: their speed, noise, and spans to blank."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from famx.data._audio import resample
+from famx.notation import SAMPLE_RATE
 from famx.seeding import numpy_rng
 from famx.training.loader_config import LoaderConfig
+
+Learnable = Callable[[Int[Tensor, " items"], Sequence[str]], list[bool]]
+"""Whether each text can be learned from a recording of so many samples."""
 
 
 @dataclass
@@ -61,3 +66,39 @@ def sample_augmentation(config: LoaderConfig, seed: int, epoch: int, n_items: in
         noise_seeds=numpy_rng(seed, "noise", epoch).integers(2**63, size=n_items),
         spans=spans,
     )
+
+
+def fitting_speeds(
+    seconds: Sequence[float], texts: Sequence[str], speeds: Sequence[float], learnable: Learnable
+) -> Bool[np.ndarray, "items speeds"]:
+    """Returns at which factors of speed the recordings stay long enough for their texts."""
+    fits = np.ones((len(seconds), len(speeds)), bool)
+    samples = np.asarray(seconds, np.float64) * SAMPLE_RATE
+    # what fits at one speed fits at slower ones
+    rows = np.arange(len(seconds))
+    for column in np.argsort(speeds)[::-1]:
+        # resampling may round down
+        lengths = (samples[rows] / speeds[column]).astype(np.int64) - 1
+        lengths = lengths.clip(min=1)
+        accepted = learnable(torch.from_numpy(lengths), [texts[row] for row in rows.tolist()])
+        rows = rows[~np.asarray(accepted, bool)]
+        fits[rows, column] = False
+    return fits
+
+
+def sample_speeds_again(
+    augmentation: Augmentation,
+    fits: Bool[np.ndarray, "items speeds"],
+    speeds: Sequence[float],
+    seed: int,
+    epoch: int,
+) -> None:
+    """Replaces speeds that do not fit by one of those that do, as a function of the arguments.
+
+    Where none fits, the first sample stays.
+    """
+    factors = np.asarray(speeds)
+    for row in np.flatnonzero(~fits.all(1) & fits.any(1)):
+        if augmentation.speed[row] not in factors[fits[row]]:
+            rng = numpy_rng(seed, "speed that fits", epoch, int(row))
+            augmentation.speed[row] = rng.choice(factors[fits[row]])

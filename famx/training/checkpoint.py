@@ -1,116 +1,199 @@
 """Checkpoints of safetensors and JSON: written atomically, verified on load, never unpickled."""
 
-import errno
-import hashlib
+import itertools
 import json
 import logging
+import math
 import os
-import random
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from famx import files
 from famx.notation import UserError
+from famx.training.manifest import RunFiles, find_damage, is_intact, read_manifest, write_manifest
+from famx.training.tree import MALFORMED, describe, first_nan, flatten, unflatten
 
 log = logging.getLogger(__name__)
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+CHECKED = ("model", "averaged", "optimizer")  # trees that must not contain a NaN
+NO_SPACE = ("No space left", "File too large", "quota exceeded")  # messages of the system
+FOLDER = re.compile(r"step-([0-9]{1,18})")
+REPLACED = re.compile(r"\.step-([0-9]{1,18})\.old")
 
 
-def save(folder: Path, step: int, score: float | None, **trees: Any) -> Path:
+class _DamageError(Exception):
+    """A checkpoint cannot be used; the message says why."""
+
+
+def save(
+    folder: Path,
+    step: int,
+    score: float | None,
+    run_files: RunFiles | None = None,
+    **trees: Any,
+) -> Path:
     """Writes `folder/step-N` completely or not at all; keeps the two newest and the best.
+
+    At each instant there is one complete checkpoint of a step that has been saved before.
 
     Args:
         folder: folder of all checkpoints of a run.
         score: score on dev, lower is better; None if this step was not evaluated.
+        run_files: accepted digests of files of the run, by name, for the manifest.
         trees: nested dicts, lists and tuples of tensors, numbers, strings and None. The tensors of
             each go to `<name>.safetensors`, everything else to `state.json`.
 
     Raises:
-        UserError: the disk is full; earlier checkpoints can still be loaded.
+        UserError: the disk is full, or a weight is not a number; earlier checkpoints remain.
     """
     target = folder / f"step-{step}"
     temporary = folder / f".step-{step}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove_remains(folder)
     try:
         temporary.mkdir(parents=True)
-        _write_files(temporary, step, score, trees)
-        # a rename is atomic, so a crash leaves a complete checkpoint or none
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        _sync(folder)
+        _write_files(temporary, step, score, run_files or {}, trees)
+        _replace(temporary, target)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        is_full = isinstance(error, OSError) and error.errno in DISK_FULL
+        is_full = isinstance(error, OSError) and error.errno in files.NO_SPACE
         # errors of safetensors contain only the message of the system
-        if is_full or "No space left" in str(error):
+        if is_full or any(message in str(error) for message in NO_SPACE):
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            remaining = _folders(folder)
+            still = "earlier checkpoints still load" if remaining else "there is no earlier one"
             raise UserError(
-                f"the disk is full: step {step} could not be saved to {folder}, "
-                "earlier checkpoints still load"
+                f"the disk is full or the file too large ({reason}): step {step} could not be "
+                f"saved to {folder}, {still}"
             ) from error
+        raise
+    except UserError:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     _prune(folder)
     return target
 
 
-def _write_files(folder: Path, step: int, score: float | None, trees: Mapping[str, Any]) -> None:
+def _write_files(
+    folder: Path,
+    step: int,
+    score: float | None,
+    run_files: RunFiles,
+    trees: Mapping[str, Any],
+) -> None:
     """Writes the tensors of each tree, the state and the manifest, through to the disk."""
     state: dict[str, Any] = {"step": step, "score": score}
     for name, tree in trees.items():
         tensors: dict[str, Tensor] = {}
-        state[name] = _flatten(tree, "", tensors)
+        state[name] = flatten(tree, "", tensors)
+        bad = first_nan(tensors) if name in CHECKED else None
+        if bad is not None:
+            raise UserError(
+                f"step {step} is not saved, since {name}.{bad} is not finite; the run keeps its "
+                "checkpoints of earlier steps: choose a smaller optim.lr"
+            )
         if tensors:
             save_file(tensors, folder / f"{name}.safetensors")
     # the manifest lists everything else
     (folder / "state.json").write_text(json.dumps(state))
-    manifest = {
-        file.name: {"size": file.stat().st_size, "sha256": _digest(file)}
-        for file in sorted(folder.iterdir())
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    for file in folder.iterdir():
-        _sync(file)
+    write_manifest(folder, run_files)
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Renames a complete checkpoint to its final name, and removes the one that it replaces.
+
+    Between the two renames, the former checkpoint is complete under the name that `_folders` knows.
+    """
+    replaced = target.with_name(f".{target.name}.old")
+    if target.exists():
+        target.rename(replaced)
+    temporary.rename(target)
+    _sync(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _remove_remains(folder: Path) -> None:
+    """Restores or removes what a process left that was killed while it saved."""
+    for path in folder.glob(".step-*.old"):
+        final = folder / path.name.removeprefix(".").removesuffix(".old")
+        if REPLACED.fullmatch(path.name) and not final.exists():
+            path.rename(final)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def load(folder: Path, which: str = "last", device: str = "cpu") -> dict[str, Any]:
     """Reads the newest (`last`) or the `best` complete checkpoint: its trees, `step` and `score`.
 
-    Every file is verified against the manifest; a damaged checkpoint is skipped with a warning.
+    Every file is verified against the manifest. A checkpoint that is damaged or contains a NaN is
+    skipped with a warning.
 
     Raises:
         UserError: there is no complete checkpoint.
     """
     # the newest first
-    candidates = list(reversed(_steps(folder)))
-    if which == "best":
-        # evaluated steps come first, ordered by score and then from new to old
-        scored = [(_score(folder, step), -step) for step in candidates]
-        ranked = sorted((score, step) for score, step in scored if score is not None)
-        candidates = [-step for _, step in ranked] + candidates
-    for step in candidates:
-        path = folder / f"step-{step}"
-        damage = _find_damage(path)
-        if damage:
-            log.warning("%s is damaged (%s), falling back to an older checkpoint", path, damage)
+    folders = _folders(folder)
+    newest = sorted(folders, reverse=True)
+    candidates = [*_by_score(folders), *newest] if which == "best" else newest
+    reasons = []
+    for step in dict.fromkeys(candidates):
+        path = folders[step]
+        try:
+            saved = _read_files(path, step, device)
+        except _DamageError as error:
+            reasons.append(f"{path} is damaged ({error})")
+            log.warning("%s, falling back to an older checkpoint", reasons[-1])
             continue
-        return _read_files(path, device)
-    raise UserError(f"{folder} holds no complete checkpoint")
+        if reasons:
+            log.warning("%s is used in its place", path)
+        return saved
+    first = f": {reasons[0]}" if reasons else ""
+    raise UserError(f"{folder} holds no complete checkpoint{first}")
 
 
-def _read_files(path: Path, device: str) -> dict[str, Any]:
-    state = json.loads((path / "state.json").read_text())
-    for name in state.keys() - {"step", "score"}:
-        file = path / f"{name}.safetensors"
-        tensors = load_file(file, device=device) if file.exists() else {}
-        state[name] = _unflatten(state[name], tensors)
+def _by_score(folders: Mapping[int, Path]) -> list[int]:
+    """Lists the evaluated steps from the best score to the worst, newer ones first."""
+    scored = [(_score(path), -step) for step, path in folders.items()]
+    ranked = sorted((score, step) for score, step in scored if score is not None)
+    return [-step for _, step in ranked]
+
+
+def _read_files(path: Path, step: int, device: str) -> dict[str, Any]:
+    """Reads a checkpoint; raises a `_DamageError` if it is not a complete one of this step."""
+    damage = find_damage(path)
+    if damage:
+        raise _DamageError(damage)
+    try:
+        state = json.loads((path / "state.json").read_text())
+        for name in state.keys() - {"step", "score"}:
+            file = path / f"{name}.safetensors"
+            tensors = load_file(file, device=device) if file.exists() else {}
+            state[name] = unflatten(state[name], tensors)
+            bad = first_nan(tensors) if name in CHECKED else None
+            if bad is not None:
+                raise _DamageError(f"{name}.{bad} is not finite")
+        if state["step"] != step:
+            raise _DamageError(f"state.json is of step {state['step']}")
+        _require_score(state["score"])
+    except (*MALFORMED, OSError, SafetensorError) as error:
+        raise _DamageError(f"{type(error).__name__}: {error}") from error
     return state
+
+
+def _require_score(score: object) -> None:
+    if score is not None and (type(score) not in (int, float) or math.isnan(score)):  # type: ignore[arg-type]
+        raise ValueError(f"its score is {score!r}")
 
 
 def load_weights(model: nn.Module, saved: Mapping[str, Any], source: object) -> None:
@@ -120,121 +203,113 @@ def load_weights(model: nn.Module, saved: Mapping[str, Any], source: object) -> 
         source: origin of the checkpoint, for the error message.
 
     Raises:
-        UserError: the weights belong to another model.
+        UserError: the weights belong to another model, or are infinite.
     """
-    # the averaged weights are the ones that were evaluated
-    weights = _averaged_weights(saved) or saved["model"]
+    weights = evaluated_weights(saved, source)
     expected = model.state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        saved_shape = _shape_of(weights, name)
-        expected_shape = _shape_of(expected, name)
-        if saved_shape != expected_shape:
+    for name in sorted(expected.keys() | weights.keys(), key=str):
+        there = describe(weights[name]) if name in weights else "absent"
+        here = describe(expected[name]) if name in expected else "absent"
+        if there != here:
             raise UserError(
-                f"{source} is a checkpoint of another model: {name} is {saved_shape} there, "
-                f"{expected_shape} in this one"
+                f"{source} is a checkpoint of another model: {name} is {there} there, "
+                f"{here} in this one"
             )
+    for name, _ in model.named_parameters():
+        if not weights[name].isfinite().all():
+            raise UserError(f"{source} is a checkpoint of weights that are not finite: {name}")
     model.load_state_dict(weights)
+
+
+def evaluated_weights(saved: Mapping[str, Any], source: object) -> dict[str, Tensor]:
+    """Returns the weights of a checkpoint that were evaluated: averaged ones, if there are any.
+
+    Raises:
+        UserError: there are none.
+    """
+    weights = _averaged_weights(saved) or saved.get("model")
+    if not isinstance(weights, dict):
+        raise UserError(f"{source} is a checkpoint without weights of a model")
+    return weights
+
+
+def require_finite_weights(model: nn.Module, step: int) -> None:
+    """Checks the parameters before they are saved, in one device copy.
+
+    Raises:
+        UserError: a parameter is not finite; the message names it.
+    """
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        return
+    # the largest magnitude of a tensor is finite only if all of it is
+    largest = torch._foreach_norm([p.detach() for p in parameters.values()], math.inf)
+    magnitudes = torch.stack([value.float().to(largest[0].device) for value in largest]).tolist()
+    for name, magnitude in zip(parameters, magnitudes, strict=True):
+        if not math.isfinite(magnitude):
+            raise UserError(
+                f"step {step} is not saved, since the weight {name} is not finite; the run keeps "
+                "its checkpoints of earlier steps: choose a smaller optim.lr"
+            )
 
 
 def _averaged_weights(saved: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns the weights that torch's AveragedModel saved, under the model's own names."""
-    averaged = dict(saved.get("averaged", {}))
-    averaged.pop("n_averaged", None)
-    return {name.removeprefix("module."): tensor for name, tensor in averaged.items()}
+    averaged = saved.get("averaged")
+    if not isinstance(averaged, dict):
+        return {}
+    weights = {str(name).removeprefix("module."): tensor for name, tensor in averaged.items()}
+    weights.pop("n_averaged", None)
+    return weights
 
 
-def _shape_of(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
-    return tuple(weights[name].shape) if name in weights else "absent"
+# folders and scores
 
 
-def _flatten(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """Converts a tree to JSON; moves its tensors into `tensors` by their paths, each once."""
-    if isinstance(tree, Tensor):
-        # tied weights are saved once
-        for name, tensor in tensors.items():
-            if tensor is tree or _shares_memory(tensor, tree):
-                return {"tensor": name}
-        tensors[path] = tree.detach().contiguous()
-        return {"tensor": path}
-    # JSON has only string keys, so a dict becomes a list of pairs
-    if isinstance(tree, dict):
-        pairs = []
-        for key, value in tree.items():
-            pairs.append([key, _flatten(value, f"{path}.{key}".lstrip("."), tensors)])
-        return {"dict": pairs}
-    if isinstance(tree, list | tuple):
-        items = []
-        for i, value in enumerate(tree):
-            items.append(_flatten(value, f"{path}.{i}".lstrip("."), tensors))
-        return {type(tree).__name__: items}
-    if tree is None or isinstance(tree, bool | int | float | str):
-        return tree
-    raise TypeError(
-        f"a checkpoint holds tensors, numbers and strings, not {type(tree).__name__} at {path}"
-    )
+def all_folders(folder: Path) -> list[Path]:
+    """Lists the folders of all checkpoints, the newest first."""
+    folders = _folders(folder)
+    return [folders[step] for step in sorted(folders, reverse=True)]
 
 
-def _unflatten(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Inverts `_flatten`."""
-    if not isinstance(tree, dict):
-        return tree
-    ((kind, value),) = tree.items()
-    if kind == "tensor":
-        return tensors[value]
-    if kind == "dict":
-        return {key: _unflatten(item, tensors) for key, item in value}
-    items = [_unflatten(item, tensors) for item in value]
-    return tuple(items) if kind == "tuple" else items
+def _folders(folder: Path) -> dict[int, Path]:
+    """Returns the folders of checkpoints by step, also of one that was being replaced."""
+    folders: dict[int, Path] = {}
+    for pattern in (REPLACED, FOLDER):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            match = pattern.fullmatch(path.name)
+            if match:
+                folders[int(match[1])] = path
+    return folders
 
 
-def _shares_memory(a: Tensor, b: Tensor) -> bool:
-    same_start = a.numel() > 0 and a.data_ptr() == b.data_ptr()
-    return same_start and a.shape == b.shape and a.dtype == b.dtype
-
-
-def _find_damage(path: Path) -> str | None:
-    """Returns what is wrong with a checkpoint, None if it is complete."""
-    try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        for name, entry in manifest.items():
-            file = path / name
-            if file.stat().st_size != entry["size"] or _digest(file) != entry["sha256"]:
-                return f"{name} differs from its manifest"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{type(error).__name__}: {error}"
-    if "state.json" not in manifest:
-        return "manifest.json does not name state.json"
-    return None
-
-
-def _steps(folder: Path) -> list[int]:
-    """Lists the steps that have a checkpoint, oldest first."""
-    names = [path.name.removeprefix("step-") for path in folder.glob("step-*")]
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-def _score(folder: Path, step: int) -> float | None:
-    try:
-        return json.loads((folder / f"step-{step}" / "state.json").read_text())["score"]
-    except (OSError, ValueError, KeyError):
+def _score(path: Path) -> float | None:
+    """Returns the score of a checkpoint; None without one, and if the file is not as saved."""
+    if not is_intact(path, "state.json", read_manifest(path)):
         return None
+    try:
+        score = json.loads((path / "state.json").read_text())["score"]
+        _require_score(score)
+    except (*MALFORMED, OSError):
+        return None
+    return score
 
 
 def _prune(folder: Path) -> None:
-    """Removes all checkpoints but the two newest and the best."""
-    steps = _steps(folder)
-    scores = {step: _score(folder, step) for step in steps}
-    evaluated = [(score, step) for step, score in scores.items() if score is not None]
-    best_step = min(evaluated)[1] if evaluated else None
-    # the two newest, in case the last one is damaged
-    for step in steps[:-2]:
-        if step != best_step:
-            shutil.rmtree(folder / f"step-{step}")
+    """Removes all checkpoints but the two newest and the best; damaged ones do not count."""
+    folders = _folders(folder)
+    newest = _first_complete(sorted(folders, reverse=True), folders, 2)
+    best = _first_complete(_by_score(folders), folders, 1)
+    for step, path in folders.items():
+        # damaged checkpoints of later steps stay until those steps are saved again
+        if newest and step < newest[-1] and step not in best:
+            shutil.rmtree(path)
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _first_complete(steps: Iterable[int], folders: Mapping[int, Path], count: int) -> list[int]:
+    """Returns the first `count` steps whose checkpoints are complete."""
+    complete = (step for step in steps if find_damage(folders[step]) is None)
+    return list(itertools.islice(complete, count))
 
 
 def _sync(path: Path) -> None:
@@ -243,37 +318,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def rng_state() -> dict[str, Any]:
-    """Returns the state of every global random generator, as a tree that `save` accepts."""
-    legacy = numpy.random.get_state(legacy=False)
-    assert isinstance(legacy, dict)
-    # safetensors has no unsigned 32-bit type
-    numpy_state = {
-        "key": torch.from_numpy(legacy["state"]["key"].astype("int64")),
-        "pos": legacy["state"]["pos"],
-        "has_gauss": legacy["has_gauss"],
-        "gauss": legacy["gauss"],
-    }
-    state = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy_state}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Restores what `rng_state` returned."""
-    torch.set_rng_state(state["torch"])
-    random.setstate(state["python"])
-    saved = state["numpy"]
-    numpy.random.set_state(
-        {
-            "bit_generator": "MT19937",
-            "state": {"key": saved["key"].numpy().astype("uint32"), "pos": saved["pos"]},
-            "has_gauss": saved["has_gauss"],
-            "gauss": saved["gauss"],
-        }
-    )
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])

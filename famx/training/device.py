@@ -4,19 +4,26 @@ import atexit
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 
 from famx.notation import UserError
 
 # options of glibc's mallopt (malloc.h)
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
+# Ctrl-C, the end of a job, of a terminal, and what Slurm sends before the end of the time
+SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if name in signal.Signals.__members__
+)
 
 
 def rank() -> int:
@@ -36,14 +43,6 @@ def join_process_group(device: torch.device) -> bool:
         # a thread of the group that still runs at exit would abort the process
         atexit.register(distributed.destroy_process_group)
     return rank() == 0
-
-
-def sum_over_processes(value: Tensor) -> Tensor:
-    """Returns the sum of a tensor over all processes."""
-    value = value.clone()
-    if world_size() > 1:
-        distributed.all_reduce(value)
-    return value
 
 
 def select_device(device: str, threads: int | None) -> torch.device:
@@ -77,6 +76,13 @@ def select_device(device: str, threads: int | None) -> torch.device:
     return torch.device(name)
 
 
+def memory_of(device: torch.device) -> int:
+    """Returns the bytes of a device's memory; those of the machine if it has none of its own."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def forward_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Returns the dtype of the products in a forward pass, for `trainer.precision`."""
     is_bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
@@ -97,6 +103,20 @@ def describe_precision(dtype: torch.dtype, device: torch.device) -> str:
     return f"fp32 with TF32 in {' and '.join(rounded)}"
 
 
+def peak_memory(device: torch.device) -> int:
+    """Returns the most memory that was in use, in bytes: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def describe_device(device: torch.device) -> str:
+    """Returns the name of a GPU, or the number of CPU threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
 def _retain_freed_memory() -> None:
     """Lets glibc reuse large freed blocks, which saves a page fault for every page and step."""
     libc = ctypes.CDLL(None)
@@ -110,8 +130,12 @@ def _retain_freed_memory() -> None:
 
 @contextlib.contextmanager
 def handle_signals(handler: Callable[[int], object]) -> Iterator[None]:
-    """Passes the first Ctrl-C or SIGTERM to `handler`; the second has its default effect."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Passes the first signal of `SIGNALS` to `handler`; the second has its default effect.
+
+    Signals that the process ignores, as under nohup, stay ignored.
+    """
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: old for number, old in previous.items() if old is not signal.SIG_IGN}
 
     def on_signal(number: int, _: Any) -> None:
         # a second signal finds the previous handler

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import nn
 
 from famx.nn.batch import Batch
-from famx.notation import Modality
+from famx.notation import Modality, UserError
 from famx.task.base import Score, Task
 from famx.training.device import describe_precision
 
@@ -25,7 +25,7 @@ class Evaluation:
         scores: scores by name, empty if the loss is the only one.
         ids, references, hypotheses: one per utterance.
         modality: modality of the data.
-        amount: amount of data, in seconds of audio or tokens of text.
+        amount: amount of data, in seconds of audio, tokens of text or rows of pixels.
         seconds: wall time of the evaluation.
         precision: precision of its arithmetic.
     """
@@ -69,7 +69,7 @@ class Evaluation:
             summary["audio_seconds"] = self.amount
             summary["real_time_factor"] = self.real_time_factor
         else:
-            summary["tokens"] = round(self.amount)
+            summary[f"{self.modality.unit}s"] = round(self.amount)
         return summary
 
     def table(self, split: str) -> Table:
@@ -79,7 +79,9 @@ class Evaluation:
             table.add_row(f"{self.loss:.3f}", f"{math.exp(min(self.loss, 99.0)):.3f}")
             return table
         # one row per score, with a column for every count that some score has
-        title = f"{split}: real-time factor {self.real_time_factor:.4f}, loss {self.loss:.3f}"
+        title = f"{split}: loss {self.loss:.3f}"
+        if self.modality is Modality.SPEECH:
+            title += f", real-time factor {self.real_time_factor:.4f}"
         table = Table(title=title, title_justify="left", min_width=len(title))
         headings = dict.fromkeys(key for score in self.scores.values() for key in score.counts)
         for column in ("", "rate", "95 % interval", *headings):
@@ -114,6 +116,7 @@ def evaluate(
     total = torch.zeros((), dtype=torch.float64)
     count = 0
     amount = 0.0
+    modality = task.modality
     ids: list[str] = []
     references: list[str] = []
     hypotheses: list[str] = []
@@ -125,10 +128,13 @@ def evaluate(
         total = total + loss.double().cpu() * task.count(batch)
         count += task.count(batch)
         amount += batch.amount
+        modality = batch.modality
         if texts:
             ids += batch.ids
             references += batch.texts
             hypotheses += texts
+    if modality is None:
+        raise UserError("the split is empty, so there is nothing to evaluate")
     scores = task.score(references, hypotheses) if references else {}
     return Evaluation(
         loss=float(total) / max(1, count),
@@ -136,7 +142,7 @@ def evaluate(
         ids=ids,
         references=references,
         hypotheses=hypotheses,
-        modality=task.modality,
+        modality=modality,
         amount=amount,
         seconds=time.perf_counter() - started,
         precision=describe_precision(torch.float32, device),

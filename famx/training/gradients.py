@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from famx.nn.batch import Batch
-from famx.nn.hooks import HasPenalty
+from famx.nn.hooks import CountsInputs, HasPenalty
 from famx.seeding import seed_global_generators
 from famx.task.base import Task
 from famx.training.compiled import compile_layers
@@ -47,6 +47,7 @@ class StepGradients:
         self.penalized = [module for module in model.modules() if isinstance(module, HasPenalty)]
         # the model shared between processes
         self.wrapped: nn.Module = model
+        self.counting = [module for module in model.modules() if isinstance(module, CountsInputs)]
         if self.world_size > 1:
             self.wrapped = DistributedDataParallel(model)
         if config.compile:
@@ -78,9 +79,10 @@ class StepGradients:
         loss_sum = torch.zeros((), device=self.device)
         for i, item in enumerate(fetched):
             seed_global_generators(self.seed_for("step", step, i, self.rank), self.device)
-            weight = 0.0
-            if self.rank < len(item.batch.ids):
-                weight = self.task.count(item.share) / total
+            is_counted = self.rank < len(item.batch.ids)
+            weight = self.task.count(item.share) / total if is_counted else 0.0
+            for module in self.counting:
+                module.is_counted = is_counted
             with self._exchange(is_last=i + 1 == len(fetched)):
                 loss = self.passes(item.on_device, weight * self.world_size)
             loss_sum += loss * weight

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from famx.nn.batch import Batch
 from famx.nn.hooks import observe_last_batch
+from famx.nn.processes import sum_over_processes
 from famx.notation import UserError
 from famx.training import checkpoint
-from famx.training.device import sum_over_processes
 from famx.training.evaluate import Evaluation, evaluate
 from famx.training.run_dir import RunDir
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from famx.training.trainer import Trainer
 
 Metrics = dict[str, float | Tensor]
+
+MAX_SKIPPED = 20  # steps in a row whose gradients are not finite
+MAX_TRIAL = 0.05  # share of the time of a run for the trial of an evaluation
 
 
 @dataclass
@@ -31,10 +34,10 @@ class Interval:
     padding: float = 0.0
     seconds: float = 0.0
 
-    def add(self, batches: Sequence[Batch]) -> None:
-        """Counts a step and its batches."""
+    def add(self, batches: Sequence[Batch], amount: float) -> None:
+        """Counts a step, its batches and their amount of data."""
         self.steps += 1
-        self.amount += sum(batch.amount for batch in batches)
+        self.amount += amount
         self.padding += sum(batch.padding for batch in batches) / len(batches)
 
     @property
@@ -96,18 +99,35 @@ def require_finite(trainer: "Trainer", split: str, loss: float) -> None:
     """
     if math.isfinite(loss):
         return
+    raise UserError(f"the {split} loss is {loss} at step {trainer.step}{_advice(trainer)}")
+
+
+def _advice(trainer: "Trainer") -> str:
+    """Returns the end of the message about a run that diverges."""
     lr = trainer.optimizer.param_groups[0]["lr"]
-    raise UserError(
-        f"the {split} loss is {loss} at step {trainer.step}, with a learning rate of {lr:.3g}: "
-        "choose a smaller optim.lr, or look for a fault in parts of your own with "
-        "python -m famx.check; the run keeps its checkpoints of earlier steps"
+    return (
+        f", with a learning rate of {lr:.3g}: choose a smaller optim.lr, or look for a fault in "
+        "parts of your own with python -m famx.check; the run keeps its checkpoints of earlier "
+        "steps"
     )
 
 
 class StopOnDivergence(Hook):
-    """Ends a run whose training loss is not finite, before it is evaluated or saved."""
+    """Ends a run whose training diverges, before it is evaluated or saved.
+
+    It does so if the loss is not finite, or the gradients of many steps in a row. A step whose
+    gradients are not finite has no effect if the optimizer skips it, and its loss does not count.
+    """
 
     def after_step(self, trainer: "Trainer") -> None:
+        # read only where the host waits for the device anyway
+        if trainer.is_save_due or trainer.is_report_due:
+            skipped = int(trainer.skipped_in_row)
+            if skipped >= MAX_SKIPPED:
+                raise UserError(
+                    f"the gradients of the last {skipped} steps are not finite at step "
+                    f"{trainer.step}{_advice(trainer)}"
+                )
         # a report checks the loss itself, and resets its sum
         if trainer.is_save_due and not trainer.is_report_due:
             loss = sum_over_processes(trainer.loss_sum).item()
@@ -119,10 +139,34 @@ class EvaluateOnDev(Hook):
 
     Args:
         batches: returns the batches of dev; parts fill their metrics in the last batch.
+        n_batches: number of these batches.
     """
 
-    def __init__(self, batches: Callable[[], Iterable[Batch]]):
+    def __init__(self, batches: Callable[[], Iterable[Batch]], n_batches: int = 1):
         self.batches = batches
+        self.n_batches = n_batches
+
+    def estimate_seconds(self, trainer: "Trainer") -> float:
+        """Returns the seconds of an evaluation, from a trial with the first batches.
+
+        The trial is part of the time of the run, and ends early if an evaluation takes long.
+        """
+        limit = MAX_TRIAL * (trainer.time_limit or math.inf)
+        started = time.perf_counter()
+        n_read = 0
+
+        def first_batches() -> Iterator[Batch]:
+            nonlocal n_read
+            for batch in self.batches():
+                n_read += 1
+                yield batch
+                if time.perf_counter() - started > limit:
+                    return
+
+        evaluate(trainer.evaluated_model, trainer.task, first_batches(), trainer.device)
+        seconds = time.perf_counter() - started
+        trainer.seconds += seconds
+        return seconds * self.n_batches / max(1, n_read)
 
     def after_step(self, trainer: "Trainer") -> None:
         if not trainer.is_evaluation_due or not trainer.is_main_process:
@@ -149,6 +193,26 @@ class EvaluateOnDev(Hook):
         require_finite(trainer, "dev", evaluation.loss)
 
 
+class FollowPlans(Hook):
+    """Repeats the plans of another run, whose length depended on its time.
+
+    Args:
+        plans: step, total steps and steps between evaluations of each plan.
+    """
+
+    def __init__(self, plans: Iterable[Sequence[int]]):
+        self.plans = {step: (total, interval) for step, total, interval in plans}
+
+    def on_start(self, trainer: "Trainer") -> None:
+        trainer.time_limit = None
+
+    def after_step(self, trainer: "Trainer") -> None:
+        if trainer.step in self.plans:
+            total_steps, interval = self.plans[trainer.step]
+            trainer.total_steps = total_steps
+            trainer.eval_interval = interval or None
+
+
 class SaveCheckpoints(Hook):
     """Saves checkpoints at evaluations, every `save_every` steps and on a signal.
 
@@ -158,7 +222,12 @@ class SaveCheckpoints(Hook):
 
     def __init__(self, run_dir: RunDir):
         self.run_dir = run_dir
-        self.saved_step = 0
+        self.saved_step: int | None = None
+
+    def on_start(self, trainer: "Trainer") -> None:
+        # the checkpoint from which a run resumes has its score, which must not be overwritten
+        if trainer.step:
+            self.saved_step = trainer.step
 
     def after_step(self, trainer: "Trainer") -> None:
         if trainer.is_main_process and trainer.is_save_due:
@@ -169,10 +238,16 @@ class SaveCheckpoints(Hook):
             self.save(trainer, None)
 
     def save(self, trainer: "Trainer", score: float | None) -> None:
-        """Saves a checkpoint of the current step with its score on dev, if it was evaluated."""
+        """Saves a checkpoint of the current step with its score on dev, if it was evaluated.
+
+        Raises:
+            UserError: a weight is not finite, or the disk is full.
+        """
+        checkpoint.require_finite_weights(trainer.model, trainer.step)
         # hooks write their logs first: on resume these are cut back to the step of the checkpoint
         for hook in trainer.hooks:
             hook.on_save(trainer)
         folder = self.run_dir.checkpoints
-        checkpoint.save(folder, trainer.step, score, **trainer.state_dict())
+        digests = self.run_dir.digests()
+        checkpoint.save(folder, trainer.step, score, digests, **trainer.state_dict())
         self.saved_step = trainer.step

@@ -1,23 +1,33 @@
 """Batches of similar lengths; order and augmentation follow from (seed, epoch, index)."""
 
 import itertools
+import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 
-from famx.data._tokenizers import encode
+from famx.data._tokenizers import encode, known_characters, list_characters
 from famx.data.base import Dataset
 from famx.nn.batch import Batch
 from famx.notation import SAMPLE_RATE, Modality, UserError
 from famx.seeding import numpy_rng
-from famx.training.augmentation import Augmentation, sample_augmentation
+from famx.training.augmentation import (
+    Augmentation,
+    Learnable,
+    fitting_speeds,
+    sample_augmentation,
+    sample_speeds_again,
+)
 from famx.training.fixed_shapes import Shape, choose_shapes, fill_shapes, padded_samples
 from famx.training.loader_config import LoaderConfig
-from famx.training.reader import PlannedBatch, Reader, collate, ignore_interrupts
+from famx.training.reader import PlannedBatch, ReadBatch, Reader, collate, ignore_interrupts
+
+log = logging.getLogger(__name__)
 
 # epochs whose lengths decide the fixed shapes, if each epoch has other examples
 EPOCHS_MEASURED = 8
@@ -35,7 +45,7 @@ def shuffle_in_buckets(
 
 
 def cut_into_batches(
-    order: Int[np.ndarray, " items"], lengths: Float[np.ndarray, " items"], budget: float
+    order: Int[np.ndarray, " selected"], lengths: Float[np.ndarray, " items"], budget: float
 ) -> list[list[int]]:
     """Cuts indices, in their order, into batches with rows · longest <= budget.
 
@@ -61,8 +71,12 @@ class Loader:
         tokenizer: tokenizer of the targets; None if the task has no targets but the inputs.
         seed: seed of every random draw, together with the epoch and the index.
         config: options of batches and their augmentation.
+        learnable: texts that the task can learn from recordings of so many samples; the speed of a
+            recording is sampled among those that leave it long enough. None for all.
         device: device that the batches are moved to. For CUDA, they are in pinned memory, and
             other processes read them by default.
+        split: name of the split. Texts of train must have no characters outside the vocabulary;
+            those of other splits may, as `dataset.unknown` says.
 
     Attributes:
         shapes: fixed shapes of the training batches, the shortest first; empty for no fixed shapes.
@@ -80,7 +94,11 @@ class Loader:
         seed: int = 0,
         config: LoaderConfig | None = None,
         device: torch.device | None = None,
+        split: str = "train",
+        learnable: Learnable | None = None,
     ) -> None:
+        self.learnable = learnable
+        self._fits: Bool[np.ndarray, "items speeds"] | None = None
         self.dataset = dataset
         self.tokenizer = tokenizer
         self.seed = seed
@@ -88,7 +106,10 @@ class Loader:
         self.device = device or torch.device("cpu")
         self.budget = self.config.budget(dataset.modality)
         dataset.use_cache(self.config.cache_bytes())
-        # unknown characters raise here and not after hours of training
+        # unknown characters are reported here and not after hours of training
+        self.split = split
+        self.is_strict = split == "train"
+        self.skipped = set() if self.is_strict else self._check_characters()
         longest_target = self._longest_target(dataset)
         # blocks of text have one length already
         self.shapes: list[Shape] = []
@@ -117,19 +138,30 @@ class Loader:
         The first batch is number `skip` of `epoch`. If (epoch, position) was the last batch used,
         `train_batches(epoch, position + 1)` continues with exactly the next one.
         """
-        augment = self._augmentation if self.dataset.modality is Modality.SPEECH else None
+        augment = None
+        if self.dataset.modality is Modality.SPEECH:
+            augment = self._augmentation
+            self._report_speeds(epoch)
         workers = self.config.n_workers(self.device)
         yield from self._read(self._steps(epoch, skip), augment, workers)
 
     def eval_batches(self) -> Iterator[Batch]:
         """Yields batches of every example once, unchanged, the shortest first."""
+        for _, _, batch in self._read(self._eval_plan(), None, 0):
+            yield batch
+
+    def n_eval_batches(self) -> int:
+        """Returns the number of batches of `eval_batches`."""
+        return len(self._eval_plan())
+
+    def _eval_plan(self) -> list[PlannedBatch]:
         lengths = np.asarray(self.dataset.lengths, dtype=np.float64)
         order = np.argsort(lengths, kind="stable")
+        order = np.array([index for index in order if index not in self.skipped], dtype=np.int64)
         plan = []
         for position, indices in enumerate(cut_into_batches(order, lengths, self.budget)):
             plan.append(PlannedBatch(0, position, indices, None))
-        for _, _, batch in self._read(plan, None, 0):
-            yield batch
+        return plan
 
     def _longest_target(self, dataset: Dataset) -> int:
         """Returns the number of token ids of the longest text, 0 without a tokenizer.
@@ -140,8 +172,46 @@ class Loader:
         longest = 0
         if self.tokenizer:
             for name, text in zip(dataset.ids, dataset.texts, strict=True):
-                longest = max(longest, len(encode(self.tokenizer, text, name)))
+                token_ids = encode(self.tokenizer, text, name, self.is_strict)
+                longest = max(longest, len(token_ids))
         return longest
+
+    def _check_characters(self) -> set[int]:
+        """Counts the texts with characters that the tokenizer lacks; returns those to skip.
+
+        Raises:
+            UserError: there are such texts, and the data set refuses them.
+        """
+        if not self.tokenizer:
+            return set()
+        known = known_characters(self.tokenizer)
+        unknown: Counter[str] = Counter()
+        indices = set()
+        for index, text in enumerate(self.dataset.texts):
+            characters = [character for character in text if character not in known]
+            if characters:
+                indices.add(index)
+                unknown.update(characters)
+        if not indices:
+            return set()
+        first = self.dataset.ids[min(indices)]
+        sentence = (
+            f"{len(indices)} of {len(self.dataset)} texts of {self.split} have characters that no "
+            f"training text has: {list_characters(unknown)}; the first: {first}"
+        )
+        if self.dataset.unknown == "error":
+            raise UserError(f"{sentence} (data.unknown=skip or replace accepts them)")
+        if self.dataset.unknown == "skip":
+            if len(indices) == len(self.dataset):
+                raise UserError(f"{sentence}; none remains with data.unknown=skip")
+            log.warning("%s; these examples are skipped (data.unknown=skip)", sentence)
+            return indices
+        log.warning(
+            "%s; these %d characters are counted as errors (data.unknown=replace)",
+            sentence,
+            unknown.total(),
+        )
+        return set()
 
     def _choose_shapes(self, n_shapes: int, longest_target: int) -> list[Shape]:
         """Chooses the fixed shapes, from the data set and the options alone."""
@@ -176,8 +246,36 @@ class Loader:
         return cut_into_batches(order, lengths, self.budget)
 
     def _augmentation(self, epoch: int) -> Augmentation:
-        n_items = len(self.dataset.at(epoch))
-        return sample_augmentation(self.config, self.seed, epoch, n_items)
+        view = self.dataset.at(epoch)
+        augmentation = sample_augmentation(self.config, self.seed, epoch, len(view))
+        fits = self._fitting_speeds(view)
+        if not fits.all():
+            sample_speeds_again(augmentation, fits, self.config.speed, self.seed, epoch)
+        return augmentation
+
+    def _fitting_speeds(self, view: Dataset) -> Bool[np.ndarray, "items speeds"]:
+        """Returns at which factors of speed the recordings stay long enough for their texts."""
+        speeds = self.config.speed
+        if self.learnable is None:
+            return np.ones((len(view), len(speeds)), bool)
+        # computed once if the examples are the same in every epoch
+        if self._fits is None or view is not self.dataset:
+            self._fits = fitting_speeds(view.lengths, view.texts, speeds, self.learnable)
+        return self._fits
+
+    def _report_speeds(self, epoch: int) -> None:
+        """Warns if some recordings are too short for their texts at some speeds."""
+        fits = self._fitting_speeds(self.dataset.at(epoch))
+        # those that fit at no speed are reported before training
+        n_short = int((~fits.all(1) & fits.any(1)).sum())
+        if n_short:
+            log.warning(
+                "%d of %d recordings are too short for their texts at some of loader.speed=%s; "
+                "their speed is sampled among the others",
+                n_short,
+                len(fits),
+                list(self.config.speed),
+            )
 
     def _steps(self, epoch: int, skip: int) -> Iterator[PlannedBatch]:
         """Yields the plan of an epoch from batch `skip` on, then those of all later epochs."""
@@ -200,7 +298,7 @@ class Loader:
             # by name; by file descriptor, each tensor would take a connection to its worker
             torch.multiprocessing.set_sharing_strategy("file_system")
         loader = torch.utils.data.DataLoader(
-            Reader(self.dataset, self.tokenizer, augment),
+            Reader(self.dataset, self.tokenizer, augment, self.is_strict),
             # an element of the plan is all of a batch
             batch_size=None,
             sampler=plan,
@@ -213,8 +311,38 @@ class Loader:
             # otherwise the start of workers would draw from the global generator
             generator=torch.Generator().manual_seed(self.seed),
         )
-        for epoch, position, batch in loader:
+        # examples that are left out since the last batch
+        n_empty = 0
+        for epoch, position, batch in _without_traceback(loader):
             if isinstance(batch, UserError):
                 raise batch
             if batch is not None:
+                n_empty = 0
                 yield epoch, position, batch
+                continue
+            # an epoch has at most as many batches as examples
+            n_empty += 1
+            if n_empty > len(self.dataset):
+                raise UserError(
+                    f"none of {len(self.dataset)} examples can be read, and the data set leaves "
+                    "out all of them"
+                )
+
+
+def _without_traceback(batches: Iterable[ReadBatch]) -> Iterator[ReadBatch]:
+    """Yields the batches; a worker that ends early is reported in one sentence.
+
+    Raises:
+        UserError: a worker was killed, for example because the memory was not sufficient.
+    """
+    try:
+        yield from batches
+    except RuntimeError as error:
+        # torch raises no class of its own
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"a process that reads ahead has ended ({reason}): loader.workers=0 reads without "
+            "such processes; the run keeps its checkpoints, from which it can be resumed"
+        ) from error

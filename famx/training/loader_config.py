@@ -9,7 +9,7 @@ import torch
 
 from famx.notation import Modality, UserError
 from famx.training.fixed_shapes import DEFAULT_SHAPES
-from famx.validate import COUNT, FACTOR, FRACTION, NON_NEGATIVE, POSITIVE, ConfigSection
+from famx.validate import COUNT, FACTOR, FRACTION, NON_NEGATIVE, POSITIVE, ConfigSection, between
 
 MAX_WORKERS = 8  # more than a GPU needs for recordings that are decoded already
 MAX_CACHE_GB = 4.0  # 35 hours of recordings
@@ -22,6 +22,7 @@ class LoaderConfig(ConfigSection):
     Args:
         batch_seconds: budget of a batch of speech, padding included, in seconds.
         batch_tokens: budget of a batch of text, padding included, in tokens.
+        batch_rows: budget of a batch of images, padding included, in rows of pixels.
         buckets: groups of similar length, inside which the order of an epoch is shuffled.
         shapes: largest number of fixed shapes of training batches of speech, which replace the
             groups; None for 12 on CUDA, which prepares its kernels anew for each shape, otherwise
@@ -40,17 +41,18 @@ class LoaderConfig(ConfigSection):
 
     batch_seconds: Annotated[float, POSITIVE] = 24.0
     batch_tokens: Annotated[int, COUNT] = 1024
-    buckets: Annotated[int, COUNT] = 30
-    shapes: Annotated[int | None, COUNT] = None
-    workers: Annotated[int | None, NON_NEGATIVE] = None
+    batch_rows: Annotated[int, COUNT] = 512
+    buckets: Annotated[int, between(1, 100_000)] = 30
+    shapes: Annotated[int | None, between(1, 10_000)] = None
+    workers: Annotated[int | None, between(0, 256)] = None
     cache_gb: Annotated[float | None, NON_NEGATIVE] = None
     speed: Annotated[list[float], FACTOR] = field(
         default_factory=lambda: [0.9, 0.95, 1.0, 1.05, 1.1]
     )
     snr: list[float] = field(default_factory=list)
-    time_masks: Annotated[int, NON_NEGATIVE] = 2
+    time_masks: Annotated[int, between(0, 1000)] = 2
     time_width: Annotated[float, FRACTION] = 0.05
-    mel_masks: Annotated[int, NON_NEGATIVE] = 2
+    mel_masks: Annotated[int, between(0, 1000)] = 2
     mel_width: Annotated[float, FRACTION] = 0.15
 
     def __post_init__(self) -> None:
@@ -61,10 +63,10 @@ class LoaderConfig(ConfigSection):
             )
 
     def budget(self, modality: Modality) -> float:
-        """Returns the budget of a batch, in seconds or in tokens."""
+        """Returns the budget of a batch, in seconds, in tokens or in rows of pixels."""
         if modality is Modality.SPEECH:
             return self.batch_seconds
-        return float(self.batch_tokens)
+        return float(self.batch_tokens if modality is Modality.TEXT else self.batch_rows)
 
     def n_shapes(self, device: torch.device) -> int:
         """Returns the largest number of fixed shapes for a device, 0 for no fixed shapes."""

@@ -67,6 +67,7 @@ class Reader(torch.utils.data.Dataset):
         dataset: one split.
         tokenizer: tokenizer of the targets, or None.
         augment: epoch -> its augmentation; None for no augmentation.
+        is_strict: whether characters outside the vocabulary are refused.
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class Reader(torch.utils.data.Dataset):
         dataset: Dataset,
         tokenizer: Tokenizer | None,
         augment: Callable[[int], Augmentation] | None,
+        is_strict: bool = True,
     ) -> None:
         self.dataset = dataset
         self.tokenizer = tokenizer
         self.augment = augment
+        self.is_strict = is_strict
         self.reported: set[str] = set()
         self._start_epoch(0)
 
@@ -139,12 +142,19 @@ class Reader(torch.utils.data.Dataset):
 
     def _target(self, example: Example) -> Int[Tensor, " u"]:
         """Returns the token ids of an example's text, none without a tokenizer."""
-        token_ids = encode(self.tokenizer, example.text, example.id) if self.tokenizer else []
+        token_ids: list[int] = []
+        if self.tokenizer:
+            token_ids = encode(self.tokenizer, example.text, example.id, self.is_strict)
         return torch.tensor(token_ids, dtype=torch.int64)
 
 
-def pad(sequences: Sequence[Shaped[Tensor, " _"]], length: int) -> Shaped[Tensor, "b n"]:
-    """Pads sequences with zeros to a common length, or to that of the longest if it is more."""
+def pad(
+    sequences: Sequence[Shaped[Tensor, " _ *pixels"]], length: int
+) -> Shaped[Tensor, "b n *pixels"]:
+    """Pads sequences with zeros to a common length, or to that of the longest if it is more.
+
+    Fixed lengths are for sequences of one dimension.
+    """
     padded = pad_sequence(list(sequences), batch_first=True)
     missing = length - padded.shape[1]
     return nn.functional.pad(padded, (0, missing)) if missing > 0 else padded

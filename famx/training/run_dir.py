@@ -1,7 +1,10 @@
 """The folder of a run, and every file in it."""
 
 import contextlib
+import functools
+import itertools
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,16 @@ from famx.config.errors import refuse_renamed
 from famx.config.schema import root_defaults
 from famx.notation import UserError
 from famx.registry import ROOMS
+from famx.training import checkpoint
 from famx.training.evaluate import Evaluation
+from famx.training.manifest import RunFiles, accept_run_files, entry_of, run_files
+from famx.training.tree import MALFORMED
 
+log = logging.getLogger(__name__)
+
+SWEEP_ORDER = "runs.txt"
 SECTIONS = (*ROOMS, "model", "trainer", "loader")  # mappings that every stored config has
+LOCK = ".lock"  # reserves a folder, and is locked while a process trains in it
 
 
 class RunDir:
@@ -31,10 +41,13 @@ class RunDir:
         self.path = Path(path)
         self.config_file = self.path / "config.yaml"
         self.tokenizer_file = self.path / "tokenizer.json"
+        self.data_file = self.path / "data.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.param_groups_file = self.path / "groups.tsv"
         self.spectrum_file = self.path / "spectrum.parquet"
         self.log_file = self.path / "famx.log"
+        self.identity_file = self.path / "identity.json"
+        self.result_file = self.path / "result.json"
         self.provenance_file = self.path / "provenance.jsonl"
         self.checkpoints = self.path / "checkpoints"
 
@@ -53,8 +66,16 @@ class RunDir:
         """Checks that the folder can be used for a new run.
 
         Raises:
-            UserError: it already holds a run.
+            UserError: it already holds a run, or its name is not UTF-8.
         """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:
+            # TensorBoard could not write into it
+            raise UserError(
+                f"the folder {self} is not UTF-8 in this locale: set LC_ALL=C.UTF-8, or choose "
+                "another folder with hydra.run.dir=FOLDER"
+            ) from error
         if not (self.checkpoints.exists() or self.config_file.exists()):
             return
         if any(self.checkpoints.glob("*")):
@@ -74,7 +95,7 @@ class RunDir:
         self.path.mkdir(parents=True, exist_ok=True)
         # the lock is released with the process, however it ends
         try:
-            lock = FileLock(self.path / ".lock", timeout=0).acquire()
+            lock = FileLock(self.path / LOCK, timeout=0).acquire()
         except Timeout as error:
             raise UserError(f"{self} is in use: another process trains in it") from error
         with lock:
@@ -85,15 +106,34 @@ class RunDir:
 
     def save_setup(self, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
         """Writes the config and the tokenizer, from which the run can be built again."""
-        files.write_atomic(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
-        files.write_atomic(self.tokenizer_file, tokenizer.to_str(pretty=True))
+        texts = {
+            self.config_file: yaml.safe_dump(dict(config), sort_keys=False),
+            self.tokenizer_file: tokenizer.to_str(pretty=True),
+        }
+        # checkpoints accept the new files before these are written, so a crash leaves no difference
+        accepted = {file.name: [entry_of(text.encode())] for file, text in texts.items()}
+        accept_run_files(checkpoint.all_folders(self.checkpoints), accepted)
+        for file, text in texts.items():
+            files.write_atomic(file, text)
 
     def add_provenance(self, facts: Mapping[str, object]) -> None:
         """Appends a line to `provenance.jsonl`, which has one for each start of the run."""
         with files.report_os_errors(self.provenance_file), self.provenance_file.open("a") as stream:
             stream.write(json.dumps(dict(facts)) + "\n")
 
+    def save_fingerprints(self, fingerprints: Mapping[str, Mapping[str, str]]) -> None:
+        """Writes the digests of the data of each split."""
+        files.write_atomic(self.data_file, json.dumps(fingerprints, indent=1) + "\n")
+
     # an existing run
+
+    def load_fingerprints(self) -> dict[str, dict[str, str]]:
+        """Reads the digests of the data of each split; none if there are none that can be read."""
+        try:
+            fingerprints = json.loads(self.data_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return fingerprints if isinstance(fingerprints, dict) else {}
 
     def require_checkpoints(self) -> Path:
         """Returns the folder of the checkpoints.
@@ -105,6 +145,59 @@ class RunDir:
             raise UserError(f"{self} is not a run with checkpoints: there is no {self.checkpoints}")
         return self.checkpoints
 
+    def digests(self) -> RunFiles:
+        """Returns size and digest of the files that belong to a checkpoint, for its manifest."""
+        files_now = (*self.setup_files, self.param_groups_file, self.metrics_file)
+        return {file.name: [entry_of(file.read_bytes())] for file in files_now if file.exists()}
+
+    @property
+    def setup_files(self) -> tuple[Path, ...]:
+        """The files from which the run is built again."""
+        return (self.config_file, self.tokenizer_file)
+
+    def require_unedited(self, remedy: str) -> None:
+        """Checks that the config and the tokenizer are those of the checkpoints.
+
+        Args:
+            remedy: option that uses the files as they are, for the error message.
+
+        Raises:
+            UserError: a file has changed since the checkpoints were saved.
+        """
+        accepted = run_files(checkpoint.all_folders(self.checkpoints))
+        for file in self.setup_files:
+            # a missing file is reported where it is read
+            if file.name not in accepted or not file.is_file():
+                continue
+            if entry_of(file.read_bytes()) not in accepted[file.name]:
+                raise UserError(
+                    f"{file} has changed since the run's checkpoints were saved: restore it, or "
+                    f"add {remedy} to use it as it is"
+                )
+
+    def warn_of_edited_logs(self, step: int) -> None:
+        """Warns of logs that differ from those that were saved with the checkpoint of a step.
+
+        A copy of such a log remains, since the run continues it.
+        """
+        accepted = run_files([self.checkpoints / f"step-{step}"])
+        for file in (self.metrics_file, self.param_groups_file):
+            if file.name not in accepted or not file.exists():
+                continue
+            # later steps have been appended, which the run repeats
+            content = file.read_bytes()
+            if any(entry_of(content[: entry["size"]]) == entry for entry in accepted[file.name]):
+                continue
+            copy = file.with_name(f"{file.stem}.damaged{file.suffix}")
+            copy.write_bytes(content)
+            log.warning(
+                "%s differs from the file that was saved with step %d: what can be read of it is "
+                "continued, a copy is %s",
+                file,
+                step,
+                copy.name,
+            )
+
     def load_config(self) -> dict[str, Any]:
         """Reads the run's config; options that are newer than the run have their defaults.
 
@@ -112,9 +205,10 @@ class RunDir:
             UserError: it is missing or damaged.
         """
         try:
-            config = yaml.safe_load(self.config_file.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
+            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        # PyYAML raises ValueError for numbers and dates, and other errors for nodes of no sense
+        except (OSError, RecursionError, yaml.YAMLError, *MALFORMED) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{self} is not a run: {self.config_file} cannot be read ({reason})"
             ) from error
@@ -127,7 +221,14 @@ class RunDir:
             raise UserError(
                 f"{self} is not a run: {self.config_file} has no section {', '.join(missing)}"
             )
-        return root_defaults() | config
+        config = root_defaults() | config
+        for part in config["famx_parts"] if isinstance(config["famx_parts"], list) else [None]:
+            if not isinstance(part, dict) or not {"file", "sha256"} <= part.keys():
+                raise UserError(
+                    f"{self} is not a run: famx_parts in {self.config_file} is not a list of "
+                    "files with their sha256"
+                )
+        return config
 
     def load_tokenizer(self) -> Tokenizer:
         """Reads the run's tokenizer.
@@ -136,7 +237,7 @@ class RunDir:
             UserError: it is missing or damaged.
         """
         try:
-            return Tokenizer.from_str(self.tokenizer_file.read_text())
+            return Tokenizer.from_str(self.tokenizer_file.read_text(encoding="utf-8"))
         except Exception as error:  # tokenizers raises nothing more specific
             raise UserError(f"{self.tokenizer_file} is missing or damaged: {error}") from error
 
@@ -152,16 +253,70 @@ class RunDir:
         files.write_atomic(self.scores_file(split), scores + "\n")
 
     def remove_evaluations(self) -> None:
-        """Removes the scores of a run that is trained further."""
+        """Removes the scores and the result of a run that is trained further."""
+        self.result_file.unlink(missing_ok=True)
         for file in [*self.path.glob("scores.*.json"), *self.path.glob("hypotheses.*.tsv")]:
             file.unlink()
 
 
+def save_sweep_order(folder: Path, names: Sequence[str]) -> None:
+    """Writes the order in which the runs of a sweep were named, after those of earlier commands."""
+    known = sorted(read_sweep_order(folder), key=read_sweep_order(folder).__getitem__)
+    ordered = [*known, *(name for name in names if name not in known)]
+    files.write_atomic(folder / SWEEP_ORDER, "".join(f"{name}\n" for name in ordered))
+
+
+def read_sweep_order(folder: Path) -> dict[str, int]:
+    """Returns the position of each run of a sweep, by the name of its folder."""
+    file = folder / SWEEP_ORDER
+    if not file.is_file():
+        return {}
+    return {name: i for i, name in enumerate(file.read_text().splitlines())}
+
+
+def reserve_folder(path: str) -> str:
+    """Creates a folder that no other run uses: the path, or the path with a number.
+
+    A folder that cannot be created is reported where the run writes into it.
+    """
+    for number in itertools.count(1):
+        folder = Path(path if number == 1 else f"{path}_{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / LOCK).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        except OSError:
+            return path
+        return str(folder)
+    raise AssertionError("the numbers do not end")
+
+
+@functools.cache
+def unique_folder(path: str) -> str:
+    """Returns the same reserved folder however often Hydra resolves the path of a run."""
+    return reserve_folder(path)
+
+
+def remove_reserved(folder: Path) -> None:
+    """Removes the folder of a run that was refused, unless it has files."""
+    if all(path.name == LOCK for path in folder.iterdir()):
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
+
+
 def find_runs(paths: Sequence[str | Path]) -> list[Path]:
-    """Lists folders of runs, each once, in their order; the folder of a sweep is all its runs."""
+    """Lists folders of runs, each once, in their order; the folder of a sweep is all its runs.
+
+    They are in the order of its command, so that the first value of each option is the baseline.
+    """
     by_target: dict[Path, Path] = {}
     for path in map(Path, paths):
-        runs = sorted(file.parent for file in path.glob("*/config.yaml"))
+        order = read_sweep_order(path)
+        runs = sorted(
+            (file.parent for file in path.glob("*/config.yaml")),
+            key=lambda run: (order.get(run.name, len(order)), run.name),
+        )
         if (path / "config.yaml").exists() or not runs:
             runs = [path]
         for run in runs:

@@ -8,25 +8,28 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from famx.nn.clip import clip_by_unit_norm
 from famx.nn.hooks import LearnsFromLoss, SkipsNonFinite
-from famx.notation import UserError
+from famx.nn.processes import sum_over_processes
+from famx.seeding import rng_state
 from famx.task.base import Task
-from famx.training import checkpoint
-from famx.training.device import handle_signals, rank, sum_over_processes, world_size
-from famx.training.duration import StepTimer
+from famx.training.device import handle_signals, rank, world_size
+from famx.training.duration import StepTimer, plan_run
 from famx.training.gradients import Position, StepGradients
-from famx.training.hooks import Hook, Interval
+from famx.training.hooks import EvaluateOnDev, Hook, Interval
 from famx.training.prefetch import Prefetched
+from famx.training.restore import restore
 from famx.training.trainer_config import TrainerConfig
 
 MIN_REPORT_STEPS = 50  # between reports, if their interval is not set
 PROVISIONAL_STEPS = 1000  # total steps that the schedule assumes until they are known
 SAVED = (
     "total_steps",
+    "eval_interval",
+    "evaluation_seconds",
     "epoch",
     "position",
     "evals_without_improvement",
@@ -34,6 +37,9 @@ SAVED = (
     "latest",
     "seconds",
     "loss_sum",
+    "skipped",
+    "skipped_in_row",
+    "plans",
 )
 
 HookType = TypeVar("HookType", bound=Hook)
@@ -65,6 +71,10 @@ class Trainer:
     epoch: int = field(default=0, init=False)
     position: int = field(default=0, init=False)
     total_steps: int | None = field(default=None, init=False)
+    eval_interval: int | None = field(default=None, init=False)
+    # step, total steps and steps between evaluations of each plan of a run with a limit of time
+    plans: list[list[int]] = field(default_factory=list, init=False)
+    evaluation_seconds: float = field(default=0.0, init=False)
     seconds: float = field(default=0.0, init=False)
     best_score: float = field(default=math.inf, init=False)
     evals_without_improvement: int = field(default=0, init=False)
@@ -80,9 +90,14 @@ class Trainer:
         self.world_size = world_size()
         self.is_main_process = self.rank == 0
         self.total_steps = self.config.max_steps
+        # steps whose gradients are not finite are counted, and not part of the sum of losses
         self.loss_sum = torch.zeros((), device=self.device)
+        self.last_loss = torch.zeros((), device=self.device)
         self.grad_norm = torch.zeros((), device=self.device)
-        self.timer = StepTimer(self.config.max_time, self.device)
+        self.skipped = torch.zeros((), dtype=torch.long, device=self.device)
+        self.skipped_in_row = torch.zeros((), dtype=torch.long, device=self.device)
+        self.time_limit = self.config.time_limit
+        self.timer = StepTimer(self.time_limit or math.inf)
         self.build_schedule = lru_cache(maxsize=1)(self.schedule)
         # the averaged model, which is evaluated
         self.averaged: AveragedModel | None = None
@@ -136,10 +151,20 @@ class Trainer:
         self.train_step(fetched)
         self._count_time(started)
         # evaluation, checkpoint and report, where they are due
+        is_evaluated = self.is_evaluation_due
+        before = self.seconds
+        started = time.perf_counter()
         for hook in self.hooks:
             hook.after_step(self)
+        seconds = time.perf_counter() - started
+        self.seconds = before + seconds
+        if is_evaluated:
+            self.evaluation_seconds = seconds
+        # the end of the run
         if self.world_size > 1:
             self._agree_on_stop()
+        if self.time_limit is not None and not self.is_done:
+            self._fit_time(self.time_limit, is_evaluated)
 
     def train_step(self, fetched: Sequence[Prefetched]) -> None:
         """Takes one optimizer step on the global batch; this process computes its share of it."""
@@ -154,9 +179,10 @@ class Trainer:
         loss_sum = self.gradients(fetched, self.step)
         grad_norms = clip_by_unit_norm(self.parameters, self.config.unit_clip or math.inf)
         self.grad_norm = grad_norms.norm()
+        is_skipped = self.grad_norm.isfinite().logical_not()
         if self.skipping_optimizer:
             # all gradients have been read for their norms, so the optimizer need not read them
-            self.skipping_optimizer.found_inf = self.grad_norm.isfinite().logical_not()
+            self.skipping_optimizer.found_inf = is_skipped
         # update
         for hook in self.hooks:
             hook.before_optimizer_step(self, grad_norms)
@@ -165,15 +191,24 @@ class Trainer:
             hook.after_optimizer_step(self)
         self._release_gradients()
         self.step += 1
-        self.loss_sum += loss_sum
-        self.interval.add([item.batch for item in fetched])
+        self._count_loss(loss_sum, is_skipped)
+        batches = [item.batch for item in fetched]
+        self.interval.add(batches, sum(map(self.task.throughput, batches)))
         if self.averaged:
             self.averaged.update_parameters(self.model)
         # modules with learning rules
         if self.loss_learners:
             mean_loss = sum_over_processes(loss_sum)
+            # a loss that is not finite would destroy what they have learned
+            self.last_loss = torch.where(is_skipped, self.last_loss, mean_loss)
             for module in self.loss_learners:
-                module.after_step(mean_loss)
+                module.after_step(self.last_loss)
+
+    def _count_loss(self, loss_sum: Tensor, is_skipped: Tensor) -> None:
+        """Adds the loss of a step, or counts it as one whose gradients are not finite."""
+        self.loss_sum += loss_sum.masked_fill(is_skipped, 0.0)
+        self.skipped += is_skipped
+        self.skipped_in_row.add_(1).mul_(is_skipped)
 
     def _set_learning_rate(self) -> None:
         schedule = self.build_schedule(self.total_steps or PROVISIONAL_STEPS)
@@ -223,28 +258,59 @@ class Trainer:
 
     def _is_due(self, every: int | None) -> bool:
         tenth = max(1, (self.total_steps or 2**31) // 10)
-        return self.step % (every or tenth) == 0 or self.is_done
+        return self.step % (every or self.eval_interval or tenth) == 0 or self.is_done
 
     def _count_time(self, started: float) -> None:
-        """Counts the wall time of a step; fixes the total number of steps once it is known."""
-        if self.total_steps is None:
-            self.timer.wait()
+        """Counts the wall time of a step; the device is finished where the time is read."""
+        is_read = self.eval_interval is None or self.is_evaluation_due
+        if self.time_limit is not None and is_read and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self.interval.seconds += seconds
-        if self.total_steps is not None:
-            return
-        # steps that fit into the remaining time; all processes use the number of the first
         self.timer.add(seconds, self.gradients.is_steady)
-        remaining = self.timer.remaining_steps(self.seconds)
-        if remaining is None:
+
+    def _fit_time(self, limit: float, is_evaluated: bool) -> None:
+        """Sets the number of steps once it is known, and corrects it after evaluations."""
+        is_first = self.eval_interval is None
+        due = torch.tensor([is_first and self.timer.is_ready(self.seconds), self._is_late(limit)])
+        due = self._from_first_process(due)
+        if due[1]:
+            # one more step, which is reported and evaluated as the last
+            self.total_steps = self.step + 1
+        elif due[0] or (is_evaluated and not is_first):
+            self._plan(limit)
+        else:
             return
-        agreed = torch.tensor(self.step + max(0, remaining), device=self.device)
-        if self.world_size > 1:
-            distributed.broadcast(agreed, 0)
-        self.total_steps = int(agreed)
+        self.plans.append([self.step, self.total_steps or 0, self.eval_interval or 0])
+
+    def _is_late(self, limit: float) -> bool:
+        return self.seconds + self.evaluation_seconds >= limit
+
+    def _plan(self, limit: float) -> None:
+        """Plans the rest of the run; all processes use the plan of the first."""
+        hook = self.hook(EvaluateOnDev)
+        if self.evaluation_seconds == 0 and hook is not None and self.is_main_process:
+            self.evaluation_seconds = hook.estimate_seconds(self)
+        plan = plan_run(
+            self.step,
+            limit - self.seconds,
+            self.timer.restart(),
+            self.evaluation_seconds,
+            self.config.eval_every or self.eval_interval,
+            self.config.max_steps,
+        )
+        agreed = self._from_first_process(torch.tensor(plan))
+        self.total_steps, self.eval_interval = (int(value) for value in agreed)
 
     # several processes
+
+    def _from_first_process(self, values: Tensor) -> Tensor:
+        if self.world_size == 1:
+            return values
+        on_device = values.to(self.device, torch.long)
+        distributed.broadcast(on_device, 0)
+        return on_device.cpu()
 
     def _agree_on_stop(self) -> None:
         """Stops all processes if one received a signal or the first one ran out of patience."""
@@ -269,35 +335,17 @@ class Trainer:
                 trees[hook.state_name] = hook.state_dict()
         state = {name: getattr(self, name) for name in SAVED}
         state["interval"] = vars(self.interval)
-        trees["trainer"] = state | {"rng": checkpoint.rng_state()}
+        trees["trainer"] = state | {"rng": rng_state()}
         return trees
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Restores what `checkpoint.load` read. A `max_steps` in the config replaces the saved one.
+    def load_state_dict(self, saved: dict[str, Any], trust_edits: bool = False) -> None:
+        """Restores what `checkpoint.load` read.
+
+        Args:
+            trust_edits: whether options of the optimizer replace those of the checkpoint.
 
         Raises:
-            UserError: `max_steps` is less than the number of steps already taken.
+            UserError: the checkpoint does not fit this run, or `max_steps` of the config is less
+                than the number of steps already trained.
         """
-        # model, optimizer and hooks
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.averaged:
-            self.averaged.load_state_dict(saved["averaged"])
-        for hook in self.hooks:
-            if hook.state_name in saved:
-                hook.load_state_dict(saved[hook.state_name])
-        # the trainer's own state
-        state = saved["trainer"]
-        checkpoint.set_rng_state(state["rng"])
-        self.step = saved["step"]
-        for name in SAVED:
-            setattr(self, name, state[name])
-        self.loss_sum = self.loss_sum.to(self.device)
-        self.interval = Interval(**state["interval"])
-        # a new length of the run
-        self.total_steps = self.config.max_steps or self.total_steps
-        if self.total_steps is not None and self.total_steps < self.step:
-            raise UserError(
-                f"trainer.max_steps={self.total_steps} is less than the {self.step} steps "
-                "that are already trained"
-            )
+        restore(self, saved, trust_edits)

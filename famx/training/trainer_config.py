@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from famx.validate import COUNT, DECAY, POSITIVE, THREADS, ConfigSection
+from famx.validate import COUNT, DECAY, POSITIVE, THREADS, ConfigSection, between
+
+DEFAULT_TIME = 330.0  # seconds of a run without a limit
 
 
 @dataclass
@@ -11,9 +13,13 @@ class TrainerConfig(ConfigSection):
     """Options of the training: its length, its intervals, and its steps.
 
     Args:
-        max_steps: number of optimizer steps; if set, max_time has no effect.
-        max_time: seconds; after the first 20 steps the number of steps is fixed to fit them.
-        eval_every: steps between evaluations on dev; None for ten evaluations per run.
+        max_steps: number of optimizer steps.
+        max_time: seconds of the training with its evaluations on dev and its checkpoints. After the
+            first 20 steps the number of steps is set to fit them, and corrected at evaluations. Of
+            two limits, the first that is reached ends the run. None for 330 s without max_steps,
+            otherwise for no limit.
+        eval_every: steps between evaluations on dev; None for ten evaluations per run, or for fewer
+            if they need more than a quarter of max_time.
         save_every: steps between checkpoints; None for ten checkpoints per run.
         log_every: steps between reports; nothing is read from the device in between. None for a
             hundred reports per run, at least 50 steps apart.
@@ -33,11 +39,11 @@ class TrainerConfig(ConfigSection):
     """
 
     max_steps: Annotated[int | None, COUNT] = None
-    max_time: Annotated[float, POSITIVE] = 330.0
+    max_time: Annotated[float | None, POSITIVE] = None
     eval_every: Annotated[int | None, COUNT] = None
     save_every: Annotated[int | None, COUNT] = None
     log_every: Annotated[int | None, COUNT] = None
-    accumulate: Annotated[int, COUNT] = 1
+    accumulate: Annotated[int, between(1, 10_000)] = 1
     unit_clip: Annotated[float | None, POSITIVE] = 0.005
     patience: Annotated[int | None, COUNT] = None
     ema: Annotated[float, DECAY] = 0.0
@@ -46,3 +52,10 @@ class TrainerConfig(ConfigSection):
     compile: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[int | None, THREADS] = None
+
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds of the run, None for no limit."""
+        if self.max_time is None and self.max_steps is None:
+            return DEFAULT_TIME
+        return self.max_time

@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks import interleaved, print_ratio
 from famx.config.errors import explain_hydra_error
-from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
 from famx.experiment.build import build_experiment, build_run_optimizer, build_trainer
 from famx.experiment.resolve import resolve
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, WriteRunLog
@@ -42,7 +42,7 @@ class Prepared:
     def compose(*words: str) -> dict[str, Any]:
         """Returns the config of the words, before it is resolved."""
         register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), **VERSION_BASE):
             try:
                 return to_plain(compose("train", list(words)))
             except (HydraException, OmegaConfBaseException) as error:

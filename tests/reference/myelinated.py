@@ -16,11 +16,14 @@ def run_skipping(block, start):
     for i, node in enumerate(block.nodes):
         normed = node.norm(x)
         rotated = rotate(block, normed)
+        queries = rotated
+        if node.query is not None:
+            queries = rotate(block, normed @ node.query.T)
         attended = x.clone()
         for t in range(seq_len):
             if layer_of[t] == i and node.importance(normed[t]).sigmoid() > block.threshold:
                 nodes[i] += 1
-                y = attend(block, normed, rotated, t)
+                y = attend(block, normed, rotated, queries[t], t)
                 attended[t] += node.gate(normed[t]).sigmoid() * node.adapter(y)
         x = attended.clone()
         if i == n_layers - 1:
@@ -56,11 +59,11 @@ def rotate(block, normed):
     return rotated
 
 
-def attend(block, normed, rotated, t):
+def attend(block, normed, rotated, query, t):
     width = normed.shape[1] // block.n_heads
     heads = []
     for first in range(0, normed.shape[1], width):
         channels = slice(first, first + width)
-        scores = rotated[visible(block, t), channels] @ rotated[t, channels] / width**0.5
+        scores = rotated[visible(block, t), channels] @ query[channels] / width**0.5
         heads.append(scores.softmax(0) @ normed[visible(block, t), channels])
     return torch.cat(heads)

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import famx
 from famx.analysis.runs import read_run
-from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
 from famx.contracts import applicable
 from famx.experiment import run
 from famx.inference import Recognizer
@@ -167,7 +167,7 @@ def user_part(tmp_path, monkeypatch):
 def compose_config(*words):
     # schemas are those of the parts that are registered by now
     register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         return to_plain(compose("train", [*TINY, *words]))
 
 

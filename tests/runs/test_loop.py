@@ -9,9 +9,11 @@ from torch import nn
 
 from famx.data._tokenizers import byte_tokenizer
 from famx.nn.batch import Batch
-from famx.notation import Modality
+from famx.notation import Modality, UserError
 from famx.task.base import Task
+from famx.training.duration import plan_run
 from famx.training.evaluate import evaluate
+from famx.training.hooks import MAX_SKIPPED, StopOnDivergence
 from famx.training.trainer import Trainer
 from famx.training.trainer_config import TrainerConfig
 
@@ -128,6 +130,86 @@ def test_generators_of_torch_numpy_and_python_are_seeded_in_every_step():
     # equal in equal steps, and different in successive ones
     assert samples[:2] == samples[2:]
     assert all(a != b for a, b in zip(samples[0], samples[1], strict=True))
+
+
+class Spoiled(MeanProduct):
+    """A loss that is NaN in some steps."""
+
+    def __init__(self, spoiled_steps):
+        super().__init__()
+        self.spoiled_steps = spoiled_steps
+        self.step = 0
+
+    def loss(self, model, batch):
+        self.step += 1
+        factor = torch.nan if self.step in self.spoiled_steps else 1.0
+        return super().loss(model, batch) * factor
+
+
+def test_step_whose_gradients_are_not_finite_is_counted_and_its_loss_is_not():
+    model = Weight()
+    trainer = build_trainer(model, Spoiled({2, 4}), unit_clip=1e9)
+    # an optimizer that skips such steps
+    trainer.optimizer.step = lambda: None
+    losses = []
+    for step in range(1, 5):
+        batch = random_batch(2)
+        trainer.train_step(fetched(trainer, batch))
+        if step not in (2, 4):
+            losses.append(batch.inputs.mean().item())
+    assert trainer.loss_sum.item() == pytest.approx(sum(losses), abs=1e-6)
+    assert (trainer.skipped.item(), trainer.skipped_in_row.item()) == (2, 1)
+    # modules learn from the last loss that is finite
+    assert model.losses[1] == model.losses[0]
+    assert model.losses[3] == model.losses[2]
+
+
+def test_many_steps_in_a_row_without_finite_gradients_end_the_run():
+    trainer = build_trainer(Weight(), Spoiled(range(99)), unit_clip=1e9)
+    trainer.optimizer.step = lambda: None
+    hook = StopOnDivergence()
+    trainer.is_report_due = True
+    for _ in range(MAX_SKIPPED - 1):
+        trainer.train_step(fetched(trainer, random_batch(2)))
+    trainer.is_report_due = True
+    hook.after_step(trainer)
+    trainer.train_step(fetched(trainer, random_batch(2)))
+    trainer.is_report_due = True
+    with pytest.raises(UserError, match="the gradients of the last 20 steps are not finite"):
+        hook.after_step(trainer)
+
+
+# the length of a run
+
+
+def simulated_seconds(limit, step_seconds, evaluation_seconds, **options):
+    """Returns the time of a run by the plan, with costs that the plan knows after 20 steps."""
+    options = {"eval_interval": None, "max_steps": None} | options
+    elapsed = 20 * step_seconds
+    plan = plan_run(20, limit - elapsed, step_seconds, evaluation_seconds, **options)
+    n_evaluations = -(-plan.total_steps // plan.eval_interval)
+    elapsed += (plan.total_steps - 20) * step_seconds + n_evaluations * evaluation_seconds
+    return elapsed, n_evaluations
+
+
+@pytest.mark.parametrize("evaluation_seconds", [0.01, 1.0, 13.0, 50.0])
+@pytest.mark.parametrize("step_seconds", [0.001, 0.1])
+def test_steps_and_evaluations_fit_into_the_time_of_a_run(step_seconds, evaluation_seconds):
+    for eval_interval in (None, 500):
+        seconds, n_evaluations = simulated_seconds(
+            60, step_seconds, evaluation_seconds, eval_interval=eval_interval
+        )
+        assert n_evaluations >= 1
+        if eval_interval is None:
+            assert seconds == pytest.approx(60, rel=0.1)
+        else:
+            assert seconds <= 66
+
+
+def test_evaluation_longer_than_the_run_is_done_once():
+    seconds, n_evaluations = simulated_seconds(20.0, 0.01, 100.0)
+    assert n_evaluations == 1
+    assert seconds == pytest.approx(100.2, abs=0.1)
 
 
 def test_evaluation_uses_the_model_without_dropout():

@@ -55,6 +55,14 @@ WRONG_VALUES = {
     "model.d_model=15": ["d_model=15 is not a multiple of n_heads=2"],
     "model.d_model=wide": ["model.d_model=wide", "Integer"],
     "model.d_model=true": ["model.d_model=True", "Integer"],
+    "model.n_layers=10000000": ["model.n_layers=10000000", "at most 2,000"],
+    "model.d_model=4000000000": ["model.d_model=4000000000", "at most 1,048,576"],
+    "model.d_model=1000000 model.n_layers=9": ["model.d_model=1000000 with 9 layers", " GB"],
+    "loader.workers=1000000": ["loader.workers=1000000 must be between 0 and 256"],
+    "loader.buckets=10000000000": ["loader.buckets=10000000000 must be between 1 and 100,000"],
+    "loader.time_masks=1000000000": ["loader.time_masks=1000000000 must be between 0 and 1,000"],
+    "loader.mel_masks=1001": ["loader.mel_masks=1001 must be between 0 and 1,000"],
+    "trainer.accumulate=1000000000000": ["trainer.accumulate=1000000000000 must be between 1"],
     "model.n_layers=0": ["model.n_layers=0 must be", "1"],
     "model.layers=3": ["model.layers=3", "list"],
     "model.layers=[multihead]": ["multihead"],
@@ -208,11 +216,10 @@ def test_mistake_in_a_run_of_a_sweep_is_reported_with_the_run(command):
     words = ("-m", *SMALL, "experiment=digits,libri", "data.root=nowhere")
     finished = command("train", *words, "hydra.sweep.dir=sweep")
     assert finished.status == 2, finished.err
-    *refusals, last = finished.err.strip().splitlines()
+    refusals = finished.err.strip().splitlines()
     for name, line in zip(("digits", "libri"), refusals, strict=True):
         assert f"experiment={name} is refused: " in line
         assert "there is no manifest nowhere" in line
-    assert "2 runs of the sweep were refused; the first: " in last
 
 
 USER_EXPERIMENT = """\
@@ -234,7 +241,7 @@ def test_mistake_in_a_users_folder_of_experiments_is_explained(command, tmp_path
     assert finished.status == 2
     assert "optim=adamww: no such part; did you mean adamw?" in finished.sentence
     sentence = refused(command("train", *TEXT, "--config-dir", ".", "experiment=yours"), tmp_path)
-    assert "experiment=yours: no such experiment; choose from digits" in sentence
+    assert "experiment=yours: no such experiment; choose from digit_images" in sentence
     assert "mine" in sentence
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nwatch: light\n")
     sentence = refused(command("train", *words), tmp_path)

@@ -1,20 +1,25 @@
 """Folders of runs and recordings that are damaged, in use, of another model, or refused."""
 
+import itertools
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
 from tones import recording_of, reported_values, stopped_at, tones_config
 
 import famx
+from famx.config.words import _folder_name
+from famx.experiment.build import build_experiment
 from famx.experiment.run import run
 from famx.inference import Recognizer
 from famx.notation import UserError
 from famx.training import checkpoint
-from famx.training.run_dir import RunDir
+from famx.training.run_dir import RunDir, remove_reserved, reserve_folder
 
 # folders of runs
 
@@ -33,6 +38,29 @@ def test_folder_is_locked_while_a_run_trains_in_it(tmp_path):
     (run_dir.checkpoints / "step-1").mkdir()
     with pytest.raises(UserError, match="continue it with resume="), run_dir.lock(resume=False):
         pass
+
+
+def test_runs_of_the_same_second_have_separate_folders(tmp_path):
+    path = str(tmp_path / "outputs" / "now_name")
+    folders = [reserve_folder(path) for _ in range(3)]
+    assert folders == [path, f"{path}_2", f"{path}_3"]
+    # a reserved folder can be used for a run, and is removed if the run is refused
+    with RunDir(folders[0]).lock(resume=False):
+        pass
+    remove_reserved(Path(folders[1]))
+    remove_reserved(Path(folders[0]))
+    assert sorted(folder.name for folder in Path(path).parent.iterdir()) == [
+        "now_name",
+        "now_name_3",
+    ]
+
+
+def test_folders_of_a_sweep_over_long_values_have_short_names_that_differ():
+    layers = [{"attention": "multihead"}] * 99
+    names = {_folder_name(value, 200) for value in (layers, [*layers, {}], "short/er")}
+    assert len(names) == 3
+    assert all(len(name.encode()) <= 200 for name in names)
+    assert "short_er" in names
 
 
 def test_checkpoint_of_another_model_is_refused(corpus, tmp_path):
@@ -141,3 +169,52 @@ def test_recordings_of_any_length_rate_and_channels_are_transcribed(corpus, tmp_
         recognizer.transcribe([tmp_path / "nothing.wav"])
     with pytest.raises(UserError, match="is a folder"):
         recognizer.transcribe(corpus)
+
+
+def test_speeds_leave_enough_frames_for_ctc(corpus_copy, caplog):
+    # 25 frames of 40 ms for 24 letters; 1.1 times as fast, they are 23
+    soundfile.write(corpus_copy / "dense.wav", recording_of("abca"), 16_000)
+    (corpus_copy / "train.tsv").write_text(f"dense.wav\t{'ab' * 12}\tx\n")
+    config = tones_config(corpus_copy, "task=ctc", "decode=ctc_greedy")
+    experiment = build_experiment(config, torch.device("cpu"))
+    batches = experiment.loader("train").train_batches()
+    speeds = set()
+    for _, _, batch in itertools.islice(batches, 30):
+        [n_frames] = experiment.model.frontend.n_frames(batch.lengths).tolist()
+        assert experiment.task.reject(n_frames, batch.texts[0]) is None
+        speeds.add(n_frames)
+    assert len(speeds) > 1
+    assert "1 of 1 recordings are too short for their texts at some of loader.speed" in caplog.text
+
+
+def test_bad_files_do_not_end_transcribe(corpus, command, tmp_path):
+    run(tones_config(corpus), tmp_path / "run")
+    (tmp_path / "noise.wav").write_bytes(b"no audio")
+    good = corpus / "test0.wav"
+    finished = command("transcribe", tmp_path / "run", tmp_path / "noise.wav", good, "no.wav")
+    assert finished.status == 2
+    assert finished.out.startswith(f"{good}\t")
+    sentences = finished.err.splitlines()
+    assert "noise.wav cannot be decoded" in sentences[0]
+    assert sentences[1] == "famx: no.wav does not exist"
+    assert sentences[2].startswith("famx: 2 of 3 files are left out: ")
+    # one bad file is one sentence
+    finished = command("transcribe", tmp_path / "run", "no.wav")
+    assert (finished.status, finished.err) == (2, "famx: no.wav does not exist\n")
+
+
+def test_evaluation_and_transcription_agree_at_any_level(corpus_copy, tmp_path):
+    run(tones_config(corpus_copy), tmp_path / "run")
+    expected = famx.load(tmp_path / "run").evaluate("test").hypotheses
+    signals = {}
+    for file in sorted(corpus_copy.glob("test*.wav")):
+        signals[file.name] = soundfile.read(file, dtype="float32")[0]
+    for factor, offset in ((32_768.0, 0.0), (1 / 32_768, 0.0), (0.3, 0.3)):
+        for name, samples in signals.items():
+            changed = samples * factor + offset
+            soundfile.write(corpus_copy / name, changed, 16_000, subtype="FLOAT")
+        recognizer = famx.load(tmp_path / "run")
+        evaluation = recognizer.evaluate("test")
+        assert evaluation.hypotheses == expected
+        for name, hypothesis in zip(evaluation.ids, evaluation.hypotheses, strict=True):
+            assert recognizer.transcribe([corpus_copy / name]) == [hypothesis]

@@ -182,4 +182,14 @@ def test_patience_ends_a_run_that_no_longer_improves(corpus, tmp_path):
 def test_max_time_fixes_the_number_of_steps(corpus, tmp_path):
     run(tones_config(corpus, "trainer.max_steps=null", "trainer.max_time=1"), tmp_path / "run")
     saved = checkpoint.load(tmp_path / "run" / "checkpoints")
-    assert saved["trainer"]["total_steps"] == saved["step"] >= 20
+    assert saved["trainer"]["total_steps"] == saved["step"]
+    assert saved["score"] is not None
+
+
+@pytest.mark.slow
+def test_first_limit_that_is_reached_ends_the_run(corpus, tmp_path):
+    words = ["trainer.max_steps=1000000", "trainer.max_time=1"]
+    run(tones_config(corpus, *words), tmp_path / "time")
+    assert checkpoint.load(tmp_path / "time" / "checkpoints")["step"] < 1000
+    run(tones_config(corpus, "trainer.max_steps=3", "trainer.max_time=1000"), tmp_path / "steps")
+    assert checkpoint.load(tmp_path / "steps" / "checkpoints")["step"] == 3

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
 from famx.data.spoken import Spoken
 from famx.experiment import build_model
 from famx.experiment.resolve import resolve
@@ -63,7 +63,7 @@ def test_parts_fit_together_and_learn(combination, spoken):
     # a model of one layer
     tokenizer, batch = spoken
     words = [f"{room}={name}" for room, name in combination.items()]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         config = resolve(to_plain(compose("train", [*SMALL, *words])))
     model = build_model(config, tokenizer.get_vocab_size())
     task = build("task", {"name": "ctc"}, tokenizer=tokenizer)

@@ -12,7 +12,7 @@ import soundfile
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
 from famx.training import checkpoint
 from famx.training.loader_config import LoaderConfig
 from famx.training.trainer import Trainer
@@ -70,7 +70,7 @@ def tones_words(corpus: Path, *words: str) -> list[str]:
 
 def tones_config(corpus: Path, *words: str) -> dict[str, Any]:
     """Returns the composed config of a tiny run on the corpus."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         return to_plain(compose("train", tones_words(corpus, *words)))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from hydra import compose, initialize_config_dir
 
-from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
 from famx.experiment.resolve import resolve
 from famx.notation import Modality
 from famx.task._wer import error_rate
@@ -33,7 +33,7 @@ def write_scored_run(
     """Writes the files of a run that was trained with these words and scored on test."""
     run_dir = RunDir(folder)
     folder.mkdir(parents=True)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         config = resolve(to_plain(compose("train", list(words))))
     run_dir.config_file.write_text(yaml.safe_dump(config))
     groups = "kind\ttensors\tparameters\nconv\t2\t1000\nnorm\t1\t24\n"

@@ -1,20 +1,23 @@
 """Attention blocks against their formulas, plain attention, torch's, and plain references."""
 
-import functools
+from functools import partial
 
 import pytest
 import torch
 from attention_blocks import SMALL, add_noise, build_block, example_masks, plain_copy, torch_copy
 from reference import mixes
 from reference.myelinated import run_skipping
+from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
 from famx.contracts import contracts
 from famx.contracts.attention import D, H
+from famx.contracts.layer import train_to_copy
+from famx.layer.prenorm import PreNormLayer
 from famx.nn.masks import visible
 from famx.nn.state import DecodeState
-from famx.registry import PARTS, names
+from famx.registry import PARTS, build, names
 
 STRICT_CONTRACTS = (
     "causal",
@@ -22,13 +25,14 @@ STRICT_CONTRACTS = (
     "padding_independent",
     "fully_masked",
     "every_gradient",
+    "every_gradient_in_a_stack",
 )
 
 
 @pytest.mark.parametrize("contract", STRICT_CONTRACTS)
 @pytest.mark.parametrize("name", SMALL)
 def test_contracts_hold_with_small_settings(name, contract):
-    contracts("attention")[contract](functools.partial(PARTS["attention"][name], **SMALL[name]))
+    contracts("attention")[contract](partial(PARTS["attention"][name], **SMALL[name]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -179,9 +183,11 @@ def test_focus_takes_one_step_where_changes_are_below_its_threshold():
     assert_close(block.metrics["moving"], torch.zeros(3))
 
 
+@pytest.mark.parametrize("projects_queries", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_myelinated_equals_a_reference_that_skips(causal):
-    block = build_block("myelinated", causal, n_layers=4, threshold=0.5).eval()
+def test_myelinated_equals_a_reference_that_skips(causal, projects_queries):
+    options = {"n_layers": 4, "threshold": 0.5, "projects_queries": projects_queries}
+    block = build_block("myelinated", causal, **options).eval()
     block.observed = True
     add_noise(block, 0.5)
     x = torch.randn(4, 9, D)
@@ -196,6 +202,21 @@ def test_myelinated_equals_a_reference_that_skips(causal):
     active = visits / (4 * 9)
     assert_close(block.metrics["active"], active)
     assert active.min() > 0 and active.max() < 1, "the example has no skipping"
+
+
+def test_myelinated_learns_to_look_two_positions_back_unless_queries_are_keys():
+    losses = {}
+    for projects_queries in (True, False):
+        layers = nn.ModuleList()
+        for _ in range(2):
+            attention = partial(
+                build_block, "myelinated", causal=True, projects_queries=projects_queries
+            )
+            feedforward = partial(build, "feedforward", {"name": "gelu"}, d_model=D)
+            layers.append(PreNormLayer(attention, feedforward, partial(nn.LayerNorm, D)))
+        losses[projects_queries] = train_to_copy(layers, steps=60)
+    assert losses[True] < 0.5
+    assert losses[False] > 1
 
 
 def open_axon(axon):
@@ -230,8 +251,9 @@ def test_axon_is_plain_layers_with_open_gates_and_the_identity_with_closed_ones(
         y = x
         for node in axon.nodes:
             value = axon.split_heads(node.norm(y))
-            rotated = axon.rotary(value)
-            attended = scaled_dot_product_attention(rotated, rotated, value, is_causal=causal)
+            query = axon.rotary(axon.split_heads(node.norm(y) @ node.query.T))
+            key = axon.rotary(value)
+            attended = scaled_dot_product_attention(query, key, value, is_causal=causal)
             y = y + node.adapter(attended.transpose(1, 2).flatten(2))
         expected = y + axon.mlp(axon.mlp_norm(y)) - x
         assert_close(axon(x), expected, rtol=1e-4, atol=1e-5)

@@ -202,7 +202,7 @@ def test_override_in_a_sweep_becomes_a_sweep_of_one_value(word, expected):
 
 def test_runs_of_a_sweep_are_named_by_what_is_swept():
     words = ["optim=fam,adamw", "seed=0,1", "attention=cosine"]
-    *overrides, name = hydra_words(["--multirun"], words)
+    *overrides, name, _ = hydra_words(["--multirun"], words)
     assert overrides == ["--multirun", "optim=fam,adamw", "seed=0,1", "attention=choice(cosine)"]
     expected = "optim=${folder_name:${optim.name}},seed=${folder_name:${seed}}"
     assert name == f"hydra.sweep.subdir='{expected}'"
@@ -210,10 +210,26 @@ def test_runs_of_a_sweep_are_named_by_what_is_swept():
 
 def test_sweep_of_an_experiment_is_in_the_names_unless_replaced():
     words = ["experiment=fam_against_its_controls", "seed=3"]
-    *_, name = hydra_words(["--multirun"], words)
+    *_, name, _ = hydra_words(["--multirun"], words)
     assert "task=" in name
     assert "momentum=" in name
     assert "seed=" not in name
+
+
+def test_folder_of_a_sweep_depends_on_what_is_swept_and_on_what_is_fixed():
+    def folder(*words):
+        return hydra_words(["--multirun"], words)[-1]
+
+    expected = folder("seed=0,1", "optim=fam")
+    assert expected.startswith("hydra.sweep.dir='outputs/sweep_seed_")
+    # more values, another order, and options that cannot change a result
+    assert folder("optim=fam", "seed=0,1,2", "loader.workers=2", "sweep.jobs=2") == expected
+    assert folder("seed=0,1", "optim=adamw") != expected
+    assert folder("seed=0,1", "optim=fam", "data.root=x") != expected
+    assert (
+        hydra_words(["--multirun"], ["seed=0,1", "hydra.sweep.dir=mine"])[2]
+        == "hydra.sweep.dir=mine"
+    )
 
 
 def test_other_processes_of_a_run_use_another_folder(monkeypatch):
@@ -253,7 +269,7 @@ def test_run_needs_the_same_files_of_parts(tmp_path):
 
 
 def test_file_is_unchanged_when_the_disk_is_full(tmp_path, monkeypatch):
-    def refuse(file: Path, text: str) -> Any:
+    def refuse(file: Path, text: str, **options: str) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "scores.json").write_text("old")

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from attention_blocks import add_noise, build_block, plain_copy
+from torch import nn
 from torch.testing import assert_close
 
 from famx.contracts.attention import D, H
@@ -126,6 +127,22 @@ def test_content_update_equals_plain_attention_to_new_or_reused_keys():
     assert_close(second(x, state=state), plain_second(x))
     unrelated = torch.randn(2, 7, D)
     assert not torch.allclose(second(unrelated, state=state), plain_second(unrelated))
+
+
+def test_content_update_decides_by_the_positions_of_a_memory_that_all_queries_see():
+    block = build_block("content_update").eval()
+    # keys and values are updated where the pooled memory is positive
+    block.predictor = nn.Linear(D, 2)
+    nn.init.ones_(block.predictor.weight)
+    nn.init.zeros_(block.predictor.bias)
+    memory = torch.ones(1, 5, D)
+    memory[:, 2] = -99.0
+    mask = torch.ones(1, 1, 7, 5, dtype=torch.bool)
+    mask[..., 0, 2] = False
+    x = torch.randn(1, 7, D)
+    updated = block(x, memory, mask)
+    assert not torch.allclose(updated[:, 0], block(x, memory)[:, 0], atol=1e-3)
+    assert_close(updated[:, :1], block(x[:, :1], memory, mask[:, :, :1]))
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from famx.contracts import ContractError, contracts
 from famx.data._example import tone, write_corpus
 from famx.data._grammar import sentences
+from famx.data._normalisers import normalise_basic
 from famx.data._tokenizers import byte_tokenizer, encode, train_tokenizer
-from famx.data.base import normalise_basic
 from famx.data.manifest import Manifest
 from famx.data.text import Text
 from famx.notation import UserError
@@ -117,16 +117,6 @@ def test_bad_manifest_is_refused_in_one_sentence(manifest, message, tmp_path):
         (root / "train.tsv").write_text(manifest)
     with pytest.raises(UserError, match=rf"{message}[^\n]*$"):
         Manifest("train", 0, root=str(root))
-
-
-def test_every_tenth_line_of_train_is_dev_where_there_is_no_dev_manifest(tmp_path):
-    write_corpus(tmp_path, n_recordings=30)
-    (tmp_path / "dev.tsv").unlink()
-    train = Manifest("train", 0, root=str(tmp_path)).ids
-    dev = Manifest("dev", 0, root=str(tmp_path)).ids
-    assert dev == ["anna9.wav", "anna19.wav", "anna29.wav"]
-    assert len(train) == 27
-    assert not set(train) & set(dev)
 
 
 @pytest.fixture

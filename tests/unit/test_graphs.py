@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from recorded_graph import RecordedGraph
 from torch import nn
 
-from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
 from famx.data._tokenizers import train_tokenizer
 from famx.experiment.resolve import resolve
 from famx.model import build_model
@@ -254,7 +254,7 @@ def test_replayed_passes_of_each_block_equal_passes(attention, monkeypatch):
     # type checks draw random numbers on the host in every call
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     words = (f"attention={attention}", "layer.dropout=0.1", "frontend=log_mel", *TINY)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         config = resolve(to_plain(compose("train", list(words))))
     task = build("task", {"name": "ctc"}, tokenizer=train_tokenizer(["ab"], ["<blank>"]))
     model = build_model(config, 3)

@@ -1,6 +1,8 @@
 """Batches, their order and their augmentation."""
 
 import itertools
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -112,6 +114,51 @@ def test_recordings_change_speed_by_the_factor_that_their_batch_was_planned_with
     assert not factors
 
 
+def longer_than(seconds):
+    """Returns a task's rule: recordings of at least so many seconds can be learned."""
+
+    def learnable(n_samples, texts):
+        assert len(n_samples) == len(texts)
+        return (n_samples >= seconds * 16_000).tolist()
+
+    return learnable
+
+
+@pytest.mark.parametrize("join", [(), (1, 2)])
+def test_speeds_leave_recordings_long_enough_for_their_texts(folder, join, caplog):
+    dataset = Manifest("train", 0, root=str(folder), join=join)
+    config = LoaderConfig(batch_seconds=3.0, speed=[0.8, 1.0, 1.25])
+    # recordings have 0.3 to 0.6 s
+    loader = Loader(dataset, None, 0, config, learnable=longer_than(0.35))
+    default = Loader(dataset, None, 0, config)
+    n_changed = 0
+    for epoch in range(8):
+        view = dataset.at(epoch)
+        fits = np.asarray(view.lengths) / loader._augmentation(epoch).speed > 0.35
+        can_fit = np.asarray(view.lengths) / 0.8 > 0.35
+        assert (fits == can_fit).all()
+        # those that fit are as without the rule
+        first = default._augmentation(epoch).speed
+        unchanged = np.asarray(view.lengths) / first > 0.35
+        n_changed += int((~unchanged & can_fit).sum())
+        assert (loader._augmentation(epoch).speed == first)[unchanged].all()
+    assert n_changed > 0
+    if join:
+        return
+    with caplog.at_level("WARNING"):
+        next(loader.train_batches())
+    assert "are too short for their texts at some of loader.speed=[0.8, 1.0, 1.25]" in caplog.text
+
+
+def test_data_of_unreadable_recordings_alone_ends_training(tmp_path, caplog):
+    write_corpus(tmp_path, suffix=".flac", n_recordings=3)
+    dataset = Manifest("train", 0, root=str(tmp_path), skip_bad=True)
+    for file in tmp_path.glob("anna*.flac"):
+        file.write_bytes(file.read_bytes()[:-300])
+    with pytest.raises(UserError, match="none of 3 examples can be read"):
+        next(Loader(dataset, None).train_batches())
+
+
 def test_shards_are_the_rows_of_a_batch_in_its_width(folder):
     dataset = Manifest("train", 0, root=str(folder))
     loader = Loader(dataset, dataset.build_tokenizer(), 0, LoaderConfig(batch_seconds=4.0))
@@ -156,3 +203,16 @@ def test_text_with_unknown_characters_is_refused_by_name(folder):
         UserError, match=r"anna3\.wav has characters outside the vocabulary: '京' '東'"
     ):
         Loader(dataset, tokenizer)
+
+
+class Deadly(Manifest):
+    """Recordings whose reader is killed, as by a machine that is out of memory."""
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_worker_is_reported_in_a_sentence(folder):
+    loader = Loader(Deadly("train", 0, root=str(folder)), None, 0, LoaderConfig(workers=1))
+    with pytest.raises(UserError, match=r"process that reads ahead has ended .*loader\.workers=0"):
+        next(loader.train_batches())

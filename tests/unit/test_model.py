@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.testing import assert_close
 
-from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
 from famx.experiment import build_model
 from famx.experiment.resolve import resolve
 from famx.model import layer_choices
@@ -20,7 +20,7 @@ VOCAB_SIZE = 11
 
 
 def compose_config(*words):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         return to_plain(compose("train", [*SMALL, *words]))
 
 

@@ -3,7 +3,6 @@
 import logging
 
 from famx.monitoring.progress import TrainingProgress, format_score
-from famx.notation import Modality
 
 
 def report(progress: TrainingProgress, **changes: object) -> None:
@@ -13,20 +12,20 @@ def report(progress: TrainingProgress, **changes: object) -> None:
 
 def test_a_report_is_a_line_with_rate_and_remaining_time(capsys, caplog):
     caplog.set_level(logging.INFO)
-    report(TrainingProgress("wer", Modality.SPEECH))
+    report(TrainingProgress("wer", "audio"))
     line = "step 10/40  train loss 2.000"
     assert capsys.readouterr().out.splitlines()[-1] == f"{line}  123 audio s/s  15 s left"
     assert line in caplog.messages
 
 
 def test_the_total_may_not_be_known(capsys):
-    report(TrainingProgress("loss", Modality.TEXT), total_steps=None)
+    report(TrainingProgress("loss", "tokens"), total_steps=None)
     expected = "step 10/?  train loss 2.000  123 tokens/s"
     assert capsys.readouterr().out.splitlines()[-1] == expected
 
 
 def test_the_bar_has_the_best_score():
-    progress = TrainingProgress("wer", Modality.SPEECH, quiet=True)
+    progress = TrainingProgress("wer", "audio", quiet=True)
     report(progress)
     (task,) = progress.bar.tasks
     assert "  best wer 50.00 %  " in task.description
@@ -36,7 +35,7 @@ def test_the_bar_has_the_best_score():
 
 def test_a_quiet_process_prints_and_logs_nothing(capsys, caplog):
     caplog.set_level(logging.INFO)
-    report(TrainingProgress("wer", Modality.SPEECH, quiet=True))
+    report(TrainingProgress("wer", "audio", quiet=True))
     assert not capsys.readouterr().out
     assert not caplog.messages
 

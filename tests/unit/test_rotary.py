@@ -23,9 +23,13 @@ OPTIONS = [
     ("givens", {"rot_count": 2}),
     ("givens", {"pairs": (6, 2, 5, 11), "rot_count": 1}),
     ("projected", {"proj_dim": 6}),
+    ("projected", {"proj_dim": 6, "scale": 0.5, "learned_freq": True}),
     ("quaternion", {"channels": 3}),
     ("quaternion", {"learned": True}),
     ("quaternion", {"channels": 3, "learned": True}),
+    ("quaternion", {"scale": 0.5, "learned_freq": True}),
+    ("quaternion", {"channels": 3, "learned": True, "learned_freq": True}),
+    ("learned_rotations", {"rot_count": 1, "scale": 0.5, "reach": 0.0}),
 ]
 # they build heads of sizes that the options above do not fit
 FOR_ALL_HEAD_DIMS = ("odd_channel_unchanged", "head_dim_works_or_is_refused")
@@ -244,6 +248,45 @@ def test_content_shift_is_bounded_by_the_reach():
         assert_applies(y[b : b + 1, h : h + 1], matrices, x[b : b + 1, h : h + 1])
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("projected", {"proj_dim": 6}),
+        ("quaternion", {}),
+        ("quaternion", {"channels": 3}),
+        ("learned_rotations", {"reach": 0.0}),
+        ("compact", {"rot_count": 3}),
+    ],
+)
+def test_scale_multiplies_every_position(name, options):
+    x = torch.randn(1, 2, 1, 12)
+    torch.manual_seed(0)
+    plain = build("rotary", {"name": name, **options}, head_dim=12)
+    torch.manual_seed(0)
+    fast = build("rotary", {"name": name, "scale": 4.0, **options}, head_dim=12)
+    assert_close(fast(x, 7), plain(x, 28))
+
+
+@pytest.mark.parametrize("name", ["projected", "quaternion"])
+def test_learned_frequencies_start_as_those_that_are_not_learned(name):
+    x = torch.randn(1, 2, T, 12)
+    torch.manual_seed(0)
+    plain = build("rotary", {"name": name, "scale": 0.3}, head_dim=12)
+    torch.manual_seed(0)
+    learned = build("rotary", {"name": name, "scale": 0.3, "learned_freq": True}, head_dim=12)
+    assert "frequency" in dict(learned.named_parameters())
+    assert_close(learned(x, 5), plain(x, 5))
+
+
+def test_rotations_beyond_the_count_leave_their_channels_unrotated():
+    options = {"freq_ranges": (1.0, 0.1), "rot_count": 2, "reach": 0.0}
+    rotary = build("rotary", {"name": "learned_rotations", **options}, head_dim=12)
+    x = torch.randn(1, 2, T, 12)
+    y = rotary(x, 3)
+    assert torch.equal(y[..., 8:], x[..., 8:])
+    assert not torch.isclose(y[..., :8], x[..., :8]).all(-1).any()
+
+
 @pytest.mark.parametrize("contract", ["depends_on_distance_alone", "every_gradient"])
 def test_learned_rotations_without_reach_depend_on_the_distance_alone(contract):
     contracts("rotary")[contract](with_options("learned_rotations", reach=0.0))
@@ -270,6 +313,9 @@ def test_learned_rotations_without_reach_depend_on_the_distance_alone(contract):
         ("mel", 8, {"low": 9000.0}, "low=9000.0 must be less than high=8000.0"),
         ("learned_rotations", 8, {"freq_ranges": []}, r"freq_ranges=\(\) must be one or more"),
         ("learned_rotations", 8, {"reach": -1.0}, "reach=-1.0 must be at least 0"),
+        ("learned_rotations", 8, {"rot_count": 2}, "rot_count=2 must be from 1 to 1"),
+        ("quaternion", 8, {"scale": 0.0}, "scale=0.0 must be greater than 0"),
+        ("projected", 8, {"scale": -1.0}, "scale=-1.0 must be greater than 0"),
     ],
 )
 def test_invalid_options_are_refused(name, head_dim, options, message):

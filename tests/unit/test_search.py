@@ -13,7 +13,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
 from famx.experiment import build_model, run
 from famx.experiment._search_space import Range
 from famx.experiment.resolve import resolve
@@ -31,7 +31,7 @@ NEW_PART = "test_search"
 
 @cache
 def composed(*words):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         return to_plain(compose("train", [*SMALL, *words]))
 
 
@@ -312,7 +312,7 @@ def test_a_run_prints_and_saves_its_sampled_layers_and_resumes_with_them(tmp_pat
     words = ["model=drawn", "model.d_model=24", "model.n_layers=2", "task=lm", "data=text"]
     words += [f"data.path={text}", "data.block=16", "loader.batch_tokens=64"]
     words += ["trainer.max_steps=1", "model.draw.mutate={seed: 3, genes: 1}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         config = to_plain(compose("train", words))
     config_file = tmp_path / "run/config.yaml"
     run(config, tmp_path / "run")

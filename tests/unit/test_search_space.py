@@ -3,7 +3,7 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.schema import CONF, VERSION_BASE, register_schemas, to_plain
 from famx.experiment._search_space import Range, parse_space
 from famx.notation import UserError
 from famx.registry import names
@@ -19,7 +19,7 @@ def parse(space, **draw):
 
 
 def parse_preset(*words):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         config = to_plain(compose("train", ["model.d_model=24", *words]))
     return parse_space(config["model"]["draw"], d_model=24)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from famx.data import _rendering, _tts
+from famx.data._normalisers import normalise_basic
 from famx.data._rendering import cached_rendering, render
-from famx.data.base import normalise_basic
 from famx.data.spoken import Spoken, recipe
 from famx.notation import UserError
 

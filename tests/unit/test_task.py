@@ -10,8 +10,8 @@ from famx.data._tokenizers import byte_tokenizer, train_tokenizer
 from famx.frontend.tokens import Tokens
 from famx.model import Model
 from famx.nn.batch import Batch
-from famx.notation import Modality
-from famx.registry import build
+from famx.notation import Modality, UserError
+from famx.registry import build, get
 from famx.task._wer import error_rate
 
 BLANK = "<blank>"
@@ -128,3 +128,67 @@ def test_language_model_loss_reads_nothing_on_the_host(lengths):
         task.loss(model, batch).backward()
         with pytest.raises(AssertionError):
             task.count(batch)
+
+
+class LabelledData:
+    """The labels of training data."""
+
+    def __init__(self, *texts):
+        self.texts = list(texts)
+
+    def build_tokenizer(self, vocab_size=0, special_tokens=()):
+        raise AssertionError("labels are no texts to be cut into tokens")
+
+
+def label_batch(scores, lengths, targets):
+    """A task of three labels, a model of these scores, and a batch with these targets."""
+    task_class = get("task", "classify")
+    tokenizer = task_class.build_tokenizer(LabelledData("b", "c", "a", "b"))
+    task = build("task", {"name": "classify"}, tokenizer=tokenizer)
+    return task, FixedScores(scores, lengths), speech_batch(scores.shape[1], targets)
+
+
+def test_classification_is_of_the_mean_frame_without_padding():
+    scores = torch.randn(2, 4, 3)
+    scores[1, 2:] = torch.nan
+    task, model, batch = label_batch(scores, [4, 2], [[2], [0]])
+    log_probs = torch.stack([scores[0].mean(0), scores[1, :2].mean(0)]).log_softmax(-1)
+    loss, labels = task.evaluate_batch(model, batch)
+    torch.testing.assert_close(loss, -(log_probs[0, 2] + log_probs[1, 0]) / 2)
+    assert labels == ["abc"[i] for i in log_probs.argmax(-1)]
+    assert task.count(batch) == 2
+
+
+def test_smoothed_labels_share_their_target_equally():
+    scores = torch.randn(1, 2, 3)
+    task, model, batch = label_batch(scores, [2], [[1]])
+    task.label_smoothing = 0.3
+    log_probs = scores[0].mean(0).log_softmax(-1)
+    target = torch.tensor([0.1, 0.8, 0.1])
+    torch.testing.assert_close(task.loss(model, batch), -(target * log_probs).sum())
+
+
+def test_scores_of_labels_equal_those_counted_by_hand():
+    references = ["a", "a", "b", "b", "b", "c"]
+    hypotheses = ["a", "b", "b", "b", "b", "b"]
+    task, *_ = label_batch(torch.zeros(1, 1, 3), [1], [[0]])
+    scores = task.score(references, hypotheses)
+    # F1 of a: 2 * 1 / (2 + 1), of b: 2 * 3 / (3 + 5), of c: 0
+    assert scores["error"].rate == pytest.approx(2 / 6)
+    assert scores["f1_error"].rate == pytest.approx(1 - (2 / 3 + 6 / 8 + 0) / 3)
+    for score in scores.values():
+        assert 0 <= score.low <= score.rate <= score.high <= 1
+        assert score.counts == {"wrong": 2, "of": 6}
+    _, matrix = task.picture(references, hypotheses)
+    expected = torch.tensor([[0.5, 0.5, 0], [0, 1, 0], [0, 1, 0]])
+    torch.testing.assert_close(matrix.values, expected)
+
+
+def test_labels_of_one_class_or_none_are_refused():
+    task_class = get("task", "classify")
+    for texts, message in (
+        (["a", "a"], "at least two labels, but all 2 examples of training have 'a'"),
+        (["a", "", "b"], "1 of the 3 of training have none"),
+    ):
+        with pytest.raises(UserError, match=message):
+            task_class.build_tokenizer(LabelledData(*texts))

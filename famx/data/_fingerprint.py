@@ -1,0 +1,94 @@
+"""Digests of data sets: what changed since a run began, and recordings that splits share."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+SAMPLED_BYTES = 4096  # of a file, in its middle
+
+
+def digest(values: Iterable[object]) -> str:
+    """Returns the SHA-256 digest of values in their order."""
+    total = hashlib.sha256()
+    for value in values:
+        # the length separates a value from the next
+        encoded = str(value).encode(errors="surrogateescape")
+        total.update(len(encoded).to_bytes(8, "little") + encoded)
+    return total.hexdigest()
+
+
+def fingerprint(
+    ids: Sequence[str], texts: Sequence[str], lengths: Sequence[float], files: Sequence[str]
+) -> dict[str, str]:
+    """Returns a digest of each aspect of a split, of which only `order` depends on the order.
+
+    Args:
+        ids, texts, lengths: one per example.
+        files: files of the split, in the order of the recordings.
+    """
+    rows = sorted(zip(ids, texts, lengths, strict=True))
+    aspects = {
+        "order": digest(ids),
+        "names": digest(name for name, _, _ in rows),
+        "texts": digest(f"{name}\t{text}" for name, text, _ in rows),
+        "lengths": digest(f"{name}\t{length:.3f}" for name, _, length in rows),
+    }
+    if files:
+        aspects["recordings"] = digest(sorted(sample_digest(file) for file in files))
+    return aspects
+
+
+def sample_digest(file: str) -> str:
+    """Returns a digest of a file's size and the bytes in its middle; neither its path nor time."""
+    try:
+        with open(file, "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            stream.seek(max(0, size - SAMPLED_BYTES) // 2)
+            return digest([size, stream.read(SAMPLED_BYTES).hex()])
+    except OSError:
+        # reported by name when it is read
+        return "unreadable"
+
+
+def describe_changes(
+    saved: Mapping[str, Mapping[str, str]], current: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """Returns a phrase for each split whose data differs from that of the saved digests."""
+    phrases = []
+    for split in saved.keys() & current.keys():
+        old = saved[split]
+        new = current[split]
+        changed = [aspect for aspect in new if aspect in old and old[aspect] != new[aspect]]
+        # other examples have another order, other texts and other lengths
+        if "names" in changed:
+            changed = ["names"]
+        if changed:
+            phrases.append(f"{split} ({', '.join(changed)})")
+    return sorted(phrases)
+
+
+def shared_files(first: Sequence[str], second: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the files of `second` whose content is in `first`, each with the file there.
+
+    Only files of equal size are read, and completely only if the bytes in their middle are equal.
+    """
+    candidates = list(second)
+    others = list(first)
+    for key in (_size, sample_digest, _content_digest):
+        keys = {file: key(file) for file in [*candidates, *others]}
+        common = {keys[file] for file in candidates} & {keys[file] for file in others}
+        candidates = [file for file in candidates if keys[file] in common]
+        others = [file for file in others if keys[file] in common]
+    by_content = {keys[file]: file for file in reversed(others)}
+    return [(file, by_content[keys[file]]) for file in candidates]
+
+
+def _size(file: str) -> str:
+    # two files that do not exist are not the same recording
+    return str(os.path.getsize(file)) if os.path.isfile(file) else file
+
+
+def _content_digest(file: str) -> str:
+    with Path(file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,123 @@
+"""Initial weights from another run: matched by name, and those of the vocabulary by token."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from rich.table import Table
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from famx.model import Model
+from famx.notation import UserError
+from famx.training import checkpoint
+from famx.training.checkpoint import evaluated_weights
+from famx.training.run_dir import RunDir
+
+
+@dataclass
+class Transfer:
+    """The result of `init_from`.
+
+    Args:
+        source: folder of the other run.
+        loaded: names of the tensors that were loaded completely.
+        by_token: tensors with a row per token -> number of rows that were loaded.
+        initial: names of the tensors that start anew -> why.
+        unused: names of tensors of the other run that this model lacks.
+        n_tokens: size of this model's vocabulary.
+    """
+
+    source: str
+    n_tokens: int
+    loaded: list[str] = field(default_factory=list)
+    by_token: dict[str, int] = field(default_factory=dict)
+    initial: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+
+    def table(self) -> Table:
+        """Returns what was loaded, by token, and what starts anew, for the terminal."""
+        title = f"weights of {self.source}"
+        table = Table("tensors", "", title=title, title_justify="left")
+        table.add_row("loaded", f"{len(self.loaded)}")
+        for name, n_rows in self.by_token.items():
+            table.add_row("by token", f"{name}: {n_rows} of {self.n_tokens} rows, the others anew")
+        for name, reason in self.initial.items():
+            table.add_row("anew", f"{name} ({reason})")
+        for name in self.unused:
+            table.add_row("unused", name)
+        return table
+
+
+def initialize_from(model: Model, tokenizer: Tokenizer, run: str) -> Transfer:
+    """Loads the best weights of another run, as far as they fit.
+
+    Tensors are matched by name and shape. Of the score layer and the embeddings, whose rows are
+    tokens, the rows of equal tokens are loaded. Everything else has its initial values.
+
+    Args:
+        tokenizer: tokenizer of the model.
+        run: folder of the other run.
+
+    Raises:
+        UserError: there is no such run, or no matrix of its layers fits.
+    """
+    run_dir = RunDir(run)
+    saved = checkpoint.load(run_dir.require_checkpoints(), "best")
+    vocabulary = tokenizer.get_vocab()
+    other_vocabulary = run_dir.load_tokenizer().get_vocab()
+    weights = evaluated_weights(saved, run)
+    transfer = Transfer(run, len(vocabulary), unused=sorted(weights))
+    rows = _rows_of_equal_tokens(vocabulary, other_vocabulary)
+    for name, tensor in model.state_dict().items():
+        if name not in weights:
+            transfer.initial[name] = "absent there"
+            continue
+        transfer.unused.remove(name)
+        other = weights[name].to(tensor.device)
+        is_by_token = vocabulary != other_vocabulary and name in _tensors_by_token(model)
+        if is_by_token and _fits(tensor, other, other_vocabulary):
+            tensor[rows[0].to(tensor.device)] = other[rows[1].to(tensor.device)].to(tensor.dtype)
+            transfer.by_token[name] = len(rows[0])
+        elif tensor.shape == other.shape and not is_by_token:
+            tensor.copy_(other)
+            transfer.loaded.append(name)
+        else:
+            transfer.initial[name] = f"{tuple(other.shape)} there, {tuple(tensor.shape)} here"
+    _refuse_other_model(model, transfer)
+    return transfer
+
+
+def _refuse_other_model(model: Model, transfer: Transfer) -> None:
+    """Raises a UserError if no matrix of the layers was loaded."""
+    reasons = dict(transfer.initial)
+    for name, tensor in model.state_dict().items():
+        if name.startswith("layers.") and tensor.ndim > 1:
+            if name in transfer.loaded:
+                return
+            reasons = {name: transfer.initial[name]} | reasons
+    for name, reason in reasons.items():
+        raise UserError(f"{transfer.source} is a checkpoint of another model: {name} is {reason}")
+
+
+def _rows_of_equal_tokens(
+    vocabulary: Mapping[str, int], other: Mapping[str, int]
+) -> tuple[Tensor, Tensor]:
+    """Returns the ids of the tokens that are in both vocabularies, in each of them."""
+    common = sorted(vocabulary.keys() & other.keys(), key=vocabulary.__getitem__)
+    ids = [vocabulary[token] for token in common]
+    other_ids = [other[token] for token in common]
+    return torch.tensor(ids, dtype=torch.long), torch.tensor(other_ids, dtype=torch.long)
+
+
+def _tensors_by_token(model: Model) -> set[str]:
+    """Returns the names of the tensors whose rows are tokens: scores and embeddings."""
+    names = {f"score.{name}" for name, _ in model.score.named_parameters()}
+    for name, module in model.frontend.named_modules(prefix="frontend"):
+        if isinstance(module, nn.Embedding) and module.num_embeddings == model.score.out_features:
+            names.add(f"{name}.weight")
+    return names
+
+
+def _fits(tensor: Tensor, other: Tensor, vocabulary: Mapping[str, int]) -> bool:
+    return other.shape[1:] == tensor.shape[1:] and other.shape[0] == len(vocabulary)

@@ -1,0 +1,141 @@
+"""Classification: one label for a sequence of speech, text or images."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from tokenizers import Tokenizer, models
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from famx import registry
+from famx.nn.batch import Batch
+from famx.nn.pooling import sequence_mean
+from famx.notation import Modality, UserError
+from famx.registry import register
+from famx.task._labels import LabelScore, confusion_matrix, label_error, macro_f1
+from famx.task.base import Corpus, Decoder, Matrix, Score, Task
+
+
+@runtime_checkable
+class LabelDecoder(Decoder, Protocol):
+    """A decoder that can use the scores of a pass that has already been made."""
+
+    def decode_scores(self, scores: Tensor, lengths: Tensor) -> list[str]: ...
+
+
+@register
+class Classify(Task):
+    """loss = -log p(label | sequence), the mean over sequences; p = softmax(mean over t of W x_t).
+
+    The mean of the scores of all frames equals the scores of the mean frame. The labels are those
+    of the training data, in alphabetical order; a token is a label.
+
+    Args:
+        tokenizer: its tokens are the labels.
+        decode: factory of the decoder.
+        label_smoothing: share of the target that is divided equally among all labels, from 0 to
+            below 1 (Szegedy et al. 2016).
+    """
+
+    modality: ClassVar[Modality | None] = None
+    causal: ClassVar[bool] = False
+    output: ClassVar[str] = "labels"
+    selection_metric: ClassVar[str] = "error"
+    default_parts: ClassVar[dict[str, str]] = {
+        "data": "digit_images",
+        "frontend": "patches",
+        "decode": "label",
+    }
+    decoder: LabelDecoder
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        decode: Callable[..., LabelDecoder] | None = None,
+        *,
+        label_smoothing: float = 0.0,
+    ):
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing} must be from 0 to below 1")
+        if decode is None:
+            decoder = registry.build("decode", {"name": "label"}, tokenizer=tokenizer)
+        else:
+            decoder = decode(tokenizer=tokenizer)
+        if not isinstance(decoder, LabelDecoder):
+            name = type(decoder).__name__
+            raise UserError(
+                f"task=classify needs a decoder with decode_scores, but {name} has none"
+            )
+        super().__init__(tokenizer, decoder)
+        self.label_smoothing = label_smoothing
+        vocabulary = tokenizer.get_vocab()
+        self.labels = sorted(vocabulary, key=vocabulary.__getitem__)
+
+    @classmethod
+    def default_frontend(cls, modality: Modality) -> str:
+        by_modality = {
+            Modality.SPEECH: "log_mel",
+            Modality.TEXT: "tokens",
+            Modality.IMAGE: "patches",
+        }
+        return by_modality[modality]
+
+    @classmethod
+    def build_tokenizer(cls, corpus: Corpus, vocab_size: int = 0) -> Tokenizer:
+        """Builds a tokenizer with one token for each label of the training data.
+
+        Raises:
+            UserError: an example has no label, or all have the same one.
+        """
+        n_examples = len(corpus.texts)
+        without = corpus.texts.count("")
+        if without:
+            raise UserError(
+                f"task=classify needs a label for each example, but {without} of the "
+                f"{n_examples} of training have none"
+            )
+        labels = sorted(set(corpus.texts))
+        if len(labels) < 2:
+            raise UserError(
+                f"task=classify needs at least two labels, but all {n_examples} examples of "
+                f"training have {labels[0]!r}"
+            )
+        return Tokenizer(models.WordLevel({label: i for i, label in enumerate(labels)}))
+
+    def count(self, batch: Batch) -> int:
+        """Counts the sequences."""
+        return len(batch)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
+        return self._loss(scores, lengths, batch)
+
+    def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
+        """Computes the loss and the labels by one pass through the model."""
+        scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
+        return self._loss(scores, lengths, batch), self.decoder.decode_scores(scores, lengths)
+
+    def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Score]:
+        """Computes 1 - accuracy and 1 - macro F1, both as errors, since lower is better."""
+        scores: dict[str, LabelScore] = {
+            "error": label_error(references, hypotheses),
+            "f1_error": macro_f1(references, hypotheses),
+        }
+        return dict(scores)
+
+    def picture(self, references: Sequence[str], hypotheses: Sequence[str]) -> tuple[str, Matrix]:
+        """Returns the confusion matrix, as shares of each reference; NaN for one that is absent."""
+        counts = confusion_matrix(references, hypotheses, self.labels)
+        shares = torch.from_numpy(counts / counts.sum(1, keepdims=True).clip(min=1)).float()
+        shares[counts.sum(1) == 0] = torch.nan
+        caption = "labels of the model, in the same order; each row sums to 1"
+        return "confusion", Matrix(shares, tuple(self.labels), caption)
+
+    def _loss(self, scores: Tensor, lengths: Tensor, batch: Batch) -> Float[Tensor, ""]:
+        return cross_entropy(
+            sequence_mean(scores, lengths),
+            batch.targets[:, 0],
+            label_smoothing=self.label_smoothing,
+        )

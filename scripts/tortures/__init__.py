@@ -1,0 +1,1 @@
+"""Damaged, hostile and interrupted inputs: each form counts what must not happen."""

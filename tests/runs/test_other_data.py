@@ -1,0 +1,125 @@
+"""Runs whose data moved or changed, and runs that are scored on other data."""
+
+import json
+import logging
+import shutil
+
+import pytest
+from tones import TINY, write_tones
+
+from famx.experiment.run import run
+from famx.training.run_dir import RunDir
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_tones(folder)
+    return folder
+
+
+@pytest.fixture
+def trained(data, command):
+    """A run of two steps in the folder `run`."""
+    words = [*TINY, "data=manifest", f"data.root={data}", "hydra.run.dir=run"]
+    result = command("train", *words, "trainer.max_steps=2")
+    assert result.status == 0, result.err
+    return result
+
+
+def test_scores_on_other_data_are_in_other_files(trained, data, command, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    (data / "part.tsv").write_text("".join((data / "test.tsv").read_text().splitlines(True)[:2]))
+    scores = (tmp_path / "run" / "scores.test.json").read_text()
+
+    result = command("evaluate", "run", "data.test=part.tsv")
+    assert result.status == 0, result.err
+    [file] = (tmp_path / "run").glob("scores.test.manifest,test=part.tsv.json")
+    assert json.loads(file.read_text())["utterances"] == 2
+    # other folders have other files, and the name of a folder is none of a path
+    shutil.rmtree(data)
+    for name in (other, "other"):
+        result = command("evaluate", "run", f"data.root={name}")
+        assert result.status == 0, result.err
+    assert len(list((tmp_path / "run").glob("scores.test.manifest,root=*.json"))) == 2
+    assert (tmp_path / "run" / "scores.test.json").read_text() == scores
+    assert "there is no manifest" in command("evaluate", "run").sentence
+
+
+def test_data_that_moved_are_the_same_on_resume(trained, data, command, tmp_path):
+    data.rename(tmp_path / "1.10")
+    words = ["resume=run", "data.root=1.10", "trainer.max_steps=3"]
+    result = command("train", *words)
+    assert result.status == 0, result.err
+    assert "has changed" not in result.err
+    assert RunDir("run").load_config()["data"]["root"] == str(tmp_path / "1.10")
+    assert "cannot change on resume" in command("train", "resume=run", "data.join=[1,2]").sentence
+
+
+def test_data_that_changed_are_reported_on_resume(trained, data, caplog, tmp_path):
+    caplog.set_level(logging.WARNING, "famx")
+    lines = (data / "train.tsv").read_text().splitlines(keepends=True)
+    (data / "train.tsv").write_text("".join([*lines[1:], lines[0]]))
+    text = (data / "test.tsv").read_text().split("\t")
+    text[1] = text[1][::-1] + "a"
+    (data / "test.tsv").write_text("\t".join(text))
+    config = RunDir(tmp_path / "run").load_config()
+    config["trainer"]["max_steps"] = 3
+    run(config, tmp_path / "run", resume=True)
+    assert "has changed since" in caplog.text
+    assert "used as it is now: test (texts), train (order)" in caplog.text
+
+
+def test_summary_names_all_splits_and_the_rule_of_the_texts(trained, tmp_path):
+    for words in ("train", "dev", "test", "6 examples", "basic: lower case, without punctuation"):
+        assert words in trained.out
+    scores = json.loads((tmp_path / "run" / "scores.test.json").read_text())
+    assert scores["normaliser"] == "basic"
+
+
+def test_recordings_in_both_train_and_test_are_reported(data, command):
+    shutil.copyfile(data / "train3.wav", data / "test2.wav")
+    words = [*TINY, "data=manifest", f"data.root={data}", "hydra.run.dir=run"]
+    result = command("train", *words, "trainer.max_steps=1")
+    assert result.status == 0, result.err
+    [line] = [line for line in result.err.split("\n") if "recordings of test are in train" in line]
+    assert ".wav" in line
+
+
+def test_characters_that_only_test_has_are_scored_as_errors(data, command, tmp_path):
+    lines = [f"test{index}.wav\t\u0416 \u0416" for index in range(3)]
+    (data / "test.tsv").write_text("\n".join(lines), encoding="utf-8")
+    words = [*TINY, "data=manifest", f"data.root={data}", "hydra.run.dir=run"]
+    result = command("train", *words, "trainer.max_steps=1")
+    assert result.status == 0, result.err
+    assert "3 of 3 texts of test have characters that no training text has" in result.err
+    scores = json.loads((tmp_path / "run" / "scores.test.json").read_text())
+    assert scores["wer"]["rate"] >= 1
+    assert scores["wer"]["units"] == 6
+    assert scores["loss"] >= 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["seed: " + 5000 * "9", 3000 * "{", "[" * 3000, "famx_parts: [a, b]"],
+    ids=["integer", "braces", "brackets", "words"],
+)
+def test_damaged_config_of_a_run_is_refused_in_one_sentence(content, trained, command, tmp_path):
+    file = tmp_path / "run" / "config.yaml"
+    text = file.read_text()
+    # the option replaces the one of the same name
+    key = content.partition(":")[0]
+    lines = [line for line in text.split("\n") if not line.startswith(f"{key}:")]
+    file.write_text("\n".join([content, *lines]))
+    for name in ("evaluate", "transcribe"):
+        words = ["run", "a.wav"] if name == "transcribe" else ["run"]
+        assert command(name, *words).status == 2
+
+
+@pytest.mark.parametrize("value", [5000 * "9", 3000 * "{", "[" * 3000])
+def test_value_that_cannot_be_read_is_refused_in_one_sentence(value, command):
+    result = command("train", "data=manifest", f"trainer.max_steps={value}")
+    assert result.status == 2
+    assert "cannot be read" in result.sentence
