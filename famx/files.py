@@ -1,8 +1,11 @@
-"""Atomic writes, and disk errors as one sentence."""
+"""Files of a run: no links, atomic writes, disk errors as one sentence, text safe to print."""
 
 import contextlib
 import errno
 import hashlib
+import logging
+import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +87,9 @@ def write_atomic(file: Path, text: str) -> None:
     temp_path = file.with_name(f".{file.name}.tmp")
     with report_os_errors(file):
         try:
+            # a new file, so that no link is followed
+            temp_path.unlink(missing_ok=True)
+            temp_path.touch(exist_ok=False)
             # a name of a file that is not UTF-8 is written with escapes
             temp_path.write_text(text, encoding="utf-8", errors="backslashreplace")
             temp_path.replace(file)
@@ -102,3 +108,68 @@ def digest_of_start(file: Path, size: int) -> str:
     """Returns the SHA-256 of the first `size` bytes of a file, or of all if it has fewer."""
     with file.open("rb") as stream:
         return hashlib.sha256(stream.read(size)).hexdigest()
+
+
+def require_own_files(folder: Path, writing: bool = False) -> None:
+    """Checks that a folder has only regular files and folders: what is written stays inside it.
+
+    A folder of another person could have a link to a file of the user in place of a log, or a pipe
+    that never answers.
+
+    Args:
+        writing: whether files will be appended to, so that none may have a second name.
+
+    Raises:
+        UserError: there is a link, a pipe, a socket or a device.
+    """
+    for parent, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(parent, name)
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                kind = "a link"
+            elif not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                kind = "a pipe, a socket or a device"
+            elif writing and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+                kind = "a hard link: the same file has another name elsewhere"
+            else:
+                continue
+            raise UserError(
+                f"{printable(str(path))} is {kind}, but the folder of a run has regular files "
+                "alone; copy the folder with cp -rL to use what it refers to"
+            )
+
+
+def open_own(path: str, flags: int) -> int:
+    """Opens a regular file, as the `opener` of `open`; follows no link and waits for no pipe.
+
+    Raises:
+        UserError: the path is a link, a pipe, a socket or a device.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        # ELOOP: a link; ENXIO: a pipe that nobody reads
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise UserError(f"{printable(path)} is not a regular file") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{printable(path)} is not a regular file")
+    return descriptor
+
+
+def printable(text: str) -> str:
+    """Returns a text with escapes in place of control characters, which a terminal would obey."""
+    characters = []
+    for character in text:
+        is_safe = character.isprintable()
+        characters.append(character if is_safe else character.encode("unicode_escape").decode())
+    return "".join(characters)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats a message as one line without control characters; a traceback may follow it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))

@@ -25,7 +25,7 @@ class UserError(ValueError):
     """A mistake of the user, in one sentence: commands print it alone and exit with status 2."""
 
 
-def describe_exception(error: Exception, file: str | Path) -> str:
+def describe_exception(error: BaseException, file: str | Path) -> str:
     """Describes an exception in one line, with the last line of `file` in its traceback."""
     first_line = str(error).strip().partition("\n")[0]
     name = type(error).__name__

@@ -294,7 +294,7 @@ def load_entry_points() -> None:
     for point in importlib.metadata.entry_points(group="famx.parts"):
         try:
             point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = error if isinstance(error, UserError) else describe_exception(error, "")
             raise UserError(
                 f"the entry point famx.parts {point.name} = {point.value} cannot be loaded: "
@@ -343,6 +343,7 @@ def _run_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:
+    # a file may end the process
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path} cannot be run: {describe_exception(error, path)}") from error
     return module

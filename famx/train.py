@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import Container, OmegaConf
 from rich.console import Console
@@ -23,10 +23,9 @@ from famx.config.command import (
     run_command,
     user_part_files,
 )
+from famx.config.composition import run_hydra
 from famx.config.errors import explain_hydra_error, refuse_renamed
 from famx.config.schema import (
-    CONF,
-    VERSION_BASE,
     fill_defaults,
     register_schemas,
     section_schema,
@@ -117,16 +116,12 @@ def train(words: Sequence[str]) -> int:
         return tune(options, overrides, runs.build, settings)
     unique_folder.cache_clear()
     OmegaConf.register_new_resolver("unique_folder", unique_folder, replace=True)
-    # Hydra reads its command line from here
-    sys.argv[1:] = hydra_words(options, overrides)
-    # makes Hydra raise errors instead of printing them
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    hydra_main = hydra.main(**VERSION_BASE, config_path=str(CONF), config_name="train")
+    words = hydra_words(options, overrides)
     # an error before the runs are known is about the command line
     try:
-        hydra_main(runs.accept)()
+        results = run_hydra(runs.accept, options, words)
     except Exception as error:
-        remove_unused_folder(find_override("hydra.sweep.dir", sys.argv[1:]))
+        remove_unused_folder(find_override("hydra.sweep.dir", words))
         if runs.started or isinstance(error, UserError):
             raise
         mistake = explain_hydra_error(error, overrides, options)
@@ -134,8 +129,7 @@ def train(words: Sequence[str]) -> int:
             raise
         raise mistake from error
     # not inside of Hydra, which would add its own lines to an error
-    if runs.errors:
-        raise runs.errors[0]
+    raise_refused(results)
     if not runs.jobs:
         return 0
     if "--multirun" in options and "RANK" not in os.environ:
@@ -156,14 +150,15 @@ class Runs:
         self.files = tuple(file.resolve() for file in files)
         self.started = False
         self.jobs: list[Job] = []
-        self.errors: list[UserError] = []
         self.settings = SweepConfig()
 
-    def accept(self, config: Container) -> float | None:
+    def accept(self, config: Container) -> float | UserError | None:
         """Collects a run; another launcher than Hydra's basic one, on another machine, trains it.
 
         Returns:
-            The best score on dev of a run that is trained here.
+            The best score on dev of a run that is trained here; the mistake if the run is refused,
+            as a value, since an exception would end the sweep, and what this object stores in
+            another process would be lost.
         """
         hydra_config = HydraConfig.get()
         is_basic = hydra_config.runtime.choices["hydra/launcher"] == "basic"
@@ -172,12 +167,11 @@ class Runs:
         try:
             self.settings = SweepConfig(**to_plain(config)["sweep"])
             job = self.build(config, folder)
+            if hydra_config.mode is RunMode.MULTIRUN and not is_basic:
+                return carry_out(job, self.settings.mixed_code).score
         except UserError as error:
             remove_reserved(folder)
-            self.errors.append(error)
-            return None
-        if hydra_config.mode is RunMode.MULTIRUN and not is_basic:
-            return carry_out(job, self.settings.mixed_code).score
+            return error
         self.jobs.append(job)
         return None
 
@@ -203,6 +197,23 @@ def train_job(job: Job) -> int:
             remove_reserved(job.folder)
         raise
     return 128 + results["stopped_by"] if "stopped_by" in results else 0
+
+
+def raise_refused(results: Sequence[JobReturn]) -> None:
+    """Raises the first mistake of all runs, if there was one.
+
+    Raises:
+        UserError: a run was refused.
+    """
+    values = [result.return_value for result in results]
+    refused = [value for value in values if isinstance(value, UserError)]
+    if not refused:
+        return
+    if len(refused) == 1:
+        raise refused[0]
+    raise UserError(
+        f"{len(refused)} runs of the sweep were refused; the first: {refused[0]}"
+    ) from refused[0]
 
 
 def sweep_options(overrides: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from famx.config.command import Parser, import_user_parts, run_command
+from famx.files import printable
 from famx.notation import UserError
 from famx.training.run_dir import RunDir
 
@@ -60,11 +61,11 @@ def main() -> int:
             [text] = recognizer.transcribe([file])
         except UserError as error:
             bad.append(file)
-            print(f"famx: {error}", file=sys.stderr, flush=True)
+            print(f"famx: {printable(str(error))}", file=sys.stderr, flush=True)
         else:
-            print(f"{file}\t{text}", flush=True)
+            print(f"{file}\t{printable(text)}", flush=True)
     if len(files) > 1 and bad:
-        names = ", ".join(bad)
+        names = printable(", ".join(bad))
         print(f"famx: {len(bad)} of {len(files)} files are left out: {names}", file=sys.stderr)
     return 2 if bad else 0
 

@@ -1,6 +1,7 @@
 """Rules for the numbers in a config, and the base class of sections that state them."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple, get_origin, get_type_hints
 
@@ -50,6 +51,16 @@ def check_number(key: str, value: object, rule: Rule = FINITE) -> None:
         for required in (FINITE, rule):
             if not required.holds(number):
                 raise UserError(f"{key}={value} must be {required.requirement}")
+
+
+def check_folder_name(name: object) -> None:
+    """Checks the option `name`, which is a part of a folder's name.
+
+    Raises:
+        UserError: it is empty, or a path of several folders.
+    """
+    if not re.fullmatch(r"[^/\0]+", str(name)):
+        raise UserError(f"name={name} must be the name of one folder, without a /")
 
 
 class ConfigSection:

@@ -12,6 +12,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 from scipy.special import stdtrit
 
+from famx import files
 from famx.monitoring.optimizer_probe import BANDS, WINDOW
 from famx.monitoring.spectrum_log import LEVEL, by_step
 from famx.notation import UserError
@@ -74,6 +75,7 @@ def read_spectra(run: str | Path) -> dict[str, KindSummary]:
     file = RunDir(run).spectrum_file
     if not file.parent.is_dir():
         raise UserError(f"{run} is not the folder of a run")
+    files.require_own_files(file.parent)
     if not file.is_file():
         raise UserError(
             f"{run} has no {file.name}: a run writes it from the first report (trainer.log_every) "

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import yaml
 
 from famx import files
+from famx.config.documents import load_yaml
 from famx.notation import UserError
 from famx.registry import load_file
 
@@ -41,7 +42,13 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     except UserError as error:
         if os.environ.get("FAMX_DEBUG") == "1":
             raise
-        print(f"famx: {error}", file=sys.stderr)
+        print(f"famx: {files.printable(str(error))}", file=sys.stderr)
+        status = 2
+    except SystemExit as error:
+        # famx exits with 0 after --help alone, so a part of the user's has ended the process
+        if error.code not in (0, None) or {"-h", "--help"}.intersection(sys.argv):
+            raise
+        print("famx: a part has ended the process by sys.exit", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         status = 130
@@ -73,7 +80,7 @@ def show_warnings() -> Iterator[None]:
     """Prints warnings of famx on stderr, each once."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("famx: %(message)s"))
+    handler.setFormatter(files.PrintableFormatter("famx: %(message)s"))
     handler.addFilter(_OncePerMessage())
     logger = logging.getLogger("famx")
     logger.addHandler(handler)
@@ -126,7 +133,7 @@ def parse_yaml(key: str, text: str) -> Any:
         UserError: the text is not YAML.
     """
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     # integers of thousands of digits, and thousands of brackets, too
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]

@@ -4,14 +4,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from famx.config.schema import CONF, DEFAULT, DEFAULT_ROOMS, VERSION_BASE, one_line
+from famx.config.composition import initialized_hydra
+from famx.config.schema import DEFAULT, DEFAULT_ROOMS, one_line
 from famx.config.words import (
     FREE_FORM,
     GROUPS,
@@ -19,7 +20,6 @@ from famx.config.words import (
     experiment_sweep,
     override_values,
     parse_override,
-    user_folders,
     without_plus,
 )
 from famx.notation import UserError, suggest
@@ -51,8 +51,7 @@ def explain_hydra_error(
         words: overrides as the user typed them.
         options: options of Hydra's command line.
     """
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), **VERSION_BASE):
+    with initialized_hydra(options):
         mistake = _find_mistake([without_plus(word) for word in words], options)
     # Hydra raises ValueError too
     if mistake is None and isinstance(error, HydraException | OmegaConfBaseException | ValueError):
@@ -125,7 +124,6 @@ def _find_mistake(words: Sequence[str], options: Sequence[str]) -> UserError | N
         sweep = experiment_sweep(words, options)
         words = [*(f"{key}={values}" for key, values in sweep.items()), *words]
     search_path = [word for word in words if word.lstrip("+").startswith("hydra.searchpath=")]
-    search_path += [f"hydra.searchpath=[file://{folder}]" for folder in user_folders(options)]
     # words that cannot be read at all
     overrides = []
     for word in words:

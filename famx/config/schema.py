@@ -3,6 +3,7 @@
 `attention=myelinated attention.threshold=0.2` is checked against them.
 """
 
+import contextlib
 import copy
 import dataclasses
 import enum
@@ -17,6 +18,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from famx.config.sections import RunConfig
@@ -24,10 +26,18 @@ from famx.notation import UserError
 from famx.registry import PARTS, ROOMS, hyperparameters, load, resolve
 
 ROOT = Path(__file__).parent.parent
-# next to the package in the repository, inside it when installed
-CONF = next(
-    folder for folder in (ROOT.parent / "conf", ROOT / "conf") if (folder / "train.yaml").is_file()
-)
+
+
+def config_folder(package: Path) -> Path:
+    """Returns the folder of famx's configs: inside the installed package, else next to it.
+
+    The folder next to an installed package belongs to all packages.
+    """
+    inside = package / "conf"
+    return inside if (inside / "train.yaml").is_file() else package.parent / "conf"
+
+
+CONF = config_folder(ROOT)
 DEFAULT = "default"
 
 # arguments that only one of Hydra 1.3 and 1.4 expects: 1.4 warns where a name is stored again
@@ -37,6 +47,8 @@ REPLACE: dict[str, Any] = {"replace": True} if _HAS_REPLACE else {}
 VERSION_BASE: dict[str, Any] = {} if _HAS_REPLACE else {"version_base": "1.3"}
 DEFAULT_ROOMS = ("data", "decode", "frontend", "momentum", "spectrum")
 """Rooms in which `default` is a choice: the part that the task or the optimizer declares."""
+RESOLVERS = frozenset({"now", "hydra", "folder_name", "unique_folder", "oc.select"})
+"""Functions that a config may call, as in `${now:%Y}`; `oc.env` would read secrets."""
 
 
 def register_schemas(**sections: type) -> None:
@@ -108,14 +120,30 @@ def root_defaults() -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def limited_resolvers() -> Iterator[None]:
+    """Lets configs call `RESOLVERS` alone: others could read the environment or run code."""
+    removed = {}
+    for name in BaseContainer._resolvers.keys() - RESOLVERS:
+        removed[name] = BaseContainer._resolvers.pop(name)
+    try:
+        yield
+    finally:
+        BaseContainer._resolvers.update(removed)
+
+
 def to_plain(node: Any) -> Any:
     """Converts a config to ordinary Python values, with interpolations resolved.
 
     Raises:
-        UserError: a value is missing (`???`), or an interpolation leads nowhere.
+        UserError: a value is missing (`???`), an interpolation leads nowhere, or it calls a
+            function outside of `RESOLVERS`.
     """
     try:
-        return OmegaConf.to_container(node, resolve=True, enum_to_str=True, throw_on_missing=True)
+        with limited_resolvers():
+            return OmegaConf.to_container(
+                node, resolve=True, enum_to_str=True, throw_on_missing=True
+            )
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {one_line(error)}") from error
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from famx.config.command import Parser, find_override
+from famx.config.documents import read_yaml
 from famx.config.schema import CONF, DEFAULT
 from famx.notation import UserError
 from famx.registry import ROOMS, names
@@ -35,7 +35,7 @@ MAX_FOLDER_NAME = 240  # bytes; file systems allow 255
 
 
 def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Returns the arguments of Hydra's command line.
+    """Returns the overrides that Hydra reads.
 
     Args:
         options, overrides: the user's command line, from `split_words`.
@@ -53,7 +53,7 @@ def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
         overrides = [as_choice(word) for word in overrides]
     else:
         run_name = name_from_parts(overrides)
-    return [*options, *overrides, *run_name, *folder_of_other_processes()]
+    return [*overrides, *run_name, *folder_of_other_processes()]
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -72,6 +72,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     parser.add_argument("-cd", "--config-dir")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_intermixed_args(words)
+    if arguments.multirun and arguments.cfg:
+        raise UserError("only one of --multirun and --cfg can be given")
     # long names, which the other rules expect
     options = ["--multirun"] if arguments.multirun else []
     if arguments.dry:
@@ -156,7 +158,7 @@ def parse_override(word: str) -> Override | None:
     """Returns an override as Hydra reads it, or None if it cannot."""
     try:
         return OverridesParser.create().parse_override(word)
-    # integers of thousands of digits, and thousands of brackets, too
+    # Python's errors: an integer of thousands of digits, thousands of brackets
     except (HydraException, ValueError, RecursionError):
         return None
 
@@ -301,10 +303,12 @@ def experiment_sweep(overrides: Sequence[str], options: Sequence[str]) -> dict[s
     folders = [CONF, *user_folders(options)]
     files = [folder / "experiment" / f"{name}.yaml" for folder in folders]
     file = next((file for file in files if file.is_file()), None)
-    node = yaml.safe_load(file.read_text(encoding="utf-8")) if file else {}
+    node = read_yaml(file) if file else {}
     # the sweep is where Hydra's sweeper looks for it
     for key in ("hydra", "sweeper", "params"):
-        node = node.get(key, {})
+        node = node.get(key) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        return {}
     return {key: str(values) for key, values in node.items()}
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args, runtime_checkable
@@ -17,7 +16,7 @@ from famx.monitoring.optimizer_probe import ProbeLevel
 from famx.notation import Modality, UserError, suggest
 from famx.registry import get
 from famx.training.trainer_config import TrainerConfig
-from famx.validate import check_number
+from famx.validate import check_folder_name, check_number
 
 Config = Mapping[str, Any]
 
@@ -84,8 +83,7 @@ def _check_numbers(config: Config) -> None:
     _check_integer("seed", config["seed"], 0, 2**63 - 1)
     for key, maximum in MAX_SIZES.items():
         _check_integer(f"model.{key}", config["model"][key], 1, maximum)
-    if not re.fullmatch(r"[^/\0]+", str(config["name"])):
-        raise UserError(f"name={config['name']} must be the name of one folder, without a /")
+    check_folder_name(config["name"])
     check_number("param_groups", config["param_groups"])
 
 

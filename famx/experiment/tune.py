@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import (
     ChoiceSweep,
     IntervalSweep,
@@ -26,9 +25,8 @@ from hydra.core.override_parser.types import (
 from omegaconf import Container
 from rich.console import Console
 
-from famx.config.schema import CONF, VERSION_BASE
 from famx.config.sections import SweepConfig
-from famx.config.words import default_sweep_folder, experiment_sweep, parse_override, user_folders
+from famx.config.words import default_sweep_folder, experiment_sweep, parse_override
 from famx.experiment.jobs import Job, Outcome, State
 from famx.experiment.sweep import Sweep
 from famx.notation import UserError
@@ -142,14 +140,10 @@ def tune(
         raise UserError("sweep.tune needs options to search: optim.lr=tag(log,interval(1e-4,1e-2))")
     folder = _sweep_folder(overrides, list(space))
     folder.mkdir(parents=True, exist_ok=True)
-    # the search path of --config-dir
-    searched = [f"file://{path}" for path in user_folders(options)]
-    search_path = [f"hydra.searchpath=[{','.join(searched)}]"] if searched else []
 
     def build_trial(trial_words: Sequence[str], run_folder: Path) -> Job:
-        with initialize_config_dir(str(CONF), **VERSION_BASE):
-            config = compose("train", [*fixed, *trial_words, *search_path])
-        return build(config, run_folder)
+        words = [*fixed, *trial_words]
+        return build(compose_config(options, words), run_folder)
 
     storage = optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL))

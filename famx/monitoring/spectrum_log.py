@@ -163,7 +163,10 @@ class SpectrumLog:
         table = pyarrow.table(columns)
         digest = _digest(self.names, self.kinds, self.reports)
         table = table.replace_schema_metadata({DIGEST: digest})
-        parquet.write_table(table, temp_path, write_page_checksum=True)
+        temp_path.unlink(missing_ok=True)
+        # "x" follows no link
+        with temp_path.open("xb") as stream:
+            parquet.write_table(table, stream, write_page_checksum=True)
         temp_path.replace(self.file)
 
     def _rows(self, kind: str) -> list[int]:

@@ -5,7 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from tensorboard.compat.proto.summary_pb2 import DataClass, Summary, SummaryMetadata
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
@@ -46,7 +46,7 @@ class RunLog:
 
         # messages of all famx modules go to the log
         self.handler = _LogFile(run_dir.log_file)
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self.handler.setFormatter(files.PrintableFormatter("%(asctime)s %(message)s"))
         logger = logging.getLogger("famx")
         logger.setLevel(logging.INFO)
         logger.addHandler(self.handler)
@@ -73,7 +73,7 @@ class RunLog:
 
         # numbers
         context = {"step": step, "epoch": epoch, "seconds": round(seconds, 3), "split": split}
-        with files.report_os_errors(self.file), self.file.open("a", encoding="utf-8") as stream:
+        with files.report_os_errors(self.file), self._open_reports() as stream:
             stream.write(json.dumps(context | scalars) + "\n")
 
         self.log_curves(step, scalars)
@@ -112,6 +112,9 @@ class RunLog:
                 patterns = [f"^{re.escape(tag)}$" for tag in tags]
                 layout[section][title] = ["Multiline", patterns]
         self.writer.add_custom_scalars(layout)
+
+    def _open_reports(self) -> TextIO:
+        return open(self.file, "a", encoding="utf-8", opener=files.open_own)
 
     def log_images(self, step: int, images: Mapping[str, HeatMap]) -> None:
         """Draws images and the last matrix of every tag as heat maps.
@@ -171,6 +174,9 @@ class RunLog:
 
 class _LogFile(logging.FileHandler):
     """A log file whose failure ends the run, while plain logging prints it and continues."""
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=files.open_own)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         logging.getLogger("famx").removeHandler(self)

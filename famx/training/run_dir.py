@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 
 from famx import files
+from famx.config.documents import load_yaml
 from famx.config.errors import refuse_renamed
 from famx.config.schema import root_defaults
 from famx.notation import UserError
@@ -93,6 +94,7 @@ class RunDir:
                 False.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        files.require_own_files(self.path, writing=True)
         # the lock is released with the process, however it ends
         try:
             lock = FileLock(self.path / LOCK, timeout=0).acquire()
@@ -139,8 +141,9 @@ class RunDir:
         """Returns the folder of the checkpoints.
 
         Raises:
-            UserError: the run has none.
+            UserError: the run has none, or its folder has links.
         """
+        files.require_own_files(self.path)
         if not self.checkpoints.is_dir():
             raise UserError(f"{self} is not a run with checkpoints: there is no {self.checkpoints}")
         return self.checkpoints
@@ -202,10 +205,11 @@ class RunDir:
         """Reads the run's config; options that are newer than the run have their defaults.
 
         Raises:
-            UserError: it is missing or damaged.
+            UserError: it is missing or damaged, or the folder has links.
         """
+        files.require_own_files(self.path)
         try:
-            config = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            config = load_yaml(self.config_file.read_text(encoding="utf-8"))
         # PyYAML raises ValueError for numbers and dates, and other errors for nodes of no sense
         except (OSError, RecursionError, yaml.YAMLError, *MALFORMED) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -221,13 +225,18 @@ class RunDir:
             raise UserError(
                 f"{self} is not a run: {self.config_file} has no section {', '.join(missing)}"
             )
-        config = root_defaults() | config
-        for part in config["famx_parts"] if isinstance(config["famx_parts"], list) else [None]:
-            if not isinstance(part, dict) or not {"file", "sha256"} <= part.keys():
+        # rooms, and files of the user's parts
+        for room in ROOMS:
+            if not isinstance(config[room].get("name"), str):
                 raise UserError(
-                    f"{self} is not a run: famx_parts in {self.config_file} is not a list of "
-                    "files with their sha256"
+                    f"{self} is damaged: {self.config_file} names no part of the room {room}"
                 )
+        config = root_defaults() | config
+        if not _are_user_parts(config["famx_parts"]):
+            raise UserError(
+                f"{self} is damaged: famx_parts in {self.config_file} must be a list of mappings "
+                "{file, sha256}"
+            )
         return config
 
     def load_tokenizer(self) -> Tokenizer:
@@ -303,6 +312,18 @@ def remove_reserved(folder: Path) -> None:
     if all(path.name == LOCK for path in folder.iterdir()):
         (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
+
+
+def _are_user_parts(value: object) -> bool:
+    """Returns whether a value is what a config stores of the files of the user's parts."""
+    if not isinstance(value, list):
+        return False
+    for part in value:
+        if not isinstance(part, dict) or part.keys() != {"file", "sha256"}:
+            return False
+        if not all(isinstance(text, str) for text in part.values()):
+            return False
+    return True
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[Path]:

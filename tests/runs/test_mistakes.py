@@ -202,7 +202,7 @@ def test_nested_option_of_famx_0_1_is_refused_with_its_new_name(command, tmp_pat
         "seed=0,x": "seed=x: Value 'x'",
         "attention=multihead,{a:b}": "must be the name of one part",
         "seed=interval(1,2)": "does not support sweep type",
-        "--cfg job": "Only one of",
+        "--cfg job": "only one of",
     }.items(),
 )
 def test_mistake_in_a_sweep_is_refused_before_a_run_begins(words, expected, command, tmp_path):

@@ -158,8 +158,8 @@ def test_hyperparameter_of_a_users_part_may_have_an_old_name(monkeypatch):
 
 
 def test_options_and_overrides_may_be_in_any_order():
-    options, overrides = split_words(["seed=0,1", "-m", "optim=fam", "--cfg", "job", "~x"])
-    assert options == ["--multirun", "--cfg", "job"]
+    options, overrides = split_words(["seed=0,1", "--cfg", "job", "optim=fam", "-cd", ".", "~x"])
+    assert options == ["--cfg", "job", "--config-dir", "."]
     assert overrides == ["seed=0,1", "optim=fam", "~x"]
     with pytest.raises(UserError, match="unrecognized arguments: --multi"):
         split_words(["--multi", "seed=0,1"])
@@ -203,8 +203,8 @@ def test_override_in_a_sweep_becomes_a_sweep_of_one_value(word, expected):
 def test_runs_of_a_sweep_are_named_by_what_is_swept():
     words = ["optim=fam,adamw", "seed=0,1", "attention=cosine"]
     *overrides, name, _ = hydra_words(["--multirun"], words)
-    assert overrides == ["--multirun", "optim=fam,adamw", "seed=0,1", "attention=choice(cosine)"]
-    expected = "optim=${folder_name:${optim.name}},seed=${folder_name:${seed}}"
+    assert overrides == ["optim=fam,adamw", "seed=0,1", "attention=choice(cosine)"]
+    expected = "optim=${folder_name:${optim.name},115},seed=${folder_name:${seed},116}"
     assert name == f"hydra.sweep.subdir='{expected}'"
 
 

@@ -1,0 +1,271 @@
+"""Composes configs by Hydra, and refuses those that would run code or write outside of the run.
+
+An experiment file may come from another person. Hydra itself executes what some keys of a config
+name (callbacks, logging, launchers, sweepers); in famx these keys have fixed values.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.utils import JobReturn
+from hydra.types import RunMode
+from omegaconf import Container, OmegaConf, flag_override
+from omegaconf.errors import OmegaConfBaseException
+
+from famx.config.documents import read_yaml
+from famx.config.schema import CONF, limited_resolvers, one_line
+from famx.config.words import parse_override, user_folders
+from famx.notation import UserError
+from famx.validate import check_folder_name
+
+NO_LOGGING = {"version": 1, "root": {"level": "ERROR"}, "disable_existing_loggers": False}
+FIXED: dict[str, Any] = {
+    "hydra.callbacks": {},
+    "hydra.job_logging": NO_LOGGING,
+    "hydra.hydra_logging": NO_LOGGING,
+    "hydra.output_subdir": None,
+    "hydra.job.env_copy": [],
+    "hydra.job.env_set": {},
+}
+"""Options of Hydra that execute code, write files or read the environment -> their only value."""
+TYPED = ("famx_parts", "resume", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+"""Options that only the command line can change from their values in conf/train.yaml."""
+SAMPLER = "optuna.samplers."
+TARGETS = {
+    "hydra.launcher": (
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+    ),
+    "hydra.sweeper": (
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
+    ),
+    "hydra.sweeper.sampler": (
+        f"{SAMPLER}TPESampler",
+        f"{SAMPLER}RandomSampler",
+        f"{SAMPLER}CmaEsSampler",
+        f"{SAMPLER}NSGAIISampler",
+        f"{SAMPLER}QMCSampler",
+    ),
+}
+"""The only mappings of which Hydra may build objects -> the classes of these objects."""
+COMMANDS = (
+    *("hydra.launcher.setup", "hydra.launcher.python", "hydra.launcher.srun_args"),
+    *("hydra.launcher.additional_parameters", "hydra.sweeper.custom_search_space"),
+)
+"""Options of launchers and sweepers that contain commands; they have to be empty."""
+
+
+def run_hydra(
+    job: Callable[[Any], Any], options: Sequence[str], overrides: Sequence[str]
+) -> list[JobReturn]:
+    """Composes the config of a run, or those of a sweep, and calls `job` with each.
+
+    Args:
+        job: function of the composed config; Hydra has created the folder of the run.
+        options, overrides: what `hydra_words` returned.
+
+    Returns:
+        The results of all jobs; none for `--cfg`, which prints the config, or if the sweeper
+        returns none.
+
+    Raises:
+        UserError: the config is not allowed.
+        HydraException: the config cannot be composed.
+    """
+    words = list(overrides)
+    with initialized_hydra(options) as hydra, limited_resolvers():
+        if "--cfg" in options:
+            hydra.show_cfg("train", words, options[options.index("--cfg") + 1], None)
+            return []
+        if "--multirun" in options:
+            batches = hydra.multirun("train", job, [*words, "hydra.mode=MULTIRUN"])
+            return [result for batch in batches or () for result in batch]
+        return [hydra.run("train", job, [*words, "hydra.mode=RUN"])]
+
+
+def compose_config(options: Sequence[str], overrides: Sequence[str]) -> Container:
+    """Composes the config of one run.
+
+    Raises:
+        UserError: the config is not allowed.
+        HydraException: the config cannot be composed.
+    """
+    with initialized_hydra(options) as hydra, limited_resolvers():
+        config = hydra.compose_config("train", list(overrides), RunMode.RUN)
+        with flag_override(config, ["struct", "readonly"], False):
+            del config["hydra"]
+        return config
+
+
+@contextlib.contextmanager
+def initialized_hydra(options: Sequence[str]) -> Iterator[Hydra]:
+    """Makes Hydra compose configs of famx and of `--config-dir`, with the checks of this module.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    # configs of famx come before those of the user with the same name
+    version.setbase("1.3")
+    search_path = create_config_search_path(str(CONF))
+    for folder in user_folders(options):
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {folder}: there is no such folder")
+        search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    hydra = Hydra("train", CheckedLoader(search_path))
+    GlobalHydra.instance().initialize(hydra)
+    try:
+        yield hydra
+    finally:
+        GlobalHydra.instance().clear()
+
+
+class CheckedRepository(ConfigRepository):
+    """Hydra's files of configs, with the limits of `read_yaml`."""
+
+    def load_config(self, config_path: str) -> Any:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        # not by class, since Hydra imports its own plugins a second time
+        if source is not None and source.scheme() == "file":
+            read_yaml(Path(source.path, source._normalize_file_name(config_path)))
+        return super().load_config(config_path)
+
+
+class CheckedLoader(ConfigLoaderImpl):
+    """Hydra's loader, through which every config of a run and of a sweep comes, with checks."""
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.repository = CheckedRepository(config_search_path)
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> Any:  # a DictConfig, whose base class beartype reports as deprecated
+        # a package in the search path would be imported while the config is composed
+        typed = {}
+        for word in overrides:
+            override = parse_override(word)
+            if override is not None:
+                typed[override.key_or_group] = override.value()
+        _refuse_packages(typed.get("hydra.searchpath"))
+        try:
+            config = super().load_configuration(
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+            )
+        # of os.environ; Hydra's own errors are not plain
+        except KeyError as error:
+            raise UserError(
+                f"hydra.job.env_copy={error}: famx does not let a config read the environment"
+            ) from error
+        try:
+            with limited_resolvers():
+                _refuse_options(config, typed)
+                _refuse_objects(config)
+                check_folder_name(_resolved(config, "name"))
+        except OmegaConfBaseException as error:
+            raise UserError(f"{error.full_key}: {one_line(error)}") from error
+        return config
+
+
+def _refuse_packages(search_path: object) -> None:
+    """Checks that Hydra searches configs in folders only.
+
+    Raises:
+        UserError: an item of `hydra.searchpath` is not `file://FOLDER`.
+    """
+    for item in search_path if isinstance(search_path, list) else []:
+        if not str(item).startswith("file://"):
+            raise UserError(
+                f"hydra.searchpath={item} would import a package; give folders, as file://FOLDER"
+            )
+
+
+def _refuse_options(config: Container, typed: Mapping[str, object]) -> None:
+    """Checks the options of `FIXED`, `TYPED` and `COMMANDS`.
+
+    Args:
+        typed: options of the command line; in a run of a sweep, with those that are swept.
+
+    Raises:
+        UserError: one of them has another value.
+    """
+    for key, value in FIXED.items():
+        actual = _resolved(config, key)
+        if actual != value:
+            raise UserError(f"{key}={actual}: famx does not let a config set this option of Hydra")
+    defaults = OmegaConf.load(CONF / "train.yaml")
+    for key in TYPED:
+        actual = _as_written(config, key)
+        if key not in typed and actual != _as_written(defaults, key):
+            raise UserError(f"{key}={actual} can only be set on the command line, not in a file")
+    for key in COMMANDS:
+        command = _resolved(config, key)
+        if command:
+            raise UserError(f"{key}={command} would run a command, which famx does not let it do")
+
+
+def _refuse_objects(config: Container) -> None:
+    """Checks the objects that Hydra builds, and the options that a file sweeps.
+
+    Raises:
+        UserError: an object is not one of `TARGETS`, or an option of Hydra is swept.
+    """
+    for section in ("hydra.launcher", "hydra.sweeper"):
+        for key, target in _targets(_resolved(config, section), section):
+            if target not in TARGETS.get(key, ()):
+                allowed = ", ".join(TARGETS.get(key, ())) or "none"
+                raise UserError(
+                    f"{key}._target_={target} would run code; famx lets Hydra build: {allowed}"
+                )
+    # options that a file sweeps become words of a command line
+    for key in _resolved(config, "hydra.sweeper.params") or {}:
+        option = str(key).strip().lstrip("+~")
+        if option.startswith("hydra") or option in TYPED:
+            raise UserError(f"hydra.sweeper.params.{key}: this option cannot be swept")
+
+
+def _resolved(config: Container, key: str) -> Any:
+    """Returns an option as plain values with interpolations resolved; None if there is none."""
+    node = OmegaConf.select(config, key)
+    return OmegaConf.to_container(node, resolve=True) if isinstance(node, Container) else node
+
+
+def _as_written(config: Container, key: str) -> Any:
+    """Returns an option with its interpolations, or what stands in the place of its parent."""
+    node: Any = OmegaConf.to_container(config, resolve=False)
+    for step in key.split("."):
+        if not isinstance(node, dict):
+            break
+        node = node.get(step)
+    return node
+
+
+def _targets(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yields (path, value) of each key with which Hydra builds an object."""
+    items: list[tuple[object, Any]] = []
+    if isinstance(node, dict):
+        items = list(node.items())
+    elif isinstance(node, list):
+        items = list(enumerate(node))
+    for key, value in items:
+        if key == "_target_":
+            yield path, value
+        yield from _targets(value, f"{path}.{key}")
