@@ -27,7 +27,7 @@ class Muon(TorchOptimizer):
 
     Args:
         params: parameters or groups; all of a group with `kind` "embedding" is updated by AdamW.
-        lr: learning rate.
+        lr: learning rate; famx's trainer, which clips gradients by unit, has a default of 1e-2.
         weight_decay: share of a parameter that is subtracted per step, times lr.
         alpha: momentum of matrices, in [0, 1).
         nesterov: whether to use Nesterov momentum.
@@ -36,6 +36,9 @@ class Muon(TorchOptimizer):
         maximize: whether to ascend along the gradient instead.
     """
 
+    # dev losses of short runs on speech (two seeds; adamw: 1.400, 1.337): lr 2e-3 1.435, 1.401;
+    # 5e-3 1.150, 1.095; 1e-2 1.106, 1.069; 2e-2 1.098, 1.067
+    trainer_defaults: Mapping[str, Any] = {"lr": 1e-2}
     group_options = ("lr", "weight_decay", "nesterov", "ns_steps", "betas", "eps", "maximize")
 
     def __init__(  # noqa: PLR0913
