@@ -14,8 +14,8 @@ from rich.console import Console
 from famx.config.command import Parser, parse_yaml, run_command
 from famx.config.schema import complete_choice
 from famx.contracts import ContractError, contracts, exemptions
-from famx.notation import UserError
-from famx.registry import HOOK, ROOMS, describe_exception, get, load, load_file, names, suggest
+from famx.notation import UserError, describe_exception, suggest
+from famx.registry import HOOK, ROOMS, get, load, load_file, names
 
 STYLES = {"kept": "green", "exempt": "yellow", "broken": "red"}
 

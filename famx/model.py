@@ -13,8 +13,8 @@ from famx.frontend.base import Frontend
 from famx.nn.hooks import connect_layers
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
-from famx.notation import UserError
-from famx.registry import LAYER_ROOMS, build, get, suggest
+from famx.notation import UserError, suggest
+from famx.registry import LAYER_ROOMS, build, get
 
 LAYER_KEYS = ("n_heads", *LAYER_ROOMS)  # keys of an entry of `model.layers`
 

@@ -1,11 +1,15 @@
-"""Axis letters, units, and the types that every room shares.
+"""Axis letters, units, and the types and messages that every room shares.
 
 Axes, the same in jaxtyping and einops: b batch, t time of the queries, s time of the memory,
 d d_model, h heads, k head_dim, f mel bins, n raw samples, v vocabulary, w window.
 """
 
+import difflib
 import enum
 import math
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 Seconds = float
@@ -19,6 +23,28 @@ Layout = Literal["equal", "log", "split"]
 
 class UserError(ValueError):
     """A mistake of the user, in one sentence: commands print it alone and exit with status 2."""
+
+
+def describe_exception(error: BaseException, file: str | Path) -> str:
+    """Describes an exception in one line, with the last line of `file` in its traceback."""
+    first_line = str(error).strip().partition("\n")[0]
+    name = type(error).__name__
+    message = f"{name}: {first_line}" if first_line else name
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename == str(file):
+            return f"{message} ({Path(file).name}, line {frame.lineno})"
+    return message
+
+
+def suggest(word: object, choices: Iterable[str]) -> str:
+    """Returns the end of an error message about `word`: the closest choice, if any, and all."""
+    ordered = sorted(choices)
+    if not ordered:
+        return ", it has none at all"
+    close = difflib.get_close_matches(str(word), ordered, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]}? (choices: {', '.join(ordered)})"
+    return f"; choose from {', '.join(ordered)}"
 
 
 class Modality(enum.Enum):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from famx import files
 from famx.config.command import Parser, import_user_parts, run_command
 from famx.config.schema import CONF
-from famx.notation import UserError
-from famx.registry import PARTS, ROOMS, hyperparameters, names, suggest
+from famx.notation import UserError, suggest
+from famx.registry import PARTS, ROOMS, hyperparameters, names
 
 if TYPE_CHECKING:
     from famx.analysis.cost import Profile

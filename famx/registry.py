@@ -3,7 +3,6 @@
 `famx/attention/myelinated.py` with one class under `@register` is `attention=myelinated`.
 """
 
-import difflib
 import functools
 import importlib
 import importlib.metadata
@@ -12,15 +11,14 @@ import inspect
 import pkgutil
 import re
 import sys
-import traceback
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from inspect import Parameter
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
-from famx.notation import UserError
+from famx.notation import UserError, describe_exception, suggest
 from famx.validate import check_number
 
 ROOMS = (
@@ -349,25 +347,3 @@ def _run_file(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         raise UserError(f"{path} cannot be run: {describe_exception(error, path)}") from error
     return module
-
-
-def describe_exception(error: BaseException, file: str | Path) -> str:
-    """Describes an exception in one line, with the last line of `file` in its traceback."""
-    first_line = str(error).strip().partition("\n")[0]
-    name = type(error).__name__
-    message = f"{name}: {first_line}" if first_line else name
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename == str(file):
-            return f"{message} ({Path(file).name}, line {frame.lineno})"
-    return message
-
-
-def suggest(word: object, choices: Iterable[str]) -> str:
-    """Returns the end of an error message about `word`: the closest choice, if any, and all."""
-    ordered = sorted(choices)
-    if not ordered:
-        return ", it has none at all"
-    close = difflib.get_close_matches(str(word), ordered, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]}? (choices: {', '.join(ordered)})"
-    return f"; choose from {', '.join(ordered)}"

@@ -23,8 +23,8 @@ from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 from famx.nn.hooks import Observed, set_observed
-from famx.notation import UserError
-from famx.registry import build, names, suggest
+from famx.notation import UserError, suggest
+from famx.registry import build, names
 
 BASELINE = {
     "attention": "multihead",

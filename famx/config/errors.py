@@ -22,8 +22,8 @@ from famx.config.words import (
     parse_override,
     without_plus,
 )
-from famx.notation import UserError
-from famx.registry import PARTS, ROOMS, hyperparameters, suggest
+from famx.notation import UserError, suggest
+from famx.registry import PARTS, ROOMS, hyperparameters
 
 RENAMED = {
     "watch": "probe",

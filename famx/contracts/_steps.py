@@ -40,7 +40,7 @@ class HostReads(TorchDispatchMode):
 
 
 def build(
-    part: type[torch.optim.Optimizer], params: ParamsT, **hyper: float
+    part: type[torch.optim.Optimizer], params: ParamsT, **hyper: float | bool
 ) -> torch.optim.Optimizer:
     """Builds an optimizer over parameters or groups."""
     # torch's constructor, unlike those of parts, takes its hyperparameters as one dict

@@ -14,6 +14,8 @@ from famx.contracts._optim_descent import (
     descends_on_a_network,
     descends_on_a_quadratic,
 )
+from famx.contracts._optim_finite import stays_finite
+from famx.contracts._optim_groups import decays_the_weights, maximizes, obeys_parameter_groups
 from famx.contracts._optim_state import (
     adds_groups_or_refuses_them,
     copy_takes_the_same_steps,
@@ -26,7 +28,6 @@ from famx.contracts._optim_state import (
     state_round_trip,
 )
 from famx.nn.hooks import Observed
-from famx.registry import hyperparameters
 
 
 def takes_tensors_of_any_shape(part: type[Optimizer]) -> None:
@@ -147,46 +148,6 @@ def leaves_the_global_generator_alone(part: type[Optimizer]) -> None:
     random_state = torch.get_rng_state()
     steps.take_steps(steps.build(part, params, lr=0.1), params)
     require(torch.equal(random_state, torch.get_rng_state()), "draws from the global generator")
-
-
-def obeys_parameter_groups(part: type[Optimizer]) -> None:
-    """The learning rate of a group overrides that of the optimizer."""
-    params = steps.make_parameters()
-    initial_params = steps.make_parameters()
-    groups: list[dict[str, object]] = [{"params": params[:3], "lr": 0.0}, {"params": params[3:]}]
-    steps.take_steps(steps.build(part, groups, lr=0.1), params, list(steps.random_gradients(9)))
-    pairs = zip(params, initial_params, strict=True)
-    moved = [not torch.equal(p, initial) for p, initial in pairs]
-    require(
-        moved == [False] * 3 + [True] * 3,
-        f"lr=0 for the first three of six parameters, but these move: {moved}",
-    )
-
-
-def decays_the_weights(part: type[Optimizer]) -> None:
-    """Its hyperparameter `weight_decay`, if it has one, acts; that of a group overrides it."""
-    if "weight_decay" not in hyperparameters(part):
-        return
-
-    # the first three of six parameters form a group with options of its own
-    def parameters_after(decay: float, **options: float) -> list[nn.Parameter]:
-        params = steps.make_parameters()
-        first: dict[str, object] = {"params": params[:3], **options}
-        groups: list[dict[str, object]] = [first, {"params": params[3:]}]
-        optimizer = steps.build(part, groups, lr=0.1, weight_decay=decay)
-        steps.take_steps(optimizer, params, list(steps.random_gradients(9)))
-        return params
-
-    # without decay, with it, and with it except in the first group
-    plain = parameters_after(0.0)
-    decayed = parameters_after(0.1)
-    mixed = parameters_after(0.1, weight_decay=0.0)
-    require(not steps.all_equal(plain, decayed), "weight_decay=0.1 changes nothing")
-    for p, expected in zip(mixed, [*plain[:3], *decayed[3:]], strict=True):
-        require(
-            torch.allclose(p, expected, atol=1e-6),
-            "weight_decay=0.1 overrides the weight_decay=0 of a group",
-        )
 
 
 def takes_the_learning_rate_as_a_tensor(part: type[Optimizer]) -> None:
@@ -321,12 +282,14 @@ CONTRACT: tuple[Contract, ...] = (
     keeps_plain_state,
     obeys_parameter_groups,
     decays_the_weights,
+    maximizes,
     takes_the_learning_rate_as_a_tensor,
     follows_a_schedule,
     returns_the_loss_of_a_closure,
     observing_changes_nothing,
     refuses_sparse_gradients,
     non_finite,
+    stays_finite,
     meta,
     no_host_read,
 )

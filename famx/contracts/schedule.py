@@ -39,6 +39,18 @@ def starts_and_ends_as_set(part: type[Schedule]) -> None:
             )
 
 
+def moves_in_the_first_step(part: type[Schedule]) -> None:
+    """No step before the decay has a multiple of 0, the first included."""
+    # a warm-up of the default length, none at all, and one of a single step
+    lengths: list[dict[str, int]] = [{}]
+    if "warmup_steps" in hyperparameters(part):
+        lengths += [{"warmup_steps": steps} for steps in (0, 1, 50)]
+    for length in lengths:
+        curve = _curve(part, **length)
+        peak = curve.index(max(curve))
+        require(min(curve[: peak + 1]) > 0, f"{length}: the first step is {curve[0]} of the peak")
+
+
 def is_constant_after_the_end(part: type[Schedule]) -> None:
     """The multiple does not change after the last step."""
     schedule = _build(part)
@@ -90,7 +102,7 @@ def _build(part: type[Schedule], total_steps: int = TOTAL_STEPS, **hyper: int | 
     return constructor(**select_context(part, {"total_steps": total_steps}), **hyper)
 
 
-def _curve(part: type[Schedule], **hyper: float) -> list[float]:
+def _curve(part: type[Schedule], **hyper: int | float) -> list[float]:
     """Returns the multiple at every step from 0 to `TOTAL_STEPS`."""
     schedule = _build(part, TOTAL_STEPS, **hyper)
     return [schedule(step) for step in range(TOTAL_STEPS + 1)]
@@ -100,6 +112,7 @@ CONTRACT: tuple[Contract, ...] = (
     stays_between_zero_and_peak,
     reaches_the_peak,
     starts_and_ends_as_set,
+    moves_in_the_first_step,
     is_constant_after_the_end,
     has_no_jumps,
     accepts_equal_bounds,

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from famx.data._paths import existing_path
-from famx.notation import UserError
-from famx.registry import suggest
+from famx.notation import UserError, suggest
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from famx.notation import UserError
-from famx.registry import suggest
+from famx.notation import UserError, suggest
 
 WORD_MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # Metaspace's mark where words begin
 MAX_LISTED = 20  # characters in one message

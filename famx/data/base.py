@@ -13,8 +13,7 @@ from tokenizers import Tokenizer
 from famx.data._fingerprint import fingerprint
 from famx.data._tokenizers import train_tokenizer
 from famx.nn.batch import Example
-from famx.notation import Modality, Seconds, UserError
-from famx.registry import suggest
+from famx.notation import Modality, Seconds, UserError, suggest
 
 Unknown = Literal["error", "skip", "replace"]
 

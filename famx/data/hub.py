@@ -17,8 +17,8 @@ from famx.data._paths import existing_path
 from famx.data._recordings import Recordings
 from famx.data._tables import read_file_table, text_column
 from famx.data.base import Speech, Unknown, check_max_seconds, check_split
-from famx.notation import Seconds, UserError
-from famx.registry import register, suggest
+from famx.notation import Seconds, UserError, suggest
+from famx.registry import register
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,8 +6,8 @@ from typing import Any, TypeGuard
 
 from famx.config.schema import complete_choice, fill_defaults, section_schema
 from famx.config.sections import DrawConfig
-from famx.notation import UserError
-from famx.registry import LAYER_ROOMS, get, names, suggest
+from famx.notation import UserError, suggest
+from famx.registry import LAYER_ROOMS, get, names
 from famx.validate import NON_NEGATIVE, check_number
 
 # above this, numpy cannot draw integers

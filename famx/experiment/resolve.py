@@ -13,7 +13,7 @@ from famx.config.text_options import is_text_option
 from famx.experiment.search import sample_layers
 from famx.model import layer_choices
 from famx.monitoring.optimizer_probe import ProbeLevel
-from famx.notation import Modality, UserError
+from famx.notation import Modality, UserError, suggest
 from famx.registry import get
 from famx.training.trainer_config import TrainerConfig
 from famx.validate import check_folder_name, check_number
@@ -232,4 +232,4 @@ def probe_level(value: object) -> ProbeLevel:
     for level in levels:
         if value == level:
             return level
-    raise UserError(f"probe={value}: no such level{registry.suggest(str(value), levels)}")
+    raise UserError(f"probe={value}: no such level{suggest(str(value), levels)}")

@@ -43,7 +43,8 @@ def dense_grad(param: Tensor) -> Tensor | None:
 def decayed_grads(group: Mapping[str, Any]) -> list[Tensor | None]:
     """Returns the gradients of a group, contiguous, plus weight_decay·θ if its decay is coupled.
 
-    One is None if the gradient is absent or has no elements.
+    They are those of the negative loss if the group has `maximize`. One is None if the gradient is
+    absent or has no elements.
 
     Raises:
         UserError: a gradient is sparse.
@@ -51,7 +52,7 @@ def decayed_grads(group: Mapping[str, Any]) -> list[Tensor | None]:
     coupled_decay = 0.0 if group.get("decoupled", True) else group["weight_decay"]
     # the most frequent case, without a loop over the gradients
     gradients: list[Tensor | None] = [p.grad for p in group["params"]]
-    if not coupled_decay and _are_dense(gradients):
+    if not coupled_decay and not group["maximize"] and _are_dense(gradients):
         return gradients
     gradients = []
     for p in group["params"]:
@@ -60,6 +61,8 @@ def decayed_grads(group: Mapping[str, Any]) -> list[Tensor | None]:
         if gradient is None or not gradient.numel():
             gradients.append(None)
             continue
+        if group["maximize"]:
+            gradient = gradient.neg()
         if coupled_decay:
             gradient = gradient.add(p, alpha=coupled_decay)
         gradients.append(gradient.contiguous())

@@ -190,3 +190,10 @@ def scalars(values: Float[Tensor, " n"]) -> Sequence[float | Tensor]:
 def clamp_min(value: float | Tensor, floor: float) -> float | Tensor:
     """Returns the value, or `floor` where the value is smaller."""
     return value.clamp_min(floor) if isinstance(value, Tensor) else max(value, floor)
+
+
+def norms_of(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
+    """Returns the Euclidean norm of each tensor."""
+    if any(x.dtype.itemsize < 4 for x in tensors):
+        tensors = [x.float() for x in tensors]
+    return torch.stack([x.float() for x in torch._foreach_norm(list(tensors))])

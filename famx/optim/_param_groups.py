@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from famx.notation import Kind, Layout, TensorInfo, UserError
+from famx.notation import Kind, Layout, TensorInfo, UserError, suggest
 from famx.optim._gradients import require_real_floats
-from famx.registry import constructor_parameters, get, hyperparameters, suggest
+from famx.registry import constructor_parameters, get, hyperparameters
 from famx.validate import NON_NEGATIVE, check_number
 
 MODULE_TYPES: dict[Kind, tuple[type[nn.Module], ...]] = {
@@ -50,11 +50,11 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Returns groups for any optimizer, one per kind that has parameters.
 
-    A group has `params`, `kind`, `alpha`, `n_bands` and, where set, `lr` and `weight_decay`. The
-    kind is that of the module that owns the parameter: conv, attention (torch's, and everything
-    inside a module whose class has `kind = "attention"`), embedding, norm or other. Biases and all
-    other vectors and scalars are "norm". A parameter of several modules has the kind of the first.
-    Frozen parameters are left out.
+    A group has `params`, `param_names` (those of the model), `kind`, `alpha`, `n_bands` and, where
+    set, `lr` and `weight_decay`. The kind is that of the module that owns the parameter: conv,
+    attention (torch's, and everything inside a module whose class has `kind = "attention"`),
+    embedding, norm or other. Biases and all other vectors and scalars are "norm". A parameter of
+    several modules has the kind of the first. Frozen parameters are left out.
 
     Args:
         lr: learning rate, multiplied by .8 for embeddings; None leaves it to the optimizer.
@@ -81,12 +81,14 @@ def parameter_groups(
         for_all_kinds["n_bands"] = n_bands
     # one group per kind
     params = _params_by_kind(model)
+    name_of = {p: name for name, p in model.named_parameters()}
     groups = []
     for kind, defaults in DEFAULTS.items():
         override = overrides.get(kind, {})
         lr_scale = override.pop("lr_scale", LR_SCALE.get(kind, 1.0))
         decay_scale = override.pop("decay_scale", DECAY_SCALE.get(kind, 1.0))
-        group: dict[str, Any] = {"params": params[kind], "kind": kind}
+        names = [name_of[p] for p in params[kind]]
+        group: dict[str, Any] = {"params": params[kind], "param_names": names, "kind": kind}
         group |= defaults | for_all_kinds | override
         if lr is not None:
             group["lr"] = lr * lr_scale

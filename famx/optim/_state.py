@@ -136,8 +136,11 @@ def match_names(optimizer: torch.optim.Optimizer, state_dict: StateDict) -> Stat
             raise UserError(f"the {has} has a parameter {name}, which the {lacks} does not have")
     # the saved group of each group
     ordered = []
-    for group in groups:
+    for position, group in enumerate(groups):
         indices = {saved[name][0] for name in group["param_names"]}
+        # a group without parameters is matched by its position
+        if not group["params"] and position < len(saved_groups):
+            indices = {position}
         source = saved_groups[indices.pop()] if len(indices) == 1 else None
         if source is None or len(source["params"]) != len(group["params"]):
             raise UserError(

@@ -34,6 +34,7 @@ class Wrapper(torch.optim.Optimizer):
         spectrum: factory of the spectrum that this rule measures.
         base: name of the optimizer to build.
         lr: learning rate of that optimizer; None for its default.
+        maximize: whether that optimizer ascends along the gradient.
 
     Attributes:
         wrapper_state: parameter -> named tensors of the wrapper, saved and loaded with the state of
@@ -56,6 +57,7 @@ class Wrapper(torch.optim.Optimizer):
         *,
         base: str = "adamw",
         lr: float | None = None,
+        maximize: bool = False,
     ):
         rules: dict[str, Factory] = {}
         if momentum is not None:
@@ -64,14 +66,14 @@ class Wrapper(torch.optim.Optimizer):
             rules["spectrum"] = spectrum
         # the base: one that exists, or a new one
         if isinstance(params, torch.optim.Optimizer):
-            if rules or lr is not None:
+            if rules or lr is not None or maximize:
                 raise UserError(
                     f"{type(self).__name__} wraps an optimizer that exists: "
-                    "set lr, momentum and spectrum on that one"
+                    "set lr, maximize, momentum and spectrum on that one"
                 )
             self.base = params
         else:
-            self.base = _build_base(base, lr, params, rules)
+            self.base = _build_base(base, lr, maximize, params, rules)
         for group in self.base.param_groups:
             refuse_unused(group, type(self), self.base.defaults)
         self.calls = 0
@@ -239,7 +241,7 @@ class Wrapper(torch.optim.Optimizer):
 
 
 def _build_base(
-    name: str, lr: float | None, params: ParamsT, rules: Mapping[str, Factory]
+    name: str, lr: float | None, maximize: bool, params: ParamsT, rules: Mapping[str, Factory]
 ) -> torch.optim.Optimizer:
     # a base without a momentum rule has no such parameters
     parameters = registry.constructor_parameters(registry.get("optim", name))
@@ -252,4 +254,7 @@ def _build_base(
     config: dict[str, Any] = {"name": name}
     if lr is not None:
         config["lr"] = lr
+    # a user's own base may not have it
+    if maximize:
+        config["maximize"] = maximize
     return registry.build("optim", config, params=params, **rules)

@@ -23,6 +23,7 @@ class Adafactor(TorchOptimizer, torch.optim.Adafactor):
         eps: lower bounds of the square root of V (None: eps of the dtype) and of RMS θ.
         d: RMS(U) above which U is scaled down.
         weight_decay: share of a parameter that is subtracted per step, times lr.
+        maximize: whether to ascend along the gradient instead.
         rules: must be None, see `TorchOptimizer`.
     """
 
@@ -37,10 +38,12 @@ class Adafactor(TorchOptimizer, torch.optim.Adafactor):
         eps: tuple[float | None, float] = (None, 1e-3),
         d: float = 1.0,
         weight_decay: float = 0.0,
+        maximize: bool = False,
         **rules: Factory | None,
     ):
         options = {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d}
-        super().__init__(params, options | {"weight_decay": weight_decay}, **rules)
+        options |= {"weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(params, options, **rules)
 
     def init(self, param: Tensor, group: Group) -> dict[str, Tensor]:
         # torch counts steps on the host

@@ -23,6 +23,7 @@ class AdamW(TorchOptimizer, torch.optim.AdamW):
             with the .999 of the paper.
         eps: added to the square root.
         weight_decay: share of a parameter that is subtracted per step, times lr.
+        maximize: whether to ascend along the gradient instead.
         rules: must be None, see `TorchOptimizer`.
     """
 
@@ -36,10 +37,11 @@ class AdamW(TorchOptimizer, torch.optim.AdamW):
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        maximize: bool = False,
         **rules: Factory | None,
     ):
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, options, **rules)
+        super().__init__(params, {**options, "maximize": maximize}, **rules)
 
     def init(self, param: Tensor, group: Group) -> dict[str, Tensor]:
         return {

@@ -68,7 +68,7 @@ class Optimizer(torch.optim.Optimizer):
     Args:
         params: parameters or groups; a group may have its own `kind`, `alpha` and `n_bands`.
         defaults: options of groups that do not set them: `lr`, `alpha` (base momentum),
-            `weight_decay`, `n_bands`, and those that `update` reads.
+            `weight_decay`, `n_bands`, `maximize`, and those that `update` reads.
         momentum: factory of the momentum rule, called with `tensors` and, if that is passed,
             `spectrum`; None builds the rule that `default_rule` describes.
         spectrum: factory of the spectrum that the rule measures; None for the rule's default.
@@ -90,7 +90,7 @@ class Optimizer(torch.optim.Optimizer):
     ):
         check_factories({"momentum": momentum, "spectrum": spectrum})
         # parameter groups, which `add_param_group` checks
-        super().__init__(params, {"kind": "other", **defaults})
+        super().__init__(params, {"kind": "other", "maximize": False, **defaults})
         self.accepts_groups = False
         self.observed = False
         self.capturable = False

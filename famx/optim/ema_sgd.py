@@ -29,6 +29,7 @@ class EmaSGD(Optimizer):
         decoupled: False adds weight_decay·θ to the gradient instead, before it is measured and
             averaged.
         debias: whether to divide m by 1 - (product of all a), the sum of its weights.
+        maximize: whether to ascend along the gradient instead.
         rules: factories `momentum` and `spectrum`, see `Optimizer`.
     """
 
@@ -45,6 +46,7 @@ class EmaSGD(Optimizer):
         n_bands: int = 8,
         decoupled: bool = True,
         debias: bool = False,
+        maximize: bool = False,
         **rules: Factory | None,
     ):
         self.debias = debias
@@ -54,6 +56,7 @@ class EmaSGD(Optimizer):
             "weight_decay": weight_decay,
             "n_bands": n_bands,
             "decoupled": decoupled,
+            "maximize": maximize,
         }
         super().__init__(params, defaults, **rules)
 

@@ -30,6 +30,7 @@ class FAMAdamW(Optimizer):
         eps: added to the square root.
         weight_decay: share of a parameter that is subtracted per step, times lr.
         n_bands: number of bands of the spectrum.
+        maximize: whether to ascend along the gradient instead.
         rules: factories `momentum` and `spectrum`, see `Optimizer`.
     """
 
@@ -44,6 +45,7 @@ class FAMAdamW(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         n_bands: int = 8,
+        maximize: bool = False,
         **rules: Factory | None,
     ):
         alpha, beta2 = betas
@@ -57,6 +59,7 @@ class FAMAdamW(Optimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "n_bands": n_bands,
+            "maximize": maximize,
         }
         super().__init__(params, defaults, **rules)
 

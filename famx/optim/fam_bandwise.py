@@ -29,6 +29,7 @@ class FAMBandwise(Optimizer):
         spread: added to alpha in the highest band, subtracted in the lowest.
         weight_decay: share of a parameter that is subtracted per step, times lr.
         n_bands: number of bands, of G and of the spectrum that the rule measures.
+        maximize: whether to ascend along the gradient instead.
         rules: factories `momentum` and `spectrum`, see `Optimizer`.
     """
 
@@ -44,11 +45,13 @@ class FAMBandwise(Optimizer):
         spread: float = 0.05,
         weight_decay: float = 0.0,
         n_bands: int = 8,
+        maximize: bool = False,
         **rules: Factory | None,
     ):
         check_number("spread", spread)
         self.spread = spread
         defaults = {"lr": lr, "alpha": alpha, "weight_decay": weight_decay, "n_bands": n_bands}
+        defaults["maximize"] = maximize
         super().__init__(params, defaults, **rules)
 
     def init(self, param: Tensor) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from famx.optim._kernels import TINY, average, clamp_min, descend, scalars
+from famx.optim._kernels import TINY, average, clamp_min, descend, norms_of, scalars
 from famx.optim._maxfactor import has_kernels, step_by_kernels
 from famx.optim._rules import Factory
 from famx.optim._state import all_params
@@ -56,6 +56,7 @@ class MaxFactor(Optimizer):
         clip: largest norm of g, relative to max(‖θ‖, eps₂·sqrt(elements)); None for no limit.
         magnitude: size of a matrix's step: the maximum of |U| over each row (`row`) or over all
             elements (`max`), or its median (`median`).
+        maximize: whether to ascend along the gradient instead.
         rules: factories `momentum` and `spectrum`, see `Optimizer`; without `momentum`, gradients
             are not averaged.
     """
@@ -78,6 +79,7 @@ class MaxFactor(Optimizer):
         full_matrix: bool = False,
         clip: float | None = None,
         magnitude: Magnitude = "row",
+        maximize: bool = False,
         **rules: Factory | None,
     ):
         if not 0 <= gamma < 1 or beta2_decay >= 0 or min(eps) <= 0:
@@ -103,6 +105,7 @@ class MaxFactor(Optimizer):
             "gamma": gamma,
             "min_lr": min_lr,
             "clip": clip,
+            "maximize": maximize,
         }
         super().__init__(params, defaults, **rules)
         self.averaged: set[Tensor] = set()
@@ -166,7 +169,7 @@ class MaxFactor(Optimizer):
 
     def _sizes(self, group: Group, updates: Sequence[Update]) -> Scalars:
         """Returns max(eps₂, RMS θ) of each parameter."""
-        norms = _norms([u.param for u in updates])
+        norms = norms_of([u.param for u in updates])
         # a sum of squares that overflows counts as the largest number
         norms = torch.where(norms.isinf(), LARGEST**0.5, norms)
         return [
@@ -179,7 +182,7 @@ class MaxFactor(Optimizer):
     ) -> list[Tensor]:
         """Returns the gradients scaled down to norms of at most clip·size·sqrt(elements)."""
         clipped = []
-        norms = scalars(_norms(gradients))
+        norms = scalars(norms_of(gradients))
         for u, g, size, norm in zip(updates, gradients, sizes, norms, strict=True):
             longest = group["clip"] * size * u.param.numel() ** 0.5
             clipped.append(g * (1 / clamp_min(norm / clamp_min(longest, TINY), 1.0)))
@@ -341,10 +344,3 @@ def _source(update: Update) -> Tensor:
     if isinstance(update.momentum, Tensor):
         return torch.where(update.momentum == 0, update.gradient, average)
     return average if update.momentum else update.gradient
-
-
-def _norms(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
-    """Returns the Euclidean norm of each tensor."""
-    if any(x.dtype.itemsize < 4 for x in tensors):
-        tensors = [x.float() for x in tensors]
-    return torch.stack([x.float() for x in torch._foreach_norm(list(tensors))])

@@ -24,6 +24,7 @@ class NAdamW(TorchOptimizer, torch.optim.NAdam):
         eps: added to the square root.
         weight_decay: share of a parameter that is subtracted per step, times lr.
         momentum_decay: speed at which μ grows.
+        maximize: whether to ascend along the gradient instead.
         rules: must be None, see `TorchOptimizer`.
     """
 
@@ -36,6 +37,7 @@ class NAdamW(TorchOptimizer, torch.optim.NAdam):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         momentum_decay: float = 4e-3,
+        maximize: bool = False,
         **rules: Factory | None,
     ):
         options = {
@@ -45,6 +47,7 @@ class NAdamW(TorchOptimizer, torch.optim.NAdam):
             "weight_decay": weight_decay,
             "momentum_decay": momentum_decay,
             "decoupled_weight_decay": True,
+            "maximize": maximize,
         }
         super().__init__(params, options, **rules)
 

@@ -23,6 +23,7 @@ class SGD(TorchOptimizer, torch.optim.SGD):
         alpha: momentum, in [0, 1).
         nesterov: whether to use Nesterov momentum.
         weight_decay: share of a parameter that is added to its gradient.
+        maximize: whether to ascend along the gradient instead.
         rules: must be None, see `TorchOptimizer`.
     """
 
@@ -36,6 +37,7 @@ class SGD(TorchOptimizer, torch.optim.SGD):
         alpha: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 0.0,
+        maximize: bool = False,
         **rules: Factory | None,
     ):
         if not 0 <= alpha < 1:
@@ -45,6 +47,7 @@ class SGD(TorchOptimizer, torch.optim.SGD):
             "momentum": alpha,
             "nesterov": nesterov,
             "weight_decay": weight_decay,
+            "maximize": maximize,
             # torch's fused kernel fails where a parameter gets its first gradient later than others
             "foreach": True,
         }

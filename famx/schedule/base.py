@@ -23,13 +23,14 @@ class Warmup(Schedule):
     Args:
         total_steps: T, the step from which the multiple stays at `end`.
         warmup_steps: w, the step of the peak; a tenth of `total_steps` when None, never beyond it.
-        start: multiple of the peak at step 0, in [0, 1].
+        start: multiple of the peak at step 0, in [0, 1]; 1 / (w + 1) when None, so that the rate
+            rises in w + 1 equal parts and the first step has the first of them.
         end: multiple of the peak at the last step, in [0, 1].
     """
 
     total_steps: int
     warmup_steps: int | None = None
-    start: float = 0.0
+    start: float | None = None
     end: float = 0.0
 
     def __post_init__(self):
@@ -37,7 +38,7 @@ class Warmup(Schedule):
         _check_step("total_steps", self.total_steps)
         _check_step("warmup_steps", self.warmup_steps)
         for name, multiple in (("start", self.start), ("end", self.end)):
-            if not 0 <= multiple <= 1:
+            if multiple is not None and not 0 <= multiple <= 1:
                 raise ValueError(f"{name}={multiple} must be between 0 and 1 times the peak")
 
     @property
@@ -59,7 +60,8 @@ class Warmup(Schedule):
             return self.end
         # warm-up
         if step < self.peak_step:
-            return self.start + (1 - self.start) * step / self.peak_step
+            start = 1 / (self.peak_step + 1) if self.start is None else self.start
+            return start + (1 - start) * step / self.peak_step
         # plateau, a single step if the decay begins at the peak
         if step <= self.decay_step:
             return 1.0

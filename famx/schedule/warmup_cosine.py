@@ -16,6 +16,7 @@ class WarmupCosine(Warmup):
     Args:
         total_steps: T, the step from which the multiple stays at `end`.
         warmup_steps: w, the step of the peak; a tenth of `total_steps` when None, never beyond it.
-        start: multiple of the peak at step 0, in [0, 1].
+        start: multiple of the peak at step 0, in [0, 1]; 1 / (w + 1) when None, so that the rate
+            rises in w + 1 equal parts and the first step has the first of them.
         end: multiple of the peak at the last step, in [0, 1].
     """

@@ -10,8 +10,7 @@ from types import ModuleType
 import torch
 
 from famx.analysis.cost import Timings, interleaved
-from famx.notation import UserError
-from famx.registry import suggest
+from famx.notation import UserError, suggest
 
 __all__ = [
     "Timings",

@@ -32,6 +32,7 @@ if DEVICE.type == "cuda":
 STEPS = 41  # FAM measures in steps 32 and 40
 OPTIMIZERS = {
     "ema_sgd": partial(get("optim", "ema_sgd"), lr=0.1, weight_decay=0.1, debias=True),
+    "maximize": partial(get("optim", "ema_sgd"), lr=0.1, weight_decay=0.1, maximize=True),
     "coupled": partial(get("optim", "ema_sgd"), lr=0.1, weight_decay=0.1, decoupled=False),
     "fam": partial(get("optim", "fam"), lr=0.1, weight_decay=0.1, fam_start_step=10),
     "simple_fam": partial(get("optim", "simple_fam"), lr=0.1),

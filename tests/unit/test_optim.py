@@ -29,7 +29,8 @@ from famx.optim import (
 )
 from famx.optim._param_groups import group_settings
 from famx.optim.base import Optimizer
-from famx.registry import build, get, names
+from famx.registry import build, get, hyperparameters, names
+from famx.training.trainer_config import TrainerConfig
 
 UPDATE_RULES = [name for name in names("optim") if issubclass(get("optim", name), Optimizer)]
 
@@ -308,6 +309,12 @@ def test_a_wrapper_passes_found_inf_to_its_base():
     assert optimizer.skipped == optimizer.base.skipped == 1
     with pytest.raises(AttributeError, match="SGD does not support found_inf"):
         Lookahead(torch.optim.SGD([param])).found_inf = torch.ones(())
+
+
+def test_agc_clips_by_less_than_the_trainer():
+    # a limit above that of the trainer would never act
+    clip = hyperparameters(get("optim", "agc"))["clip"].default
+    assert clip < TrainerConfig().unit_clip
 
 
 def test_group_settings_are_those_that_the_config_changes():

@@ -109,7 +109,9 @@ def test_a_wrapper_of_a_part_without_exemptions_keeps_every_contract(name, contr
 def test_a_wrapper_takes_an_optimizer_or_builds_one(name):
     wrapper = get("optim", name)
     model = network()
-    optimizer = wrapper(FAM(parameter_groups(model), lr=0.3))
+    # the wrapper is built with its defaults in a config
+    defaults = vars(wrapper).get("trainer_defaults", {})
+    optimizer = wrapper(FAM(parameter_groups(model), lr=0.3), **defaults)
     copied_model = network()
     config = {"name": name, "base": "fam", "lr": 0.3}
     built = build_optimizer(config, parameter_groups(copied_model))

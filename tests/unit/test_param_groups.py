@@ -36,7 +36,8 @@ def test_a_parameter_has_the_kind_of_the_module_that_owns_it():
     name_of = {id(p): name for name, p in model.named_parameters()}
     names = {}
     for group in groups:
-        names[group["kind"]] = {name_of[id(p)] for p in group["params"]}
+        assert group["param_names"] == [name_of[id(p)] for p in group["params"]]
+        names[group["kind"]] = set(group["param_names"])
     vectors = {name for name in name_of.values() if "bias" in name or "norm" in name}
     assert names == {
         "conv": {"layer_conv.weight"},

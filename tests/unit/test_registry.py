@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from famx import registry
-from famx.notation import UserError
+from famx.notation import UserError, describe_exception, suggest
 from famx.registry import PARTS, register
 
 # the name that parts in this file are registered under
@@ -210,16 +210,14 @@ def test_exception_is_described_with_the_last_line_of_the_file():
     with pytest.raises(RuntimeError) as caught:
         fail()
     line = inspect.getsourcelines(fail)[1] + 1
-    description = registry.describe_exception(caught.value, __file__)
+    description = describe_exception(caught.value, __file__)
     assert description.startswith("RuntimeError: ")
     assert description.endswith(f"(test_registry.py, line {line})")
     assert "\n" not in description
-    assert registry.describe_exception(KeyError(), __file__) == "KeyError"
+    assert describe_exception(KeyError(), __file__) == "KeyError"
 
 
 def test_suggestion_names_the_closest_choice_and_all_others():
-    assert (
-        registry.suggest("gellu", ["relu", "gelu"]) == "; did you mean gelu? (choices: gelu, relu)"
-    )
-    assert registry.suggest("tanh", ["relu", "gelu"]) == "; choose from gelu, relu"
-    assert registry.suggest("x", []) == ", it has none at all"
+    assert suggest("gellu", ["relu", "gelu"]) == "; did you mean gelu? (choices: gelu, relu)"
+    assert suggest("tanh", ["relu", "gelu"]) == "; choose from gelu, relu"
+    assert suggest("x", []) == ", it has none at all"

@@ -15,6 +15,13 @@ def test_warmup_cosine_equals_its_formula():
     assert multiples(schedule, (0, 10, 20, 60, 100, 900)) == pytest.approx(expected)
 
 
+def test_the_first_step_has_its_share_of_the_warmup():
+    schedule = WarmupCosine(100, 4)
+    assert multiples(schedule, range(5)) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert WarmupCosine(100, 4, start=0.0)(0) == 0.0
+    assert WarmupCosine(3)(0) == 1.0
+
+
 def test_plateau_lasts_until_the_decay_starts():
     schedule = WarmupPlateauCosine(100, 20, 0.2, 0.1, decay_start=80)
     expected = [0.6, 1.0, 1.0, 1.0, 0.55, 0.1]
