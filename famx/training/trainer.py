@@ -72,7 +72,6 @@ class Trainer:
     position: int = field(default=0, init=False)
     total_steps: int | None = field(default=None, init=False)
     eval_interval: int | None = field(default=None, init=False)
-    # step, total steps and steps between evaluations of each plan of a run with a limit of time
     plans: list[list[int]] = field(default_factory=list, init=False)
     evaluation_seconds: float = field(default=0.0, init=False)
     seconds: float = field(default=0.0, init=False)
