@@ -72,7 +72,7 @@ class Trainer:
     position: int = field(default=0, init=False)
     total_steps: int | None = field(default=None, init=False)
     eval_interval: int | None = field(default=None, init=False)
-    plans: list[list[int]] = field(default_factory=list, init=False)
+    plans: list[list[int]] = field(default_factory=list, init=False)  # step and `Plan`
     evaluation_seconds: float = field(default=0.0, init=False)
     seconds: float = field(default=0.0, init=False)
     best_score: float = field(default=math.inf, init=False)
