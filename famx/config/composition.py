@@ -120,7 +120,7 @@ def initialized_hydra(options: Sequence[str]) -> Iterator[Hydra]:
     """
     # configs of famx come before those of the user with the same name
     if VERSION_BASE:
-        version.setbase(**VERSION_BASE)
+        version.setbase(VERSION_BASE["version_base"])
     search_path = create_config_search_path(str(CONF))
     for folder in user_folders(options):
         if not folder.is_dir():
