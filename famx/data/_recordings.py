@@ -55,8 +55,6 @@ class Recordings:
         max_seconds: Seconds,
         normaliser: str = "basic",
     ) -> None:
-        if not max_seconds > 0:  # also for nan
-            raise UserError(f"data.max_seconds={max_seconds} is not above 0")
         self.ids: list[str] = []
         self.texts: list[str] = []
         self.speakers: list[str] = []

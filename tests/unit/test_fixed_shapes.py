@@ -178,7 +178,7 @@ def test_number_of_shapes_depends_on_the_device_unless_it_is_set(folder):
 
 @pytest.mark.parametrize("n_shapes", [0, -1])
 def test_number_of_shapes_below_one_is_refused(n_shapes):
-    with pytest.raises(UserError, match=rf"loader\.shapes={n_shapes} must be at least 1"):
+    with pytest.raises(UserError, match=rf"loader\.shapes={n_shapes} must be between 1 and 10,000"):
         LoaderConfig(shapes=n_shapes)
 
 
