@@ -41,6 +41,7 @@ from famx.experiment.tune import tune
 from famx.files import report_os_errors
 from famx.notation import UserError
 from famx.parts import show
+from famx.registry import get
 from famx.training.loader_config import LoaderConfig
 from famx.training.run_dir import (
     SWEEP_ORDER,
@@ -240,7 +241,7 @@ def sweep_options(overrides: Sequence[str]) -> dict[str, Any]:
 def carry_out_sweep(jobs: Sequence[Job], settings: SweepConfig, dry: bool) -> int:
     """Trains the runs of a sweep, or prints what would run; returns the exit status."""
     folder = jobs[0].folder.parent
-    sweep = Sweep(folder, jobs, len(jobs), settings, Console(highlight=False))
+    sweep = Sweep(folder, jobs, len(jobs), settings, Console(highlight=False, markup=False))
     try:
         if dry:
             sweep.print_plan()

@@ -20,6 +20,8 @@ def between(low: int, high: int) -> Rule:
     return Rule(lambda x: low <= x <= high, f"between {low:,} and {high:,}")
 
 
+# file systems allow 255; a date and a number are added
+MAX_NAME_BYTES = 220
 FINITE = Rule(lambda x: abs(x) < math.inf, "finite")
 POSITIVE = Rule(lambda x: x > 0, "above 0")
 COUNT = Rule(lambda x: x >= 1, "at least 1")
@@ -57,8 +59,13 @@ def check_folder_name(name: object) -> None:
     """Checks the option `name`, which is a part of a folder's name.
 
     Raises:
-        UserError: it is empty, or a path of several folders.
+        UserError: it is empty, too long for a file system, or a path of several folders.
     """
+    size = len(str(name).encode(errors="surrogateescape"))
+    if size > MAX_NAME_BYTES:
+        raise UserError(
+            f"name={str(name)[:20]}... has {size:,} bytes and must have at most {MAX_NAME_BYTES}"
+        )
     if not re.fullmatch(r"[^/\0]+", str(name)):
         raise UserError(f"name={name} must be the name of one folder, without a /")
 

@@ -25,6 +25,7 @@ from hydra.core.override_parser.types import (
 from omegaconf import Container
 from rich.console import Console
 
+from famx.config.composition import compose_config
 from famx.config.sections import SweepConfig
 from famx.config.words import default_sweep_folder, experiment_sweep, parse_override
 from famx.experiment.jobs import Job, Outcome, State
@@ -153,7 +154,9 @@ def tune(
     study = optuna.create_study(
         storage=storage, sampler=sampler, study_name="famx", load_if_exists=True
     )
-    sweep = TunedSweep(folder, study, space, build_trial, settings, Console(highlight=False))
+    sweep = TunedSweep(
+        folder, study, space, build_trial, settings, Console(highlight=False, markup=False)
+    )
     status = sweep.carry_out()
     sweep.print_best()
     return status

@@ -165,8 +165,9 @@ class RunDir:
             remedy: option that uses the files as they are, for the error message.
 
         Raises:
-            UserError: a file has changed since the checkpoints were saved.
+            UserError: a file has changed since the checkpoints were saved, or cannot be read.
         """
+        self.load_config()
         accepted = run_files(checkpoint.all_folders(self.checkpoints))
         for file in self.setup_files:
             # a missing file is reported where it is read
