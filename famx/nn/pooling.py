@@ -47,12 +47,14 @@ def prefix_sum(x: Float[Tensor, "b s d"], dtype: torch.dtype) -> Float[Tensor, "
     """
     if x.device.type != "cpu" or x.numel() < SMALL:
         return x.cumsum(1, dtype=dtype)
-    batch, s, d = x.shape
-    n_parts = -(-s // PART)
-    total = x.new_zeros(batch, n_parts * PART, d, dtype=dtype)
-    total[:, :s] = x
-    by_part = total.unflatten(1, (n_parts, PART))
+    total = x.to(dtype, copy=True)
+    s = x.shape[1]
+    in_parts = s - s % PART
+    by_part = total[:, :in_parts].unflatten(1, (-1, PART))
     for i in range(1, PART):
         by_part[:, :, i] += by_part[:, :, i - 1]
     by_part[:, 1:] += by_part[:, :-1, -1:].cumsum(1)
-    return total[:, :s]
+    # the positions after the last part
+    for i in range(max(1, in_parts), s):
+        total[:, i] += total[:, i - 1]
+    return total
