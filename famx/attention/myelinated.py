@@ -61,6 +61,14 @@ class _Call(NamedTuple):
     skips: bool
 
 
+def blend(
+    start: Float[Tensor, "_ _ d"], end: Float[Tensor, "_ _ d"], weight: Float[Tensor, "_ _ 1"]
+) -> Float[Tensor, "_ _ d"]:
+    """Returns `start + weight (end - start)`, in the widest of their dtypes."""
+    dtype = torch.promote_types(torch.promote_types(start.dtype, end.dtype), weight.dtype)
+    return torch.lerp(start.to(dtype), end.to(dtype), weight.to(dtype))
+
+
 @register
 class MyelinatedAttention(ComputeCost, Block):
     """Inner layers `x += visit * node * gate * adapter(attend(LN x))`, with jumps over layers.
@@ -151,7 +159,7 @@ class MyelinatedAttention(ComputeCost, Block):
         nodes = cast(list[Node], self.nodes)
         last = len(nodes) - 1
         visits = [x.new_ones(1, 1, 1), *[x.new_zeros(1, 1, 1)] * last]
-        working = self.working_memory
+        working: Tensor = self.working_memory
         open_nodes: list[Tensor] = []
         jumps: list[Tensor] = []
         for i, node in enumerate(nodes):
@@ -161,15 +169,19 @@ class MyelinatedAttention(ComputeCost, Block):
             if i == last:
                 break
 
-            # working memory
+            # a jump adds the input and the updated working memory
             pooled = pool(f"pooled{i}", x)
             update = visits[i] * (1 - self.memory_gate(pooled).sigmoid())
-            working = working + update * (pooled - working)
-
-            # a jump adds the input and the working memory
             jump = self.sample_jump(logits)
             weight = (jump * self.jump_weights).sum(-1, keepdim=True)
-            x = x + visits[i] * (weight * start + (1 - weight) * working)
+            if skips:
+                # the same up to rounding, in fewer passes over the memory
+                working = blend(working, pooled, update)
+                added = blend(working, start, weight)
+            else:
+                working = working + update * (pooled - working)
+                added = weight * start + (1 - weight) * working
+            x = x + visits[i] * added
 
             # the jump leads to a later layer
             jumps.append(visits[i] * jump)
@@ -185,17 +197,26 @@ class MyelinatedAttention(ComputeCost, Block):
         self, call: _Call, x: Float[Tensor, "b t d"]
     ) -> Callable[[str, Float[Tensor, "b t d"]], Float[Tensor, "b _ d"]]:
         """Returns the function `pool`: of the name of a pool and the positions to add to it."""
-        if self.is_running(x, call.mask, self.causal and call.memory is None):
-            counted = key_mask(call.mask)
-
-            def pool_running(name: str, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-                source = pool_source(name, x, call.memory, call.cache)
-                return running_mean(source, counted, x.shape[1])
-
-            return pool_running
+        running = self.is_running(x, call.mask, self.causal and call.memory is None)
+        counted = key_mask(call.mask) if running else None
         keys = call.offset + x.shape[1] if call.memory is None else call.memory.shape[1]
-        weights = pool_weights(call.visible, keys, x)
-        return lambda name, x: weights @ pool_source(name, x, call.memory, call.cache)
+        weights = None if running else pool_weights(call.visible, keys, x)
+        # in evaluation a memory, or positions that a closed layer has not changed, is pooled once
+        source: Tensor | None = None
+        pooled: Tensor | None = None
+
+        def pool(name: str, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b _ d"]:
+            nonlocal source, pooled
+            new_source = pool_source(name, x, call.memory, call.cache)
+            if pooled is None or not call.skips or new_source is not source:
+                source = new_source
+                if weights is None:
+                    pooled = running_mean(source, counted, x.shape[1])
+                else:
+                    pooled = weights @ source
+            return pooled
+
+        return pool
 
     def inner_layer(
         self,

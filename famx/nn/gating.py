@@ -81,6 +81,9 @@ def select_open(gates: Bool[Tensor, "b t"]) -> Selection | None:
     n_columns = max(counts_on_host, default=0)
     if n_rows * n_columns > GATHER_BELOW * gates.numel():
         return None
+    if not n_rows:
+        none = torch.empty(0, dtype=torch.long, device=gates.device)
+        return Selection(none, none[:, None])
     # rows with open gates first, then in each row the open gates first; stable sorts keep the order
     rows = counts.clamp(max=1).sort(descending=True, stable=True).indices[:n_rows]
     order = gates[rows].byte().sort(dim=1, descending=True, stable=True).indices

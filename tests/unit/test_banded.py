@@ -8,6 +8,7 @@ from attention_blocks import example_masks
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
+from famx.attention import _soft_window
 from famx.attention._banded import banded
 from famx.attention._soft_window import attend_soft_window, shortest_and_longest
 from famx.nn.masks import visible
@@ -64,6 +65,19 @@ def test_a_window_of_learned_width_equals_a_soft_band(ramp, t, s, causal):
         for mask in example_masks(2, 3, t, s):
             expected = banded(q, k, v, 150, mask, causal, reach, ramp)
             assert_close(attend_soft_window(q, k, v, window, mask, causal, reach, ramp), expected)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_window_of_learned_width_is_computed_for_some_samples_at_a_time(causal, monkeypatch):
+    monkeypatch.setattr(_soft_window, "CACHE", 1)
+    q, k, v = [torch.randn(2, 2, 200, 8) for _ in range(3)]
+    reach = 40 * torch.rand(2, 2, 200)
+    # a sample whose spans reach all keys needs no bias
+    reach[1] = 250.0
+    for mask in example_masks(2, 2, 200, 200):
+        expected = banded(q, k, v, 258, mask, causal, reach, ramp=8)
+        y = attend_soft_window(q, k, v, 258, mask, causal, reach, ramp=8)
+        assert_close(y, expected)
 
 
 def test_a_reach_that_is_not_finite_has_no_limits():

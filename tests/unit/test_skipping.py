@@ -10,8 +10,10 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
+from famx.attention import myelinated
 from famx.contracts.attention import D
 from famx.nn.gating import select_open
+from famx.nn.pooling import prefix_sum, running_mean
 from famx.nn.state import DecodeState
 from famx.registry import build
 
@@ -160,6 +162,38 @@ def test_nothing_is_computed_behind_closed_gates(name, monkeypatch):
     x = example(2, T, D)
     with torch.no_grad():
         assert_close(part(x), x if name == "skip" else torch.zeros_like(x))
+
+
+def test_positions_that_no_layer_has_changed_are_pooled_once(monkeypatch):
+    part = build_part("myelinated", causal=True)
+    set_gates(part, -9.0)
+    pools = []
+
+    def count(*arguments):
+        pools.append(arguments)
+        return running_mean(*arguments)
+
+    monkeypatch.setattr(myelinated, "running_mean", count)
+    with torch.no_grad():
+        part(example(2, T, D))
+    # the start and layer 0 see the same positions; of four layers, the last one has no pool
+    assert len(pools) == 3
+
+
+@pytest.mark.parametrize("name", ["myelinated", "worm", "adaptive_span"])
+def test_evaluation_runs_in_mixed_precision(name):
+    block = build_block(name, causal=True).eval()
+    x = torch.randn(2, T, D)
+    with torch.no_grad():
+        expected = block(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_close(block(x).float(), expected, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("positions", [1, 5, 16, 33, 150])
+def test_sums_in_parts_equal_a_cumulative_sum(positions):
+    x = example(2, positions, 2**16 // positions)
+    assert_close(prefix_sum(x, torch.float64), x.cumsum(1))
 
 
 @pytest.mark.parametrize("causal", [False, True])
