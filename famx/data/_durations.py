@@ -124,7 +124,7 @@ def _with_progress(durations: Iterator[Duration], total: int) -> Iterator[Durati
     from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     yield from track(
         durations,
         "reading the lengths of new recordings",

@@ -123,15 +123,15 @@ def test_run_can_be_resumed_evaluated_and_not_overwritten(command, tmp_path):
     for key in ("probe", "param_groups"):
         del config[key]
     config_file.write_text(yaml.safe_dump(config))
-    assert command("train", "resume=run", "trainer.max_steps=4").status == 0
+    assert command("train", "resume=run", "trainer.max_steps=4", "trust_edits=true").status == 0
     assert command("evaluate", "run").status == 0
 
 
 @pytest.mark.slow
 def test_damaged_or_old_run_is_refused_in_one_sentence(command, tmp_path):
     assert command("train", *TEXT, "hydra.run.dir=run").status == 0
-    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    old_config = config | {"watch": "light", "momentum": {"name": "usual"}}
+    stored = (tmp_path / "run" / "config.yaml").read_text()
+    old_config = yaml.safe_load(stored) | {"watch": "light", "momentum": {"name": "usual"}}
     cases = {
         "watch is now probe, momentum=usual is now momentum=default": yaml.safe_dump(old_config),
         "config.yaml cannot be read": "a: [",
@@ -145,7 +145,7 @@ def test_damaged_or_old_run_is_refused_in_one_sentence(command, tmp_path):
             finished = command(*words)
             assert finished.status == 2
             assert expected in finished.sentence
-    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "run" / "config.yaml").write_text(stored)
     (tmp_path / "run" / "tokenizer.json").write_text("{")
     for words in commands:
         finished = command(*words)
