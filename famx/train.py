@@ -41,6 +41,7 @@ from famx.experiment.tune import tune
 from famx.files import report_os_errors
 from famx.notation import UserError
 from famx.parts import show
+from famx.registry import get
 from famx.training.loader_config import LoaderConfig
 from famx.training.run_dir import (
     SWEEP_ORDER,
@@ -112,6 +113,8 @@ def train(words: Sequence[str]) -> int:
     register_schemas(**SECTION_TYPES)
     overrides = quote_texts(overrides, is_sweep="--multirun" in options)
     if find_override("sweep.tune", overrides) not in (None, "null"):
+        if dry:
+            raise UserError("--dry cannot show the runs of sweep.tune: each depends on the others")
         settings = SweepConfig(**sweep_options(overrides))
         return tune(options, overrides, runs.build, settings)
     words = hydra_words(options, overrides)
