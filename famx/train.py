@@ -113,6 +113,8 @@ def train(words: Sequence[str]) -> int:
     register_schemas(**SECTION_TYPES)
     overrides = quote_texts(overrides, is_sweep="--multirun" in options)
     if find_override("sweep.tune", overrides) not in (None, "null"):
+        if dry:
+            raise UserError("--dry cannot show the runs of sweep.tune: each depends on the others")
         settings = SweepConfig(**sweep_options(overrides))
         return tune(options, overrides, runs.build, settings)
     words = hydra_words(options, overrides)

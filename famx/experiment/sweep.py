@@ -193,7 +193,9 @@ class Sweep:
             outcome = None
         running.process.join()
         if outcome is None:
-            outcome = Outcome(State.FAILED, _describe_exit(running.process.exitcode))
+            # a run that was stopped before its first step has nothing to save
+            state = State.FAILED if self.stopped_by is None else State.STOPPED
+            outcome = Outcome(state, _describe_exit(running.process.exitcode))
         return outcome._replace(seconds=time.monotonic() - running.start)
 
     def _finish(self, job: Job, outcome: Outcome) -> None:

@@ -84,7 +84,11 @@ class TunedSweep(Sweep):
         return job
 
     def report(self, job: Job, outcome: Outcome) -> None:
-        """Tells the study the lowest score of a run; a failed run has none."""
+        """Tells the study the lowest score of a run; a failed run has none.
+
+        Raises:
+            UserError: the run reports other metrics on dev than `sweep.tune`.
+        """
         from optuna.trial import TrialState
 
         if outcome.state in (State.STOPPED, State.NOT_STARTED):
@@ -207,11 +211,20 @@ def _text(value: object) -> str:
 
 
 def lowest_score(folder: Path, metric: str) -> float:
-    """Returns the lowest value of a metric that a run has reported; NaN if none."""
+    """Returns the lowest value of a metric that a run has reported; NaN if it reported none on dev.
+
+    Raises:
+        UserError: the run reported other metrics on dev.
+    """
     lowest = math.nan
+    names: set[str] = set()
     for line in RunDir(folder).metrics_file.read_text().splitlines():
-        value = json.loads(line).get(metric, math.nan)
+        values = json.loads(line)
+        names.update(name for name in values if name.startswith("dev/"))
+        value = values.get(metric, math.nan)
         lowest = value if math.isnan(lowest) else min(lowest, value)
+    if names and metric not in names:
+        raise UserError(f"sweep.tune={metric}: runs report {', '.join(sorted(names))}")
     return lowest
 
 

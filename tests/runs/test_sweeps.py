@@ -141,3 +141,53 @@ def test_folder_of_a_sweep_is_not_shared_by_mistake(sweep, tmp_path):
     assert "was trained with other code (model.py)" in unlike.stderr
     mixed = sweep("seed=0,1", "hydra.sweep.dir=sweep", "sweep.mixed_code=true")
     assert mixed.returncode == 0, mixed.stderr
+
+
+def test_tuning_continues_to_its_number_of_trials(sweep, tmp_path):
+    words = (
+        "optim.lr=tag(log,interval(1e-4,1e-2))",
+        "sweep.tune=dev/loss",
+        "hydra.sweep.dir=tuned",
+    )
+    dry = sweep(*words, "sweep.trials=2", "--dry")
+    assert dry.returncode == 2
+    assert "--dry cannot show the runs of sweep.tune" in dry.stderr
+    assert not (tmp_path / "tuned").exists()
+    mistyped = sweep(*words, "sweep.trials=1", "sweep.tune=dev/los")
+    assert mistyped.returncode == 2
+    assert "sweep.tune=dev/los: runs report dev/" in mistyped.stderr
+    first = sweep(*words, "sweep.trials=1")
+    assert first.returncode == 0, first.stderr
+    second = sweep(*words, "sweep.trials=2")
+    assert second.returncode == 0, second.stderr
+    assert "best of 2: dev/loss" in second.stdout
+    assert len(list(tmp_path.glob("tuned/trial=*/result.json"))) == 2
+
+
+# a user's part that ends the sweep while the process of a run imports it
+ENDING = """
+import multiprocessing
+import os
+import signal
+
+from famx.registry import register
+from famx.training.hooks import Hook
+
+
+@register("hook")
+class Ending(Hook):
+    pass
+
+
+parent = multiprocessing.parent_process()
+if parent is not None:
+    os.kill(parent.pid, signal.SIGINT)
+    signal.pause()
+"""
+
+
+def test_run_that_is_stopped_before_its_first_step_has_not_failed(sweep, tmp_path):
+    (tmp_path / "ending.py").write_text(ENDING)
+    stopped = sweep("seed=0,1", "famx_parts=[ending.py]")
+    assert stopped.returncode == 130, stopped.stderr
+    assert "seed=0 is stopped: ended by SIGTERM" in stopped.stderr
