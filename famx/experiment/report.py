@@ -135,6 +135,8 @@ def _param_group_row(group: Mapping[str, Any], optimizer: torch.optim.Optimizer)
     for key in GROUP_COLUMNS:
         if key in group and (key in optimizer.defaults or key == "kind"):
             values[key] = group[key]
+    # a trainer that resumes has set `lr` to that of its step
+    values["lr"] = group.get("initial_lr", group["lr"])
     return [str(values.get(key, "")) for key in GROUP_COLUMNS]
 
 

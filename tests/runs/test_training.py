@@ -67,6 +67,7 @@ def test_probe_changes_no_weight_and_its_log_continues_on_resume(corpus, tmp_pat
         assert set(table["step"].to_pylist()) == {32, 36, 40, 44}
         tag = "probe/lag1/norm"
         assert reported_values(folder, tag) == reported_values(unbroken, tag)
+        assert (folder / "groups.tsv").read_bytes() == (unbroken / "groups.tsv").read_bytes()
     groups = (unbroken / "groups.tsv").read_text().splitlines()
     assert groups[0].startswith("kind\ttensors\tparameters")
     assert len(groups) == 5

@@ -77,6 +77,19 @@ def test_the_table_of_groups_counts_every_parameter_once(name, tmp_path):
     assert sum(counts) == sum(p.numel() for p in model.parameters())
 
 
+def test_the_table_of_groups_has_the_rate_before_the_schedule(tmp_path):
+    file = tmp_path / "param_groups.tsv"
+    optimizer = build_optimizer({"name": "adamw"}, parameter_groups(network()))
+    param_group_table(optimizer, file)
+    before = file.read_bytes()
+    # as a trainer that resumes finds them
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+        group["lr"] = 0.1 * group["lr"]
+    param_group_table(optimizer, file)
+    assert file.read_bytes() == before
+
+
 @pytest.mark.parametrize("name", names("optim"))
 def test_every_optimizer_lowers_the_loss_at_its_default_settings(name):
     model = network()
