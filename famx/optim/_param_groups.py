@@ -166,15 +166,17 @@ def refuse_unused(
     Raises:
         UserError: the group has such an argument.
     """
-    arguments = {*constructor_parameters(part), "handler"} - {*options, "params"}
+    parameters = constructor_parameters(part)
+    # also those that seed.md's FAMOptimizer had
+    arguments = {*parameters, "handler", "eps"} - {*options, "params"}
     # `parameter_groups` returns one momentum per kind for every optimizer
     if "kind" in group:
         arguments -= {"alpha", "n_bands"}
     for key in group:
         if key in arguments:
+            remedy = "set it in the constructor" if key in parameters else "remove it"
             raise UserError(
-                f"{key}={group[key]} has no effect in a group of {part.__name__}: "
-                "set it in the constructor"
+                f"{key}={group[key]} has no effect in a group of {part.__name__}: {remedy}"
             )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from famx.notation import UserError
-from famx.optim import parameter_groups
+from famx.optim import FAM, parameter_groups
 
 
 class AttentionBlock(nn.Module):
@@ -105,3 +105,12 @@ def test_every_trained_parameter_is_in_one_group():
     assert len(params) == len(set(params))
     assert set(params) == set(model.parameters())
     assert all(isinstance(p, torch.nn.Parameter) for p in params)
+
+
+@pytest.mark.parametrize(
+    ("option", "remedy"), [("beta", "set it in the constructor"), ("eps", "remove it")]
+)
+def test_options_that_do_not_act_per_group_are_refused_with_a_remedy(option, remedy):
+    group = {"params": [nn.Parameter(torch.ones(3))], option: 0.5}
+    with pytest.raises(UserError, match=f"{option}=0.5 has no effect in a group of FAM: {remedy}"):
+        FAM([group])
