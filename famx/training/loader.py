@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from famx.data._tokenizers import encode, known_characters, list_characters
 from famx.data.base import Dataset
@@ -182,7 +182,8 @@ class Loader:
         Raises:
             UserError: there are such texts, and the data set refuses them.
         """
-        if not self.tokenizer:
+        # a label is one token: `encode` refuses those that training does not have
+        if not self.tokenizer or isinstance(self.tokenizer.model, models.WordLevel):
             return set()
         known = known_characters(self.tokenizer)
         unknown: Counter[str] = Counter()

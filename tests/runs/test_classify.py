@@ -11,10 +11,13 @@ from famx.config.schema import CONF, register_schemas, to_plain
 from famx.config.versions import VERSION_BASE
 from famx.data._example import write_corpus
 from famx.data.digit_images import DigitImages
+from famx.data.manifest import Manifest
 from famx.data.sentences import Sentences
 from famx.experiment import run
 from famx.inference import Recognizer
 from famx.notation import UserError
+from famx.task.classify import Classify
+from famx.training.loader import Loader
 from famx.training.loader_config import LoaderConfig
 from famx.training.trainer_config import TrainerConfig
 
@@ -74,6 +77,19 @@ def test_recordings_are_classified_without_a_word_of_transcription(tmp_path, cap
     scored = read_run(tmp_path / "run", "test", None)
     assert scored.metric == "error" and len(scored.errors) == len(evaluation.ids)
     assert scored.rate == pytest.approx(evaluation.metrics["error"])
+
+
+@pytest.mark.parametrize("unknown", ["error", "skip", "replace"])
+def test_labels_of_several_letters_have_no_unknown_characters(unknown, tmp_path, caplog):
+    write_corpus(tmp_path, n_recordings=4)
+    for split, speaker in (("train", "anna"), ("dev", "bob")):
+        rows = (f"{speaker}0.wav\tzero", f"{speaker}1.wav\tone")
+        (tmp_path / f"{split}.tsv").write_text("\n".join(rows))
+    data = {"root": str(tmp_path), "unknown": unknown}
+    tokenizer = Classify.build_tokenizer(Manifest("train", 0, **data))
+    loader = Loader(Manifest("dev", 0, **data), tokenizer, split="dev")
+    assert not loader.skipped
+    assert not caplog.messages
 
 
 def test_confusions_are_a_picture_of_each_evaluation(tmp_path):
