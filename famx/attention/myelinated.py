@@ -1,6 +1,7 @@
 """A myelinated axon: inner layers with nodes of Ranvier, jumps and a working memory (seed.md)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -196,27 +197,37 @@ class MyelinatedAttention(ComputeCost, Block):
     def make_pool(
         self, call: _Call, x: Float[Tensor, "b t d"]
     ) -> Callable[[str, Float[Tensor, "b t d"]], Float[Tensor, "b _ d"]]:
-        """Returns the function `pool`: of the name of a pool and the positions to add to it."""
+        """Returns the pool of this call: of the name of a pool and the positions to add to it."""
         running = self.is_running(x, call.mask, self.causal and call.memory is None)
         counted = key_mask(call.mask) if running else None
         keys = call.offset + x.shape[1] if call.memory is None else call.memory.shape[1]
         weights = None if running else pool_weights(call.visible, keys, x)
-        # in evaluation a memory, or positions that a closed layer has not changed, is pooled once
-        source: Tensor | None = None
-        pooled: Tensor | None = None
+        last: dict[str, Tensor] = {}
+        return partial(self.pool_once, call, counted, weights, last)
 
-        def pool(name: str, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b _ d"]:
-            nonlocal source, pooled
-            new_source = pool_source(name, x, call.memory, call.cache)
-            if pooled is None or not call.skips or new_source is not source:
-                source = new_source
-                if weights is None:
-                    pooled = running_mean(source, counted, x.shape[1])
-                else:
-                    pooled = weights @ source
-            return pooled
+    def pool_once(
+        self,
+        call: _Call,
+        counted: Tensor | None,
+        weights: Tensor | None,
+        last: dict[str, Tensor],
+        name: str,
+        x: Float[Tensor, "b t d"],
+    ) -> Float[Tensor, "b _ d"]:
+        """Returns the mean of positions; in evaluation unchanged ones are pooled only once.
 
-        return pool
+        Args:
+            counted: positions that count in a running mean, None for all.
+            weights: weights of positions for each query, None for a running mean.
+            last: the positions that were pooled last, and their mean.
+        """
+        source = pool_source(name, x, call.memory, call.cache)
+        if call.skips and last and source is last["source"]:
+            return last["mean"]
+        mean = running_mean(source, counted, x.shape[1]) if weights is None else weights @ source
+        last["source"] = source
+        last["mean"] = mean
+        return mean
 
     def inner_layer(
         self,

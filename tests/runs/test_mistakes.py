@@ -72,7 +72,7 @@ WRONG_VALUES = {
     "seed=-1": ["seed=-1 must be", "0"],
     "seed=1.5": ["seed=1.5", "Integer"],
     "name=[a]": ["name", "string"],
-    "name=" + 300 * "x": ["File name too long"],
+    "name=" + 300 * "x": ["must have at most 220"],
     "probe={a:b}": ["probe={'a': 'b'}: no such level"],
     "param_groups=3": ["param_groups=3 must be a mapping of conv, attention"],
     "param_groups.conv=3": ["param_groups.conv=3 must be a mapping of alpha, n_bands"],

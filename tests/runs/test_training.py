@@ -138,8 +138,9 @@ def test_a_stopped_run_has_its_row_of_hyperparameters_and_results(corpus, tmp_pa
     assert events.Scalars("Results/training steps")[-1].value == 5
     # the results of the complete run follow
     run(tones_config(corpus, "trainer.max_steps=7"), folder, resume=True)
-    events = EventAccumulator(str(folder)).Reload()
-    assert events.Scalars("Results/training steps")[-1].value == 7
+    # files of one second are read in the order of their names, so no event may be purged
+    events = EventAccumulator(str(folder), purge_orphaned_data=False).Reload()
+    assert max(event.value for event in events.Scalars("Results/training steps")) == 7
     assert events.Scalars("Results/test wer")
     assert "test/wer" in (folder / "famx.log").read_text()
 

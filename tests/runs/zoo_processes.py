@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from famx.attention.myelinated import MyelinatedAttention
 from famx.data._tokenizers import byte_tokenizer
@@ -117,4 +117,7 @@ if __name__ == "__main__":
     is_main_process = join_process_group(torch.device("cpu"))
     losses = train_all()
     if is_main_process:
-        print(json.dumps(losses))
+        print(json.dumps(losses), flush=True)
+    # without it, threads of gloo may end a process that has already finished
+    distributed.barrier()
+    distributed.destroy_process_group()
