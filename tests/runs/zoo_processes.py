@@ -118,6 +118,7 @@ if __name__ == "__main__":
     losses = train_all()
     if is_main_process:
         print(json.dumps(losses), flush=True)
-    # without it, threads of gloo may end a process that has already finished
-    distributed.barrier()
-    distributed.destroy_process_group()
+    # threads of gloo may abort a process that ends before the others
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
