@@ -32,7 +32,7 @@ from famx.config.schema import (
     to_plain,
 )
 from famx.config.sections import ModelConfig, SweepConfig
-from famx.config.text_options import quote_texts
+from famx.config.text_options import quote_texts, replace_texts, restore_texts
 from famx.config.words import hydra_words, split_words
 from famx.experiment.jobs import Job, carry_out
 from famx.experiment.run import run
@@ -117,6 +117,8 @@ def train(words: Sequence[str]) -> int:
             raise UserError("--dry cannot show the runs of sweep.tune: each depends on the others")
         settings = SweepConfig(**sweep_options(overrides))
         return tune(options, overrides, runs.build, settings)
+    if "--multirun" in options:
+        overrides, runs.texts = replace_texts(overrides)
     words = hydra_words(options, overrides)
     runs.has_typed_folder = find_override("hydra.run.dir", words) is not None
     # an error before the runs are known is about the command line
@@ -147,6 +149,7 @@ class Runs:
         files: their paths.
 
     Attributes:
+        texts: texts of the command line by the values that stand for them.
         has_typed_folder: whether the command line names the folder of a run.
     """
 
@@ -154,6 +157,7 @@ class Runs:
         self.user_parts = user_parts
         self.files = tuple(file.resolve() for file in files)
         self.started = False
+        self.texts: dict[str, str] = {}
         self.has_typed_folder = False
         self.jobs: list[Job] = []
         self.settings = SweepConfig()
@@ -186,7 +190,7 @@ class Runs:
 
     def build(self, config: Container, folder: Path) -> Job:
         """Builds a run from its composed config."""
-        plain = {**to_plain(config), "famx_parts": self.user_parts}
+        plain = restore_texts(to_plain(config), self.texts) | {"famx_parts": self.user_parts}
         refuse_renamed(plain, "the config")
         return Job(plain, folder, self.files)
 

@@ -4,10 +4,11 @@ Hydra reads `data.root=1.10` as the number 1.1, `2024_01_15` as 20240115, and re
 spaces; so such values are quoted before Hydra reads them.
 """
 
+import hashlib
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,48 @@ SYNTAX = re.compile(r"""[\[\]{}()'"$\\]""")  # characters of Hydra's lists, quot
 def quote_texts(overrides: Sequence[str], is_sweep: bool) -> list[str]:
     """Returns the overrides, with quotes around texts that Hydra would read as something else."""
     return [_quote_text(word, is_sweep) for word in overrides]
+
+
+def replace_texts(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Replaces fixed texts that Hydra's sweeper cannot pass on to the runs of a sweep.
+
+    The sweeper writes each value without its quotes, and then cannot read letters such as ü.
+
+    Returns:
+        The overrides, and the text for which each new value stands.
+    """
+    words = []
+    texts = {}
+    for word in overrides:
+        override = parse_override(word)
+        if override is not None and isinstance(override.value(), str):
+            option = word.partition("=")[0]
+            text = str(override.value())
+            if is_text_option(option.lstrip("+")) and not _is_passed_on(text):
+                digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+                texts[f"text-{digest[:16]}"] = text
+                word = f"{option}=text-{digest[:16]}"
+        words.append(word)
+    return words, texts
+
+
+def restore_texts(config: Any, texts: Mapping[str, str]) -> Any:
+    """Returns a plain config with the texts in place of the values of `replace_texts`."""
+    if isinstance(config, Mapping):
+        return {key: restore_texts(value, texts) for key, value in config.items()}
+    if isinstance(config, list):
+        return [restore_texts(value, texts) for value in config]
+    return texts.get(config, config) if isinstance(config, str) else config
+
+
+def _is_passed_on(text: str) -> bool:
+    """Returns whether a run of a sweep gets a fixed text as it is."""
+    override = parse_override(f"key=choice({_quote(text)})")
+    if override is None:
+        return False
+    (value,) = override.sweep_string_iterator()
+    received = parse_override(f"key={value}")
+    return received is not None and override_values(received) == [text]
 
 
 def is_text_option(option: str) -> bool:

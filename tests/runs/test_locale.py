@@ -11,6 +11,7 @@ import yaml
 from tones import TINY, write_tones
 
 import famx
+from famx.training.run_dir import RunDir
 
 SOURCE = Path(famx.__file__).parent
 
@@ -51,6 +52,19 @@ def test_sweep_reads_paths_as_they_are_typed(tmp_path, command):
     assert command("train", "-m", *words, "hydra.sweep.dir=2024_01").status == 0
     names = {path.parent.name for path in (tmp_path / "2024_01").glob("*/config.yaml")}
     assert names == {"data.root=1.10", "data.root=1.20"}
+
+
+@pytest.mark.slow
+def test_sweep_reads_a_fixed_path_with_letters_of_any_alphabet(tmp_path, command):
+    folder = tmp_path / "jürgen ß 語"
+    folder.mkdir()
+    write_tones(folder)
+    words = [*TINY, "data=manifest", "trainer.max_steps=1", f"data.root={folder}", "seed=0,1"]
+    finished = command("train", "-m", *words, "hydra.sweep.dir=sweep")
+    assert finished.status == 0, finished.err
+    for seed in (0, 1):
+        config = RunDir(tmp_path / "sweep" / f"seed={seed}").load_config()
+        assert config["data"]["root"] == str(folder)
 
 
 @pytest.mark.slow
