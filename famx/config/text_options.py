@@ -38,10 +38,12 @@ def replace_texts(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     texts = {}
     for word in overrides:
         override = parse_override(word)
-        if override is not None and isinstance(override.value(), str):
-            option = word.partition("=")[0]
+        option = word.partition("=")[0]
+        # folders of the sweep itself are not passed on
+        is_text = is_text_option(option.lstrip("+")) and option not in HYDRA_TEXTS
+        if is_text and override is not None and isinstance(override.value(), str):
             text = str(override.value())
-            if is_text_option(option.lstrip("+")) and not _is_passed_on(text):
+            if not _is_passed_on(text):
                 digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
                 texts[f"text-{digest[:16]}"] = text
                 word = f"{option}=text-{digest[:16]}"
