@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import Container
 from rich.console import Console
@@ -33,7 +32,7 @@ from famx.config.schema import (
 )
 from famx.config.sections import ModelConfig, SweepConfig
 from famx.config.text_options import quote_texts, replace_texts, restore_texts
-from famx.config.words import hydra_words, split_words
+from famx.config.words import hydra_words, split_words, sweep_folder
 from famx.experiment.jobs import Job, carry_out
 from famx.experiment.run import run
 from famx.experiment.sweep import Sweep
@@ -85,10 +84,12 @@ def print_help() -> int:
     print(
         "  seed=0, probe=light, resume=RUN, init_from=RUN, famx_parts=[FILE], hydra.run.dir=FOLDER"
     )
+    print("  for a sweep: -m, --dry (what would run), hydra.sweep.dir=FOLDER, hydra/launcher=NAME")
     for section, defaults in (
         ("model", ModelConfig(name="transformer")),
         ("trainer", TrainerConfig()),
         ("loader", LoaderConfig()),
+        ("sweep", SweepConfig()),
     ):
         options = [f"{section}.{key}={value}" for key, value in vars(defaults).items()]
         print(textwrap.fill(", ".join(options), 100, initial_indent="  ", subsequent_indent="    "))
@@ -117,6 +118,20 @@ def train(words: Sequence[str]) -> int:
             raise UserError("--dry cannot show the runs of sweep.tune: each depends on the others")
         settings = SweepConfig(**sweep_options(overrides))
         return tune(options, overrides, runs.build, settings)
+    compose_runs(runs, options, overrides)
+    if not runs.jobs:
+        return 0
+    if "--multirun" in options and "RANK" not in os.environ:
+        return carry_out_sweep(runs.jobs, runs.settings, dry)
+    return max(train_job(job) for job in runs.jobs)
+
+
+def compose_runs(runs: "Runs", options: Sequence[str], overrides: Sequence[str]) -> None:
+    """Lets Hydra compose the config of a run, or those of a sweep.
+
+    Raises:
+        UserError: a mistake on the command line.
+    """
     if "--multirun" in options:
         overrides, runs.texts = replace_texts(overrides)
     words = hydra_words(options, overrides)
@@ -125,7 +140,7 @@ def train(words: Sequence[str]) -> int:
     try:
         results = run_hydra(runs.accept, options, words)
     except Exception as error:
-        remove_unused_folder(find_override("hydra.sweep.dir", words))
+        remove_unused_folders(sweep_folder(words), runs.jobs)
         if runs.started or isinstance(error, UserError):
             raise
         mistake = explain_hydra_error(error, overrides, options)
@@ -133,12 +148,11 @@ def train(words: Sequence[str]) -> int:
             raise
         raise mistake from error
     # not inside of Hydra, which would add its own lines to an error
-    raise_refused(results)
-    if not runs.jobs:
-        return 0
-    if "--multirun" in options and "RANK" not in os.environ:
-        return carry_out_sweep(runs.jobs, runs.settings, dry)
-    return max(train_job(job) for job in runs.jobs)
+    values = [result.return_value for result in results]
+    refused = [value for value in values if isinstance(value, UserError)]
+    if refused:
+        remove_unused_folders(sweep_folder(words), runs.jobs)
+        raise refused[0]
 
 
 class Runs:
@@ -212,23 +226,6 @@ def train_job(job: Job) -> int:
     return 128 + results["stopped_by"] if "stopped_by" in results else 0
 
 
-def raise_refused(results: Sequence[JobReturn]) -> None:
-    """Raises the first mistake of all runs, if there was one.
-
-    Raises:
-        UserError: a run was refused.
-    """
-    values = [result.return_value for result in results]
-    refused = [value for value in values if isinstance(value, UserError)]
-    if not refused:
-        return
-    if len(refused) == 1:
-        raise refused[0]
-    raise UserError(
-        f"{len(refused)} runs of the sweep were refused; the first: {refused[0]}"
-    ) from refused[0]
-
-
 def sweep_options(overrides: Sequence[str]) -> dict[str, Any]:
     """Returns the options `sweep.KEY=VALUE` of a command line.
 
@@ -250,27 +247,25 @@ def carry_out_sweep(jobs: Sequence[Job], settings: SweepConfig, dry: bool) -> in
     sweep = Sweep(folder, jobs, len(jobs), settings, Console(highlight=False, markup=False))
     try:
         if dry:
-            sweep.print_plan()
-            return 0
+            return sweep.print_plan()
         save_sweep_order(folder, [job.name for job in jobs])
         return sweep.carry_out()
     finally:
-        # Hydra has made the folder of each run
-        for job in jobs:
-            if job.folder.is_dir():
-                remove_reserved(job.folder)
-        remove_unused_folder(folder)
+        remove_unused_folders(folder, jobs)
 
 
-def remove_unused_folder(folder: str | Path | None) -> None:
-    """Removes the folder of a sweep in which nothing has been trained."""
-    if folder is None or not Path(folder).is_dir():
+def remove_unused_folders(folder: Path | None, jobs: Sequence[Job]) -> None:
+    """Removes the folders that Hydra has made for a sweep and its runs, if nothing is in them."""
+    for job in jobs:
+        if job.folder.is_dir():
+            remove_reserved(job.folder)
+    if folder is None or not folder.is_dir():
         return
     unused = ("multirun.yaml", ".lock", SWEEP_ORDER)
-    if all(file.name in unused for file in Path(folder).iterdir()):
+    if all(file.name in unused for file in folder.iterdir()):
         for name in unused:
-            (Path(folder) / name).unlink(missing_ok=True)
-        Path(folder).rmdir()
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def resume(words: Sequence[str]) -> int:

@@ -23,6 +23,7 @@ from omegaconf import Container, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from famx.config.documents import read_yaml
+from famx.config.launchers import LAUNCHERS
 from famx.config.schema import CONF, limited_resolvers, one_line
 from famx.config.versions import VERSION_BASE
 from famx.config.words import parse_override, user_folders
@@ -41,30 +42,14 @@ FIXED: dict[str, Any] = {
 """Options of Hydra that execute code, write files or read the environment -> their only value."""
 TYPED = ("famx_parts", "resume", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Options that only the command line can change from their values in conf/train.yaml."""
-SAMPLER = "optuna.samplers."
 TARGETS = {
-    "hydra.launcher": (
-        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
-        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
-        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
-    ),
-    "hydra.sweeper": (
-        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-        "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
-    ),
-    "hydra.sweeper.sampler": (
-        f"{SAMPLER}TPESampler",
-        f"{SAMPLER}RandomSampler",
-        f"{SAMPLER}CmaEsSampler",
-        f"{SAMPLER}NSGAIISampler",
-        f"{SAMPLER}QMCSampler",
-    ),
+    "hydra.launcher": tuple(launcher.target for launcher in LAUNCHERS.values()),
+    "hydra.sweeper": ("hydra._internal.core_plugins.basic_sweeper.BasicSweeper",),
 }
 """The only mappings of which Hydra may build objects -> the classes of these objects."""
 COMMANDS = (
     *("hydra.launcher.setup", "hydra.launcher.python", "hydra.launcher.srun_args"),
-    *("hydra.launcher.additional_parameters", "hydra.sweeper.custom_search_space"),
+    *("hydra.launcher.additional_parameters", "hydra.launcher.ray.init.runtime_env"),
 )
 """Options of launchers and sweepers that contain commands; they have to be empty."""
 

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 
 from famx.config.command import Parser, find_override
 from famx.config.documents import read_yaml
+from famx.config.launchers import require_launcher
 from famx.config.schema import CONF, DEFAULT
 from famx.config.versions import register_resolver
 from famx.notation import UserError
@@ -46,6 +47,7 @@ def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
     overrides = [without_plus(word) for word in overrides]
     for word in overrides:
         require_name(word)
+        require_launcher(word)
         refuse_removal(word)
     # the user's overrides come before those that follow from them
     if "--multirun" in options:
@@ -238,7 +240,7 @@ def sweep_folders(overrides: Sequence[str], options: Sequence[str]) -> list[str]
 
 
 def swept_options(overrides: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Returns the keys of the options that have several values."""
+    """Returns the keys of the options that have several values, in alphabetical order."""
     # an override with one value replaces a sweep of the experiment
     fixed = set()
     swept = list(experiment_sweep(overrides, options))
@@ -250,7 +252,7 @@ def swept_options(overrides: Sequence[str], options: Sequence[str]) -> list[str]
             fixed.add(override.key_or_group)
         elif not override.is_add():
             swept.append(override.key_or_group)
-    return [key for key in dict.fromkeys(swept) if key not in fixed]
+    return sorted(set(swept) - fixed)
 
 
 def default_sweep_folder(overrides: Sequence[str], swept: Sequence[str]) -> str:
@@ -264,6 +266,15 @@ def default_sweep_folder(overrides: Sequence[str], swept: Sequence[str]) -> str:
     # `data.root` and `optim.lr` are named root and lr
     names = [key.rpartition(".")[2] for key in swept]
     return f"outputs/sweep_{'_'.join(names)}_{digest}"
+
+
+def sweep_folder(overrides: Sequence[str]) -> Path | None:
+    """Returns the folder that the overrides name for a sweep, None if they name none."""
+    for word in overrides:
+        override = parse_override(word)
+        if override is not None and override.key_or_group == "hydra.sweep.dir":
+            return Path(str(override.value()))
+    return None
 
 
 def _named_value(key: str, max_length: int) -> str:

@@ -109,7 +109,8 @@ def read_state(job: Job, mixed_code: bool = False) -> State:
             f"{job.folder} was trained with other code ({list_files(changed)}): "
             "sweep.mixed_code=true continues with both, hydra.sweep.dir=FOLDER starts anew"
         )
-    return State.FINISHED if run_dir.result_file.exists() else State.INTERRUPTED
+    # a damaged result is written again by resuming
+    return State.INTERRUPTED if read_score(job.folder) is None else State.FINISHED
 
 
 def read_score(folder: Path) -> float | None:

@@ -72,12 +72,14 @@ class Sweep:
         self.attempts: dict[str, int] = {}
         self.stopped_by: int | None = None
 
-    def print_plan(self) -> None:
-        """Prints the state of each run, and trains none."""
+    def print_plan(self) -> int:
+        """Prints the state of each run, and trains none; returns 2 if one is refused, else 0."""
         for job in self.source:
             self.jobs.append(job)
             self.outcomes[job.name] = self._examine(job)
         self._print_table("what would run")
+        states = {outcome.state for outcome in self.outcomes.values()}
+        return 2 if State.REFUSED in states else 0
 
     def carry_out(self) -> int:
         """Trains all runs that are not finished; returns the exit status of the command.

@@ -27,7 +27,12 @@ from rich.console import Console
 
 from famx.config.composition import compose_config
 from famx.config.sections import SweepConfig
-from famx.config.words import default_sweep_folder, experiment_sweep, parse_override
+from famx.config.words import (
+    default_sweep_folder,
+    experiment_sweep,
+    parse_override,
+    sweep_folder,
+)
 from famx.experiment.jobs import Job, Outcome, State
 from famx.experiment.sweep import Sweep
 from famx.notation import UserError
@@ -143,7 +148,9 @@ def tune(
     space, fixed = split_space(words)
     if not space:
         raise UserError("sweep.tune needs options to search: optim.lr=tag(log,interval(1e-4,1e-2))")
-    folder = _sweep_folder(overrides, list(space))
+    metric = settings.tune.replace("/", "_")
+    name = f"{default_sweep_folder(overrides, sorted(space))}_tuned_{metric}"
+    folder = (sweep_folder(overrides) or Path(name)).resolve()
     folder.mkdir(parents=True, exist_ok=True)
 
     def build_trial(trial_words: Sequence[str], run_folder: Path) -> Job:
@@ -226,14 +233,6 @@ def lowest_score(folder: Path, metric: str) -> float:
     if names and metric not in names:
         raise UserError(f"sweep.tune={metric}: runs report {', '.join(sorted(names))}")
     return lowest
-
-
-def _sweep_folder(overrides: Sequence[str], swept: Sequence[str]) -> Path:
-    for word in overrides:
-        key, _, value = word.partition("=")
-        if key == "hydra.sweep.dir":
-            return Path(value).resolve()
-    return Path(f"{default_sweep_folder(overrides, swept)}_tuned").resolve()
 
 
 def _import_optuna() -> Any:

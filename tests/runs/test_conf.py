@@ -191,7 +191,7 @@ def test_overrides_apply_to_every_run_of_a_sweep(command, tmp_path):
     finished = command("train", *words, *swept, "-m", *fixed, "hydra.sweep.dir=sweep")
     assert finished.status == 0, finished.err
     # only what is swept is in the names
-    expected = {f"optim={name},data.path=._text.txt" for name in ("fam", "fam_published")}
+    expected = {f"data.path=._text.txt,optim={name}" for name in ("fam", "fam_published")}
     assert {path.parent.name for path in tmp_path.glob("sweep/*/config.yaml")} == expected
 
 

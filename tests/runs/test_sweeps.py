@@ -113,6 +113,18 @@ def test_killed_sweep_ends_as_an_undisturbed_one_when_it_is_repeated(sweep, tmp_
         assert weights(tmp_path, f"{target}.{name}.sweep") == weights(tmp_path, "undisturbed")
 
 
+def test_sweep_that_cannot_run_is_refused_and_leaves_no_folder(command, tmp_path):
+    for words, sentence in {
+        ("sweep.jobs=0",): "sweep.jobs=0 must be between 1 and 1,024",
+        ("hydra/launcher=slurm",): "no such launcher; choose from basic, submitit_local",
+        ("hydra/launcher=ray",): "hydra/launcher=ray is not installed: pip install 'famx[ray]'",
+    }.items():
+        finished = command("train", "-m", "task=lm", "seed=0,1", *words)
+        assert finished.status == 2
+        assert sentence in finished.sentence
+        assert not list(tmp_path.glob("outputs/*"))
+
+
 def test_refused_run_does_not_end_its_siblings(sweep, tmp_path):
     finished = sweep("seed=-1,0", "hydra.sweep.dir=sweep")
     assert finished.returncode == 2
@@ -127,6 +139,11 @@ def test_folder_of_a_sweep_is_not_shared_by_mistake(sweep, tmp_path):
     other = sweep("seed=0,1", "optim.lr=0.5", "hydra.sweep.dir=sweep")
     assert other.returncode == 2
     assert "another config (optim.lr=0.5, stored 0.002)" in other.stderr
+    # a result that is damaged is written again
+    (run / "result.json").write_text("x")
+    assert " interrupted " in sweep("seed=0,1", "hydra.sweep.dir=sweep", "--dry").stdout
+    assert sweep("seed=0,1", "hydra.sweep.dir=sweep").returncode == 0
+    assert json.loads((run / "result.json").read_text())["step"] == 7
     # another sweep at the same time
     with FileLock(tmp_path / "sweep" / ".lock"):
         concurrent = sweep("seed=0,1", "hydra.sweep.dir=sweep")

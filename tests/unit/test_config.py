@@ -224,6 +224,7 @@ def test_folder_of_a_sweep_depends_on_what_is_swept_and_on_what_is_fixed():
     assert expected.startswith("hydra.sweep.dir='outputs/sweep_seed_")
     # more values, another order, and options that cannot change a result
     assert folder("optim=fam", "seed=0,1,2", "loader.workers=2", "sweep.jobs=2") == expected
+    assert folder("seed=0,1", "optim=fam,adamw") == folder("optim=adamw,fam", "seed=0,1")
     assert folder("seed=0,1", "optim=adamw") != expected
     assert folder("seed=0,1", "optim=fam", "data.root=x") != expected
     # the folder of the command line
