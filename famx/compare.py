@@ -18,6 +18,43 @@ MIN_WIDTH = 88  # of the table, in characters
 
 def main() -> int:
     """Prints a table per test, and writes a picture and a report; returns the exit status."""
+    arguments = build_parser().parse_args()
+    # everything that can fail comes before the first output
+    load("famx")
+    folders = find_runs(arguments.runs)
+    comparisons = compare(
+        folders,
+        arguments.split,
+        arguments.metric,
+        arguments.mixed_code,
+        arguments.baseline,
+        arguments.trust_edits,
+    )
+    # by default the picture is in the innermost folder that contains all runs
+    file = arguments.png
+    if file is None:
+        parents = [folder.resolve().parent for folder in folders]
+        file = Path(os.path.commonpath(parents)) / "compare.png"
+    files.check_png_path(file)
+
+    # a narrow terminal or a pipe would cut columns
+    console = Console(highlight=False, markup=False, width=max(MIN_WIDTH, Console().width))
+    for comparison in comparisons:
+        console.print(table(comparison))
+        console.print(*notes(comparison), sep="\n", soft_wrap=True)
+        effects = gene_table(comparison)
+        if effects is not None:
+            console.print(effects)
+    with files.report_os_errors(file):
+        draw(comparisons, file)
+        reports = write_report(comparisons, file.parent)
+    console.print(f"picture: {file}", soft_wrap=True)
+    console.print("report:", *reports, soft_wrap=True)
+    return 0
+
+
+def build_parser() -> Parser:
+    """Builds the parser of the command line."""
     parser = Parser(
         prog="python -m famx.compare",
         description="Compares the scores of runs with different settings.",
@@ -51,39 +88,12 @@ def main() -> int:
         action="store_true",
         help="compare runs although they were trained with different code",
     )
-    arguments = parser.parse_args()
-
-    # everything that can fail comes before the first output
-    load("famx")
-    folders = find_runs(arguments.runs)
-    comparisons = compare(
-        folders,
-        arguments.split,
-        arguments.metric,
-        arguments.mixed_code,
-        arguments.baseline,
+    parser.add_argument(
+        "--trust-edits",
+        action="store_true",
+        help="compare runs although their config has changed since the training",
     )
-    # by default the picture is in the innermost folder that contains all runs
-    file = arguments.png
-    if file is None:
-        parents = [folder.resolve().parent for folder in folders]
-        file = Path(os.path.commonpath(parents)) / "compare.png"
-    files.check_png_path(file)
-
-    # a narrow terminal or a pipe would cut columns
-    console = Console(highlight=False, markup=False, width=max(MIN_WIDTH, Console().width))
-    for comparison in comparisons:
-        console.print(table(comparison))
-        console.print(*notes(comparison), sep="\n", soft_wrap=True)
-        effects = gene_table(comparison)
-        if effects is not None:
-            console.print(effects)
-    with files.report_os_errors(file):
-        draw(comparisons, file)
-        reports = write_report(comparisons, file.parent)
-    console.print(f"picture: {file}", soft_wrap=True)
-    console.print("report:", *reports, soft_wrap=True)
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

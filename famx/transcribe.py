@@ -63,7 +63,7 @@ def main() -> int:
             bad.append(file)
             print(f"famx: {printable(str(error))}", file=sys.stderr, flush=True)
         else:
-            print(f"{file}\t{printable(text)}", flush=True)
+            print(f"{printable(file)}\t{printable(text)}", flush=True)
     if len(files) > 1 and bad:
         names = printable(", ".join(bad))
         print(f"famx: {len(bad)} of {len(files)} files are left out: {names}", file=sys.stderr)

@@ -78,6 +78,7 @@ def compare(
     metric: str | None,
     mixed_code: bool = False,
     baseline: str | None = None,
+    trust_edits: bool = False,
 ) -> list[Comparison]:
     """Compares the runs of each test.
 
@@ -86,17 +87,18 @@ def compare(
         mixed_code: whether runs of different code are compared.
         baseline: words of the setting that the others are compared with, such as `optim=adamw`;
             None for the first.
+        trust_edits: whether runs are compared whose config has changed since their training.
 
     Raises:
-        UserError: a folder is not a run, a run is damaged, or none has a score of the metric on the
-            split, or runs were trained with different code.
+        UserError: a folder is not a run, a run is damaged or edited, runs were trained with
+            different code, or none has a score of the metric on the split.
     """
     # runs by test, without those that are not scored
     runs_by_test: dict[str, list[Run]] = {}
     errors: list[UnscoredError] = []
     for folder in folders:
         try:
-            run = read_run(folder, split, metric)
+            run = read_run(folder, split, metric, trust_edits)
         except UnscoredError as error:
             errors.append(error)
         else:

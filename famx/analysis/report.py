@@ -27,20 +27,21 @@ class Cost(NamedTuple):
     Args:
         heading: heading of its column.
         read: returns the cost of a run; NaN if the run did not store it.
-        scale: factor of the displayed numbers.
-        digits: decimal places.
+        scale: factor of the displayed numbers, which have three digits unless they are counts.
     """
 
     heading: str
     read: Callable[[Run], float]
     scale: float = 1.0
-    digits: int = 0
 
     def mean(self, setting: Setting) -> float:
         return float(np.mean([self.read(run) for run in setting.runs.values()]))
 
     def format(self, value: float) -> str:
-        return "" if np.isnan(value) else f"{self.scale * value:,.{self.digits}f}"
+        if np.isnan(value):
+            return ""
+        number = self.scale * value
+        return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _stored(key: str) -> Callable[[Run], float]:
@@ -48,13 +49,13 @@ def _stored(key: str) -> Callable[[Run], float]:
 
 
 PARAMETERS = Cost("parameters", lambda run: run.parameters)
-STEP_TIME = Cost("ms a step", lambda run: _stored("seconds")(run) / run.steps, 1e3, 1)
+STEP_TIME = Cost("ms a step", lambda run: _stored("seconds")(run) / run.steps, 1e3)
 COSTS = (
     PARAMETERS,
-    Cost("MFLOP per second or token", _stored("flops"), 1e-6, 1),
+    Cost("MFLOP per {unit}", _stored("flops"), 1e-6),
     Cost("steps", lambda run: run.steps),
     STEP_TIME,
-    Cost("minutes of training", _stored("seconds"), 1 / 60, 1),
+    Cost("minutes of training", _stored("seconds"), 1 / 60),
     Cost("peak memory, MB", _stored("memory"), 1e-6),
 )
 
@@ -95,7 +96,7 @@ def _describe(comparison: Comparison, folder: Path) -> dict[str, Any]:
         "picture": _picture(lambda file: draw([comparison], file)),
         "curves": _picture(lambda file: draw_curves(comparison, file)),
         "rates": [_rate_row(comparison, *pair) for pair in settings],
-        "cost_headings": [cost.heading for cost in COSTS],
+        "cost_headings": [cost.heading.format(unit=_unit(comparison)) for cost in COSTS],
         "costs": [_cost_row(comparison, setting) for setting in comparison.settings],
         "notes": list(notes(comparison)),
         "protocol": list(_protocol(comparison)),
@@ -184,16 +185,16 @@ def _protocol(comparison: Comparison) -> Iterator[str]:
     runs = comparison.runs
     yield (
         "The weights with the best score on dev are scored once on the test split. "
-        "Differences are paired: runs of one seed saw the same batches, and are scored on the "
-        "same utterances."
+        "Differences are paired: runs of one seed saw the same batches."
     )
-    yield (
-        "Intervals contain the choice of the test utterances (bootstrap) and, with two seeds or "
-        "more, the training (Student's t over the seeds); they hold for all settings at once "
-        "(Bonferroni)."
-    )
+    chances = "the training (Student's t over two seeds or more)"
+    has_utterances = len(runs[0].units) > 1
+    if has_utterances:
+        chances = f"the choice of the test utterances (bootstrap) and {chances}"
+    yield f"Intervals contain {chances}; they hold for all settings at once (Bonferroni)."
     shared = _shared_settings(runs)
-    for section in ("data", "task", "trainer", "loader"):
+    # options of the loader are mostly those of recordings
+    for section in ("data", "task", "trainer", *(("loader",) if has_utterances else ())):
         options = [f"{key}={value}" for key, value in shared.items() if _is_of(key, section)]
         if options:
             yield f"The same in all runs: {', '.join(options)}."
@@ -230,6 +231,12 @@ def _picture(paint: Callable[[Path], object]) -> str:
         file = Path(folder) / "picture.png"
         paint(file)
         return base64.b64encode(file.read_bytes()).decode() if file.exists() else ""
+
+
+def _unit(comparison: Comparison) -> str:
+    """Returns the unit of data of the FLOPs; "second or token" if no run has stored it."""
+    units = {str(run.result["unit"]) for run in comparison.runs if "unit" in run.result}
+    return units.pop() if len(units) == 1 else "second or token"
 
 
 def _label(setting: Setting) -> str:

@@ -82,12 +82,13 @@ class Setting(NamedTuple):
         return float(np.mean([run.rate for run in self.runs.values()]))
 
 
-def read_run(folder: Path, split: str, metric: str | None) -> Run:
+def read_run(folder: Path, split: str, metric: str | None, trust_edits: bool = False) -> Run:
     """Reads a run and its score.
 
     Args:
         metric: name of the score; None for the word error rate, or else the first score of the
             task, or else the loss.
+        trust_edits: whether a config that has changed since the training is used.
 
     Raises:
         UnscoredError: it has no score on that split, or none of that metric.
@@ -95,6 +96,8 @@ def read_run(folder: Path, split: str, metric: str | None) -> Run:
     """
     run_dir = RunDir(folder)
     config = run_dir.load_config()
+    if not trust_edits:
+        run_dir.require_unedited("--trust-edits")
     if not run_dir.scores_file(split).is_file():
         command = format_command("evaluate", str(folder), "--split", split)
         raise UnscoredError(
@@ -184,7 +187,6 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
     """Reads the files of a run that is scored on a split."""
     # the metric
     scores = json.loads(run_dir.scores_file(split).read_text(encoding="utf-8"))
-    loss = float(scores["loss"])
     names = [name for name, score in scores.items() if isinstance(score, dict)]
     if metric is None:
         metric = "wer" if "wer" in names else [*names, "loss"][0]
@@ -201,22 +203,7 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
     else:
         amount = f"{scores['tokens']:,} tokens"
 
-    # the errors of each utterance
-    if metric in ERROR_UNITS:
-        if transcripts is None:
-            raise ValueError(f"{metric} without utterances")
-        references = [row[1] for row in transcripts]
-        hypotheses = [row[2] for row in transcripts]
-        counts, units = edits(references, hypotheses, ERROR_UNITS[metric])
-        errors = counts.sum(1)
-    elif metric == "error" and transcripts is not None:
-        # one label per utterance
-        errors = np.array([float(row[1] != row[2]) for row in transcripts])
-        units = np.ones(len(transcripts))
-    else:
-        # without counts per utterance, only the score itself is known
-        units = np.ones(1)
-        errors = np.array([loss if metric == "loss" else scores[metric]["rate"]])
+    errors, units = _count_errors(scores, metric, transcripts)
     is_fraction = metric != "loss" and scores[metric].get("is_fraction", True)
 
     # steps and parameters of the run
@@ -242,6 +229,26 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         result=_read_result(run_dir),
         code=read_code(run_dir),
     )
+
+
+def _count_errors(
+    scores: Mapping[str, Any], metric: str, transcripts: Sequence[Sequence[str]] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the errors and the units of each utterance."""
+    if metric in ERROR_UNITS:
+        if transcripts is None:
+            raise ValueError(f"{metric} without utterances")
+        references = [row[1] for row in transcripts]
+        hypotheses = [row[2] for row in transcripts]
+        counts, units = edits(references, hypotheses, ERROR_UNITS[metric])
+        return counts.sum(1), units
+    if metric == "error" and transcripts is not None:
+        # one label per utterance
+        errors = np.array([float(row[1] != row[2]) for row in transcripts])
+        return errors, np.ones(len(transcripts))
+    # without counts per utterance, only the score itself is known
+    score = scores["loss"] if metric == "loss" else scores[metric]["rate"]
+    return np.array([float(score)]), np.ones(1)
 
 
 def _read_result(run_dir: RunDir) -> dict[str, Any]:

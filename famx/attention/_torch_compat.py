@@ -72,10 +72,21 @@ class TorchMultiheadAttention(nn.Module):
         batch_axis = 0 if self.batch_first else 1
         x = query[None] if unbatched else query.transpose(0, batch_axis)
         memory = key[None] if unbatched else key.transpose(0, batch_axis)
+        mask = self._mask(key_padding_mask, attn_mask, x, memory, unbatched)
+        y = self.block(x, None if query is key else memory, mask, self.state)
+        return y[0] if unbatched else y.transpose(0, batch_axis), None
+
+    def _mask(
+        self,
+        key_padding_mask: Tensor | None,
+        attn_mask: Tensor | None,
+        x: Float[Tensor, "b t d"],
+        memory: Float[Tensor, "b s d"],
+        unbatched: bool,
+    ) -> Bool[Tensor, "#b #h #t s"] | None:
+        """Returns both masks as one: True where a query may attend."""
         batch, t, _ = x.shape
         s = memory.shape[1]
-
-        # masks as (b h t s), True where a query may attend
         mask = None
         if key_padding_mask is not None:
             shape = (s,) if unbatched else (batch, s)
@@ -85,9 +96,7 @@ class TorchMultiheadAttention(nn.Module):
             pairs = _inverted("attn_mask", attn_mask, shapes)
             pairs = pairs[None, None] if pairs.ndim == 2 else pairs.unflatten(0, (batch, -1))
             mask = pairs if mask is None else pairs & mask
-
-        y = self.block(x, None if query is key else memory, mask, self.state)
-        return y[0] if unbatched else y.transpose(0, batch_axis), None
+        return mask
 
 
 def as_torch_mha(block: nn.Module, batch_first: bool = True) -> TorchMultiheadAttention:

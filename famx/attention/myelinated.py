@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gumbel_softmax, linear
 
 from famx.attention.base import Block, attend, key_mask
-from famx.nn.gating import Selection, select_open, skips_closed, straight_through
+from famx.nn.gating import Selection, blend, select_open, skips_closed, straight_through
 from famx.nn.hooks import ComputeCost
 from famx.nn.masks import pool_weights, real_positions, visible
 from famx.nn.pooling import running_mean
@@ -60,14 +60,6 @@ class _Call(NamedTuple):
     offset: int
     incremental: bool
     skips: bool
-
-
-def blend(
-    start: Float[Tensor, "_ _ d"], end: Float[Tensor, "_ _ d"], weight: Float[Tensor, "_ _ 1"]
-) -> Float[Tensor, "_ _ d"]:
-    """Returns `start + weight (end - start)`, in the widest of their dtypes."""
-    dtype = torch.promote_types(torch.promote_types(start.dtype, end.dtype), weight.dtype)
-    return torch.lerp(start.to(dtype), end.to(dtype), weight.to(dtype))
 
 
 @register

@@ -2,7 +2,7 @@
 
 import glob
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -79,12 +79,7 @@ class Hub(Speech):
         # the table of the split, which must have the named columns
         source_split = splits[self.splits.index(split)]
         table = _load(path, subset, source_split)
-        for option, column in (("audio", audio), ("text", text), ("speaker", speaker)):
-            if column and column not in table.column_names:
-                raise UserError(
-                    f"{path} has no column data.{option}={column}"
-                    f"{suggest(column, table.column_names)}"
-                )
+        _require_columns(table, path, {"audio": audio, "text": text, "speaker": speaker})
 
         # its columns
         files = _audio_column(table, audio)
@@ -172,6 +167,18 @@ def _paths(files: "Dataset") -> list[str | None]:
     for rows in files.with_format("arrow").iter(1000):
         paths += pyarrow.compute.struct_field(rows["audio"], "path").to_pylist()
     return paths
+
+
+def _require_columns(table: "Dataset", path: str, columns: Mapping[str, str]) -> None:
+    """Checks that a table has the columns that options name; an empty name needs none.
+
+    Raises:
+        UserError: it does not.
+    """
+    for option, column in columns.items():
+        if column and column not in table.column_names:
+            similar = suggest(column, table.column_names)
+            raise UserError(f"{path} has no column data.{option}={column}{similar}")
 
 
 def _load(path: str, subset: str, split: str) -> "Dataset":

@@ -56,8 +56,7 @@ def run(
     """Trains the model of a config in `folder`, then scores all splits except train and dev.
 
     Args:
-        trust_edits: whether, on resume, options of the optimizer in the config replace those of the
-            checkpoint.
+        trust_edits: whether options of the optimizer in the config replace those of a checkpoint.
         plans: plans of a run with a limit of time that is repeated; see `Trainer.plans`.
 
     Returns:
@@ -93,9 +92,7 @@ def run(
     # training in all processes; only the first one writes to the folder
     with contextlib.ExitStack() as stack:
         if is_main_process:
-            stack.enter_context(run_dir.lock(resume))
-            stack.enter_context(contextlib.closing(run_log))
-            stack.push(run_log.log_error)
+            _open_folder(stack, run_dir, run_log, resume)
         if resume:
             _restore(trainer, run_dir, trust_edits)
         console = Console(quiet=not is_main_process, markup=False)
@@ -103,9 +100,7 @@ def run(
             _begin(console, experiment, trainer, run_dir, transfer)
         latest = trainer.fit()
         if trainer.stopped_by:
-            command = format_command("train", f"resume={run_dir}")
-            message = f"stopped at step {trainer.step} and saved; to continue:\n  {command}"
-            console.print(message, soft_wrap=True)
+            _print_stopped(console, trainer, run_dir)
             return latest | {"stopped_by": trainer.stopped_by}
         if is_main_process:
             latest |= _score_and_report(experiment, trainer, run_log, run_dir, console)
@@ -189,6 +184,21 @@ def _initialize(experiment: Experiment) -> Transfer | None:
     if not source:
         return None
     return initialize_from(experiment.model, experiment.tokenizer, source)
+
+
+def _open_folder(
+    stack: contextlib.ExitStack, run_dir: RunDir, run_log: WriteRunLog, resume: bool
+) -> None:
+    """Locks the folder of a run, and closes its log at the end, with the error that ends it."""
+    stack.enter_context(run_dir.lock(resume))
+    stack.enter_context(contextlib.closing(run_log))
+    stack.push(run_log.log_error)
+
+
+def _print_stopped(console: Console, trainer: Trainer, run_dir: RunDir) -> None:
+    command = format_command("train", f"resume={run_dir}")
+    message = f"stopped at step {trainer.step} and saved; to continue:\n  {command}"
+    console.print(message, soft_wrap=True)
 
 
 def _begin(

@@ -88,3 +88,11 @@ def select_open(gates: Bool[Tensor, "b t"]) -> Selection | None:
     rows = counts.clamp(max=1).sort(descending=True, stable=True).indices[:n_rows]
     order = gates[rows].byte().sort(dim=1, descending=True, stable=True).indices
     return Selection(rows, order[:, :n_columns])
+
+
+def blend(
+    start: Float[Tensor, "_ _ d"], end: Float[Tensor, "_ _ d"], weight: Float[Tensor, "_ _ 1"]
+) -> Float[Tensor, "_ _ d"]:
+    """Returns `start + weight (end - start)`, in the widest of their dtypes."""
+    dtype = torch.promote_types(torch.promote_types(start.dtype, end.dtype), weight.dtype)
+    return torch.lerp(start.to(dtype), end.to(dtype), weight.to(dtype))

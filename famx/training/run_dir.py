@@ -208,6 +208,8 @@ class RunDir:
         Raises:
             UserError: it is missing or damaged, or the folder has links.
         """
+        if not self.path.is_dir():
+            raise UserError(f"{self} is not a run: there is no such folder")
         files.require_regular_files(self.path)
         try:
             config = load_yaml(self.config_file.read_text(encoding="utf-8"))
