@@ -5,6 +5,7 @@ name (callbacks, logging, launchers, sweepers); in famx these keys have fixed va
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,16 @@ class CheckedLoader(ConfigLoaderImpl):
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
         self.repository = CheckedRepository(config_search_path)
+        self.validated: dict[tuple[str, ...], Any] = {}
+
+    def load_sweep_config(self, master_config: Any, sweep_overrides: list[str]) -> Any:
+        """Composes a run of a sweep once; sweepers ask for it twice, to check it and to start it."""
+        key = tuple(sweep_overrides)
+        if key in self.validated:
+            return self.validated.pop(key)
+        config = super().load_sweep_config(master_config, sweep_overrides)
+        self.validated[key] = config
+        return config
 
     def load_configuration(
         self,
@@ -198,10 +209,10 @@ def _refuse_options(config: Container, typed: Mapping[str, object]) -> None:
         actual = _resolved(config, key)
         if actual != value:
             raise UserError(f"{key}={actual}: famx does not let a config set this option of Hydra")
-    defaults = OmegaConf.load(CONF / "train.yaml")
+    written = OmegaConf.to_container(config, resolve=False)
     for key in TYPED:
-        actual = _as_written(config, key)
-        if key not in typed and actual != _as_written(defaults, key):
+        actual = _option(written, key)
+        if key not in typed and actual != _option(_defaults(), key):
             raise UserError(f"{key}={actual} can only be set on the command line, not in a file")
     for key in COMMANDS:
         command = _resolved(config, key)
@@ -235,9 +246,15 @@ def _resolved(config: Container, key: str) -> Any:
     return OmegaConf.to_container(node, resolve=True) if isinstance(node, Container) else node
 
 
-def _as_written(config: Container, key: str) -> Any:
-    """Returns an option with its interpolations, or what stands in the place of its parent."""
-    node: Any = OmegaConf.to_container(config, resolve=False)
+@functools.cache
+def _defaults() -> Any:
+    """Returns conf/train.yaml as plain values, with its interpolations."""
+    return OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"), resolve=False)
+
+
+def _option(config: Any, key: str) -> Any:
+    """Returns an option of a plain config, or what stands in the place of its parent."""
+    node = config
     for step in key.split("."):
         if not isinstance(node, dict):
             break

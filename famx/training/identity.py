@@ -4,6 +4,7 @@ Two runs are the same experiment if they have the same essential config, the sam
 data. The code is compared file by file, so that a difference can be named.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -58,6 +59,7 @@ def first_difference(config: Config, stored: Config, prefix: str = "") -> str | 
     return None
 
 
+@functools.cache
 def code_digests(package: Path = PACKAGE) -> dict[str, str]:
     """Returns a digest of each file of the package that a training executes, by path."""
     digests = {}
