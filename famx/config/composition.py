@@ -141,7 +141,7 @@ class CheckedLoader(ConfigLoaderImpl):
         self.validated: dict[tuple[str, ...], Any] = {}
 
     def load_sweep_config(self, master_config: Any, sweep_overrides: list[str]) -> Any:
-        """Composes a run of a sweep once; sweepers ask for it twice, to check it and to start it."""
+        """Composes a run of a sweep once; sweepers ask for it twice, to check and to start it."""
         key = tuple(sweep_overrides)
         if key in self.validated:
             return self.validated.pop(key)
