@@ -33,7 +33,8 @@ class Manifest(Speech):
 
     Args:
         split: "train", "dev" or "test".
-        seed: seed of the groups of recordings that are joined.
+        seed: seed of the groups of training recordings that are joined. The groups of dev and test
+            are the same for every seed, so that runs with different seeds have one test.
         root: folder of the manifests, to which the paths of recordings are relative.
         train, dev, test: file names of the manifests. Without dev.tsv (or with `dev=null`), a
             tenth of `train`, spread over its texts, belongs to dev, and the others to train.
@@ -99,7 +100,7 @@ class Manifest(Speech):
         self.normaliser = normaliser
         self.unknown = unknown
         self._join = tuple(join)
-        self._seed = seed
+        self._seed = seed if split == "train" else 0
         self._changes_by_epoch = bool(join) and split == "train"
         self._join_recordings(0)
 

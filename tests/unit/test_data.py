@@ -149,6 +149,16 @@ def test_splits_other_than_train_are_joined_the_same_each_epoch(folder):
     assert sum(len(text.split()) for text in dataset.texts) == 12
 
 
+def test_joined_utterances_of_a_test_are_those_of_every_seed(folder):
+    groups = {}
+    for split in ("train", "test"):
+        groups[split] = [
+            Manifest(split, seed, root=str(folder), join=(3, 5)).ids for seed in (0, 7)
+        ]
+    assert groups["test"][0] == groups["test"][1]
+    assert groups["train"][0] != groups["train"][1]
+
+
 def test_impossible_join_is_refused(folder):
     with pytest.raises(UserError, match=r"data\.join=\[5, 3\] is not"):
         Manifest("test", 7, root=str(folder), join=(5, 3))
