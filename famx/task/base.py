@@ -2,16 +2,17 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from famx import registry
 from famx.nn.batch import Batch
-from famx.notation import Modality
+from famx.notation import Modality, UserError
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,13 @@ class Decoder(Protocol):
     """A decoder of the room `decode`; returns the texts that a model recognises or generates."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> list[str]: ...
+
+
+@runtime_checkable
+class ScoresDecoder(Decoder, Protocol):
+    """A decoder that can use the scores of a pass that has already been made."""
+
+    def decode_scores(self, scores: Tensor, lengths: Tensor) -> list[str]: ...
 
 
 class Matrix(NamedTuple):
@@ -168,3 +176,46 @@ class Task(ABC):
     def reject(self, n_frames: int, text: str) -> str | None:
         """Returns why a text cannot be learned from this number of frames, None if it can."""
         return None
+
+
+class OnePassTask(Task):
+    """A task whose loss and hypotheses both come from the scores of one pass through the model.
+
+    Args:
+        tokenizer: tokenizer of the targets.
+        decode: factory of the decoder; None for that of `default_parts`.
+
+    Raises:
+        UserError: the decoder cannot use the scores of a pass.
+    """
+
+    decoder: ScoresDecoder
+
+    def __init__(self, tokenizer: Tokenizer, decode: Callable[..., ScoresDecoder] | None):
+        if decode is None:
+            choice = {"name": self.default_parts["decode"]}
+            decoder = registry.build("decode", choice, tokenizer=tokenizer)
+        else:
+            decoder = decode(tokenizer=tokenizer)
+        if not isinstance(decoder, ScoresDecoder):
+            # a part has the name of its file
+            task = type(self).__module__.rpartition(".")[2]
+            name = type(decoder).__name__
+            raise UserError(f"task={task} needs a decoder with decode_scores, but {name} has none")
+        super().__init__(tokenizer, decoder)
+
+    @abstractmethod
+    def loss_of_scores(
+        self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"], batch: Batch
+    ) -> Float[Tensor, ""]:
+        """Computes the mean loss from the scores of a pass, and the lengths of its frames."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
+        return self.loss_of_scores(scores, lengths, batch)
+
+    # evaluation blanks nothing, since only training batches have spans
+    def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
+        scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
+        loss = self.loss_of_scores(scores, lengths, batch)
+        return loss, self.decoder.decode_scores(scores, lengths)

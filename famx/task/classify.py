@@ -1,32 +1,24 @@
 """Classification: one label for a sequence of speech, text or images."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from tokenizers import Tokenizer, models
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from famx import registry
 from famx.nn.batch import Batch
 from famx.nn.pooling import sequence_mean
 from famx.notation import Modality, UserError
 from famx.registry import register
 from famx.task._labels import LabelScore, confusion_matrix, label_error, macro_f1
-from famx.task.base import Corpus, Decoder, Matrix, Score, Task
-
-
-@runtime_checkable
-class LabelDecoder(Decoder, Protocol):
-    """A decoder that can use the scores of a pass that has already been made."""
-
-    def decode_scores(self, scores: Tensor, lengths: Tensor) -> list[str]: ...
+from famx.task.base import Corpus, Matrix, OnePassTask, Score, ScoresDecoder
 
 
 @register
-class Classify(Task):
+class Classify(OnePassTask):
     """loss = -log p(label | sequence), the mean over sequences; p = softmax(mean over t of W x_t).
 
     The mean of the scores of all frames equals the scores of the mean frame. The labels are those
@@ -48,27 +40,17 @@ class Classify(Task):
         "frontend": "patches",
         "decode": "label",
     }
-    decoder: LabelDecoder
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        decode: Callable[..., LabelDecoder] | None = None,
+        decode: Callable[..., ScoresDecoder] | None = None,
         *,
         label_smoothing: float = 0.0,
     ):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing} must be from 0 to below 1")
-        if decode is None:
-            decoder = registry.build("decode", {"name": "label"}, tokenizer=tokenizer)
-        else:
-            decoder = decode(tokenizer=tokenizer)
-        if not isinstance(decoder, LabelDecoder):
-            name = type(decoder).__name__
-            raise UserError(
-                f"task=classify needs a decoder with decode_scores, but {name} has none"
-            )
-        super().__init__(tokenizer, decoder)
+        super().__init__(tokenizer, decode)
         self.label_smoothing = label_smoothing
         vocabulary = tokenizer.get_vocab()
         self.labels = sorted(vocabulary, key=vocabulary.__getitem__)
@@ -108,15 +90,6 @@ class Classify(Task):
         """Counts the sequences."""
         return len(batch)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
-        return self._loss(scores, lengths, batch)
-
-    def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
-        """Computes the loss and the labels by one pass through the model."""
-        scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
-        return self._loss(scores, lengths, batch), self.decoder.decode_scores(scores, lengths)
-
     def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Score]:
         """Computes 1 - accuracy and 1 - macro F1, both as errors, since lower is better."""
         scores: dict[str, LabelScore] = {
@@ -133,7 +106,7 @@ class Classify(Task):
         caption = "labels of the model, in the same order; each row sums to 1"
         return "confusion", Matrix(shares, tuple(self.labels), caption)
 
-    def _loss(self, scores: Tensor, lengths: Tensor, batch: Batch) -> Float[Tensor, ""]:
+    def loss_of_scores(self, scores: Tensor, lengths: Tensor, batch: Batch) -> Float[Tensor, ""]:
         return cross_entropy(
             sequence_mean(scores, lengths),
             batch.targets[:, 0],

@@ -2,30 +2,23 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import ctc_loss
 
-from famx import kernels, registry
+from famx import kernels
 from famx.nn.batch import Batch
-from famx.notation import Modality, UserError
+from famx.notation import Modality
 from famx.registry import register
 from famx.task._wer import error_rate
-from famx.task.base import Decoder, Score, Task
-
-
-@runtime_checkable
-class FrameDecoder(Decoder, Protocol):
-    """A decoder that can use the scores of a pass that has already been made."""
-
-    def decode_scores(self, scores: Tensor, lengths: Tensor) -> list[str]: ...
+from famx.task.base import OnePassTask, Score, ScoresDecoder
 
 
 @register
-class CTC(Task):
+class CTC(OnePassTask):
     """loss = -log p(text | signal) / tokens, p summed over all alignments; token 0 is the blank.
 
     Args:
@@ -45,38 +38,20 @@ class CTC(Task):
         "decode": "ctc_greedy",
     }
     special_tokens: ClassVar[tuple[str, ...]] = ("<blank>",)
-    decoder: FrameDecoder
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        decode: Callable[..., FrameDecoder] | None = None,
+        decode: Callable[..., ScoresDecoder] | None = None,
         *,
         vocab_size: int = 96,
     ):
-        if decode is None:
-            decoder = registry.build("decode", {"name": "ctc_greedy"}, tokenizer=tokenizer)
-        else:
-            decoder = decode(tokenizer=tokenizer)
-        if not isinstance(decoder, FrameDecoder):
-            name = type(decoder).__name__
-            raise UserError(f"task=ctc needs a decoder with decode_scores, but {name} has none")
-        super().__init__(tokenizer, decoder)
+        super().__init__(tokenizer, decode)
         self.vocab_size = vocab_size
 
     def count(self, batch: Batch) -> int:
         """Counts the target tokens."""
         return int(batch.target_lengths.sum())
-
-    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
-        return self._loss(scores, lengths, batch)
-
-    # evaluation blanks nothing, since only training batches have spans
-    def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
-        """Computes the loss and the hypotheses by one pass through the model."""
-        scores, lengths = model(batch.inputs, batch.lengths, batch.spans)
-        return self._loss(scores, lengths, batch), self.decoder.decode_scores(scores, lengths)
 
     def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Score]:
         """Computes word and character error rates."""
@@ -94,7 +69,7 @@ class CTC(Task):
             return None
         return f"has {n_frames} frames and its text needs {needed}, more than CTC can emit"
 
-    def _loss(
+    def loss_of_scores(
         self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"], batch: Batch
     ) -> Float[Tensor, ""]:
         # in fp32 also under autocast
