@@ -5,6 +5,7 @@ name (callbacks, logging, launchers, sweepers); in famx these keys have fixed va
 """
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -122,14 +123,33 @@ def initialized_hydra(options: Sequence[str]) -> Iterator[Hydra]:
 
 
 class CheckedRepository(ConfigRepository):
-    """Hydra's files of configs, with the limits of `read_yaml`."""
+    """Hydra's files of configs, with the limits of `read_yaml`; each file is read once."""
+
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self.results: dict[tuple[str, str], Any] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CheckedRepository":
+        """Returns a copy with sources of its own, which shares the files that have been read.
+
+        Hydra makes such a copy for every run of a sweep.
+        """
+        copied = copy.copy(self)
+        copied.sources = list(self.sources)
+        return copied
 
     def load_config(self, config_path: str) -> Any:
         source = self._find_object_source(config_path, ObjectType.CONFIG)
-        # not by class, since Hydra imports its own plugins a second time
-        if source is not None and source.scheme() == "file":
-            read_yaml(Path(source.path, source._normalize_file_name(config_path)))
-        return super().load_config(config_path)
+        if source is None:
+            return super().load_config(config_path)
+        key = (f"{source.scheme()}://{source.path}", config_path)
+        if key not in self.results:
+            # not by class, since Hydra imports its own plugins a second time
+            if source.scheme() == "file":
+                read_yaml(Path(source.path, source._normalize_file_name(config_path)))
+            self.results[key] = super().load_config(config_path)
+        # Hydra changes the config while it composes
+        return copy.deepcopy(self.results[key])
 
 
 class CheckedLoader(ConfigLoaderImpl):

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from famx.config.schema import CONF, register_schemas, to_plain
+from famx.config.composition import initialized_hydra
+from famx.config.schema import CONF, limited_resolvers, register_schemas, to_plain
 from famx.config.versions import VERSION_BASE
 from famx.config.words import preset_names
 from famx.experiment import build_model
@@ -42,6 +45,23 @@ def build(config):
 
 
 # composing
+
+
+def test_runs_of_a_sweep_are_composed_as_if_each_were_alone():
+    words = [[f"attention={name}", "experiment=digits"] for name in ("myelinated", "multihead")]
+    words = [*words, ["optim=fam", "model=conformer"], *words]
+    together = list(sweep_configs(words))
+    alone = [config for word in words for config in sweep_configs([word])]
+    assert together == alone
+
+
+def sweep_configs(runs):
+    """Yields the configs of runs as one loader composes them, with interpolations."""
+    with initialized_hydra([]) as hydra, limited_resolvers():
+        master = hydra.compose_config("train", ["hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+        for words in runs:
+            config = hydra.config_loader.load_sweep_config(master, words)
+            yield OmegaConf.to_container(config, resolve=False)
 
 
 @pytest.mark.parametrize("group", GROUPS)
