@@ -169,14 +169,12 @@ class CheckedLoader(ConfigLoaderImpl):
         self.validated[key] = config
         return config
 
-    def load_configuration(
-        self,
-        config_name: str | None,
-        overrides: list[str],
-        run_mode: RunMode,
-        from_shell: bool = True,
-        validate_sweep_overrides: bool = True,
-    ) -> Any:  # a DictConfig, whose base class beartype reports as deprecated
+    def _load_configuration_impl(self, *arguments: Any, **options: Any) -> Any:
+        """Composes a config, of a run or of a sweep, and checks it.
+
+        All ways of composing a config end here, in Hydra 1.3 and in 1.4, with named arguments.
+        """
+        overrides = options["overrides"]
         # a package in the search path would be imported while the config is composed
         typed = {}
         for word in overrides:
@@ -185,21 +183,16 @@ class CheckedLoader(ConfigLoaderImpl):
                 typed[override.key_or_group] = override.value()
         _refuse_packages(typed.get("hydra.searchpath"))
         try:
-            config = super().load_configuration(
-                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
-            )
+            config = super()._load_configuration_impl(*arguments, **options)
         # of os.environ; Hydra's own errors are not plain
         except KeyError as error:
             raise UserError(
                 f"hydra.job.env_copy={error}: famx does not let a config read the environment"
             ) from error
-        try:
-            with limited_resolvers():
-                _refuse_options(config, typed)
-                _refuse_objects(config)
-                check_folder_name(_resolved(config, "name"))
-        except OmegaConfBaseException as error:
-            raise UserError(f"{error.full_key}: {one_line(error)}") from error
+        with limited_resolvers():
+            _refuse_options(config, typed)
+            _refuse_objects(config)
+            check_folder_name(_resolved(config, "name"))
         return config
 
 
@@ -261,9 +254,17 @@ def _refuse_objects(config: Container) -> None:
 
 
 def _resolved(config: Container, key: str) -> Any:
-    """Returns an option as plain values with interpolations resolved; None if there is none."""
-    node = OmegaConf.select(config, key)
-    return OmegaConf.to_container(node, resolve=True) if isinstance(node, Container) else node
+    """Returns an option as plain values with interpolations resolved; None if there is none.
+
+    Raises:
+        UserError: an interpolation cannot be resolved.
+    """
+    try:
+        node = OmegaConf.select(config, key)
+        return OmegaConf.to_container(node, resolve=True) if isinstance(node, Container) else node
+    except OmegaConfBaseException as error:
+        # OmegaConf does not always say which option it is about
+        raise UserError(f"{error.full_key or key}: {one_line(error)}") from error
 
 
 @functools.cache

