@@ -65,7 +65,8 @@ class Comparison(NamedTuple):
     def format_rate(self, rate: float, sign: str = "") -> str:
         """Returns a rate as text, or with sign="+" a difference."""
         digits = 1 if self.is_fraction else 3
-        return f"{self.scale * rate:{sign}.{digits}f}"
+        # z: a difference that rounds to zero is not written as -0.0
+        return f"{self.scale * rate:{sign}z.{digits}f}"
 
     def format_interval(self, low: float, high: float) -> str:
         """Returns the interval of a difference as text."""
