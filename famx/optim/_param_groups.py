@@ -67,9 +67,14 @@ def parameter_groups(
         n_bands: number of bands of all kinds; None for the default of each kind.
 
     Raises:
-        UserError: an unknown kind or setting, a value that is not a number of at least 0, or a
-            parameter that has no shape yet.
+        UserError: `model` is not a module, an unknown kind or setting, a value that is not a number
+            of at least 0, or a parameter that has no shape yet.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            "parameter_groups needs the model, whose modules tell the kinds; "
+            f"it received a {type(model).__name__}"
+        )
     # settings, checked before any parameter is sorted
     check_number("lr", lr, NON_NEGATIVE)
     check_number("weight_decay", weight_decay, NON_NEGATIVE)

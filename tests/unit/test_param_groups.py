@@ -1,5 +1,6 @@
 """Parameters are sorted by the kind of the module that owns them."""
 
+import inspect
 import math
 
 import pytest
@@ -90,6 +91,13 @@ def test_negative_rates_and_parameters_without_shape_are_refused():
         parameter_groups(nn.Linear(3, 3), lr=-1.0)
     with pytest.raises(UserError, match="a LazyLinear has no shape yet"):
         parameter_groups(nn.LazyLinear(3))
+
+
+def test_parameters_without_their_model_are_refused():
+    # the tests check types at each call, which famx itself does not
+    for parameters in (nn.Linear(3, 3).parameters(), list(nn.Linear(3, 3).parameters())):
+        with pytest.raises(UserError, match="parameter_groups needs the model"):
+            inspect.unwrap(parameter_groups)(parameters)
 
 
 def test_a_kind_attribute_with_another_meaning_is_ignored():
