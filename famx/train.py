@@ -32,7 +32,7 @@ from famx.config.schema import (
 )
 from famx.config.sections import ModelConfig, SweepConfig
 from famx.config.text_options import quote_texts, replace_texts, restore_texts
-from famx.config.words import hydra_words, split_words, sweep_folder
+from famx.config.words import hydra_words, parse_override, split_words, sweep_folder
 from famx.experiment.jobs import Job, carry_out
 from famx.experiment.run import run
 from famx.experiment.sweep import Sweep
@@ -132,6 +132,13 @@ def compose_runs(runs: "Runs", options: Sequence[str], overrides: Sequence[str])
     Raises:
         UserError: a mistake on the command line.
     """
+    for word in overrides:
+        override = parse_override(word)
+        if override is not None and override.is_interval_sweep():
+            raise UserError(
+                f"{word} is an interval, of which only a search chooses values: "
+                "add sweep.tune=dev/loss, or list the values"
+            )
     if "--multirun" in options:
         overrides, runs.texts = replace_texts(overrides)
     words = hydra_words(options, overrides)

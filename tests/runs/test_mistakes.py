@@ -202,7 +202,8 @@ def test_nested_option_of_famx_0_1_is_refused_with_its_new_name(command, tmp_pat
         "optim=fam,adamww": "optim=adamww: no such part; did you mean adamw?",
         "seed=0,x": "seed=x: Value 'x'",
         "attention=multihead,{a:b}": "must be the name of one part",
-        "seed=interval(1,2)": "does not support sweep type",
+        "seed=interval(1,2)": "seed=interval(1,2) is an interval",
+        "optim.lr=tag(log,interval(1e-4,1e-2))": "add sweep.tune=dev/loss",
         "--cfg job": "only one of",
     }.items(),
 )
