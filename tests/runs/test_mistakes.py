@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from famx.config.errors import RENAMED
+from famx.config.versions import IS_NEW
 from famx.registry import ROOMS
 
 SMALL = ("model.d_model=16", "model.n_heads=2", "model.n_layers=1")
@@ -30,8 +31,12 @@ UNKNOWN = {
     "model=drawn model.draw.sed=7": ["model.draw has no model.draw.sed; did you mean seed?"],
     "model=drawn model.draw.space.norm=[layrnorm]": ["norm=layrnorm: no such part; did you mean"],
     "model.draw.seed=7": ["model.draw is null, so it has no model.draw.seed"],
-    # the sentence differs between Hydra 1.3 and 1.4
-    "model.draw={seed:7}": ["model.draw"],
+    # Hydra 1.4 checks what is missing before what is null
+    "model.draw={seed:7}": [
+        "model.draw.space: Missing mandatory value"
+        if IS_NEW
+        else "model.draw is null, so it has no model.draw.seed"
+    ],
     "frontend.n_mels=40": ["frontend.n_mels", "not chosen yet: add frontend=log_mel"],
     "task.vocab_size=0": ["task=lm has no task.vocab_size"],
     "probe=loud": ["probe=loud: no such level; choose from full, light, off"],
