@@ -91,8 +91,9 @@ class SweepConfig(ConfigSection):
     """Options of a sweep.
 
     Args:
-        jobs: number of runs that train at once on this machine. Each of several runs has an equal
-            share of the CPU cores, and writes its output to output.log in its folder.
+        jobs: number of runs that train at once on this machine; None for as many as keep its GPU
+            busy (famx/experiment/packing.py), or one for each CPU core. Each of several runs has an
+            equal share of the CPU cores, and writes its output to output.log in its folder.
         retries: how often a run is started again that a signal or an error of famx has ended.
         mixed_code: whether runs that were trained with other code count as runs of this sweep.
         tune: metric on dev, such as dev/loss, whose minimum is searched for instead of training all
@@ -100,7 +101,7 @@ class SweepConfig(ConfigSection):
         trials: number of runs of that search.
     """
 
-    jobs: Annotated[int, THREADS] = 1
+    jobs: Annotated[int | None, THREADS] = 1
     retries: Annotated[int, NON_NEGATIVE] = 1
     mixed_code: bool = False
     tune: str | None = None

@@ -23,9 +23,11 @@ from rich.text import Text
 
 from famx.config.sections import SweepConfig
 from famx.experiment.jobs import Job, Outcome, State, read_score, read_state, selection_metric, work
+from famx.experiment.packing import Slots
 from famx.monitoring.progress import format_score
 from famx.notation import UserError
 from famx.training.device import handle_signals
+from famx.training.run_dir import RunDir
 
 STARTABLE = (State.NEW, State.INTERRUPTED)
 OUTPUT = "output.log"
@@ -71,6 +73,7 @@ class Sweep:
         self.outcomes: dict[str, Outcome] = {}
         self.attempts: dict[str, int] = {}
         self.stopped_by: int | None = None
+        self.slots: Slots | None = None
 
     def print_plan(self) -> int:
         """Prints the state of each run, and trains none; returns 2 if one is refused, else 0."""
@@ -124,19 +127,31 @@ class Sweep:
         return Outcome(state, score=read_score(job.folder))
 
     def _train(self) -> None:
-        """Starts the runs one after the other, at most `jobs` at once, and waits for all."""
+        """Starts the runs one after the other, as many at once as may be, and waits for all."""
         while True:
-            while len(self.running) < self.settings.jobs:
+            while self.slots is None or len(self.running) < self.slots.limit:
                 job = self._next_job()
                 if job is None:
                     break
                 self._start(job)
             if not self.running:
                 return
-            ended = connection.wait([running.receiver for running in self.running])
+            receivers = [running.receiver for running in self.running]
+            ended = connection.wait(receivers, self.slots.interval if self.slots else None)
             for running in list(self.running):
                 if running.receiver in ended:
                     self._end(running)
+            self._measure()
+
+    def _measure(self) -> None:
+        """Measures the machine where the number of runs at once depends on it."""
+        if self.slots is None or self.slots.interval is None or not self.running:
+            return
+        # a run that has written metrics trains
+        if RunDir(self.running[0].job.folder).metrics_file.exists():
+            message = self.slots.observe()
+            if message:
+                self.console.print(message, markup=False, soft_wrap=True)
 
     def _next_job(self) -> Job | None:
         """Returns the next run to start; None if there is none, or the sweep has been stopped."""
@@ -167,9 +182,11 @@ class Sweep:
     def _start(self, job: Job) -> None:
         """Starts the process of a run."""
         self.attempts[job.name] = self.attempts.get(job.name, 0) + 1
+        if self.slots is None:
+            self.slots = Slots(self.settings.jobs, job.config)
         log_file = None
-        if self.settings.jobs > 1:
-            job = job._replace(config=_with_threads(job.config, self.settings.jobs))
+        if self.settings.jobs != 1:
+            job = job._replace(config=self.slots.share(job.config))
             log_file = job.folder / OUTPUT
         else:
             number = len(self.outcomes) + 1
@@ -208,7 +225,7 @@ class Sweep:
         if outcome.message:
             message = f"famx: {job.name} is {outcome.state}: {outcome.message}"
             print(message, file=sys.stderr, flush=True)
-        elif self.settings.jobs > 1 and outcome.state is State.DONE:
+        elif self.settings.jobs != 1 and outcome.state is State.DONE:
             score = _describe_score(job, outcome)
             message = f"{number} of {self.total}: {job.name}, {outcome.seconds:.0f} s, {score}"
             self.console.print(message, markup=False, soft_wrap=True)
@@ -258,14 +275,6 @@ def _process_context() -> multiprocessing.context.ForkServerContext:
     modules = [name for name in sys.modules if name.startswith("famx.")]
     context.set_forkserver_preload(modules)
     return context
-
-
-def _with_threads(config: dict, jobs: int) -> dict:
-    """Returns a config whose run has an equal share of the CPU cores, unless it has a number."""
-    if config["trainer"]["threads"] is not None:
-        return config
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-    return {**config, "trainer": {**config["trainer"], "threads": threads}}
 
 
 def _describe_exit(code: int | None) -> str:

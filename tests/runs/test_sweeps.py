@@ -82,7 +82,7 @@ def test_sweep_that_is_repeated_finishes_only_what_is_missing(sweep, tmp_path):
     assert "parameter groups" in (folder / "seed=0" / "output.log").read_text()
     files = {file: file.stat().st_mtime_ns for file in folder.glob("seed=*/**/*")}
     # with one more seed
-    second = sweep("seed=0,1,2")
+    second = sweep("seed=0,1,2", "sweep.jobs=null")
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("finished before") == 2
     assert {file: file.stat().st_mtime_ns for file in files} == files
