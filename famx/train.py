@@ -206,6 +206,8 @@ class Runs:
         except UserError as error:
             remove_reserved(folder)
             return error
+        if any(folder == other.folder for other in self.jobs):
+            return UserError(f"two runs of this sweep are {folder.name}: its runs must differ")
         self.jobs.append(job)
         return None
 

@@ -44,11 +44,12 @@ def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
     Raises:
         UserError: an override is not allowed, although Hydra would accept it.
     """
-    overrides = [without_plus(word) for word in overrides]
+    overrides = last_of_each_key([without_plus(word) for word in overrides])
     for word in overrides:
         require_name(word)
         require_launcher(word)
         refuse_removal(word)
+        refuse_repeated_value(word)
     # the user's overrides come before those that follow from them
     if "--multirun" in options:
         run_name = sweep_folders(overrides, options)
@@ -56,6 +57,32 @@ def hydra_words(options: Sequence[str], overrides: Sequence[str]) -> list[str]:
     else:
         run_name = name_from_parts(overrides)
     return [*overrides, *run_name, *folder_of_other_processes()]
+
+
+def last_of_each_key(overrides: Sequence[str]) -> list[str]:
+    """Returns the overrides of which each is the last one of its option.
+
+    Hydra uses the last one too, but a sweep over the values of both would have equal runs.
+    """
+    by_key: dict[str, str] = {}
+    for word in overrides:
+        key = word.partition("=")[0]
+        # at the place of the last one, since a part replaces the options that were set before
+        by_key.pop(key, None)
+        by_key[key] = word
+    return list(by_key.values())
+
+
+def refuse_repeated_value(word: str) -> None:
+    """Checks that the runs of a sweep differ.
+
+    Raises:
+        UserError: a value is given twice.
+    """
+    values = values_of(word)
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise UserError(f"{word} has the value {value} twice: the runs of a sweep must differ")
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, distributed
 
 from famx.data.base import Dataset
+from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.frontend.base import Frontend
 from famx.model import Model, build_model
 from famx.notation import SAMPLE_RATE, Modality, UserError
@@ -131,10 +132,8 @@ def check_memory(config: Config, vocab_size: int, device: torch.device) -> None:
     n_layers = model_config["n_layers"]
     if model_config.get("layers"):
         n_layers = len(model_config["layers"])
-    one_layer = model_config if model_config.get("layers") else {**model_config, "n_layers": 1}
     try:
-        with torch.device("meta"):
-            model = build_model({**config, "model": one_layer}, vocab_size)
+        model = build_without_memory(config, vocab_size)
     except Exception:
         # a part that cannot be built so, or a size that it does not support, which it reports
         return
@@ -150,6 +149,43 @@ def check_memory(config: Config, vocab_size: int, device: torch.device) -> None:
             f"{n_parameters:,} parameters, which need {required / 1e9:,.0f} GB with their "
             f"gradients, and {device.type} has {available / 1e9:,.0f} GB: choose smaller sizes"
         )
+
+
+def build_without_memory(config: Config, vocab_size: int) -> Model:
+    """Builds a model on the meta device; equal layers are built once.
+
+    Raises:
+        UserError: a part does not support the sizes.
+        Exception: a part cannot be built on the meta device.
+    """
+    model_config = config["model"]
+    if not model_config.get("layers"):
+        model_config = {**model_config, "n_layers": 1}
+    with torch.device("meta"):
+        return build_model({**config, "model": model_config}, vocab_size)
+
+
+def check_config(config: Config) -> None:
+    """Checks all of a composed config that needs neither its data nor memory for its weights.
+
+    Raises:
+        UserError: a run of this config would be refused.
+    """
+    resolved = resolve(config)
+    check_parts_fit(resolved)
+    probe_level(resolved["probe"])
+    TrainerConfig(**resolved["trainer"])
+    LoaderConfig(**resolved["loader"])
+    build("schedule", resolved["schedule"], total_steps=1000)
+    # any parameter shows whether an optimizer accepts its options
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    build_optimizer(resolved["optim"], [parameter], resolved["momentum"], resolved["spectrum"])
+    try:
+        build_without_memory(resolved, vocab_size=2)
+    except UserError:
+        raise
+    except Exception:
+        log.debug("the model cannot be built on the meta device", exc_info=True)
 
 
 def build_dataset(config: Config, split: str) -> Dataset:

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from famx.config.sections import SweepConfig
+from famx.experiment.build import check_config
 from famx.experiment.jobs import Job, Outcome, State, read_score, read_state, selection_metric, work
 from famx.experiment.packing import Slots
 from famx.monitoring.progress import format_score
@@ -48,7 +49,7 @@ class Sweep:
 
     Args:
         folder: folder of the sweep.
-        jobs: its runs; each is read when the runs before it have been started.
+        jobs: its runs.
         total: their number.
         settings: options of the sweep.
         console: receives a line for each run, and the table.
@@ -64,6 +65,7 @@ class Sweep:
     ):
         self.folder = folder
         self.source = iter(jobs)
+        self.waiting = self._startable()
         self.total = total
         self.settings = settings
         self.console = console
@@ -99,8 +101,7 @@ class Sweep:
             finally:
                 self._kill()
         # those that a signal has left
-        for job in self.source if self.stopped_by is not None else ():
-            self.jobs.append(job)
+        for job in self.waiting if self.stopped_by is not None else ():
             self.outcomes[job.name] = Outcome(State.NOT_STARTED)
         self._print_table("sweep")
         return self._status()
@@ -122,6 +123,8 @@ class Sweep:
         """Returns the state of a run before it is started."""
         try:
             state = read_state(job, self.settings.mixed_code)
+            if state is State.NEW:
+                check_config(job.config)
         except UserError as error:
             return Outcome(State.REFUSED, str(error))
         return Outcome(state, score=read_score(job.folder))
@@ -159,13 +162,24 @@ class Sweep:
             return None
         if self.retried:
             return self.retried.pop(0)
+        return next(self.waiting, None)
+
+    def _startable(self) -> Iterator[Job]:
+        """Yields the runs to start; all are examined first, so that mistakes are reported early."""
+        startable = []
         for job in self.source:
-            self.jobs.append(job)
-            outcome = self._examine(job)
-            if outcome.state in STARTABLE:
-                return job
-            self._finish(job, outcome)
-        return None
+            if self._may_start(job):
+                startable.append(job)
+        yield from startable
+
+    def _may_start(self, job: Job) -> bool:
+        """Returns whether a run has to be trained; otherwise it has ended here."""
+        self.jobs.append(job)
+        outcome = self._examine(job)
+        if outcome.state in STARTABLE:
+            return True
+        self._finish(job, outcome)
+        return False
 
     def _end(self, running: Running) -> None:
         """Stores the outcome of a process that has ended, or lets its run start again."""

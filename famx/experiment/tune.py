@@ -72,7 +72,11 @@ class TunedSweep(Sweep):
         self.trials: dict[str, Trial] = {}
         super().__init__(folder, self._sample(), settings.trials, settings, console)
 
-    def _sample(self) -> "Iterator[Job]":
+    def _startable(self) -> Iterator[Job]:
+        """Yields the runs to start; each depends on the scores of those before it."""
+        yield from filter(self._may_start, self.source)
+
+    def _sample(self) -> Iterator[Job]:
         """Yields the runs of trials: first those that were interrupted, then new ones."""
         from optuna.trial import Trial, TrialState
 

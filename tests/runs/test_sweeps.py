@@ -116,6 +116,8 @@ def test_killed_sweep_ends_as_an_undisturbed_one_when_it_is_repeated(sweep, tmp_
 def test_sweep_that_cannot_run_is_refused_and_leaves_no_folder(command, tmp_path):
     for words, sentence in {
         ("sweep.jobs=0",): "sweep.jobs=0 must be between 1 and 1,024",
+        ("optim.lr=0.1,1e-1",): "optim.lr=0.1,1e-1 has the value 0.1 twice",
+        ("optim.lr=0.1,'0.1'",): "two runs of this sweep are optim.lr=0.1,seed=0",
         ("hydra/launcher=slurm",): "no such launcher; choose from basic, submitit_local",
         ("hydra/launcher=ray",): "hydra/launcher=ray is not installed: pip install 'famx[ray]'",
     }.items():
@@ -126,10 +128,23 @@ def test_sweep_that_cannot_run_is_refused_and_leaves_no_folder(command, tmp_path
 
 
 def test_refused_run_does_not_end_its_siblings(sweep, tmp_path):
-    finished = sweep("seed=-1,0", "hydra.sweep.dir=sweep")
+    finished = sweep("seed=0,-1", "hydra.sweep.dir=sweep")
     assert finished.returncode == 2
     assert "seed=-1 is refused: seed=-1 must be an integer of at least 0" in finished.stderr
     assert len(list(tmp_path.glob("sweep/*/result.json"))) == 1
+
+
+def test_run_that_cannot_be_built_is_reported_before_any_is_trained(sweep):
+    planned = sweep("optim.lr=1e-3,-1", "--dry")
+    assert planned.returncode == 2
+    assert planned.stdout.count(" new ") == 1
+    assert "Invalid learning rate" in " ".join(planned.stdout.split())
+
+
+def test_last_of_two_words_for_an_option_counts(sweep):
+    planned = sweep("seed=5", "seed=0,1", "--dry")
+    assert "seed=0 " in planned.stdout, planned.stderr
+    assert "seed=1 " in planned.stdout
 
 
 def test_folder_of_a_sweep_is_not_shared_by_mistake(sweep, tmp_path):
