@@ -1,0 +1,150 @@
+"""A run as one folder to publish: weights, config, tokenizer, scores, and a card written from them.
+
+The folder is a run that `famx.load` reads, with the weights of one checkpoint, and without what
+belongs to the machine that trained it: paths, logs, the command line, the state of the optimizer.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from famx import __version__, files
+from famx.config.schema import DEFAULT
+from famx.experiment.build import Experiment
+from famx.registry import ROOMS, get
+from famx.training import checkpoint
+from famx.training.checkpoint import evaluated_weights
+from famx.training.run_dir import RunDir
+
+CARD = "README.md"
+
+
+def publish(
+    source: RunDir, experiment: Experiment, checkpoint_name: str, parts: list[Path], target: Path
+) -> None:
+    """Writes the folder of a run to publish.
+
+    Args:
+        source: folder of the run.
+        experiment: its model, on the CPU.
+        checkpoint_name: `best` on dev, or `last`.
+        parts: files of the user's parts, which are copied.
+        target: new folder; it must exist and be empty.
+
+    Raises:
+        UserError: a checkpoint cannot be read, or the disk is full.
+    """
+    saved = checkpoint.load(source.require_checkpoints(), checkpoint_name)
+    config = without_paths(source.load_config())
+    run_dir = RunDir(target)
+    # the model
+    run_dir.save_setup(config, experiment.tokenizer)
+    weights = evaluated_weights(saved, source)
+    checkpoint.save(
+        run_dir.checkpoints, saved["step"], saved["score"], run_dir.digests(), model=weights
+    )
+    for part in parts:
+        shutil.copyfile(part, target / part.name)
+    # its scores, as the run was trained: those of other data or decoders have longer names
+    scores = {}
+    suffix = "" if checkpoint_name == "best" else f".{checkpoint_name}"
+    for split in get("data", config["data"]["name"]).splits:
+        file = source.scores_file(f"{split}{suffix}")
+        if file.is_file():
+            scores[split] = json.loads(file.read_text()) | {"decoder": config["decode"]}
+            text = json.dumps(scores[split], indent=1) + "\n"
+            files.write_atomic(run_dir.scores_file(f"{split}{suffix}"), text)
+    n_parameters = sum(p.numel() for p in experiment.model.parameters())
+    text = card(config, saved["step"], n_parameters, scores, [part.name for part in parts])
+    files.write_atomic(target / CARD, text)
+
+
+def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config whose paths are names without their folders."""
+    published = dict(config)
+    data = dict(config["data"])
+    for option in _paths(config):
+        if data.get(option):
+            data[option] = Path(data[option]).name
+    published["data"] = data
+    if config["init_from"]:
+        published["init_from"] = Path(config["init_from"]).name
+    return published
+
+
+def _paths(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the options of the data set that are paths."""
+    return get("data", config["data"]["name"]).path_options
+
+
+def card(
+    config: Mapping[str, Any],
+    step: int,
+    n_parameters: int,
+    scores: Mapping[str, Mapping[str, Any]],
+    parts: list[str],
+) -> str:
+    """Returns the text of the card: what the model is, its scores, how to load it.
+
+    Args:
+        step: step of the weights.
+        scores: content of `scores.<split>.json` by split.
+        parts: names of the files of the user's parts.
+    """
+    lines = [f"# {config['name']}", ""]
+    lines += [
+        f"A model of task `{config['task']['name']}` with {n_parameters:,} parameters, trained for "
+        f"{step:,} steps on `data={config['data']['name']}` with famx {__version__}.",
+        "",
+    ]
+    # the parts
+    lines += ["| room | part |", "|---|---|"]
+    names = {room: config[room]["name"] for room in ROOMS}
+    lines += [f"| {room} | `{name}` |" for room, name in names.items() if name != DEFAULT]
+    # the scores
+    lines += ["", "## Scores", ""]
+    if scores:
+        lines += [
+            "| split | score | value | 95 % interval | measured with |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [row for split, values in scores.items() for row in _score_rows(split, values)]
+        lines += ["", "The interval is over the tested utterances, not over trainings."]
+    else:
+        lines += ["None has been computed for these weights."]
+    # how to load it
+    words = ["python -m famx.evaluate ."]
+    words += [f"data.{option}=PATH" for option in _paths(config) if config["data"][option]]
+    if parts:
+        lines += ["", f"The files {', '.join(parts)} are parts of the model: read them first."]
+        words.append(f"famx_parts=[{','.join(parts)}]")
+    lines += ["", "## Use", "", "```sh", " ".join(words), "```"]
+    if not parts:
+        lines += ["", "```python", "import famx", "", 'model = famx.load(".")', "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _score_rows(split: str, values: Mapping[str, Any]) -> list[str]:
+    """Returns a row of the table for each score of a split."""
+    decoder = values.get("decoder")
+    conditions = [f"{key} {values[key]}" for key in ("normaliser", "precision") if key in values]
+    if isinstance(decoder, Mapping):
+        conditions.insert(0, " ".join(f"{key}={value}" for key, value in decoder.items()))
+    rows = []
+    for name, score in values.items():
+        if not isinstance(score, Mapping) or "rate" not in score:
+            continue
+        bounds = [score["rate"], score["low"], score["high"]]
+        is_fraction = score.get("is_fraction", True)
+        rate, low, high = (_format(bound, is_fraction) for bound in bounds)
+        condition = ", ".join(conditions)
+        rows.append(f"| {split} | {name} | {rate} | {low} to {high} | {condition} |")
+    return rows
+
+
+def _format(value: float | None, is_fraction: bool) -> str:
+    if value is None:
+        return "?"
+    return f"{100 * value:.2f} %" if is_fraction else f"{value:.3f}"

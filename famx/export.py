@@ -1,0 +1,89 @@
+"""Exports a trained run: python -m famx.export RUN --to FOLDER [--onnx]"""
+
+import shutil
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from famx.config.command import Parser, import_user_parts, run_command, user_part_files
+from famx.experiment.program import export_program, require_onnx, save_onnx, save_program
+from famx.experiment.publication import CARD, publish
+from famx.notation import UserError
+from famx.training.run_dir import RunDir
+
+PROGRAM = "program.pt2"
+ONNX = "model.onnx"
+
+
+def main() -> int:
+    """Writes one folder with weights, config, tokenizer, scores, a card and a program.
+
+    Returns:
+        The exit status.
+    """
+    parser = Parser(prog="python -m famx.export", description="Exports a run as one folder.")
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_argument("--to", metavar="FOLDER", required=True, help="folder to write, a new one")
+    parser.add_argument(
+        "--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest"
+    )
+    parser.add_argument(
+        "--no-program", action="store_true", help=f"leave out {PROGRAM}, which runs without famx"
+    )
+    parser.add_argument("--onnx", action="store_true", help=f"also write {ONNX}")
+    parser.add_argument("words", metavar="famx_parts=[file.py]", nargs="*", default=[])
+    arguments = parser.parse_intermixed_args()
+    unknown = [word for word in arguments.words if not word.startswith("famx_parts=")]
+    if unknown:
+        raise UserError(f"{unknown[0]} cannot be set: a run is exported as it was trained")
+    if arguments.onnx and arguments.no_program:
+        raise UserError("--onnx is written from the program: leave out --no-program")
+    if arguments.onnx:
+        require_onnx()
+    target = Path(arguments.to)
+    if target.exists():
+        raise UserError(f"--to {target} exists: choose a new folder")
+
+    # the user's parts are registered before the model is built
+    run_dir = RunDir(arguments.run)
+    run_dir.require_unedited("no option; an export has what was trained")
+    import_user_parts(arguments.words, arguments.run, run_dir.load_config()["famx_parts"])
+    # complete or not at all
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        failure = _write(run_dir, temporary, arguments)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    names = ", ".join(sorted(path.name for path in target.iterdir() if path.name[0] != "."))
+    print(f"{target}: {names}; start with {CARD}")
+    if failure:
+        print(f"famx: {failure}", file=sys.stderr)
+    return 2 if failure else 0
+
+
+def _write(run_dir: RunDir, folder: Path, arguments: Namespace) -> str | None:
+    """Writes everything into a folder; returns why a program cannot be written, None if it is."""
+    from famx.inference import Recognizer
+
+    recognizer = Recognizer(run_dir.path, arguments.checkpoint, ["trainer.device=cpu"])
+    experiment = recognizer.experiment
+    parts = user_part_files(arguments.words)
+    publish(run_dir, experiment, arguments.checkpoint, parts, folder)
+    if arguments.no_program:
+        return None
+    try:
+        vocab_size = experiment.tokenizer.get_vocab_size()
+        program = export_program(experiment.model, experiment.modality, vocab_size)
+        save_program(program, folder / PROGRAM)
+        if arguments.onnx:
+            save_onnx(program, folder / ONNX)
+    except UserError as error:
+        return f"{error}; everything else is exported, --no-program leaves it out"
+    return None
+
+
+if __name__ == "__main__":
+    run_command(main)
