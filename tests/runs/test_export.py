@@ -99,9 +99,9 @@ def test_program_gives_the_scores_of_the_model_for_any_batch_and_length(command,
 
 def test_model_that_is_no_program_is_exported_without_one(command, corpus, tmp_path):
     (tmp_path / "largest.py").write_text(PART)
-    own = ("famx_parts=[largest.py]", "norm=largest")
-    assert command("train", *tones_words(corpus, "hydra.run.dir=run", *own)).status == 0
-    finished = export("run", "--to", "out", own[0])
+    part_words = ("famx_parts=[largest.py]", "norm=largest")
+    assert command("train", *tones_words(corpus, "hydra.run.dir=run", *part_words)).status == 0
+    finished = export("run", "--to", "out", part_words[0])
     assert finished.returncode == 2
     assert finished.stderr.startswith("famx: torch.export cannot export this model: ")
     assert not (tmp_path / "out/program.pt2").exists()
