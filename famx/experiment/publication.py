@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from famx import __version__, files
+from famx import files
 from famx.config.schema import DEFAULT
 from famx.experiment.build import Experiment
 from famx.registry import ROOMS, get
 from famx.training import checkpoint
 from famx.training.checkpoint import evaluated_weights
+from famx.training.provenance import version_of
 from famx.training.run_dir import RunDir
 
 CARD = "README.md"
@@ -96,7 +97,7 @@ def card(
     lines = [f"# {config['name']}", ""]
     lines += [
         f"A model of task `{config['task']['name']}` with {n_parameters:,} parameters, trained for "
-        f"{step:,} steps on `data={config['data']['name']}` with famx {__version__}.",
+        f"{step:,} steps on `data={config['data']['name']}` with famx {version_of('famx')}.",
         "",
     ]
     # the parts

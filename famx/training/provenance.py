@@ -31,11 +31,11 @@ def provenance(device: torch.device, processes: int) -> dict[str, str | int | bo
         "folder": str(Path.cwd()),
         "commit": commit,
         "has_changes": has_changes,
-        "famx": _version("famx"),
+        "famx": version_of("famx"),
         "python": platform.python_version(),
     }
     for package in PACKAGES:
-        facts[package] = _version(package)
+        facts[package] = version_of(package)
     facts |= {
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -63,7 +63,8 @@ def _commit() -> tuple[str | None, bool | None]:
     return commit, bool(dash)
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Returns the version of an installed package; None for a checkout that is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

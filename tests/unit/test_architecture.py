@@ -24,7 +24,7 @@ LAYERS = (
     {"contracts", "analysis"},
     {"experiment"},
     {"inference"},
-    {"train", "evaluate", "transcribe", "spectra", "compare", "parts", "check", "replay"},
+    {"train", "evaluate", "transcribe", "spectra", "compare", "parts", "check", "replay", "export"},
 )
 # commands may call each other
 COMMANDS = LAYERS[-1]
