@@ -24,7 +24,18 @@ LAYERS = (
     {"contracts", "analysis"},
     {"experiment"},
     {"inference"},
-    {"train", "evaluate", "transcribe", "spectra", "compare", "parts", "check", "replay", "export"},
+    {
+        "train",
+        "evaluate",
+        "transcribe",
+        "spectra",
+        "compare",
+        "parts",
+        "check",
+        "replay",
+        "export",
+        "generate",
+    },
 )
 # commands may call each other
 COMMANDS = LAYERS[-1]

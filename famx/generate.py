@@ -1,0 +1,117 @@
+"""Writes text with a language model: python -m famx.generate RUN --prompt TEXT"""
+
+from argparse import Namespace
+
+import torch
+from tokenizers import Tokenizer
+
+from famx.config.command import Parser, import_user_parts, run_command
+from famx.data._tokenizers import known_characters, list_characters
+from famx.nn.sampling import Sampling, sample_tokens
+from famx.notation import UserError
+from famx.training.run_dir import RunDir
+from famx.validate import COUNT, NON_NEGATIVE, Rule, check_number
+
+DEFAULT_CONTEXT = 128  # of a model whose data has no blocks
+RULES = {
+    "tokens": COUNT,
+    "samples": COUNT,
+    "temperature": NON_NEGATIVE,
+    "top_k": NON_NEGATIVE,
+    "top_p": Rule(lambda p: 0 < p <= 1, "above 0 and at most 1"),
+}
+
+
+def parse_arguments() -> Namespace:
+    """Reads the command line.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+    parser = Parser(
+        prog="python -m famx.generate", description="Writes text with a run of task=lm."
+    )
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_argument("--prompt", required=True, help="beginning of the text")
+    parser.add_argument("--tokens", type=int, default=200, help="number of tokens to write (200)")
+    parser.add_argument("--samples", type=int, default=1, help="number of texts (1)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0 for the most probable tokens (0.8)"
+    )
+    parser.add_argument("--top-k", type=int, default=0, help="only of the K likeliest tokens")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, help="only of those whose probabilities sum to P"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random numbers (0)")
+    parser.add_argument(
+        "--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest"
+    )
+    parser.add_argument(
+        "words",
+        metavar="KEY=VALUE",
+        nargs="*",
+        default=[],
+        help="trainer.device=NAME, trainer.threads=N, famx_parts=[file.py]",
+    )
+    arguments = parser.parse_intermixed_args()
+    for name, rule in RULES.items():
+        value = getattr(arguments, name)
+        check_number("--" + name.replace("_", "-"), value, rule)
+    return arguments
+
+
+def main() -> int:
+    """Prints the prompt and its continuation, one after the other for several samples.
+
+    Returns:
+        The exit status.
+    """
+    arguments = parse_arguments()
+    # the user's parts are registered before the model is built
+    config = RunDir(arguments.run).load_config()
+    import_user_parts(arguments.words, arguments.run, config["famx_parts"])
+    overrides = [word for word in arguments.words if not word.startswith("famx_parts=")]
+    from famx.inference import Recognizer
+
+    experiment = Recognizer(arguments.run, arguments.checkpoint, overrides).experiment
+    if experiment.task.output != "tokens":
+        raise UserError(
+            f"{arguments.run} is a run of task={config['task']['name']}; a run of task=lm writes "
+            "text"
+        )
+    # the prompt, once for each sample
+    ids = encode_prompt(experiment.tokenizer, arguments.prompt)
+    prompt = torch.tensor([ids] * arguments.samples, device=experiment.device)
+    # the continuations
+    rows = sample_tokens(
+        experiment.model,
+        prompt,
+        arguments.tokens,
+        config["data"].get("block", DEFAULT_CONTEXT),
+        Sampling(arguments.temperature, arguments.top_k, arguments.top_p),
+        torch.Generator().manual_seed(arguments.seed),
+    )
+    for row in rows.tolist():
+        print(arguments.prompt + experiment.tokenizer.decode(row))
+    return 0
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Returns the token ids of a prompt.
+
+    Raises:
+        UserError: it is empty, or has characters without a token.
+    """
+    ids: list[int] = tokenizer.encode(prompt).ids
+    if tokenizer.decode(ids) != prompt:
+        unknown = set(prompt) - known_characters(tokenizer)
+        raise UserError(
+            f"--prompt has characters outside the vocabulary: {list_characters(unknown)}"
+        )
+    if not ids:
+        raise UserError("--prompt is empty: the model needs at least one token to begin with")
+    return ids
+
+
+if __name__ == "__main__":
+    run_command(main)
