@@ -1,5 +1,7 @@
 """Contracts of decoders: certain scores decode to their text, whatever surrounds them."""
 
+from typing import NoReturn
+
 import torch
 from tokenizers import Tokenizer, models
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from famx.decode.base import Decoder, FrameDecoder
 from famx.nn.batch import Batch
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
-from famx.notation import Modality
+from famx.notation import Modality, UserError
 
 BLANK = "<blank>"
 # repeated letters, which CTC tells apart by a blank, and rows of different lengths
@@ -107,7 +109,7 @@ class _NextTokenScores(nn.Module):
 def _example(part: type[Decoder]) -> tuple[Decoder, _FrameScores | _NextTokenScores, Batch]:
     """Builds a decoder, a model of certain scores for its kind of output, and a batch."""
     tokenizer = train_tokenizer(TEXTS, (BLANK,))
-    decoder = build_for_test(part, tokenizer=tokenizer)
+    decoder = build_for_test(part, tokenizer=tokenizer, load_run=_no_run)
     vocab_size = tokenizer.get_vocab_size()
     if part.output == "labels":
         return _label_example(part)
@@ -130,6 +132,10 @@ def _example(part: type[Decoder]) -> tuple[Decoder, _FrameScores | _NextTokenSco
         modality=Modality.SPEECH,
     )
     return decoder, _FrameScores(vocab_size), batch
+
+
+def _no_run(folder: str) -> NoReturn:
+    raise UserError(f"there is no run {folder}")
 
 
 def _label_example(part: type[Decoder]) -> tuple[Decoder, _FrameScores, Batch]:

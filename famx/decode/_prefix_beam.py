@@ -99,8 +99,9 @@ def prefix_beam_search(
         blank_threshold: frames whose blank is more probable are skipped, see `skip_blanks`.
         fusion: a language model.
     """
-    log_probs = scores.double().log_softmax(-1)
-    frames = skip_blanks(log_probs, lengths, blank_threshold)
+    # on the CPU: the steps are many and small, and so are the tables of a language model
+    log_probs = scores.cpu().double().log_softmax(-1)
+    frames = skip_blanks(log_probs, lengths.cpu(), blank_threshold)
     n_rows, n_frames, n_tokens = frames.log_probs.shape
     n_candidates = beam + 1
     if fusion is not None:
@@ -108,7 +109,7 @@ def prefix_beam_search(
     n_candidates = min(n_candidates, n_tokens - 1)
 
     # the empty prefix, and what became of each slot at each frame: its parent slot and its token
-    prefixes = _empty_prefix(n_rows, scores.device)
+    prefixes = _empty_prefix(n_rows)
     state = None if fusion is None else fusion.start(n_rows)
     slots = []
     emitted = []
@@ -160,9 +161,9 @@ def skip_blanks(
     return Frames(visited, gaps, is_after_gap, skipped[:, -1] - gaps.sum(1))
 
 
-def _empty_prefix(n_rows: int, device: torch.device) -> Beam:
-    zeros = torch.zeros(n_rows, 1, dtype=torch.float64, device=device)
-    ids = torch.zeros(n_rows, 1, dtype=torch.long, device=device)
+def _empty_prefix(n_rows: int) -> Beam:
+    zeros = torch.zeros(n_rows, 1, dtype=torch.float64)
+    ids = torch.zeros(n_rows, 1, dtype=torch.long)
     return Beam(
         blank=zeros,
         token=zeros + IMPOSSIBLE,
@@ -270,7 +271,7 @@ class _Step:
 
 def _reorder(state: State, slot: Int[Tensor, "b k"]) -> State:
     """Returns the state of the prefixes in these slots."""
-    rows = torch.arange(len(slot), device=slot.device)[:, None]
+    rows = torch.arange(len(slot))[:, None]
     return {name: values[rows, slot] for name, values in state.items()}
 
 

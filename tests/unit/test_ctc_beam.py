@@ -131,7 +131,7 @@ def test_tokens_repeat_across_skipped_blanks():
     tokenizer = train_tokenizer(["ab"], ["<blank>"])
     path = torch.tensor([[1, 0, 0, 1, 2, 0], [0, 0, 0, 0, 0, 0]])
     scores = 20.0 * torch.nn.functional.one_hot(path, 3)
-    decoder = build("decode", {"name": "ctc_beam"}, tokenizer=tokenizer)
+    decoder = build("decode", {"name": "ctc_beam"}, tokenizer=tokenizer, load_run=str)
     assert decoder.decode_scores(scores, torch.tensor([6, 6])) == ["aab", ""]
 
 
@@ -142,7 +142,7 @@ def test_sum_over_alignments_beats_the_best_alignment():
     tokenizer = train_tokenizer(["a"], ["<blank>"])
     texts = {}
     for name in ("ctc_greedy", "ctc_beam"):
-        decoder = build("decode", {"name": name}, tokenizer=tokenizer)
+        decoder = build("decode", {"name": name}, tokenizer=tokenizer, load_run=str)
         texts[name] = decoder.decode_scores(scores, lengths)
     assert texts == {"ctc_greedy": [""], "ctc_beam": ["a"]}
 
