@@ -19,6 +19,6 @@ def surfaces(tokenizer: Tokenizer) -> list[str]:
         text = tokenizer.id_to_token(token) or ""
         text = "" if token == BLANK_ID else text.replace(WORD_MARK, " ")
         if " " in text[1:]:
-            raise UserError(f"a language model needs tokens within words, but one is {text!r}")
+            raise UserError(f"the tokens must be parts of words, and one is {text!r}")
         texts.append(text)
     return texts

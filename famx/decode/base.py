@@ -56,7 +56,11 @@ class FrameDecoder(Decoder):
         self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"]
     ) -> list[str]:
         """Decodes the scores of a batch to one text per row."""
-        return [self.tokenizer.decode(ids) for ids in self.decode_tokens(scores, lengths)]
+        return [self.text_of(ids) for ids in self.decode_tokens(scores, lengths)]
+
+    def text_of(self, tokens: list[int]) -> str:
+        """Returns the text of token ids."""
+        return self.tokenizer.decode(tokens)
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module, batch: Batch) -> list[str]:
