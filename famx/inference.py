@@ -114,28 +114,35 @@ class Recognizer:
             return [self._text(read_audio(path), window) for path in recordings]
         if timestamps not in ("word", "char"):
             raise UserError(f"timestamps={timestamps}{suggest(timestamps, ('word', 'char'))}")
-        if not isinstance(self.experiment.task.decoder, FrameDecoder):
+        decoder = self.experiment.task.decoder
+        if not isinstance(decoder, FrameDecoder):
             raise UserError(
                 f"task={self.experiment.config['task']['name']} has no scores of frames, so its "
                 "texts have no times; task=ctc has them"
             )
-        return [self._recognize(read_audio(path), window, timestamps) for path in recordings]
+        transcripts = []
+        for path in recordings:
+            transcripts.append(self._recognize(decoder, read_audio(path), window, timestamps))
+        return transcripts
 
     def _text(self, signal: Float[Tensor, " n"], window: Seconds) -> str:
-        is_long = len(signal) > window * SAMPLE_RATE
-        if is_long and isinstance(self.experiment.task.decoder, FrameDecoder):
-            return self._recognize(signal, window).text
+        decoder = self.experiment.task.decoder
+        if len(signal) > window * SAMPLE_RATE and isinstance(decoder, FrameDecoder):
+            return self._recognize(decoder, signal, window).text
         pieces = split_at_pauses(signal, window)
         texts = [self._transcribe_piece(piece) for piece in pieces]
         return " ".join(text for text in texts if text)
 
     def _recognize(
-        self, signal: Float[Tensor, " n"], window: Seconds, timestamps: Timestamps | None = None
+        self,
+        decoder: FrameDecoder,
+        signal: Float[Tensor, " n"],
+        window: Seconds,
+        timestamps: Timestamps | None = None,
     ) -> Transcript:
         model = self.experiment.model
         step = frame_step(model.frontend.n_frames)
         signal = signal.to(self.experiment.device)
-        decoder = self.experiment.task.decoder
         return recognize(model, decoder, signal, step, window, timestamps)
 
     def _transcribe_piece(self, signal: Float[Tensor, " n"]) -> str:
