@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64
 from famx.notation import UserError
 
 GZIP = b"\x1f\x8b"  # first bytes of a gzipped file
-MAX_SHOWN = 60  # characters of a line in an error
+MAX_QUOTED = 60  # characters of a line in an error
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class _Reader:
             orders.append(self._read_section(n, count, n == len(counts)))
         line = self._next_line()
         if line != "\\end\\":
-            raise self._error(f"expected \\end\\ after the last n-gram, got {_shown(line)}")
+            raise self._error(f"expected \\end\\ after the last n-gram, got {_quoted(line)}")
         return Arpa(self.file, list(self.words), orders)
 
     def _lines(self) -> Iterator[str]:
@@ -123,7 +123,7 @@ class _Reader:
             match = re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", line)
             if match is None or int(match[1]) != len(counts) + 1:
                 expected = f"ngram {len(counts) + 1}=COUNT"
-                raise self._error(f"expected {expected} or \\1-grams:, got {_shown(line)}")
+                raise self._error(f"expected {expected} or \\1-grams:, got {_quoted(line)}")
             counts.append(int(match[2]))
         if not counts or not counts[0]:
             raise self._error("the header states no unigrams")
@@ -135,7 +135,7 @@ class _Reader:
         if n > 1:
             line = self._next_line()
             if line != heading:
-                raise self._error(f"expected {heading}, got {_shown(line)}")
+                raise self._error(f"expected {heading}, got {_quoted(line)}")
         words: list[int] = []
         log_probs = []
         backoffs = []
@@ -165,7 +165,7 @@ class _Reader:
         if len(fields) != n + 1 and not has_backoff:
             optional = "" if is_last else ", and perhaps a backoff"
             raise self._error(
-                f"a {n}-gram is a log10 probability and {n} words{optional}, got {_shown(line)}"
+                f"a {n}-gram is a log10 probability and {n} words{optional}, got {_quoted(line)}"
             )
         log_prob = self._parse_number(fields[0])
         if log_prob > 0:
@@ -179,7 +179,7 @@ class _Reader:
         ngram = []
         for text in texts:
             if text not in self.words:
-                raise self._error(f"the word {_shown(text)} is not among the unigrams")
+                raise self._error(f"the word {_quoted(text)} is not among the unigrams")
             ngram.append(self.words[text])
         return log_prob, ngram, backoff
 
@@ -187,11 +187,11 @@ class _Reader:
         try:
             number = float(text)
         except ValueError:
-            raise self._error(f"{_shown(text)} is not a number") from None
+            raise self._error(f"{_quoted(text)} is not a number") from None
         if not math.isfinite(number):
             raise self._error(f"{text} is not finite")
         return number
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "...")

@@ -1,4 +1,4 @@
-"""What a language model adds to the score of a prefix in a beam search: the interface."""
+"""The interface of language models that add to the score of a prefix in a beam search."""
 
 from abc import ABC, abstractmethod
 

@@ -1,4 +1,4 @@
-"""What n-grams of words or of characters add to the score of a prefix of tokens."""
+"""N-grams of words or of characters, added to the score of a prefix of tokens."""
 
 import torch
 from jaxtyping import Bool, Float64, Int

@@ -16,7 +16,7 @@ MAX_CHARACTERS = 80  # of a subtitle
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was recognised in a recording.
+    """The text of a recording, and the times of its parts.
 
     Args:
         text: the text.
