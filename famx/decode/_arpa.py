@@ -163,9 +163,10 @@ class _Reader:
         fields = line.split()
         has_backoff = len(fields) == n + 2 and not is_last
         if len(fields) != n + 1 and not has_backoff:
+            words = "1 word" if n == 1 else f"{n} words"
             optional = "" if is_last else ", and perhaps a backoff"
             raise self._error(
-                f"a {n}-gram is a log10 probability and {n} words{optional}, got {_quoted(line)}"
+                f"a {n}-gram is a log10 probability and {words}{optional}, got {_quoted(line)}"
             )
         log_prob = self._parse_number(fields[0])
         if log_prob > 0:

@@ -45,6 +45,7 @@ class RunFusion(Fusion):
     newline, or with a space where the language model has no newline.
 
     Only prefixes that a frame has extended pass through the model, those of all rows in one batch.
+    Their lengths differ, so they share no decode state: each pass has all their visible tokens.
 
     Args:
         run: the language model.

@@ -118,12 +118,16 @@ def _resolve_optimizer(config: Config) -> dict[str, Any]:
 def _with_absolute_paths(room: str, choice: Config) -> dict[str, Any]:
     """Returns the config of a part with absolute paths of existing files and folders."""
     resolved = dict(choice)
-    part = get(room, choice["name"])
-    if isinstance(part, HasPaths):
-        for option in part.path_options:
-            if choice.get(option):
-                resolved[option] = _absolute(choice[option])
+    for option in path_options(room, choice["name"]):
+        if choice.get(option):
+            resolved[option] = _absolute(choice[option])
     return resolved
+
+
+def path_options(room: str, name: str) -> tuple[str, ...]:
+    """Returns the hyperparameters of a part that are paths."""
+    part = get(room, name)
+    return part.path_options if isinstance(part, HasPaths) else ()
 
 
 def _absolute(path: str) -> str:

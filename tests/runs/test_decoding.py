@@ -123,3 +123,16 @@ def test_transcripts_are_text_json_or_subtitles(corpus, command, tmp_path):
         finished = command("transcribe", "run", *words)
         assert finished.status == 2
         assert message in finished.sentence
+
+
+def test_language_model_may_move_before_a_run_is_resumed(corpus, command, tmp_path):
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    words = tones_words(corpus, "decode=ctc_beam", "decode.lm=lm.arpa", "trainer.max_steps=2")
+    assert command("train", *words, "hydra.run.dir=run").status == 0
+    (tmp_path / "lm.arpa").rename(tmp_path / "moved.arpa")
+    finished = command("train", "resume=run", "trainer.max_steps=3")
+    assert finished.status == 2
+    assert "lm.arpa does not exist" in finished.sentence
+    words = ["resume=run", "trainer.max_steps=3", "decode.lm=moved.arpa"]
+    finished = command("train", *words)
+    assert finished.status == 0, finished.err
