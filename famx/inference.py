@@ -2,25 +2,30 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from famx.data._audio import read_audio
+from famx.decode._recognition import recognize
+from famx.decode._transcript import Timestamps, Transcript
+from famx.decode._windows import MIN_WINDOW, frame_step
+from famx.decode.base import FrameDecoder
 from famx.experiment.build import build_experiment
 from famx.experiment.resolve import check_parts_fit, override_decoding
 from famx.experiment.run import score
 from famx.nn.batch import Batch
-from famx.notation import SAMPLE_RATE, Modality, UserError
+from famx.notation import SAMPLE_RATE, Modality, Seconds, UserError, suggest
 from famx.training import checkpoint
 from famx.training.checkpoint import load_weights
 from famx.training.device import select_device
 from famx.training.evaluate import Evaluation
 from famx.training.run_dir import RunDir
 
-MAX_SECONDS = 20  # longest piece; a longer recording is cut where it is quietest
-SEARCH_SECONDS = 5  # the cut is searched in the last seconds of the longest piece
+WINDOW = 30.0  # seconds of a longer recording that pass the model at once
+SEARCHED = 0.25  # part of a piece, its last one, in which the quietest place is searched
 
 
 class Recognizer:
@@ -64,24 +69,81 @@ class Recognizer:
         """Scores a split of the run's data; writes hypotheses and scores into its folder."""
         return score(self.experiment, self.run_dir, [split], self.suffix)[split]
 
-    def transcribe(self, recordings: str | Path | Iterable[str | Path]) -> list[str]:
+    @overload
+    def transcribe(
+        self,
+        recordings: str | Path | Iterable[str | Path],
+        timestamps: None = None,
+        window: Seconds = WINDOW,
+    ) -> list[str]: ...
+    @overload
+    def transcribe(
+        self,
+        recordings: str | Path | Iterable[str | Path],
+        timestamps: Timestamps,
+        window: Seconds = WINDOW,
+    ) -> list[Transcript]: ...
+    def transcribe(
+        self,
+        recordings: str | Path | Iterable[str | Path],
+        timestamps: Timestamps | None = None,
+        window: Seconds = WINDOW,
+    ) -> list[str] | list[Transcript]:
         """Transcribes audio files (or one) of any length, rate and number of channels.
 
+        Args:
+            timestamps: `word` or `char` for transcripts with the times of words or characters, of
+                a model of frames (CTC); None for texts alone.
+            window: seconds that pass the model at once. A model of frames scores a longer
+                recording in overlapping windows; for others it is cut where it is quietest.
+
         Raises:
-            UserError: a file is missing or holds no audio, or the run is not a speech model.
+            UserError: a file is missing or holds no audio, the run is not a speech model, or its
+                model has no frames that could have times.
         """
         modality = self.experiment.modality
         if modality is not Modality.SPEECH:
             raise UserError(
                 f"{self.run_dir} is a model of {modality.value}, which cannot transcribe audio"
             )
+        if not window >= MIN_WINDOW:
+            raise UserError(f"window={window} must be at least {MIN_WINDOW} seconds")
         if isinstance(recordings, str | Path):
             recordings = [recordings]
-        return [self._transcribe_file(path) for path in recordings]
+        if timestamps is None:
+            return [self._text(read_audio(path), window) for path in recordings]
+        if timestamps not in ("word", "char"):
+            raise UserError(f"timestamps={timestamps}{suggest(timestamps, ('word', 'char'))}")
+        decoder = self.experiment.task.decoder
+        if not isinstance(decoder, FrameDecoder):
+            raise UserError(
+                f"task={self.experiment.config['task']['name']} has no scores of frames, so its "
+                "texts have no times; task=ctc has them"
+            )
+        transcripts = []
+        for path in recordings:
+            transcripts.append(self._recognize(decoder, read_audio(path), window, timestamps))
+        return transcripts
 
-    def _transcribe_file(self, path: str | Path) -> str:
-        texts = [self._transcribe_piece(piece) for piece in split_at_pauses(read_audio(path))]
+    def _text(self, signal: Float[Tensor, " n"], window: Seconds) -> str:
+        decoder = self.experiment.task.decoder
+        if len(signal) > window * SAMPLE_RATE and isinstance(decoder, FrameDecoder):
+            return self._recognize(decoder, signal, window).text
+        pieces = split_at_pauses(signal, window)
+        texts = [self._transcribe_piece(piece) for piece in pieces]
         return " ".join(text for text in texts if text)
+
+    def _recognize(
+        self,
+        decoder: FrameDecoder,
+        signal: Float[Tensor, " n"],
+        window: Seconds,
+        timestamps: Timestamps | None = None,
+    ) -> Transcript:
+        model = self.experiment.model
+        step = frame_step(model.frontend.n_frames)
+        signal = signal.to(self.experiment.device)
+        return recognize(model, decoder, signal, step, window, timestamps)
 
     def _transcribe_piece(self, signal: Float[Tensor, " n"]) -> str:
         batch = Batch(
@@ -98,13 +160,18 @@ class Recognizer:
         return self.experiment.task.decode(self.experiment.model, batch)[0]
 
 
-def split_at_pauses(signal: Float[Tensor, " n"]) -> Iterator[Float[Tensor, " n"]]:
-    """Cuts a recording into pieces of at most 20 s, in the middle of the quietest 0.2 s."""
+def split_at_pauses(
+    signal: Float[Tensor, " n"], max_seconds: Seconds
+) -> Iterator[Float[Tensor, " n"]]:
+    """Cuts a recording into pieces of at most so many seconds, in the middle of the quietest 0.2 s.
+
+    The quietest place is searched in the last quarter of each piece.
+    """
     # windows of 0.2 s that overlap by three quarters
     window = SAMPLE_RATE // 5
     hop = window // 4
-    search_start = (MAX_SECONDS - SEARCH_SECONDS) * SAMPLE_RATE
-    limit = MAX_SECONDS * SAMPLE_RATE
+    limit = int(max_seconds * SAMPLE_RATE)
+    search_start = int((1 - SEARCHED) * limit)
     while len(signal) > limit:
         energies = signal[search_start:limit].unfold(0, window, hop).square().sum(-1)
         cut = search_start + int(energies.argmin()) * hop + window // 2

@@ -34,13 +34,13 @@ from famx.config.sections import ModelConfig, SweepConfig
 from famx.config.text_options import quote_texts, replace_texts, restore_texts
 from famx.config.words import hydra_words, parse_override, split_words, sweep_folder
 from famx.experiment.jobs import Job, carry_out
+from famx.experiment.resolve import path_options
 from famx.experiment.run import run
 from famx.experiment.sweep import Sweep
 from famx.experiment.tune import tune
 from famx.files import report_os_errors
 from famx.notation import UserError
 from famx.parts import show
-from famx.registry import get
 from famx.training.loader_config import LoaderConfig
 from famx.training.run_dir import (
     SWEEP_ORDER,
@@ -294,9 +294,11 @@ def resume(words: Sequence[str]) -> int:
         run_dir.require_unedited("trust_edits=true")
     config = run_dir.load_config()
     import_user_parts(words, run_dir.path, config["famx_parts"])
-    # changed options; data may have moved
-    data_part = get("data", config["data"]["name"])
-    paths = [f"data.{option}" for option in data_part.path_options]
+    # changed options; data and language models may have moved
+    paths = []
+    for room in ("data", "decode"):
+        options = path_options(room, config[room]["name"])
+        paths += [f"{room}.{option}" for option in options]
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
         if key in ("resume", "famx_parts") or word == "trust_edits=true":

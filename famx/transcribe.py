@@ -1,22 +1,71 @@
-"""Transcribes recordings: python -m famx.transcribe RUN FILE... [--checkpoint last] [decode=...]"""
+"""Transcribes recordings: python -m famx.transcribe RUN FILE... [--format srt] [decode=...]"""
 
+import argparse
+import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from famx.config.command import Parser, import_user_parts, run_command
 from famx.files import printable
 from famx.notation import UserError
 from famx.training.run_dir import RunDir
 
+if TYPE_CHECKING:
+    from famx.decode._transcript import Transcript
+
 OVERRIDES = ("decode=", "decode.", "trainer.device=", "trainer.threads=")
 
 
 def main() -> int:
-    """Prints a line for each file, `path<TAB>text`, and the bad files at the end.
+    """Prints the transcript of each file, and the bad files at the end.
 
     Returns:
         The exit status, 2 if a file is bad.
     """
+    arguments = _parser().parse_intermixed_args()
+    # a word is a file if a file of that name exists
+    files = []
+    overrides = []
+    part_words = []
+    for word in arguments.words:
+        if word.startswith("famx_parts="):
+            part_words.append(word)
+        elif word.startswith(OVERRIDES) and not Path(word).exists():
+            overrides.append(word)
+        else:
+            files.append(word)
+    if arguments.format == "srt":
+        _check_subtitles(files, arguments.timestamps)
+        arguments.timestamps = "word"
+    # the user's parts are registered before the model is built
+    run_dir = RunDir(arguments.run)
+    if not arguments.trust_edits:
+        run_dir.require_unedited("--trust-edits")
+    import_user_parts(part_words, arguments.run, run_dir.load_config()["famx_parts"])
+    import famx
+    from famx.decode._transcript import Transcript
+
+    recognizer = famx.load(arguments.run, arguments.checkpoint, overrides, arguments.trust_edits)
+    # refuses a text model, and times of a model without frames, before the first file
+    recognizer.transcribe([], arguments.timestamps, arguments.window)
+    bad = []
+    for file in files:
+        try:
+            [result] = recognizer.transcribe([file], arguments.timestamps, arguments.window)
+        except UserError as error:
+            bad.append(file)
+            print(f"famx: {printable(str(error))}", file=sys.stderr, flush=True)
+        else:
+            transcript = result if isinstance(result, Transcript) else Transcript(result)
+            print(_formatted(file, transcript, arguments), flush=True)
+    if len(files) > 1 and bad:
+        names = printable(", ".join(bad))
+        print(f"famx: {len(bad)} of {len(files)} files are left out: {names}", file=sys.stderr)
+    return 2 if bad else 0
+
+
+def _parser() -> Parser:
     parser = Parser(prog="python -m famx.transcribe", description="Transcribes audio files.")
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument(
@@ -30,44 +79,62 @@ def main() -> int:
         "--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest"
     )
     parser.add_argument(
+        "--format",
+        default="text",
+        choices=("text", "json", "srt"),
+        help="text: FILE, tab, text; json: an object for each file; srt: subtitles of one file",
+    )
+    parser.add_argument(
+        "--timestamps",
+        choices=("word", "char"),
+        help="start and end of each word or character, in seconds; as text a line for each: FILE, "
+        "start, end and word, with tabs between them",
+    )
+    parser.add_argument(
+        "--window",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="longer recordings pass the model in overlapping windows of this length",
+    )
+    parser.add_argument(
         "--trust-edits",
         action="store_true",
         help="use config.yaml and tokenizer.json although they have changed since the training",
     )
-    arguments = parser.parse_intermixed_args()
-    # a word is a file if a file of that name exists
-    files = []
-    overrides = []
-    part_words = []
-    for word in arguments.words:
-        if word.startswith("famx_parts="):
-            part_words.append(word)
-        elif word.startswith(OVERRIDES) and not Path(word).exists():
-            overrides.append(word)
-        else:
-            files.append(word)
-    # the user's parts are registered before the model is built
-    run_dir = RunDir(arguments.run)
-    if not arguments.trust_edits:
-        run_dir.require_unedited("--trust-edits")
-    import_user_parts(part_words, arguments.run, run_dir.load_config()["famx_parts"])
-    import famx
+    return parser
 
-    recognizer = famx.load(arguments.run, arguments.checkpoint, overrides, arguments.trust_edits)
-    recognizer.transcribe([])  # refuses a text model before the first file
-    bad = []
-    for file in files:
-        try:
-            [text] = recognizer.transcribe([file])
-        except UserError as error:
-            bad.append(file)
-            print(f"famx: {printable(str(error))}", file=sys.stderr, flush=True)
-        else:
-            print(f"{printable(file)}\t{printable(text)}", flush=True)
-    if len(files) > 1 and bad:
-        names = printable(", ".join(bad))
-        print(f"famx: {len(bad)} of {len(files)} files are left out: {names}", file=sys.stderr)
-    return 2 if bad else 0
+
+def _check_subtitles(files: list[str], timestamps: str | None) -> None:
+    if len(files) != 1:
+        raise UserError(f"--format srt takes one file, because {len(files)} would share one output")
+    if timestamps == "char":
+        raise UserError("--format srt has the times of words; remove --timestamps char")
+
+
+def _formatted(file: str, transcript: "Transcript", arguments: argparse.Namespace) -> str:
+    """Returns a transcript in the format that the command names."""
+    from famx.decode._transcript import subtitles
+
+    if arguments.format == "srt":
+        return subtitles(transcript.units)
+    if arguments.format == "json":
+        content: dict[str, object] = {"file": file, "text": transcript.text}
+        if arguments.timestamps:
+            units = []
+            for unit in transcript.units:
+                start = round(unit.start, 3)
+                units.append({"text": unit.text, "start": start, "end": round(unit.end, 3)})
+            content[f"{arguments.timestamps}s"] = units
+        # surrogates of file names that are no UTF-8 are escaped
+        return json.dumps(content)
+    name = printable(file)
+    if not arguments.timestamps:
+        return f"{name}\t{printable(transcript.text)}"
+    lines = []
+    for unit in transcript.units:
+        lines.append(f"{name}\t{unit.start:.3f}\t{unit.end:.3f}\t{printable(unit.text)}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

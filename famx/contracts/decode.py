@@ -1,16 +1,18 @@
 """Contracts of decoders: certain scores decode to their text, whatever surrounds them."""
 
+from typing import NoReturn
+
 import torch
 from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 
 from famx.contracts import Contract, ContractError, build_for_test, require
 from famx.data._tokenizers import train_tokenizer
-from famx.decode.base import Decoder, FrameDecoder
+from famx.decode.base import BLANK_ID, Decoder, FrameDecoder
 from famx.nn.batch import Batch
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
-from famx.notation import Modality
+from famx.notation import Modality, UserError
 
 BLANK = "<blank>"
 # repeated letters, which CTC tells apart by a blank, and rows of different lengths
@@ -28,6 +30,21 @@ def decodes_scores_of_frames(part: type[Decoder]) -> None:
         raise ContractError(f"{part.__name__} decodes frames, but is not a FrameDecoder")
     texts = decoder.decode_scores(*model(batch.inputs, batch.lengths))
     require(texts == decoder(model, batch), "decode_scores gives other texts than a call")
+
+
+def tokens_make_the_texts(part: type[Decoder]) -> None:
+    """A decoder of frames gives the tokens of its texts, which have no blanks among them."""
+    decoder, model, batch = _example(part)
+    if not isinstance(decoder, FrameDecoder):
+        return
+    scores, lengths = model(batch.inputs, batch.lengths)
+    rows = decoder.decode_tokens(scores, lengths)
+    require(all(BLANK_ID not in row for row in rows), "a blank is among the tokens")
+    texts = [decoder.text_of(row) for row in rows]
+    require(
+        texts == decoder.decode_scores(scores, lengths),
+        "the texts of the tokens are not those of decode_scores",
+    )
 
 
 def decodes_certain_scores(part: type[Decoder]) -> None:
@@ -107,7 +124,7 @@ class _NextTokenScores(nn.Module):
 def _example(part: type[Decoder]) -> tuple[Decoder, _FrameScores | _NextTokenScores, Batch]:
     """Builds a decoder, a model of certain scores for its kind of output, and a batch."""
     tokenizer = train_tokenizer(TEXTS, (BLANK,))
-    decoder = build_for_test(part, tokenizer=tokenizer)
+    decoder = build_for_test(part, tokenizer=tokenizer, load_run=_no_run)
     vocab_size = tokenizer.get_vocab_size()
     if part.output == "labels":
         return _label_example(part)
@@ -130,6 +147,10 @@ def _example(part: type[Decoder]) -> tuple[Decoder, _FrameScores | _NextTokenSco
         modality=Modality.SPEECH,
     )
     return decoder, _FrameScores(vocab_size), batch
+
+
+def _no_run(folder: str) -> NoReturn:
+    raise UserError(f"there is no run {folder}")
 
 
 def _label_example(part: type[Decoder]) -> tuple[Decoder, _FrameScores, Batch]:
@@ -169,6 +190,7 @@ def _text_batch(tokenizer: Tokenizer, vocab_size: int) -> Batch:
 
 CONTRACT: tuple[Contract, ...] = (
     decodes_scores_of_frames,
+    tokens_make_the_texts,
     decodes_certain_scores,
     rows_are_independent,
     padding_changes_nothing,

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from famx.nn.batch import Batch
 
+BLANK_ID = 0  # the token of CTC that stands for nothing new
+
 
 class Decoder(ABC):
     """Turns a model's scores into texts; chosen for training, evaluation or transcription.
@@ -19,9 +21,12 @@ class Decoder(ABC):
 
     Attributes:
         output: kind of scores that it decodes, "frames" or "tokens"; must match that of the task.
+        path_options: hyperparameters that are paths. A run stores them as absolute paths, so that
+            it can be used from any folder.
     """
 
     output: ClassVar[str]
+    path_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
@@ -37,10 +42,25 @@ class FrameDecoder(Decoder):
     output = "frames"
 
     @abstractmethod
+    def decode_tokens(
+        self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"]
+    ) -> list[list[int]]:
+        """Decodes the scores of a batch to the token ids of each row, without blanks.
+
+        Args:
+            scores: scores before the softmax.
+            lengths: frames of each row; those beyond them are padding.
+        """
+
     def decode_scores(
         self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"]
     ) -> list[str]:
-        """Decodes the scores of a batch; the frames of each row beyond `lengths` are padding."""
+        """Decodes the scores of a batch to one text per row."""
+        return [self.text_of(ids) for ids in self.decode_tokens(scores, lengths)]
+
+    def text_of(self, tokens: list[int]) -> str:
+        """Returns the text of token ids."""
+        return self.tokenizer.decode(tokens)
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module, batch: Batch) -> list[str]:

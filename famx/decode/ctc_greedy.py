@@ -4,20 +4,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from famx.decode.base import FrameDecoder
+from famx.decode.base import BLANK_ID, FrameDecoder
 from famx.nn.masks import length_mask
 from famx.registry import register
-
-BLANK_ID = 0
 
 
 @register
 class CTCGreedy(FrameDecoder):
     """text = collapse(argmax_v scores), where `collapse` merges repeats, then drops blanks."""
 
-    def decode_scores(
+    def decode_tokens(
         self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"]
-    ) -> list[str]:
+    ) -> list[list[int]]:
         # the most probable token of each frame, blank in padding
         best = scores.argmax(-1)
         padding = ~length_mask(lengths, best.shape[1])
@@ -26,7 +24,4 @@ class CTCGreedy(FrameDecoder):
         is_new = torch.ones_like(best, dtype=torch.bool)
         is_new[:, 1:] = best[:, 1:] != best[:, :-1]
         rows = best.masked_fill(~is_new, BLANK_ID).tolist()
-        return [self._text(row) for row in rows]
-
-    def _text(self, ids: list[int]) -> str:
-        return self.tokenizer.decode([token for token in ids if token != BLANK_ID])
+        return [[token for token in row if token != BLANK_ID] for row in rows]

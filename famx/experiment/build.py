@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, distributed
 
 from famx.data.base import Dataset
+from famx.decode._run_fusion import LanguageModelRun
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.frontend.base import Frontend
 from famx.model import Model, build_model
@@ -21,16 +22,21 @@ from famx.optim._param_groups import group_settings
 from famx.registry import build, constructor_parameters, get
 from famx.seeding import seed_for
 from famx.task.base import Task
+from famx.training import checkpoint
+from famx.training.checkpoint import load_weights
 from famx.training.device import memory_of, rank
 from famx.training.hooks import Hook
 from famx.training.loader import Loader
 from famx.training.loader_config import LoaderConfig
+from famx.training.run_dir import RunDir
 from famx.training.trainer import Trainer
 from famx.training.trainer_config import TrainerConfig
 
 log = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
+
+MAX_CONTEXT = 128  # tokens of a language model whose data has no blocks
 
 
 @dataclass
@@ -107,7 +113,8 @@ def build_experiment(
         train = build_dataset(config, "train")
         task_class = get("task", config["task"]["name"])
         tokenizer = task_class.build_tokenizer(train, config["task"].get("vocab_size", 0))
-    decode = partial(build, "decode", config["decode"])
+    load_run = partial(load_language_model, device=device)
+    decode = partial(build, "decode", config["decode"], load_run=load_run)
     task = build("task", config["task"], tokenizer=tokenizer, decode=decode)
     check_memory(config, tokenizer.get_vocab_size(), device)
     # seeded here, so that nothing built before changes the initial weights
@@ -118,6 +125,28 @@ def build_experiment(
     if train is not None:
         experiment.loaders["train"] = experiment._build_loader(train, "train")
     return experiment
+
+
+def load_language_model(folder: str, device: torch.device) -> LanguageModelRun:
+    """Loads the run of a language model, which a decoder adds to the scores of another run.
+
+    Raises:
+        UserError: there is no such run, it was edited, or its model predicts no tokens.
+    """
+    run_dir = RunDir(folder)
+    run_dir.require_unedited("no option; decode.lm is used as it was trained")
+    saved = checkpoint.load(run_dir.require_checkpoints(), "best")
+    config = run_dir.load_config()
+    language_model = build_experiment(config, device, run_dir.load_tokenizer())
+    if language_model.task.output != "tokens":
+        raise UserError(
+            f"decode.lm={folder} is a run of task={config['task']['name']}; a language model is a "
+            "run of task=lm"
+        )
+    load_weights(language_model.model, saved, run_dir)
+    language_model.model.eval()
+    context = config["data"].get("block", MAX_CONTEXT)
+    return LanguageModelRun(folder, language_model.model, language_model.tokenizer, device, context)
 
 
 def check_memory(config: Config, vocab_size: int, device: torch.device) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from famx import files
 from famx.config.schema import DEFAULT
 from famx.experiment.build import Experiment
+from famx.experiment.resolve import path_options
 from famx.registry import ROOMS, get
 from famx.training import checkpoint
 from famx.training.checkpoint import evaluated_weights
@@ -65,19 +66,19 @@ def publish(
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a config whose paths are names without their folders."""
     published = dict(config)
-    data = dict(config["data"])
-    for option in _paths(config):
-        if data.get(option):
-            data[option] = Path(data[option]).name
-    published["data"] = data
+    for room in ROOMS:
+        choice = dict(config[room])
+        for option in paths_of(room, choice):
+            choice[option] = Path(choice[option]).name
+        published[room] = choice
     if config["init_from"]:
         published["init_from"] = Path(config["init_from"]).name
     return published
 
 
-def _paths(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the options of the data set that are paths."""
-    return get("data", config["data"]["name"]).path_options
+def paths_of(room: str, choice: Mapping[str, Any]) -> list[str]:
+    """Returns the options of a part that are paths and are set."""
+    return [option for option in path_options(room, choice["name"]) if choice.get(option)]
 
 
 def card(
@@ -117,7 +118,8 @@ def card(
         lines += ["None has been computed for these weights."]
     # how to load it
     words = ["python -m famx.evaluate ."]
-    words += [f"data.{option}=PATH" for option in _paths(config) if config["data"][option]]
+    for room in ROOMS:
+        words += [f"{room}.{option}=PATH" for option in paths_of(room, config[room])]
     if parts:
         lines += ["", f"The files {', '.join(parts)} are parts of the model: read them first."]
         words.append(f"famx_parts=[{','.join(parts)}]")

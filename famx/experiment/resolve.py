@@ -39,6 +39,13 @@ class HasOutput(Protocol):
     output: str
 
 
+@runtime_checkable
+class HasPaths(Protocol):
+    """A data set or decoder with hyperparameters that are paths."""
+
+    path_options: tuple[str, ...]
+
+
 def resolve(config: Config) -> dict[str, Any]:
     """Returns the config with every open choice made, so that it builds the same run anywhere.
 
@@ -76,7 +83,8 @@ def resolve(config: Config) -> dict[str, Any]:
     # paths
     if config["init_from"]:
         resolved["init_from"] = _absolute(config["init_from"])
-    resolved["data"] = _with_absolute_paths(resolved["data"])
+    for room in OVERRIDABLE_ROOMS:
+        resolved[room] = _with_absolute_paths(room, resolved[room])
     return resolved
 
 
@@ -107,13 +115,19 @@ def _resolve_optimizer(config: Config) -> dict[str, Any]:
     return optim
 
 
-def _with_absolute_paths(data: Config) -> dict[str, Any]:
-    """Returns the config of a data set with absolute paths of existing files and folders."""
-    resolved = dict(data)
-    for option in get("data", data["name"]).path_options:
-        if data.get(option):
-            resolved[option] = _absolute(data[option])
+def _with_absolute_paths(room: str, choice: Config) -> dict[str, Any]:
+    """Returns the config of a part with absolute paths of existing files and folders."""
+    resolved = dict(choice)
+    for option in path_options(room, choice["name"]):
+        if choice.get(option):
+            resolved[option] = _absolute(choice[option])
     return resolved
+
+
+def path_options(room: str, name: str) -> tuple[str, ...]:
+    """Returns the hyperparameters of a part that are paths."""
+    part = get(room, name)
+    return part.path_options if isinstance(part, HasPaths) else ()
 
 
 def _absolute(path: str) -> str:
@@ -199,8 +213,7 @@ def override_decoding(config: Config, words: Sequence[str]) -> tuple[dict[str, A
         if choice["name"] == "default":
             choice["name"] = get("task", config["task"]["name"]).default_parts[room]
         changed[room] = complete_choice(room, choice | options[room])
-        if room == "data":
-            changed[room] = _with_absolute_paths(changed[room])
+        changed[room] = _with_absolute_paths(room, changed[room])
         if changed[room] != complete_choice(room, config[room]):
             labels.append(_label(changed[room]["name"], options[room]))
     trainer = vars(TrainerConfig(**trainer))

@@ -123,7 +123,9 @@ def score(
         evaluation = evaluate(
             experiment.model, experiment.task, loader.eval_batches(), experiment.device
         )
-        run_dir.write_evaluation(evaluation, split + suffix, loader.dataset.normaliser)
+        normaliser = loader.dataset.normaliser
+        decoder = experiment.config["decode"]
+        run_dir.write_evaluation(evaluation, split + suffix, normaliser, decoder)
         evaluations[split] = evaluation
     return evaluations
 

@@ -103,8 +103,8 @@ class Capitals(CTCGreedy):
         super().__init__(tokenizer)
         self.mark = mark
 
-    def decode_scores(self, scores, lengths):
-        return [text.upper() + self.mark for text in super().decode_scores(scores, lengths)]
+    def text_of(self, tokens):
+        return super().text_of(tokens).upper() + self.mark
 '''
 
 WRAPPER = '''"""Keeps the norm of every matrix."""
@@ -221,8 +221,12 @@ def test_trained_run_is_decoded_by_a_decoder_that_is_written_later(user_part, co
     # beside the scores of greedy decoding, which stay
     assert (tmp_path / "run" / "scores.test.json").read_text() == scores
     assert (tmp_path / "run" / "scores.test.capitals,mark=x.json").exists()
-    (text,) = famx.load(tmp_path / "run", overrides=overrides).transcribe(corpus / "test0.wav")
+    recognizer = famx.load(tmp_path / "run", overrides=overrides)
+    (text,) = recognizer.transcribe(corpus / "test0.wav")
     assert text.endswith("x")
+    # also where the text is made of several windows
+    (transcript,) = recognizer.transcribe(corpus / "test0.wav", timestamps="word")
+    assert transcript.text == text
 
 
 @pytest.mark.parametrize(

@@ -67,5 +67,5 @@ def write_scored_run(
             hypotheses=list(hypotheses),
             modality=Modality.SPEECH,
         )
-    run_dir.write_evaluation(evaluation, "test", "none")
+    run_dir.write_evaluation(evaluation, "test", "none", {"name": "ctc_greedy"})
     return folder

@@ -1,0 +1,24 @@
+"""The text that each token writes."""
+
+from tokenizers import Tokenizer
+
+from famx.decode.base import BLANK_ID
+from famx.notation import UserError
+
+WORD_MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # mark of subwords that begin a word
+
+
+def surfaces(tokenizer: Tokenizer) -> list[str]:
+    """Returns the text of each token, which a space begins where a word does; none for the blank.
+
+    Raises:
+        UserError: a token has a space after its first character, so that it is no part of a word.
+    """
+    texts = []
+    for token in range(tokenizer.get_vocab_size()):
+        text = tokenizer.id_to_token(token) or ""
+        text = "" if token == BLANK_ID else text.replace(WORD_MARK, " ")
+        if " " in text[1:]:
+            raise UserError(f"the tokens must be parts of words, and one is {text!r}")
+        texts.append(text)
+    return texts
