@@ -26,12 +26,14 @@ class Augmentation:
         snr: signal-to-noise ratio in dB, infinite for no noise.
         noise_seeds: seed of the noise.
         spans: spans to blank, as in `Batch`.
+        other_spans: spans of the second view, None without one.
     """
 
     speed: Float[np.ndarray, " items"]
     snr: Float[np.ndarray, " items"]
     noise_seeds: Int[np.ndarray, " items"]
     spans: Float[np.ndarray, "items masks 4"]
+    other_spans: Float[np.ndarray, "items masks 4"] | None = None
 
     def apply(self, signal: Float[Tensor, " n"], index: int) -> Float[Tensor, " m"]:
         """Changes the speed of an example, then adds white noise."""
@@ -46,8 +48,29 @@ class Augmentation:
         return signal + noise * signal_level * 10 ** (-self.snr[index] / 20)
 
 
-def sample_augmentation(config: LoaderConfig, seed: int, epoch: int, n_items: int) -> Augmentation:
-    """Samples the augmentation of an epoch, as a function of the arguments alone."""
+def sample_augmentation(
+    config: LoaderConfig, seed: int, epoch: int, n_items: int, two_views: bool = False
+) -> Augmentation:
+    """Samples the augmentation of an epoch, as a function of the arguments alone.
+
+    Args:
+        two_views: whether to sample the spans of a second view.
+    """
+    other_spans = None
+    if two_views:
+        other_spans = _sample_spans(config, n_items, numpy_rng(seed, "masks of view 2", epoch))
+    return Augmentation(
+        speed=numpy_rng(seed, "speed", epoch).choice(config.speed, n_items),
+        snr=numpy_rng(seed, "snr", epoch).choice(config.snr or [np.inf], n_items),
+        noise_seeds=numpy_rng(seed, "noise", epoch).integers(2**63, size=n_items),
+        spans=_sample_spans(config, n_items, numpy_rng(seed, "masks", epoch)),
+        other_spans=other_spans,
+    )
+
+
+def _sample_spans(
+    config: LoaderConfig, n_items: int, rng: np.random.Generator
+) -> Float[np.ndarray, "items masks 4"]:
     n_masks = config.time_masks + config.mel_masks
     masks = np.arange(n_masks)
     is_time_mask = masks < config.time_masks
@@ -55,17 +78,11 @@ def sample_augmentation(config: LoaderConfig, seed: int, epoch: int, n_items: in
     spans = np.tile(np.array([0, 1, 0, 1], np.float32), (n_items, n_masks, 1))
     start_column = np.where(is_time_mask, 0, 2)
     # widths are uniform from 0 to the largest; positions are uniform where the span fits
-    rng = numpy_rng(seed, "masks", epoch)
     position, width = rng.random((2, n_items, n_masks), dtype=np.float32)
     width *= np.where(is_time_mask, config.time_width, config.mel_width)
     spans[:, masks, start_column] = position * (1 - width)
     spans[:, masks, start_column + 1] = width
-    return Augmentation(
-        speed=numpy_rng(seed, "speed", epoch).choice(config.speed, n_items),
-        snr=numpy_rng(seed, "snr", epoch).choice(config.snr or [np.inf], n_items),
-        noise_seeds=numpy_rng(seed, "noise", epoch).integers(2**63, size=n_items),
-        spans=spans,
-    )
+    return spans
 
 
 def fitting_speeds(

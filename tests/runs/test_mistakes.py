@@ -162,6 +162,12 @@ def test_mistake_is_refused_in_one_sentence_and_leaves_no_folder(words, command,
         assert expected in sentence
 
 
+def test_two_views_without_masks_are_refused(command, tmp_path):
+    words = ("data=spoken", "task.consistency=0.2", "loader.time_masks=0", "loader.mel_masks=0")
+    sentence = refused(command("train", *SMALL, *words, "trainer.max_steps=1"), tmp_path)
+    assert "loader.time_masks=0 and loader.mel_masks=0 mask nothing" in sentence
+
+
 VALUES_THAT_ARE_NO_NAME = ("{_target_:os.system}", "{name:multihead}", "[a]", "[multihead]", "3")
 
 

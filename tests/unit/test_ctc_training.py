@@ -1,0 +1,126 @@
+"""What CTC is trained on besides one view and the last layer: other views, other layers."""
+
+import pytest
+import torch
+from torch.nn.functional import kl_div
+
+from famx.data._example import write_corpus
+from famx.data._tokenizers import train_tokenizer
+from famx.data.manifest import Manifest
+from famx.frontend.log_mel import LogMel
+from famx.model import Model
+from famx.nn.batch import Batch
+from famx.notation import Modality, UserError
+from famx.registry import build
+from famx.training.augmentation import sample_augmentation
+from famx.training.loader import Loader
+from famx.training.loader_config import LoaderConfig
+
+
+def build_task(**options):
+    tokenizer = train_tokenizer(["ab"], ["<blank>"])
+    return build("task", {"name": "ctc", **options}, tokenizer=tokenizer)
+
+
+def two_views_of_noise():
+    """A batch of three recordings of different lengths, each with two sets of masks."""
+    return Batch(
+        ids=["0", "1", "2"],
+        texts=[""] * 3,
+        inputs=torch.randn(3, 8000),
+        lengths=torch.tensor([8000, 6400, 4000]),
+        targets=torch.tensor([[1, 2, 1], [2, 2, 0], [1, 0, 0]]),
+        target_lengths=torch.tensor([3, 2, 1]),
+        spans=torch.rand(3, 2, 4) / 4,
+        modality=Modality.SPEECH,
+        other_spans=torch.rand(3, 2, 4) / 4,
+    )
+
+
+def small_model(n_layers=2):
+    layers = [torch.nn.Identity() for _ in range(n_layers)]
+    return Model(LogMel(8, n_mels=8, channels=4), layers, torch.nn.LayerNorm(8), 8, 3)
+
+
+def gradients_of(loss, model):
+    model.zero_grad()
+    loss.backward()
+    return [p.grad.clone() for p in model.parameters()]
+
+
+def test_loss_of_two_views_is_the_mean_of_both_and_their_divergence():
+    batch = two_views_of_noise()
+    model = small_model(0)
+    losses = []
+    views = []
+    plain = build_task()
+    for spans in (batch.spans, batch.other_spans):
+        scores, lengths = model(batch.inputs, batch.lengths, spans)
+        losses.append(plain.loss_of_scores(scores, lengths, batch))
+        views.append(scores.log_softmax(-1))
+    # each frame without padding, in both directions, each with a fixed target
+    divergence = torch.zeros(())
+    for row, length in enumerate(lengths.tolist()):
+        first = views[0][row, :length]
+        second = views[1][row, :length]
+        options = {"log_target": True, "reduction": "sum"}
+        divergence = divergence + kl_div(first, second.detach(), **options)
+        divergence = divergence + kl_div(second, first.detach(), **options)
+    expected = (losses[0] + losses[1]) / 2 + 0.3 * divergence / 2 / batch.target_lengths.sum()
+    loss = build_task(consistency=0.3).loss(model, batch)
+    torch.testing.assert_close(loss, expected)
+    assert divergence > 0
+    torch.testing.assert_close(gradients_of(loss, model), gradients_of(expected, model))
+
+
+def test_loss_of_two_views_is_a_mean_over_tokens():
+    task = build_task(consistency=0.3)
+    batch = two_views_of_noise()
+    model = small_model(0)
+    shards = [batch.shard(rank, 2) for rank in range(2)]
+    mean = sum(task.loss(model, shard) * task.count(shard) for shard in shards) / task.count(batch)
+    torch.testing.assert_close(mean, task.loss(model, batch))
+
+
+def test_evaluation_has_one_view():
+    batch = two_views_of_noise()
+    batch.other_spans = None
+    model = small_model(0)
+    task = build_task(consistency=0.3)
+    expected = build_task().loss(model, batch)
+    assert torch.equal(task.loss(model, batch), expected)
+    assert torch.equal(task.evaluate_batch(model, batch)[0], expected)
+
+
+def test_a_negative_weight_of_consistency_is_refused():
+    with pytest.raises(UserError, match="consistency=-1.0 must be at least 0"):
+        build_task(consistency=-1.0)
+
+
+def test_second_view_has_masks_of_its_own_and_changes_nothing_of_the_first():
+    config = LoaderConfig(snr=[10.0, 20.0])
+    one = sample_augmentation(config, 3, 5, 50)
+    two = sample_augmentation(config, 3, 5, 50, two_views=True)
+    for name in ("speed", "snr", "noise_seeds", "spans"):
+        assert (getattr(two, name) == getattr(one, name)).all(), name
+    assert one.other_spans is None
+    assert two.other_spans.shape == two.spans.shape
+    # a mask of time stays one
+    assert (two.other_spans[:, :2, 2:] == [0, 1]).all()
+    assert (two.other_spans[:, :2, 1] != two.spans[:, :2, 1]).all()
+
+
+def test_training_batches_of_two_views_are_those_of_one_with_other_masks(tmp_path):
+    write_corpus(tmp_path)
+    dataset = Manifest("train", 0, root=str(tmp_path))
+    tokenizer = dataset.build_tokenizer()
+    _, _, one = next(Loader(dataset, tokenizer).train_batches())
+    loader = Loader(dataset, tokenizer, two_views=True)
+    _, _, two = next(loader.train_batches())
+    assert one.other_spans is None
+    assert two.other_spans.shape == two.spans.shape
+    for name, tensor in one.tensors.items():
+        assert torch.equal(two.tensors[name], tensor), name
+    # the rows of a share have their own masks in both views
+    assert torch.equal(two.shard(1, 2).other_spans, two.other_spans[1::2])
+    assert next(loader.eval_batches()).other_spans is None
