@@ -93,7 +93,7 @@ def test_evaluation_has_one_view():
 
 
 def test_a_negative_weight_of_consistency_is_refused():
-    with pytest.raises(UserError, match="consistency=-1.0 must be at least 0"):
+    with pytest.raises(UserError, match=r"consistency=-1\.0 must be at least 0"):
         build_task(consistency=-1.0)
 
 
