@@ -24,12 +24,16 @@ class CTC(OnePassTask):
     """loss = -log p(text | signal) / tokens, p summed over all alignments; token 0 is the blank.
 
     With consistency c, training compares two views a and b of a batch, which differ in what is
-    masked (CR-CTC, arXiv:2410.05101): the loss is the mean of both, plus
+    masked (CR-CTC, arXiv:2410.05101): the loss l is the mean of both, plus
 
         c / (2 tokens) * sum over frames of KL(b || a) + KL(a || b),
 
     in which the first distribution of each KL divergence has no gradient. The pass has twice as
     many rows, so half as many steps or seconds of a batch take as long.
+
+    With an intermediate layer, the loss is (1 - w) l + w m, in which m is the loss of the scores of
+    that layer, through the norm and the weights of the last one (Lee & Watanabe 2021,
+    arXiv:2102.03216). An evaluation computes neither.
 
     Args:
         tokenizer: its first token is the blank.
@@ -38,6 +42,9 @@ class CTC(OnePassTask):
             more than frames of 40 ms.
         consistency: weight c, 0 for one view; the paper has 0.2, and 2.5 times as much masking of
             time as without it.
+        intermediate_layer: number, from 1, of an earlier layer that is trained too; 0 for none. The
+            paper has the middle one.
+        intermediate_weight: weight w of its loss; the paper has 0.3.
     """
 
     modality: ClassVar[Modality] = Modality.SPEECH
@@ -58,12 +65,20 @@ class CTC(OnePassTask):
         *,
         vocab_size: int = 96,
         consistency: float = 0.0,
+        intermediate_layer: int = 0,
+        intermediate_weight: float = 0.3,
     ):
         if consistency < 0:
             raise ValueError(f"consistency={consistency} must be at least 0")
+        if intermediate_layer < 0:
+            raise ValueError(f"intermediate_layer={intermediate_layer} must be at least 0")
+        if not 0 <= intermediate_weight <= 1:
+            raise ValueError(f"intermediate_weight={intermediate_weight} must be from 0 to 1")
         super().__init__(tokenizer, decode)
         self.vocab_size = vocab_size
         self.consistency = consistency
+        self.intermediate_layer = intermediate_layer
+        self.intermediate_weight = intermediate_weight
 
     @property
     def compares_views(self) -> bool:
@@ -91,16 +106,40 @@ class CTC(OnePassTask):
         return f"has {n_frames} frames and its text needs {needed}, more than CTC can emit"
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        if not self.compares_views or batch.spans is None or batch.other_spans is None:
-            return super().loss(model, batch)
-        # one pass, whose rows are those of the first view, then those of the second
-        inputs = batch.inputs.repeat(2, 1)
-        spans = torch.cat([batch.spans, batch.other_spans])
-        scores, lengths = model(inputs, batch.lengths.repeat(2), spans)
-        log_probs = scores.float().log_softmax(-1)
-        tokens = batch.target_lengths.sum().clamp(min=1)
-        divergence = divergence_of_views(log_probs, lengths) / (2 * tokens)
-        return self.mean_loss(log_probs, lengths, batch) + self.consistency * divergence
+        inputs = batch.inputs
+        lengths = batch.lengths
+        spans = batch.spans
+        other_spans = batch.other_spans if self.compares_views else None
+        if spans is not None and other_spans is not None:
+            # rows of the first view, then those of the second
+            inputs = inputs.repeat(2, 1)
+            lengths = lengths.repeat(2)
+            spans = torch.cat([spans, other_spans])
+        (last, *earlier), n_frames = self.log_probs(model, inputs, lengths, spans)
+        loss = self.mean_loss(last, n_frames, batch)
+        if other_spans is not None:
+            tokens = batch.target_lengths.sum().clamp(min=1)
+            loss = loss + self.consistency * divergence_of_views(last, n_frames) / (2 * tokens)
+        for log_probs in earlier:
+            intermediate = self.mean_loss(log_probs, n_frames, batch)
+            loss = (1 - self.intermediate_weight) * loss + self.intermediate_weight * intermediate
+        return loss
+
+    def log_probs(
+        self,
+        model: nn.Module,
+        inputs: Float[Tensor, "rows n"],
+        lengths: Int[Tensor, " rows"],
+        spans: Float[Tensor, "rows m 4"] | None,
+    ) -> tuple[Sequence[Float[Tensor, "rows t v"]], Int[Tensor, " rows"]]:
+        """Returns log probabilities of the last layer, then of an earlier one, and the frames."""
+        # in fp32 also under autocast
+        if not self.intermediate_layer:
+            scores, n_frames = model(inputs, lengths, spans)
+            return [scores.float().log_softmax(-1)], n_frames
+        # one pass, whose rows are those of the last layer, then those of the earlier one
+        scores, n_frames = model(inputs, lengths, spans, scored_layer=self.intermediate_layer)
+        return scores.float().log_softmax(-1).chunk(2), n_frames[: len(inputs)]
 
     def loss_of_scores(
         self, scores: Float[Tensor, "b t v"], lengths: Int[Tensor, " b"], batch: Batch

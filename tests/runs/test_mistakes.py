@@ -168,6 +168,12 @@ def test_two_views_without_masks_are_refused(command, tmp_path):
     assert "loader.time_masks=0 and loader.mel_masks=0 mask nothing" in sentence
 
 
+def test_an_intermediate_layer_that_the_model_does_not_have_is_refused(command, tmp_path):
+    words = ("data=spoken", "task.intermediate_layer=4", "model.n_layers=4")
+    sentence = refused(command("train", *words, "trainer.max_steps=1"), tmp_path)
+    assert "task.intermediate_layer=4 must be below the last of model.n_layers=4" in sentence
+
+
 VALUES_THAT_ARE_NO_NAME = ("{_target_:os.system}", "{name:multihead}", "[a]", "[multihead]", "3")
 
 

@@ -37,8 +37,15 @@ def two_views_of_noise():
     )
 
 
-def small_model(n_layers=2):
-    layers = [torch.nn.Identity() for _ in range(n_layers)]
+class Linear(torch.nn.Linear):
+    """A layer without attention."""
+
+    def forward(self, x, mask=None, state=None):
+        return super().forward(x)
+
+
+def small_model(n_layers):
+    layers = [Linear(8, 8) for _ in range(n_layers)]
     return Model(LogMel(8, n_mels=8, channels=4), layers, torch.nn.LayerNorm(8), 8, 3)
 
 
@@ -124,3 +131,43 @@ def test_training_batches_of_two_views_are_those_of_one_with_other_masks(tmp_pat
     # the rows of a share have their own masks in both views
     assert torch.equal(two.shard(1, 2).other_spans, two.other_spans[1::2])
     assert next(loader.eval_batches()).other_spans is None
+
+
+def test_loss_of_an_intermediate_layer_is_that_of_its_own_scores():
+    batch = two_views_of_noise()
+    model = small_model(3)
+    # the model that ends with the second layer
+    shorter = Model(model.frontend, list(model.layers)[:2], model.norm, 8, 3)
+    shorter.score = model.score
+    plain = build_task()
+    last = plain.loss(model, batch)
+    expected = 0.6 * last + 0.4 * plain.loss(shorter, batch)
+    task = build_task(intermediate_layer=2, intermediate_weight=0.4)
+    loss = task.loss(model, batch)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients_of(loss, model), gradients_of(expected, model))
+    # an evaluation is that of the last layer
+    torch.testing.assert_close(task.evaluate_batch(model, batch)[0], last)
+
+
+def test_views_and_an_intermediate_layer_are_trained_in_one_pass():
+    batch = two_views_of_noise()
+    model = small_model(3)
+    shorter = Model(model.frontend, list(model.layers)[:1], model.norm, 8, 3)
+    shorter.score = model.score
+    both_views = build_task(consistency=0.3).loss(model, batch)
+    plain = build_task()
+    middle = plain.loss(shorter, batch)
+    batch.spans, batch.other_spans = batch.other_spans, batch.spans
+    middle = (middle + plain.loss(shorter, batch)) / 2
+    batch.spans, batch.other_spans = batch.other_spans, batch.spans
+    task = build_task(consistency=0.3, intermediate_layer=1)
+    torch.testing.assert_close(task.loss(model, batch), 0.7 * both_views + 0.3 * middle)
+
+
+def test_a_layer_that_is_not_an_earlier_one_is_refused():
+    model = small_model(2)
+    batch = two_views_of_noise()
+    for number in (0, 2):
+        with pytest.raises(ValueError, match=f"scored_layer={number} is no earlier one of 2"):
+            model(batch.inputs, batch.lengths, scored_layer=number)
