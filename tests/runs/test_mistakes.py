@@ -92,6 +92,9 @@ WRONG_VALUES = {
     "trainer.max_time=nan": ["trainer.max_time=nan must be finite"],
     "trainer.unit_clip=0": ["trainer.unit_clip=0.0 must be above 0"],
     "trainer.ema=1": ["trainer.ema=1.0 must be at least 0 and less than 1"],
+    "trainer.ema=0.9 trainer.tail_average=0.2": [
+        "trainer.ema=0.9 and trainer.tail_average=0.2 are two averages of the weights"
+    ],
     "loader.batch_seconds=0": ["loader.batch_seconds=0.0 must be above 0"],
     "loader.batch_tokens=0": ["loader.batch_tokens=0 must be at least 1"],
     "loader.speed=[1,9]": ["loader.speed=[1.0, 9.0] must be between 0.2 and 5"],
