@@ -256,7 +256,9 @@ class Loader:
 
     def _augmentation(self, epoch: int) -> Augmentation:
         view = self.dataset.at(epoch)
-        augmentation = sample_augmentation(self.config, self.seed, epoch, len(view), self.two_views)
+        augmentation = sample_augmentation(
+            self.config, self.seed, epoch, view.lengths, self.two_views
+        )
         fits = self._fitting_speeds(view)
         if not fits.all():
             sample_speeds_again(augmentation, fits, self.config.speed, self.seed, epoch)

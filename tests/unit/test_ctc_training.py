@@ -106,8 +106,8 @@ def test_a_negative_weight_of_consistency_is_refused():
 
 def test_second_view_has_masks_of_its_own_and_changes_nothing_of_the_first():
     config = LoaderConfig(snr=[10.0, 20.0])
-    one = sample_augmentation(config, 3, 5, 50)
-    two = sample_augmentation(config, 3, 5, 50, two_views=True)
+    one = sample_augmentation(config, 3, 5, [1.0] * 50)
+    two = sample_augmentation(config, 3, 5, [1.0] * 50, two_views=True)
     for name in ("speed", "snr", "noise_seeds", "spans"):
         assert (getattr(two, name) == getattr(one, name)).all(), name
     assert one.other_spans is None
