@@ -1,4 +1,4 @@
-"""What CTC is trained on besides one view and the last layer: other views, other layers."""
+"""Further losses of CTC: of a second view of a batch, and of an earlier layer."""
 
 import pytest
 import torch
@@ -104,7 +104,7 @@ def test_a_negative_weight_of_consistency_is_refused():
         build_task(consistency=-1.0)
 
 
-def test_second_view_has_masks_of_its_own_and_changes_nothing_of_the_first():
+def test_second_view_has_other_masks_and_changes_nothing_of_the_first():
     config = LoaderConfig(snr=[10.0, 20.0])
     one = sample_augmentation(config, 3, 5, [1.0] * 50)
     two = sample_augmentation(config, 3, 5, [1.0] * 50, two_views=True)
@@ -133,7 +133,7 @@ def test_training_batches_of_two_views_are_those_of_one_with_other_masks(tmp_pat
     assert next(loader.eval_batches()).other_spans is None
 
 
-def test_loss_of_an_intermediate_layer_is_that_of_its_own_scores():
+def test_loss_of_an_intermediate_layer_is_that_of_its_scores():
     batch = two_views_of_noise()
     model = small_model(3)
     # the model that ends with the second layer
