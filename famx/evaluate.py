@@ -59,7 +59,8 @@ def main() -> int:
     if evaluation.ids:
         written.insert(0, run_dir.hypotheses_file(title).name)
     count = f"{len(evaluation.ids)} utterances; " if evaluation.ids else ""
-    console.print(f"{count}{' and '.join(written)} in {arguments.run}", soft_wrap=True)
+    files = f"{' and '.join(written)} in {arguments.run}"
+    console.print(f"{count}weights of {evaluation.weights}; {files}", soft_wrap=True)
     return 0
 
 

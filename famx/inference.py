@@ -19,7 +19,7 @@ from famx.experiment.run import score
 from famx.nn.batch import Batch
 from famx.notation import SAMPLE_RATE, Modality, Seconds, UserError, suggest
 from famx.training import checkpoint
-from famx.training.checkpoint import load_weights
+from famx.training.checkpoint import describe_weights, load_weights
 from famx.training.device import select_device
 from famx.training.evaluate import Evaluation
 from famx.training.run_dir import RunDir
@@ -63,11 +63,12 @@ class Recognizer:
         device = select_device(config["trainer"]["device"], config["trainer"]["threads"])
         self.experiment = build_experiment(config, device, self.run_dir.load_tokenizer())
         load_weights(self.experiment.model, saved, self.run_dir)
+        self.weights = describe_weights(saved)
         self.experiment.model.eval()
 
     def evaluate(self, split: str = "test") -> Evaluation:
         """Scores a split of the run's data; writes hypotheses and scores into its folder."""
-        return score(self.experiment, self.run_dir, [split], self.suffix)[split]
+        return score(self.experiment, self.run_dir, [split], self.weights, self.suffix)[split]
 
     @overload
     def transcribe(

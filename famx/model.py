@@ -51,7 +51,8 @@ class Model(nn.Module):
         lengths: Int[Tensor, " b"] | None = None,
         spans: Float[Tensor, "b m 4"] | None = None,
         state: DecodeState | None = None,
-    ) -> tuple[Float[Tensor, "b t v"], Int[Tensor, " b"]]:
+        scored_layer: int | None = None,
+    ) -> tuple[Float[Tensor, "rows t v"], Int[Tensor, " rows"]]:
         """Returns the scores, and the number of frames of each row without padding.
 
         Args:
@@ -59,6 +60,8 @@ class Model(nn.Module):
             lengths: lengths of the inputs; None if no row is padded.
             spans: rectangles to blank in the spectrogram (SpecAugment), as fractions.
             state: decode state of the sequences that the inputs continue.
+            scored_layer: number, from 1, of an earlier layer whose frames are scored too; its rows
+                follow those of the last layer.
         """
         # frames, and a mask of those that are not padding
         is_padded = lengths is not None
@@ -70,8 +73,16 @@ class Model(nn.Module):
         # layers that exchange messages need a state in a full pass too
         if state is None and self.connects_layers:
             state = DecodeState(incremental=False)
-        for layer in self.layers:
+        if scored_layer is not None and not 0 < scored_layer < len(self.layers):
+            raise ValueError(f"scored_layer={scored_layer} is no earlier one of {len(self.layers)}")
+        earlier = []
+        for number, layer in enumerate(self.layers, 1):
             x = layer(x, mask=mask, state=state)
+            if number == scored_layer:
+                earlier.append(x)
+        if earlier:
+            x = torch.cat([x, *earlier])
+            lengths = lengths.repeat(2)
         return self.score(self.norm(x)), lengths
 
 

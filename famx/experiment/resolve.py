@@ -137,7 +137,7 @@ def _absolute(path: str) -> str:
 
 
 def check_parts_fit(config: Config) -> None:
-    """Checks that modalities fit the task, and that the decoder fits its outputs.
+    """Checks that modalities and layers fit the task, and that the decoder fits its outputs.
 
     Raises:
         UserError: a part does not fit; the message names parts that do.
@@ -165,6 +165,14 @@ def check_parts_fit(config: Config) -> None:
         raise UserError(
             f"decode={config['decode']['name']} decodes {decoder.output} and task={task_name} "
             f"gives {task.output}; decode=default is {task.default_parts['decode']}"
+        )
+    # an earlier layer that the task trains
+    intermediate_layer = config["task"].get("intermediate_layer", 0)
+    n_layers = config["model"]["n_layers"]
+    if intermediate_layer >= n_layers:
+        raise UserError(
+            f"task.intermediate_layer={intermediate_layer} must be below the last of "
+            f"model.n_layers={n_layers}, or 0 for none"
         )
 
 

@@ -29,7 +29,7 @@ from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.notation import UserError
 from famx.registry import HOOK, PARTS
 from famx.training import checkpoint
-from famx.training.checkpoint import load_weights
+from famx.training.checkpoint import describe_weights, load_weights
 from famx.training.device import (
     describe_device,
     join_process_group,
@@ -109,19 +109,21 @@ def run(
 
 
 def score(
-    experiment: Experiment, run_dir: RunDir, splits: Iterable[str], suffix: str = ""
+    experiment: Experiment, run_dir: RunDir, splits: Iterable[str], weights: str, suffix: str = ""
 ) -> dict[str, Evaluation]:
     """Evaluates splits, and writes `hypotheses.<split>.tsv` and `scores.<split>.json`.
 
     Args:
+        weights: the weights of the model, in words.
         suffix: appended to the split in the names of the files.
     """
     # each split is written as soon as it is scored
     evaluations = {}
     for split in splits:
         loader = experiment.loader(split)
+        batches = loader.eval_batches()
         evaluation = evaluate(
-            experiment.model, experiment.task, loader.eval_batches(), experiment.device
+            experiment.model, experiment.task, batches, experiment.device, weights
         )
         normaliser = loader.dataset.normaliser
         decoder = experiment.config["decode"]
@@ -335,7 +337,7 @@ def _score_best_weights(
     saved = checkpoint.load(run_dir.require_checkpoints(), "best")
     load_weights(experiment.model, saved, run_dir)
     try:
-        return score(experiment, run_dir, splits)
+        return score(experiment, run_dir, splits, describe_weights(saved))
     except UserError as error:
         command = format_command("evaluate", str(run_dir))
         raise UserError(

@@ -43,6 +43,7 @@ class Batch:
         spans: m rectangles to blank in each example, (start, width) in time and (start, width) in
             mel, as fractions of the example's length and of the mel axis; None for no rectangles.
         modality: modality of the inputs.
+        other_spans: rectangles of a second view of the examples, for a task that compares two.
 
     Attributes:
         amount: amount of data without padding, in seconds of audio, tokens of text or rows of
@@ -58,6 +59,7 @@ class Batch:
     target_lengths: Int[Tensor, " b"]
     spans: Float[Tensor, "b m 4"] | None
     modality: Modality
+    other_spans: Float[Tensor, "b m 4"] | None = None
     amount: float = field(init=False)
     padding: float = field(init=False)
 
@@ -114,4 +116,5 @@ class Batch:
             target_lengths=self.target_lengths[rows],
             spans=None if self.spans is None else self.spans[rows],
             modality=self.modality,
+            other_spans=None if self.other_spans is None else self.other_spans[rows],
         )

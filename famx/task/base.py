@@ -145,6 +145,11 @@ class Task(ABC):
             return "examples"
         return "audio" if self.modality is Modality.SPEECH else f"{self.modality.unit}s"
 
+    @property
+    def compares_views(self) -> bool:
+        """Whether training batches need the spans of a second view, `Batch.other_spans`."""
+        return False
+
     def throughput(self, batch: Batch) -> float:
         """Returns the amount of data of a batch, in `throughput_unit`."""
         return float(len(batch)) if self.modality is None else batch.amount

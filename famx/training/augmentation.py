@@ -1,5 +1,6 @@
 """Augmentation of recordings: their speed, noise, and spans to blank."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from famx.notation import SAMPLE_RATE
 from famx.seeding import numpy_rng
 from famx.training.loader_config import LoaderConfig
 
+MASK_STEP = 8  # the number of masks per second is rounded up to a multiple of it
 Learnable = Callable[[Int[Tensor, " items"], Sequence[str]], list[bool]]
 """Whether each text can be learned from a recording of so many samples."""
 
@@ -26,12 +28,14 @@ class Augmentation:
         snr: signal-to-noise ratio in dB, infinite for no noise.
         noise_seeds: seed of the noise.
         spans: spans to blank, as in `Batch`.
+        other_spans: spans of the second view, None without one.
     """
 
     speed: Float[np.ndarray, " items"]
     snr: Float[np.ndarray, " items"]
     noise_seeds: Int[np.ndarray, " items"]
     spans: Float[np.ndarray, "items masks 4"]
+    other_spans: Float[np.ndarray, "items masks 4"] | None = None
 
     def apply(self, signal: Float[Tensor, " n"], index: int) -> Float[Tensor, " m"]:
         """Changes the speed of an example, then adds white noise."""
@@ -46,26 +50,65 @@ class Augmentation:
         return signal + noise * signal_level * 10 ** (-self.snr[index] / 20)
 
 
-def sample_augmentation(config: LoaderConfig, seed: int, epoch: int, n_items: int) -> Augmentation:
-    """Samples the augmentation of an epoch, as a function of the arguments alone."""
-    n_masks = config.time_masks + config.mel_masks
-    masks = np.arange(n_masks)
-    is_time_mask = masks < config.time_masks
-    # a span covers all of the other axis
-    spans = np.tile(np.array([0, 1, 0, 1], np.float32), (n_items, n_masks, 1))
-    start_column = np.where(is_time_mask, 0, 2)
-    # widths are uniform from 0 to the largest; positions are uniform where the span fits
-    rng = numpy_rng(seed, "masks", epoch)
-    position, width = rng.random((2, n_items, n_masks), dtype=np.float32)
-    width *= np.where(is_time_mask, config.time_width, config.mel_width)
-    spans[:, masks, start_column] = position * (1 - width)
-    spans[:, masks, start_column + 1] = width
+def sample_augmentation(
+    config: LoaderConfig, seed: int, epoch: int, seconds: Sequence[float], two_views: bool = False
+) -> Augmentation:
+    """Samples the augmentation of an epoch, as a function of the arguments alone.
+
+    Args:
+        seconds: durations of the recordings; only masks that depend on them read them.
+        two_views: whether to sample the spans of a second view.
+    """
+    n_items = len(seconds)
+    durations = np.asarray(seconds, np.float64)
     return Augmentation(
         speed=numpy_rng(seed, "speed", epoch).choice(config.speed, n_items),
         snr=numpy_rng(seed, "snr", epoch).choice(config.snr or [np.inf], n_items),
         noise_seeds=numpy_rng(seed, "noise", epoch).integers(2**63, size=n_items),
-        spans=spans,
+        spans=_sample_spans(config, durations, seed, epoch, 0),
+        other_spans=_sample_spans(config, durations, seed, epoch, 1) if two_views else None,
     )
+
+
+def _sample_spans(
+    config: LoaderConfig, seconds: Float[np.ndarray, " items"], seed: int, epoch: int, view: int
+) -> Float[np.ndarray, "items masks 4"]:
+    # the longest time span of each recording, as a fraction of it
+    time_width = np.full((len(seconds), 1), config.time_width)
+    if config.time_seconds is not None:
+        time_width = np.minimum(time_width, config.time_seconds / seconds[:, None])
+    # spans of time, then of mel
+    is_time_mask = np.arange(config.time_masks + config.mel_masks) < config.time_masks
+    largest = np.where(is_time_mask, time_width, config.mel_width)
+    spans = _place_spans(is_time_mask, largest, numpy_rng(seed, "masks", epoch, view))
+    if not config.time_masks_per_second:
+        return spans
+    # further spans of time; those that a shorter recording does not have are empty
+    count = np.rint(config.time_masks_per_second * seconds)[:, None]
+    # few different numbers, since each is a shape of a batch
+    n_masks = MASK_STEP * max(1, math.ceil(count.max() / MASK_STEP))
+    largest = np.where(np.arange(n_masks) < count, time_width, 0.0)
+    rng = numpy_rng(seed, "masks per second", epoch, view)
+    return np.concatenate([spans, _place_spans(np.ones(n_masks, bool), largest, rng)], 1)
+
+
+def _place_spans(
+    is_time_mask: Bool[np.ndarray, " masks"],
+    largest: Float[np.ndarray, "items masks"],
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "items masks 4"]:
+    """Samples spans of time or mel, given the largest width of each as a fraction."""
+    n_items, n_masks = largest.shape
+    masks = np.arange(n_masks)
+    # a span covers all of the other axis
+    spans = np.tile(np.array([0, 1, 0, 1], np.float32), (n_items, n_masks, 1))
+    start_column = np.where(is_time_mask, 0, 2)
+    # widths are uniform from 0 to the largest; positions are uniform where the span fits
+    position, width = rng.random((2, n_items, n_masks), dtype=np.float32)
+    width *= largest
+    spans[:, masks, start_column] = position * (1 - width)
+    spans[:, masks, start_column + 1] = width
+    return spans
 
 
 def fitting_speeds(

@@ -254,13 +254,22 @@ def require_finite_weights(model: nn.Module, step: int) -> None:
 
 
 def _averaged_weights(saved: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Returns the weights that torch's AveragedModel saved, under the model's own names."""
+    """Returns the saved average under the model's own names; nothing if it is empty."""
     averaged = saved.get("averaged")
     if not isinstance(averaged, dict):
         return {}
     weights = {str(name).removeprefix("module."): tensor for name, tensor in averaged.items()}
-    weights.pop("n_averaged", None)
-    return weights
+    n_averaged = weights.pop("n_averaged", None)
+    is_empty = isinstance(n_averaged, Tensor) and not n_averaged.any()
+    return {} if is_empty else weights
+
+
+def describe_weights(saved: Mapping[str, Any]) -> str:
+    """Returns which weights of a checkpoint `load_weights` loads: their step, and their average."""
+    step = f"step {saved['step']}"
+    if not _averaged_weights(saved):
+        return step
+    return f"{step}, averaged over {int(saved['averaged']['n_averaged'])} steps"
 
 
 # folders and scores

@@ -28,6 +28,7 @@ class Evaluation:
         amount: amount of data, in seconds of audio, tokens of text or rows of pixels.
         seconds: wall time of the evaluation.
         precision: precision of its arithmetic.
+        weights: the weights of the model, in words; empty if they are those of a training.
     """
 
     loss: float
@@ -39,6 +40,7 @@ class Evaluation:
     amount: float
     seconds: float
     precision: str
+    weights: str = ""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -67,6 +69,7 @@ class Evaluation:
         summary["loss"] = self.loss
         summary["normaliser"] = normaliser
         summary["precision"] = self.precision
+        summary["weights"] = self.weights
         # sizes, which show how reliable the scores are
         if self.ids:
             summary["decoder"] = dict(decoder)
@@ -114,9 +117,17 @@ def _format_interval(low: float, high: float, unit: str) -> str:
 
 
 def evaluate(
-    model: nn.Module, task: Task, batches: Iterable[Batch], device: torch.device
+    model: nn.Module,
+    task: Task,
+    batches: Iterable[Batch],
+    device: torch.device,
+    weights: str = "",
 ) -> Evaluation:
-    """Evaluates a model on batches of a split, without dropout and without gradients."""
+    """Evaluates a model on batches of a split, without dropout and without gradients.
+
+    Args:
+        weights: the weights of the model, in words.
+    """
     model.eval()
     started = time.perf_counter()
     total = torch.zeros((), dtype=torch.float64)
@@ -152,4 +163,5 @@ def evaluate(
         amount=amount,
         seconds=time.perf_counter() - started,
         precision=describe_precision(torch.float32, device),
+        weights=weights,
     )

@@ -25,7 +25,13 @@ from famx.training.augmentation import (
 )
 from famx.training.fixed_shapes import Shape, choose_shapes, fill_shapes, padded_samples
 from famx.training.loader_config import LoaderConfig
-from famx.training.reader import PlannedBatch, ReadBatch, Reader, collate, ignore_interrupts
+from famx.training.reader import (
+    PlannedBatch,
+    Reader,
+    collate,
+    ignore_interrupts,
+    without_traceback,
+)
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +102,10 @@ class Loader:
         device: torch.device | None = None,
         split: str = "train",
         learnable: Learnable | None = None,
+        two_views: bool = False,
     ) -> None:
         self.learnable = learnable
+        self.two_views = two_views
         self._fits: Bool[np.ndarray, "items speeds"] | None = None
         self.dataset = dataset
         self.tokenizer = tokenizer
@@ -248,7 +256,9 @@ class Loader:
 
     def _augmentation(self, epoch: int) -> Augmentation:
         view = self.dataset.at(epoch)
-        augmentation = sample_augmentation(self.config, self.seed, epoch, len(view))
+        augmentation = sample_augmentation(
+            self.config, self.seed, epoch, view.lengths, self.two_views
+        )
         fits = self._fitting_speeds(view)
         if not fits.all():
             sample_speeds_again(augmentation, fits, self.config.speed, self.seed, epoch)
@@ -314,7 +324,7 @@ class Loader:
         )
         # examples that are left out since the last batch
         n_empty = 0
-        for epoch, position, batch in _without_traceback(loader):
+        for epoch, position, batch in without_traceback(loader):
             if isinstance(batch, UserError):
                 raise batch
             if batch is not None:
@@ -328,22 +338,3 @@ class Loader:
                     f"none of {len(self.dataset)} examples can be read, and the data set leaves "
                     "out all of them"
                 )
-
-
-def _without_traceback(batches: Iterable[ReadBatch]) -> Iterator[ReadBatch]:
-    """Yields the batches; a worker that ends early is reported in one sentence.
-
-    Raises:
-        UserError: a worker was killed, for example because the memory was not sufficient.
-    """
-    try:
-        yield from batches
-    except RuntimeError as error:
-        # torch raises no class of its own
-        if "DataLoader worker" not in str(error):
-            raise
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"a process that reads ahead has ended ({reason}): loader.workers=0 reads without "
-            "such processes; the run keeps its checkpoints, from which it can be resumed"
-        ) from error

@@ -34,7 +34,12 @@ class LoaderConfig(ConfigSection):
         speed: factors of speed; one is sampled for each recording.
         snr: ratios of signal to white noise in dB; one is sampled for each recording, if any.
         time_masks: number of time spans to blank (SpecAugment, arXiv:1904.08779).
+        time_masks_per_second: number of further time spans to blank for each second of a recording
+            before its change of speed, rounded (arXiv:1912.05533).
         time_width: longest time span, as a fraction of the utterance.
+        time_seconds: longest time span in seconds, where that is less than `time_width`; with it,
+            masks per second blank as large a part of long recordings as of short ones. None for no
+            such bound.
         mel_masks: number of frequency bands to blank.
         mel_width: widest band, as a fraction of the mel axis.
     """
@@ -51,7 +56,9 @@ class LoaderConfig(ConfigSection):
     )
     snr: list[float] = field(default_factory=list)
     time_masks: Annotated[int, between(0, 1000)] = 2
+    time_masks_per_second: Annotated[float, between(0, 100)] = 0.0
     time_width: Annotated[float, FRACTION] = 0.05
+    time_seconds: Annotated[float | None, POSITIVE] = None
     mel_masks: Annotated[int, between(0, 1000)] = 2
     mel_width: Annotated[float, FRACTION] = 0.15
 
@@ -61,6 +68,11 @@ class LoaderConfig(ConfigSection):
             raise UserError(
                 "loader.speed=[] must have at least one factor; [1.0] leaves recordings unchanged"
             )
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether anything is blanked."""
+        return self.time_masks + self.mel_masks + self.time_masks_per_second > 0
 
     def budget(self, modality: Modality) -> float:
         """Returns the budget of a batch, in seconds, in tokens or in rows of pixels."""

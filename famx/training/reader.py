@@ -2,13 +2,13 @@
 
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -26,8 +26,13 @@ log = logging.getLogger(__name__)
 # memory, for which the receiver opens a connection to the sender: slower for a small tensor.
 BYTES_SENT_BY_VALUE = 2**17
 
-Item = tuple[Example, np.ndarray | None]
-"""An example and its spans to blank, (masks, 4)."""
+
+class Item(NamedTuple):
+    """An example, and its spans to blank in each view, (masks, 4); None without such spans."""
+
+    example: Example
+    spans: np.ndarray | None = None
+    other_spans: np.ndarray | None = None
 
 
 class PlannedBatch(NamedTuple):
@@ -112,20 +117,22 @@ class Reader(torch.utils.data.Dataset):
 
     def _read_item(self, index: int) -> Item:
         example = self.view[index]
-        if self.augmentation is None:
-            return example, None
-        augmented = self.augmentation.apply(example.signal, index)
-        return example._replace(signal=augmented), self.augmentation.spans[index]
+        augmentation = self.augmentation
+        if augmentation is None:
+            return Item(example)
+        example = example._replace(signal=augmentation.apply(example.signal, index))
+        other_spans = augmentation.other_spans
+        if other_spans is None:
+            return Item(example, augmentation.spans[index])
+        return Item(example, augmentation.spans[index], other_spans[index])
 
     def _pad(self, items: list[Item], shape: Shape | None) -> Batch:
-        ids = [example.id for example, _ in items]
-        texts = [example.text for example, _ in items]
-        signals = [example.signal for example, _ in items]
-        targets = [self._target(example) for example, _ in items]
+        ids = [item.example.id for item in items]
+        texts = [item.example.text for item in items]
+        signals = [item.example.signal for item in items]
+        targets = [self._target(item.example) for item in items]
         lengths = [len(signal) for signal in signals]
         target_lengths = [len(target) for target in targets]
-        # None in evaluation, empty if the config has no masks
-        spans = [masks for _, masks in items if masks is not None and len(masks)]
         # a fixed shape may be longer than all examples
         n_samples = shape.samples if shape else 0
         n_tokens = shape.tokens if shape else 0
@@ -136,8 +143,9 @@ class Reader(torch.utils.data.Dataset):
             lengths=torch.tensor(lengths),
             targets=pad(targets, n_tokens),
             target_lengths=torch.tensor(target_lengths),
-            spans=torch.from_numpy(np.stack(spans)) if spans else None,
+            spans=_stack([item.spans for item in items]),
             modality=self.dataset.modality,
+            other_spans=_stack([item.other_spans for item in items]),
         )
 
     def _target(self, example: Example) -> Int[Tensor, " u"]:
@@ -146,6 +154,14 @@ class Reader(torch.utils.data.Dataset):
         if self.tokenizer:
             token_ids = encode(self.tokenizer, example.text, example.id, self.is_strict)
         return torch.tensor(token_ids, dtype=torch.int64)
+
+
+def _stack(spans: Sequence[np.ndarray | None]) -> Float[Tensor, "b m 4"] | None:
+    """Returns the spans of all examples; None in evaluation, and if the config has no masks."""
+    masks = [
+        spans_of_one for spans_of_one in spans if spans_of_one is not None and len(spans_of_one)
+    ]
+    return torch.from_numpy(np.stack(masks)) if masks else None
 
 
 def pad(
@@ -168,6 +184,25 @@ def collate(read: ReadBatch) -> ReadBatch:
 def ignore_interrupts(worker: int) -> None:
     """Leaves Ctrl-C to the trainer, which saves the run before it stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def without_traceback(batches: Iterable[ReadBatch]) -> Iterator[ReadBatch]:
+    """Yields the batches; a worker that ends early is reported in one sentence.
+
+    Raises:
+        UserError: a worker was killed, for example because the memory was not sufficient.
+    """
+    try:
+        yield from batches
+    except RuntimeError as error:
+        # torch raises no class of its own
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"a process that reads ahead has ended ({reason}): loader.workers=0 reads without "
+            "such processes; the run keeps its checkpoints, from which it can be resumed"
+        ) from error
 
 
 def _send_batch(batch: Batch) -> tuple[Callable[[dict[str, Any]], Batch], tuple[dict[str, Any]]]:

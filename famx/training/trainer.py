@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from famx.nn.clip import clip_by_unit_norm
 from famx.nn.hooks import LearnsFromLoss, SkipsNonFinite
 from famx.nn.processes import sum_over_processes
 from famx.seeding import rng_state
 from famx.task.base import Task
+from famx.training.averaging import build_average
 from famx.training.device import handle_signals, rank, world_size
 from famx.training.duration import StepTimer, plan_run
 from famx.training.gradients import Position, StepGradients
@@ -98,11 +98,7 @@ class Trainer:
         self.time_limit = self.config.time_limit
         self.timer = StepTimer(self.time_limit or math.inf)
         self.build_schedule = lru_cache(maxsize=1)(self.schedule)
-        # the averaged model, which is evaluated
-        self.averaged: AveragedModel | None = None
-        if self.config.ema:
-            average = get_ema_multi_avg_fn(self.config.ema)
-            self.averaged = AveragedModel(self.model, multi_avg_fn=average)
+        self.averaged = build_average(self.model, self.config)
         # an attribute, since checks of protocols take longer than a small step of an optimizer
         self.skipping_optimizer: SkipsNonFinite | None = None
         if isinstance(self.optimizer, SkipsNonFinite):
@@ -194,7 +190,7 @@ class Trainer:
         batches = [item.batch for item in fetched]
         self.interval.add(batches, sum(map(self.task.throughput, batches)))
         if self.averaged:
-            self.averaged.update_parameters(self.model)
+            self.averaged.add(self.model, self.step, self.total_steps)
         # modules with learning rules
         if self.loss_learners:
             mean_loss = sum_over_processes(loss_sum)
@@ -252,8 +248,10 @@ class Trainer:
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The averaged model where there is one, else the model."""
-        return self.averaged or self.model
+        """The averaged model if it has an average already, else the model."""
+        if self.averaged is None or self.averaged.is_empty:
+            return self.model
+        return self.averaged
 
     def _is_due(self, every: int | None) -> bool:
         tenth = max(1, (self.total_steps or 2**31) // 10)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from famx.validate import COUNT, DECAY, POSITIVE, THREADS, ConfigSection, between
+from famx.notation import UserError
+from famx.validate import COUNT, DECAY, FRACTION, POSITIVE, THREADS, ConfigSection, between
 
 DEFAULT_TIME = 330.0  # seconds of a run without a limit
 
@@ -30,6 +31,8 @@ class TrainerConfig(ConfigSection):
             moment the others would hardly move.
         patience: evaluations without a better score before the run ends.
         ema: decay of the averaged weights that are evaluated; 0 for none.
+        tail_average: share of the steps, the last ones, over which weights are averaged; from then
+            on, their mean is evaluated. 0 for none.
         precision: precision of the forward pass; auto is bf16 on CUDA, else fp32.
         graphs: whether forward and backward passes run as CUDA graphs; auto does so on CUDA, with
             one process, if all parts allow it.
@@ -47,11 +50,20 @@ class TrainerConfig(ConfigSection):
     unit_clip: Annotated[float | None, POSITIVE] = 0.005
     patience: Annotated[int | None, COUNT] = None
     ema: Annotated[float, DECAY] = 0.0
+    tail_average: Annotated[float, FRACTION] = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     graphs: Literal["auto", "off"] = "auto"
     compile: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[int | None, THREADS] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ema and self.tail_average:
+            raise UserError(
+                f"trainer.ema={self.ema} and trainer.tail_average={self.tail_average} are two "
+                "averages of the weights: set one of them to 0"
+            )
 
     @property
     def time_limit(self) -> float | None:

@@ -100,7 +100,7 @@ def main(words: list[str], rounds: int = 12, steps: int = 25) -> None:
     max_steps = f"trainer.max_steps={2 * rounds * steps}"
     # the trainer against a bare loop
     prepared = Prepared(*words, max_steps)
-    batches = _first_batches(prepared, steps)
+    batches = first_batches(prepared, steps)
     _, bare_step = prepared.bare()
     with tempfile.TemporaryDirectory() as folder:
         loop = famx_loop(prepared.trainer(folder, 50), batches)
@@ -112,7 +112,7 @@ def main(words: list[str], rounds: int = 12, steps: int = 25) -> None:
         _compare("loop / bare loop", loop, bare_loop, rounds, "1.05")
     # reports every 50 steps against none
     prepared = Prepared("optim=fam", *words, max_steps)
-    batches = _first_batches(prepared, steps)
+    batches = first_batches(prepared, steps)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other_folder:
         loop = famx_loop(prepared.trainer(folder, 50), batches)
         silent_loop = famx_loop(prepared.trainer(other_folder, NEVER), batches)
@@ -129,7 +129,8 @@ def famx_loop(trainer: Trainer, batches: list[tuple[int, int, Batch]]) -> Callab
     return loop
 
 
-def _first_batches(prepared: Prepared, count: int) -> list[tuple[int, int, Batch]]:
+def first_batches(prepared: Prepared, count: int) -> list[tuple[int, int, Batch]]:
+    """Returns the first training batches."""
     stream = prepared.stream()
     return [next(stream) for _ in range(count)]
 

@@ -112,6 +112,26 @@ def test_step_equals_gradient_descent_on_all_its_batches_with_penalties_and_aver
         torch.testing.assert_close(trainer.averaged.module.weight.data, averaged)
 
 
+def test_tail_average_is_the_mean_of_the_weights_after_the_last_steps():
+    trainer = build_trainer(Weight(), MeanProduct(), tail_average=0.5)
+    weights = []
+    for step in range(1, 10):
+        trainer.train_step(fetched(trainer, random_batch(2)))
+        weights.append(trainer.model.weight.detach().clone())
+        # the steps after half of nine are the last five
+        if step <= 4:
+            assert trainer.evaluated_model is trainer.model
+        else:
+            assert trainer.evaluated_model is trainer.averaged
+            mean = torch.stack(weights[4:]).mean(0)
+            torch.testing.assert_close(trainer.averaged.module.weight.data, mean)
+    assert trainer.averaged.n_averaged == 5
+    # more steps, of which the last ones begin later
+    trainer.total_steps = 20
+    trainer.train_step(fetched(trainer, random_batch(2)))
+    assert trainer.evaluated_model is trainer.model
+
+
 def test_generators_of_torch_numpy_and_python_are_seeded_in_every_step():
     samples = []
 

@@ -92,6 +92,9 @@ WRONG_VALUES = {
     "trainer.max_time=nan": ["trainer.max_time=nan must be finite"],
     "trainer.unit_clip=0": ["trainer.unit_clip=0.0 must be above 0"],
     "trainer.ema=1": ["trainer.ema=1.0 must be at least 0 and less than 1"],
+    "trainer.ema=0.9 trainer.tail_average=0.2": [
+        "trainer.ema=0.9 and trainer.tail_average=0.2 are two averages of the weights"
+    ],
     "loader.batch_seconds=0": ["loader.batch_seconds=0.0 must be above 0"],
     "loader.batch_tokens=0": ["loader.batch_tokens=0 must be at least 1"],
     "loader.speed=[1,9]": ["loader.speed=[1.0, 9.0] must be between 0.2 and 5"],
@@ -160,6 +163,18 @@ def test_mistake_is_refused_in_one_sentence_and_leaves_no_folder(words, command,
     sentence = refused(command("train", *TEXT, *separate), tmp_path)
     for expected in MISTAKES[words]:
         assert expected in sentence
+
+
+def test_two_views_without_masks_are_refused(command, tmp_path):
+    words = ("data=spoken", "task.consistency=0.2", "loader.time_masks=0", "loader.mel_masks=0")
+    sentence = refused(command("train", *SMALL, *words, "trainer.max_steps=1"), tmp_path)
+    assert "loader.time_masks_per_second=0 mask nothing" in sentence
+
+
+def test_an_intermediate_layer_that_the_model_does_not_have_is_refused(command, tmp_path):
+    words = ("data=spoken", "task.intermediate_layer=4", "model.n_layers=4")
+    sentence = refused(command("train", *words, "trainer.max_steps=1"), tmp_path)
+    assert "task.intermediate_layer=4 must be below the last of model.n_layers=4" in sentence
 
 
 VALUES_THAT_ARE_NO_NAME = ("{_target_:os.system}", "{name:multihead}", "[a]", "[multihead]", "3")

@@ -28,9 +28,17 @@ def assert_equal_weights(folder, expected_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resumed_run_equals_an_unbroken_one(corpus, tmp_path, workers):
-    words = [f"loader.workers={workers}", "trainer.accumulate=2", "trainer.ema=0.9"]
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["loader.workers=0", "trainer.ema=0.9"],
+        ["loader.workers=2", "trainer.ema=0.9"],
+        # averaged over the last five of seven steps
+        ["loader.workers=0", "trainer.tail_average=0.6", "task.consistency=0.2"],
+    ],
+)
+def test_resumed_run_equals_an_unbroken_one(corpus, tmp_path, words):
+    words = ["trainer.accumulate=2", *words]
     unbroken = tmp_path / "unbroken"
     run(tones_config(corpus, *words), unbroken)
     expected_best = checkpoint.load(unbroken / "checkpoints", "best")
@@ -44,6 +52,8 @@ def test_resumed_run_equals_an_unbroken_one(corpus, tmp_path, workers):
             assert reported_values(folder, tag) == reported_values(unbroken, tag), tag
         best = checkpoint.load(folder / "checkpoints", "best")
         assert best["step"] == expected_best["step"]
+        for name, value in best["averaged"].items():
+            assert torch.equal(value, expected_best["averaged"][name]), name
         assert_equal_weights(folder, unbroken)
 
 
@@ -160,13 +170,30 @@ def test_a_run_says_for_each_start_where_it_comes_from(corpus, tmp_path):
     assert f"command: {facts['command']}" in (folder / "famx.log").read_text()
 
 
-def test_averaged_weights_are_scored_at_the_end(corpus, tmp_path):
-    run(tones_config(corpus, "trainer.ema=0.5"), tmp_path / "run")
+@pytest.mark.parametrize("word", ["trainer.ema=0.5", "trainer.tail_average=0.5"])
+def test_averaged_weights_are_scored_at_the_end(corpus, tmp_path, word):
+    # better with every step
+    words = ["optim.lr=3e-3", "trainer.max_steps=12", "trainer.eval_every=4", word]
+    run(tones_config(corpus, *words), tmp_path / "run")
     saved = checkpoint.load(tmp_path / "run" / "checkpoints", "best")
     loaded = famx.load(tmp_path / "run").experiment.model.state_dict()
     for name, value in loaded.items():
         assert torch.equal(value, saved["averaged"][f"module.{name}"]), name
     assert any(not torch.equal(value, saved["model"][name]) for name, value in loaded.items())
+    scores = json.loads((tmp_path / "run" / "scores.test.json").read_text())
+    n_steps = saved["averaged"]["n_averaged"]
+    assert n_steps == (saved["step"] if "ema" in word else 6)
+    assert scores["weights"] == f"step {saved['step']}, averaged over {n_steps} steps"
+
+
+def test_weights_before_the_tail_of_a_run_are_scored_as_they_are(corpus, tmp_path):
+    with stopped_at(3, signal.SIGTERM):
+        run(tones_config(corpus, "trainer.tail_average=0.5"), tmp_path / "run")
+    saved = checkpoint.load(tmp_path / "run" / "checkpoints")
+    recognizer = famx.load(tmp_path / "run")
+    for name, value in recognizer.experiment.model.state_dict().items():
+        assert torch.equal(value, saved["model"][name]), name
+    assert recognizer.evaluate().weights == "step 3"
 
 
 def test_patience_ends_a_run_that_no_longer_improves(corpus, tmp_path):

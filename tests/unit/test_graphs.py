@@ -246,18 +246,28 @@ def recordings_of(rows, samples):
         target_lengths=target_lengths,
         spans=torch.rand(rows, 2, 4) / 4,
         modality=Modality.SPEECH,
+        other_spans=torch.rand(rows, 2, 4) / 4,
     )
 
 
+FURTHER_LOSSES = {"consistency": 0.2, "intermediate_layer": 1}
+
+
 @pytest.mark.usefixtures("as_on_a_gpu")
-@pytest.mark.parametrize("attention", names("attention"))
-def test_replayed_passes_of_each_block_equal_passes(attention, monkeypatch):
+@pytest.mark.parametrize(
+    ("attention", "options"),
+    [(name, {}) for name in names("attention")]
+    # of one view and one layer, then of two; the layers of worm exchange messages
+    + [("multihead", FURTHER_LOSSES), ("worm", FURTHER_LOSSES)],
+)
+def test_replayed_passes_of_each_block_equal_passes(attention, options, monkeypatch):
     # type checks draw random numbers on the host in every call
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     words = (f"attention={attention}", "layer.dropout=0.1", "frontend=log_mel", *TINY)
     with initialize_config_dir(str(CONF), **VERSION_BASE):
         config = resolve(to_plain(compose("train", list(words))))
-    task = build("task", {"name": "ctc"}, tokenizer=train_tokenizer(["ab"], ["<blank>"]))
+    tokenizer = train_tokenizer(["ab"], ["<blank>"])
+    task = build("task", {"name": "ctc", **options}, tokenizer=tokenizer)
     model = build_model(config, 3)
     model.metrics = {}
     rows = [recordings_of(2 + i % 2, 6400) for i in range(12)]

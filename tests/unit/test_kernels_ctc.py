@@ -225,13 +225,29 @@ class NoHostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("normalize", ["utterance", "global"])
-def test_a_training_step_reads_nothing_on_the_host(monkeypatch, normalize):
+class Linear(torch.nn.Linear):
+    """A layer without attention."""
+
+    def forward(self, x, mask=None, state=None):
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("normalize", "options"),
+    [
+        ("utterance", {}),
+        ("global", {}),
+        ("utterance", {"consistency": 0.2, "intermediate_layer": 1}),
+    ],
+)
+def test_a_training_step_reads_nothing_on_the_host(monkeypatch, normalize, options):
     monkeypatch.setattr(kernels, "available", lambda device: True)
-    task = build("task", {"name": "ctc"}, tokenizer=train_tokenizer(["ab"], ["<blank>"]))
+    tokenizer = train_tokenizer(["ab"], ["<blank>"])
+    task = build("task", {"name": "ctc", **options}, tokenizer=tokenizer)
     settings = {"name": "log_mel", "n_mels": 8, "channels": 4, "context": 3}
     frontend = build("frontend", settings | {"normalize": normalize}, d_model=8)
-    model = Model(frontend, [], torch.nn.LayerNorm(8), d_model=8, vocab_size=3).to(DEVICE)
+    layers = [Linear(8, 8), Linear(8, 8)]
+    model = Model(frontend, layers, torch.nn.LayerNorm(8), d_model=8, vocab_size=3).to(DEVICE)
     batch = Batch(
         ids=["0", "1"],
         texts=["", ""],
@@ -241,6 +257,7 @@ def test_a_training_step_reads_nothing_on_the_host(monkeypatch, normalize):
         target_lengths=torch.tensor([2, 1]),
         spans=torch.rand(2, 2, 4),
         modality=Modality.SPEECH,
+        other_spans=torch.rand(2, 2, 4),
     ).to(DEVICE)
     with NoHostReads():
         loss = task.loss(model, batch)

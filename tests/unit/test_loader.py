@@ -54,19 +54,19 @@ def test_padding_is_below_five_percent_for_lengths_as_in_librispeech(budget):
 
 def test_augmentation_is_a_function_of_seed_and_epoch():
     config = LoaderConfig()
-    expected = sample_augmentation(config, 3, 5, 200)
-    repeated = sample_augmentation(config, 3, 5, 200)
+    expected = sample_augmentation(config, 3, 5, [1.0] * 200)
+    repeated = sample_augmentation(config, 3, 5, [1.0] * 200)
     assert (repeated.speed == expected.speed).all()
     assert (repeated.spans == expected.spans).all()
     for seed, epoch in ((3, 6), (4, 5)):
-        changed = sample_augmentation(config, seed, epoch, 200)
+        changed = sample_augmentation(config, seed, epoch, [1.0] * 200)
         assert (changed.speed != expected.speed).any()
         assert (changed.spans != expected.spans).any()
 
 
 def test_augmentation_stays_within_its_bounds():
     config = LoaderConfig(time_masks=2, time_width=0.1, mel_masks=3, mel_width=0.3)
-    augmentation = sample_augmentation(config, 3, 5, 200)
+    augmentation = sample_augmentation(config, 3, 5, [1.0] * 200)
     assert set(augmentation.speed) == set(config.speed)
     assert (augmentation.spans >= 0).all()
     # a time mask spans all mel bins, a mel mask all of the time
@@ -81,9 +81,34 @@ def test_augmentation_stays_within_its_bounds():
     assert (mel_masks[..., 2:].sum(-1) <= 1).all()
 
 
+def test_masks_per_second_grow_with_the_recording_and_change_no_other_draw():
+    seconds = [0.3, 1.0, 4.0, 12.0]
+    without = sample_augmentation(LoaderConfig(), 3, 5, seconds)
+    config = LoaderConfig(time_masks_per_second=2.0)
+    augmentation = sample_augmentation(config, 3, 5, seconds)
+    assert (augmentation.speed == without.speed).all()
+    assert (augmentation.spans[:, :4] == without.spans).all()
+    further = augmentation.spans[:, 4:]
+    assert ((further[..., 1] > 0).sum(1) == [1, 2, 8, 24]).all()
+    assert (further[..., :2].sum(-1) <= 1).all() and (further[..., 2:] == [0, 1]).all()
+    # a multiple of eight, of which shorter recordings leave some empty
+    assert augmentation.spans.shape == (4, 4 + 24, 4)
+    assert sample_augmentation(config, 3, 5, seconds[:2]).spans.shape == (2, 4 + 8, 4)
+
+
+def test_time_masks_have_a_longest_duration():
+    seconds = np.array([0.5, 2.0, 20.0])
+    config = LoaderConfig(time_masks=200, time_width=0.2, time_seconds=0.3, mel_masks=0)
+    widths = sample_augmentation(config, 3, 5, seconds.tolist()).spans[..., 1]
+    longest = (widths * seconds[:, None]).max(1)
+    # a fifth of the shortest recording is less
+    assert (longest <= np.array([0.1, 0.3, 0.3]) + 1e-6).all()
+    assert (longest > np.array([0.09, 0.27, 0.27])).all()
+
+
 def test_noise_has_the_sampled_signal_to_noise_ratio():
     signal = torch.sin(torch.arange(40_000) / 3)
-    noisy = sample_augmentation(LoaderConfig(speed=[1.0], snr=[10.0, 30.0]), 3, 5, 40)
+    noisy = sample_augmentation(LoaderConfig(speed=[1.0], snr=[10.0, 30.0]), 3, 5, [1.0] * 40)
     assert set(noisy.snr) == {10.0, 30.0}
     assert len(set(noisy.noise_seeds)) == 40
     for index in range(40):
@@ -95,7 +120,7 @@ def test_noise_has_the_sampled_signal_to_noise_ratio():
 
 def test_signal_without_augmentation_stays_equal():
     signal = torch.sin(torch.arange(40_000) / 3)
-    augmentation = sample_augmentation(LoaderConfig(speed=[1.0]), 3, 5, 40)
+    augmentation = sample_augmentation(LoaderConfig(speed=[1.0]), 3, 5, [1.0] * 40)
     assert torch.equal(augmentation.apply(signal, 0), signal)
 
 
