@@ -13,7 +13,7 @@ from typing import Any
 from famx import files
 from famx.config.schema import DEFAULT
 from famx.experiment.build import Experiment
-from famx.experiment.resolve import path_options
+from famx.experiment.resolve import OVERRIDABLE_ROOMS, path_options
 from famx.registry import ROOMS, get
 from famx.training import checkpoint
 from famx.training.checkpoint import evaluated_weights
@@ -66,7 +66,7 @@ def publish(
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a config whose paths are names without their folders."""
     published = dict(config)
-    for room in ROOMS:
+    for room in OVERRIDABLE_ROOMS:
         choice = dict(config[room])
         for option in paths_of(room, choice):
             choice[option] = Path(choice[option]).name
@@ -118,7 +118,7 @@ def card(
         lines += ["None has been computed for these weights."]
     # how to load it
     words = ["python -m famx.evaluate ."]
-    for room in ROOMS:
+    for room in OVERRIDABLE_ROOMS:
         words += [f"{room}.{option}=PATH" for option in paths_of(room, config[room])]
     if parts:
         lines += ["", f"The files {', '.join(parts)} are parts of the model: read them first."]
