@@ -13,6 +13,7 @@ from famx.registry import register
 class Seq2SeqGreedy(TextDecoding):
     """y_u = argmax_v p(v | y_<u, signal), one position a step, until the end of the text."""
 
+    @torch.inference_mode()
     def decode_encoding(self, model: EncoderDecoder, encoding: Encoding) -> list[str]:
         state = DecodeState()
         token = torch.full_like(encoding.lengths, END_ID)
