@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from test_graph_ready import on_device
 from torch.testing import assert_close
 
 from famx.config.schema import CONF, register_schemas, to_plain
@@ -133,6 +134,23 @@ def test_every_parameter_gets_a_gradient(attention):
     without = [name for name, p in model.named_parameters() if p.grad is None]
     # those of gates and spans get theirs from the penalty
     assert not [name for name in without if "gate" not in name and "span" not in name]
+
+
+def test_loss_reads_nothing_on_the_host():
+    model = build_model(compose_config("attention=worm"), VOCAB_SIZE)
+    task = build("task", {"name": "seq2seq"}, tokenizer=TOKENIZER)
+    batch = speech_batch()
+    text, text_lengths = text_inputs(batch)
+    outputs = model(batch.inputs, batch.lengths, None, text, text_lengths)
+    with on_device():
+        frames, _ = model.frames(batch.inputs, batch.lengths)
+        encoding = Encoding(frames, outputs[1], outputs[0])
+        model.predict(text, encoding, text_lengths=text_lengths)
+    # CTC of the CPU reads the lengths, that of CUDA does not
+    task.ctc_weight = 0.0
+    task.ctc.loss_of_scores = lambda *_: torch.zeros(())
+    with on_device():
+        task.loss_of_outputs(*outputs, batch).backward()
 
 
 class FixedOutputs(torch.nn.Module):
