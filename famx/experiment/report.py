@@ -18,7 +18,7 @@ from famx.config.schema import flatten
 from famx.data._normalisers import DESCRIPTIONS
 from famx.data.base import Dataset
 from famx.experiment.build import Experiment
-from famx.model import SpeechToText, layer_choices
+from famx.model import SpeechToText, layer_choice, layer_choices
 from famx.monitoring.metrics import room_by_module
 from famx.notation import SAMPLE_RATE, Modality
 from famx.registry import LAYER_ROOMS
@@ -109,6 +109,9 @@ def part_names(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns the part of each room; for a room of layers all parts in use, joined by +."""
     names = {room: config[room]["name"] for room in registry.ROOMS}
     layers = layer_choices(config)
+    if registry.get("task", names["task"]).has_decoder:
+        # the layers of the decoder
+        layers.append(layer_choice(config, {}))
     for room in LAYER_ROOMS:
         in_layers = {layer[room]["name"] for layer in layers}
         names[room] = "+".join(sorted(in_layers))

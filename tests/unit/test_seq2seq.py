@@ -13,6 +13,7 @@ from famx.config.versions import VERSION_BASE
 from famx.data._tokenizers import encode, train_tokenizer
 from famx.decode._ctc_prefix import CTCPrefixScorer
 from famx.experiment import build_model
+from famx.experiment.report import part_names
 from famx.experiment.resolve import resolve
 from famx.nn.batch import Batch
 from famx.nn.encoding import Encoding
@@ -309,6 +310,26 @@ def test_a_beam_as_wide_as_all_texts_has_the_best_one():
     if len(hypothesis.tokens) < n_frames:
         assert hypothesis.score == pytest.approx(best, rel=1e-5)
     assert hypothesis.score >= best - 1e-5
+
+
+def test_a_model_learns_two_recordings_by_heart():
+    model = build_model(compose_config("layer.dropout=0"), VOCAB_SIZE).train()
+    task = build("task", {"name": "seq2seq"}, tokenizer=TOKENIZER)
+    batch = speech_batch()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        task.loss(model, batch).backward()
+        optimizer.step()
+    model.eval()
+    for name in ("seq2seq_greedy", "seq2seq_beam", "ctc_greedy"):
+        decoder = build("decode", {"name": name}, tokenizer=TOKENIZER)
+        assert decoder(model, batch) == TEXTS
+
+
+def test_parts_of_the_decoder_are_listed_with_those_of_the_layers():
+    config = compose_config("model.layers=[{attention:worm},{attention:worm}]")
+    assert part_names(config)["attention"] == "multihead+worm"
 
 
 def test_the_decoder_has_half_of_the_layers_in_pairs_by_default():
