@@ -99,11 +99,13 @@ def _check_integer(key: str, value: object, minimum: int, maximum: int) -> None:
 
 def _resolve_decoder(model: dict[str, Any], task_name: str) -> None:
     """Sets the number of pairs of layers of the decoder, if the task has one."""
-    n_pairs = model.get("decoder_layers")
     if get("task", task_name).has_decoder:
         model["decoder_layers"] = decoder_layers({"model": model})
         _check_integer("model.decoder_layers", model["decoder_layers"], 1, MAX_SIZES["n_layers"])
-    elif n_pairs is not None:
+        return
+    # without a decoder, its size is no option of the run
+    n_pairs = model.pop("decoder_layers", None)
+    if n_pairs is not None:
         raise UserError(
             f"model.decoder_layers={n_pairs} has no effect with task={task_name}, whose model has "
             "no decoder; remove it"
