@@ -1,4 +1,7 @@
-"""The model: a frontend, layers and output scores. Only this module combines rooms to layers."""
+"""The model: a frontend, layers and output scores, and the same with a decoder of texts.
+
+Only this module combines rooms to layers.
+"""
 
 from collections.abc import Mapping
 from functools import partial
@@ -10,13 +13,17 @@ from torch import Tensor, nn
 
 from famx.config.schema import DEFAULT, complete_choice
 from famx.frontend.base import Frontend
-from famx.nn.hooks import connect_layers
+from famx.nn.encoding import Encoding
+from famx.nn.hooks import HasExemptions, connect_layers
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
+from famx.nn.text_decoder import TextDecoder
 from famx.notation import UserError, suggest
 from famx.registry import LAYER_ROOMS, build, get
 
 LAYER_KEYS = ("n_heads", *LAYER_ROOMS)  # keys of an entry of `model.layers`
+# guarantees of a block or layer without which it does not fit into a decoder
+DECODER_CONTRACTS = ("causal", "causal_with_memory", "attends_to_memory", "memory_mask_obeyed")
 
 
 class Model(nn.Module):
@@ -63,6 +70,18 @@ class Model(nn.Module):
             scored_layer: number, from 1, of an earlier layer whose frames are scored too; its rows
                 follow those of the last layer.
         """
+        x, lengths = self.frames(inputs, lengths, spans, state, scored_layer)
+        return self.score(x), lengths
+
+    def frames(
+        self,
+        inputs: Shaped[Tensor, "b n *pixels"],
+        lengths: Int[Tensor, " b"] | None = None,
+        spans: Float[Tensor, "b m 4"] | None = None,
+        state: DecodeState | None = None,
+        scored_layer: int | None = None,
+    ) -> tuple[Float[Tensor, "rows t d"], Int[Tensor, " rows"]]:
+        """Returns the frames before the scores, and their number in each row without padding."""
         # frames, and a mask of those that are not padding
         is_padded = lengths is not None
         if lengths is None:
@@ -83,7 +102,65 @@ class Model(nn.Module):
         if earlier:
             x = torch.cat([x, *earlier])
             lengths = lengths.repeat(2)
-        return self.score(self.norm(x)), lengths
+        return self.norm(x), lengths
+
+
+class SpeechToText(Model):
+    """A model with a decoder of texts that attends to the normed frames (Vaswani et al. 2017).
+
+    Args:
+        decoder: the decoder; the other arguments are those of `Model`.
+    """
+
+    def __init__(
+        self,
+        frontend: Frontend,
+        layers: list[nn.Module],
+        norm: nn.Module,
+        d_model: int,
+        vocab_size: int,
+        decoder: TextDecoder,
+    ):
+        super().__init__(frontend, layers, norm, d_model, vocab_size)
+        self.decoder = decoder
+
+    def forward(  # type: ignore[override]  # one call, as several processes require
+        self,
+        inputs: Shaped[Tensor, "b n *pixels"],
+        lengths: Int[Tensor, " b"] | None = None,
+        spans: Float[Tensor, "b m 4"] | None = None,
+        text: Int[Tensor, "b u"] | None = None,
+        text_lengths: Int[Tensor, " b"] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Returns the scores of the frames, and their number in each row, as `Model` does.
+
+        With `text`, the third value is the scores of the token after each of its tokens.
+        """
+        encoding = self.encode(inputs, lengths, spans)
+        if text is None:
+            return encoding.scores, encoding.lengths
+        text_scores = self.predict(text, encoding, text_lengths=text_lengths)
+        return encoding.scores, encoding.lengths, text_scores
+
+    def encode(
+        self,
+        inputs: Shaped[Tensor, "b n *pixels"],
+        lengths: Int[Tensor, " b"] | None = None,
+        spans: Float[Tensor, "b m 4"] | None = None,
+    ) -> Encoding:
+        """See `famx.nn.encoding.EncoderDecoder.encode`."""
+        x, lengths = self.frames(inputs, lengths, spans)
+        return Encoding(x, lengths, self.score(x))
+
+    def predict(
+        self,
+        text: Int[Tensor, "b u"],
+        encoding: Encoding,
+        state: DecodeState | None = None,
+        text_lengths: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b u v"]:
+        """See `famx.nn.encoding.EncoderDecoder.predict`."""
+        return self.decoder(text, encoding, state, text_lengths)
 
 
 def layer_choices(config: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -198,4 +275,43 @@ def build_model(
     )
     layers = [build_layer(choice, d_model, task.causal) for choice in layer_choices(config)]
     norm = build("norm", config["norm"], d_model=d_model)
-    return Model(frontend, layers, norm, d_model, vocab_size)
+    if not task.has_decoder:
+        return Model(frontend, layers, norm, d_model, vocab_size)
+    decoder = build_decoder(config, vocab_size)
+    return SpeechToText(frontend, layers, norm, d_model, vocab_size, decoder)
+
+
+def decoder_layers(config: Mapping[str, Any]) -> int:
+    """Returns the number of pairs of layers of a decoder; by default half of the model's layers."""
+    model = config["model"]
+    n_pairs = model.get("decoder_layers")
+    return max(1, model["n_layers"] // 2) if n_pairs is None else n_pairs
+
+
+def build_decoder(config: Mapping[str, Any], vocab_size: int) -> TextDecoder:
+    """Builds the decoder of a composed config; its layers have the parts of the config.
+
+    Raises:
+        UserError: a part does not support the sizes, or a guarantee that decoders need.
+    """
+    choice = layer_choice(config, {})
+    for room in ("attention", "layer"):
+        _require_decodable(room, choice[room]["name"])
+    d_model = config["model"]["d_model"]
+    embedding = build("frontend", {"name": "tokens"}, d_model=d_model, vocab_size=vocab_size)
+    n_pairs = decoder_layers(config)
+    text_layers = [build_layer(choice, d_model, causal=True) for _ in range(n_pairs)]
+    memory_layers = [build_layer(choice, d_model, causal=True) for _ in range(n_pairs)]
+    norm = build("norm", config["norm"], d_model=d_model)
+    return TextDecoder(embedding, text_layers, memory_layers, norm, d_model, vocab_size)
+
+
+def _require_decodable(room: str, name: str) -> None:
+    part = get(room, name)
+    exempt: Mapping[str, str] = part.exempt if isinstance(part, HasExemptions) else {}
+    for contract in DECODER_CONTRACTS:
+        if contract in exempt:
+            raise UserError(
+                f"{room}={name} cannot be used in a decoder: it is exempt from {contract} "
+                f"({exempt[contract]})"
+            )

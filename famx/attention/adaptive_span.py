@@ -53,6 +53,10 @@ class AdaptiveSpanAttention(ComputeCost, Attention):
         self.cost = cost
         self.span = nn.Linear(self.d_model, self.n_heads)
 
+    def drop_self_attention(self) -> None:
+        """Removes the spans, which attention to a memory does not have."""
+        del self.span
+
     def forward(self, x, memory=None, mask=None, state=None):
         """See `Block.forward`."""
         q, k, v = self.project(x, memory, state)

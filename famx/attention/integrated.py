@@ -62,6 +62,10 @@ class IntegratedAttention(Block):
         self.far = ContentUpdateAttention(update_threshold=update_threshold, **context)
         self.merge = nn.Linear(2 * self.d_model, self.d_model)
 
+    def drop_self_attention(self) -> None:
+        """Removes the local part, which does not attend to a memory."""
+        del self.near, self.merge
+
     def forward(self, x, memory=None, mask=None, state=None):
         """See `Block.forward`."""
         if memory is not None:

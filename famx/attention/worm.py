@@ -68,6 +68,10 @@ class WormAttention(Block):
         """Removes the learned m; without a message, the block then starts from 0."""
         self.initial_memory = None
 
+    def drop_self_attention(self) -> None:
+        """Removes the local part, which does not attend to a memory."""
+        del self.near, self.merge
+
     def forward(self, x, memory=None, mask=None, state=None):
         """See `Block.forward`."""
         # working memory of this layer and the earlier ones

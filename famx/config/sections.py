@@ -48,6 +48,9 @@ class ModelConfig(ConfigSection):
         layers: one mapping per layer, such as {attention: worm, n_heads: 8}; values that it leaves
             out are those of the config.
         draw: the search space, if layers are sampled.
+        decoder_layers: pairs of layers of the decoder of `task=seq2seq`, the first to attend to the
+            text, the second to the encoder, with the parts of the config; None for half of
+            `n_layers`.
     """
 
     name: str = MISSING
@@ -56,6 +59,7 @@ class ModelConfig(ConfigSection):
     n_layers: Annotated[int, SIZE] = 4
     layers: list[Any] | None = None
     draw: DrawConfig | None = None
+    decoder_layers: Annotated[int | None, SIZE] = None
 
 
 @dataclass

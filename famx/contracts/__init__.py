@@ -7,23 +7,17 @@ and raises `ContractError` where the part breaks the guarantee that the function
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import jaxtyping
 from torch import Tensor
 
+from famx.nn.hooks import HasExemptions
 from famx.registry import select_context
 
 # any class, since each room has a base class of its own
 Contract = Callable[[type[Any]], None]
 Built = TypeVar("Built")
-
-
-@runtime_checkable
-class HasExemptions(Protocol):
-    """A part that does not give some guarantees: name of the contract -> reason."""
-
-    exempt: Mapping[str, str]
 
 
 class ContractError(Exception):

@@ -15,6 +15,7 @@ from famx.contracts._blocks import (
     require_all_finite,
     with_change_at,
 )
+from famx.nn.state import DecodeState
 
 
 def attends_to_memory(part: BlockBuilder) -> None:
@@ -106,3 +107,26 @@ def memory_gets_a_gradient(part: BlockBuilder) -> None:
             assert gradient is not None
             require(gradient.isfinite().all(), f"the gradient of {name} is not finite")
             require(gradient.any(-1).all(), f"a position of {name} gets no gradient")
+
+
+def selected_rows_continue(part: BlockBuilder) -> None:
+    """A decode state goes on with selected sequences, as a beam search selects them."""
+    block = build_block(part, causal=True)
+    rows = torch.tensor([1, 1, 0])
+    x = torch.randn(len(rows), T, D)
+    start = torch.randn(B, S, D)
+    for memory in (None, torch.randn(B, S, D)):
+        # selected after the first chunk, and from the beginning
+        state = DecodeState()
+        block(start, memory, state=state)
+        state.select(rows)
+        selected_memory = None if memory is None else memory[rows]
+        decoded = block(x, selected_memory, state=state)
+        expected_state = DecodeState()
+        block(start[rows], selected_memory, state=expected_state)
+        expected = block(x, selected_memory, state=expected_state)
+        with_memory = "" if memory is None else ", with a memory"
+        require(
+            is_close(decoded, expected),
+            f"decoding goes on differently after a selection of sequences{with_memory}",
+        )

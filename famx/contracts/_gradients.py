@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from famx.contracts import require
-from famx.contracts._blocks import BlockBuilder, D, T, build_block
-from famx.nn.hooks import HasPenalty, connect_layers
+from famx.contracts._blocks import BlockBuilder, D, S, T, build_block
+from famx.nn.hooks import HasPenalty, connect_layers, drop_self_attention
 from famx.nn.state import DecodeState
 
 
@@ -34,6 +34,20 @@ def every_gradient_in_a_stack(part: BlockBuilder) -> None:
             x = x + block(x, state=state)
         _compute_gradients(stack, x.square().mean())
         _require_none([name for name, p in stack.named_parameters() if p.grad is None])
+
+
+def every_gradient_of_a_decoder(part: BlockBuilder) -> None:
+    """Every parameter of two layers that always attend to a memory gets a gradient, if only 0."""
+    stack = nn.ModuleList(build_block(part, causal=True) for _ in range(2)).train()
+    # as the model prepares the layers of its decoder
+    drop_self_attention(stack)
+    state = DecodeState(incremental=False) if connect_layers(stack) else None
+    x = torch.randn(4, T, D)
+    memory = torch.randn(4, S, D)
+    for block in stack:
+        x = x + block(x, memory, state=state)
+    _compute_gradients(stack, x.square().mean())
+    _require_none([name for name, p in stack.named_parameters() if p.grad is None])
 
 
 def _compute_gradients(module: nn.Module, loss: Tensor) -> None:

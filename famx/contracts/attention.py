@@ -36,8 +36,13 @@ from famx.contracts._cross_attention import (
     causal_with_memory,
     memory_gets_a_gradient,
     memory_mask_obeyed,
+    selected_rows_continue,
 )
-from famx.contracts._gradients import every_gradient, every_gradient_in_a_stack
+from famx.contracts._gradients import (
+    every_gradient,
+    every_gradient_in_a_stack,
+    every_gradient_of_a_decoder,
+)
 from famx.contracts._torch_layers import works_in_torch_decoders, works_in_torch_layers
 from famx.nn.hooks import Observed, set_observed
 
@@ -284,6 +289,7 @@ SHARED: tuple[BlockContract, ...] = (
     memory_mask_obeyed,
     causal_with_memory,
     memory_gets_a_gradient,
+    selected_rows_continue,
     mask_obeyed,
     fully_masked,
     causal,
@@ -293,6 +299,7 @@ SHARED: tuple[BlockContract, ...] = (
     observing_changes_nothing,
     every_gradient,
     every_gradient_in_a_stack,
+    every_gradient_of_a_decoder,
     half_precision,
     compiles,
     large_inputs,

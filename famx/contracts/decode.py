@@ -7,14 +7,16 @@ from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 
 from famx.contracts import Contract, ContractError, build_for_test, require
+from famx.contracts._text_models import CertainText
 from famx.data._tokenizers import train_tokenizer
-from famx.decode.base import BLANK_ID, Decoder, FrameDecoder
+from famx.decode.base import BLANK_ID, Decoder, FrameDecoder, TextDecoding
 from famx.nn.batch import Batch
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
 from famx.notation import Modality, UserError
 
 BLANK = "<blank>"
+END = "<end>"
 # repeated letters, which CTC tells apart by a blank, and rows of different lengths
 TEXTS = ("abba cab", "cabbb", "a")
 # score of the right token; all others are 0, so its probability is 1 to within 1e-7
@@ -47,6 +49,17 @@ def tokens_make_the_texts(part: type[Decoder]) -> None:
     )
 
 
+def decodes_encodings(part: type[Decoder]) -> None:
+    """A decoder of texts also decodes signals that a task has already encoded."""
+    if part.output != "text":
+        return
+    decoder, model, batch = _example(part)
+    if not isinstance(decoder, TextDecoding) or not isinstance(model, CertainText):
+        raise ContractError(f"{part.__name__} decodes texts, but is not a TextDecoding")
+    texts = decoder.decode_encoding(model, model.encode(batch.inputs, batch.lengths))
+    require(texts == decoder(model, batch), "decode_encoding gives other texts than a call")
+
+
 def decodes_certain_scores(part: type[Decoder]) -> None:
     """Scores that leave no doubt decode to their texts: blanks, repeats and padding are handled."""
     decoder, model, batch = _example(part)
@@ -69,7 +82,9 @@ def padding_changes_nothing(part: type[Decoder]) -> None:
     decoder, model, batch = _example(part)
     texts = decoder(model, batch)
     # as if the padding were certainly a token
-    model.padding_score = CERTAIN
+    for module in model.modules():
+        if isinstance(module, _FrameScores | _NextTokenScores):
+            module.padding_score = CERTAIN
     require(decoder(model, batch) == texts, "the texts change with the scores of padding")
 
 
@@ -77,7 +92,9 @@ def is_deterministic(part: type[Decoder]) -> None:
     """Two calls agree, and leave the global random generator as it is."""
     decoder, model, batch = _example(part)
     # all tokens are equally probable, so that a decoder that samples would show it
-    model.scale = 0.0
+    for module in model.modules():
+        if isinstance(module, _FrameScores | _NextTokenScores | CertainText):
+            module.scale = 0.0
     rng_state = torch.get_rng_state()
     require(decoder(model, batch) == decoder(model, batch), "two calls give different texts")
     require(
@@ -99,7 +116,7 @@ class _FrameScores(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         scores = self.scale * nn.functional.one_hot(inputs.long(), self.vocab_size).float()
         padding = torch.zeros(self.vocab_size)
-        padding[1] = self.padding_score
+        padding[-1] = self.padding_score
         is_real = length_mask(lengths, inputs.shape[1])[..., None]
         return torch.where(is_real, scores, padding), lengths
 
@@ -121,9 +138,9 @@ class _NextTokenScores(nn.Module):
         return self.scale * nn.functional.one_hot(following, self.vocab_size).float(), None
 
 
-def _example(part: type[Decoder]) -> tuple[Decoder, _FrameScores | _NextTokenScores, Batch]:
+def _example(part: type[Decoder]) -> tuple[Decoder, nn.Module, Batch]:
     """Builds a decoder, a model of certain scores for its kind of output, and a batch."""
-    tokenizer = train_tokenizer(TEXTS, (BLANK,))
+    tokenizer = train_tokenizer(TEXTS, (BLANK, END) if part.output == "text" else (BLANK,))
     decoder = build_for_test(part, tokenizer=tokenizer, load_run=_no_run)
     vocab_size = tokenizer.get_vocab_size()
     if part.output == "labels":
@@ -146,7 +163,10 @@ def _example(part: type[Decoder]) -> tuple[Decoder, _FrameScores | _NextTokenSco
         spans=None,
         modality=Modality.SPEECH,
     )
-    return decoder, _FrameScores(vocab_size), batch
+    model: nn.Module = _FrameScores(vocab_size)
+    if part.output == "text":
+        model = CertainText(model, vocab_size, CERTAIN)
+    return decoder, model, batch
 
 
 def _no_run(folder: str) -> NoReturn:
@@ -191,6 +211,7 @@ def _text_batch(tokenizer: Tokenizer, vocab_size: int) -> Batch:
 CONTRACT: tuple[Contract, ...] = (
     decodes_scores_of_frames,
     tokens_make_the_texts,
+    decodes_encodings,
     decodes_certain_scores,
     rows_are_independent,
     padding_changes_nothing,

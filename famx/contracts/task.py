@@ -1,16 +1,19 @@
 """Contracts of tasks: a loss that is a mean over units, and an evaluation that agrees."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from famx.contracts import Contract, build_for_test, require
+from famx.contracts._text_models import FreeText
 from famx.data._tokenizers import encode, train_tokenizer
 from famx.nn.batch import Batch
 from famx.nn.masks import length_mask
 from famx.notation import Modality
+from famx.registry import hyperparameters
 from famx.task.base import Task
 
 # repeated letters, which CTC tells apart by a blank, and targets of different lengths
@@ -71,7 +74,9 @@ def padding_counts_nothing(part: type[Task]) -> None:
     texts = task.decode(model, batch)
     # large enough to change which token is the most probable in padding
     with torch.no_grad():
-        model.padding.add_(9 * torch.randn_like(model.padding))
+        for name, padding in model.named_parameters():
+            if name.endswith("padding"):
+                padding.add_(9 * torch.randn_like(padding))
     changed = task.loss(model, batch).item()
     require(
         abs(changed - loss) <= 1e-5 * loss,
@@ -129,10 +134,10 @@ class _Texts:
         return train_tokenizer(TEXTS, special_tokens or ("<blank>",))
 
 
-def _example(part: type[Task]) -> tuple[Task, Batch, FreeScores]:
+def _example(part: type[Task]) -> tuple[Task, Batch, nn.Module]:
     """Builds a task, a batch of three rows of different lengths, and free scores for it."""
     tokenizer = part.build_tokenizer(_Texts())
-    task = build_for_test(part, tokenizer=tokenizer)
+    task = _build_task(part, tokenizer)
     targets = [torch.tensor(encode(tokenizer, text, text)) for text in TEXTS]
     texts = list(TEXTS)
     # each input value selects a row of the free scores, so it must always have the same target
@@ -159,10 +164,22 @@ def _example(part: type[Task]) -> tuple[Task, Batch, FreeScores]:
         # a task of any modality reads the frames of a model, of whichever data
         modality=part.modality or Modality.SPEECH,
     )
-    return task, batch, FreeScores(int(inputs.max()) + 1, tokenizer.get_vocab_size())
+    vocab_size = tokenizer.get_vocab_size()
+    model: nn.Module = FreeScores(int(inputs.max()) + 1, vocab_size)
+    if part.has_decoder:
+        model = FreeText(model, len(TEXTS), FRAMES, vocab_size)
+    return task, batch, model
 
 
-def _fit(task: Task, model: FreeScores, batch: Batch, steps: int = 150) -> None:
+def _build_task(part: type[Task], tokenizer: Tokenizer) -> Task:
+    # with smoothed labels, the smallest loss is not 0
+    is_smoothed = "label_smoothing" in hyperparameters(part)
+    options = {"label_smoothing": 0.0} if is_smoothed else {}
+    constructor: Callable[..., Task] = part
+    return build_for_test(partial(constructor, **options), tokenizer=tokenizer)
+
+
+def _fit(task: Task, model: nn.Module, batch: Batch, steps: int = 150) -> None:
     optimizer = torch.optim.Adam(model.parameters(), 0.3)
     for _ in range(steps):
         optimizer.zero_grad()

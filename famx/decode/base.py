@@ -9,8 +9,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from famx.nn.batch import Batch
+from famx.nn.encoding import EncoderDecoder, Encoding
+from famx.notation import UserError
 
-BLANK_ID = 0  # the token of CTC that stands for nothing new
+BLANK_ID = 0  # CTC's blank, which no text contains
+END_ID = 1  # begins and ends each text of a decoder
 
 
 class Decoder(ABC):
@@ -20,7 +23,8 @@ class Decoder(ABC):
         tokenizer: token ids <-> text.
 
     Attributes:
-        output: kind of scores that it decodes, "frames" or "tokens"; must match that of the task.
+        output: kind of scores that it decodes, "frames", "tokens", "labels" or "text"; must be one
+            that the task's model returns.
         path_options: hyperparameters that are paths. A run stores them as absolute paths, so that
             it can be used from any folder.
     """
@@ -65,3 +69,23 @@ class FrameDecoder(Decoder):
     @torch.inference_mode()
     def __call__(self, model: nn.Module, batch: Batch) -> list[str]:
         return self.decode_scores(*model(batch.inputs, batch.lengths))
+
+
+class TextDecoding(Decoder):
+    """Decodes with a model whose decoder predicts each token from the tokens before it.
+
+    A text begins with id 1, which also ends it. It has at most as many tokens as its signal has
+    frames.
+    """
+
+    output = "text"
+
+    @abstractmethod
+    def decode_encoding(self, model: EncoderDecoder, encoding: Encoding) -> list[str]:
+        """Decodes encoded signals to one text per row."""
+
+    @torch.inference_mode()
+    def __call__(self, model: nn.Module, batch: Batch) -> list[str]:
+        if not isinstance(model, EncoderDecoder):
+            raise UserError(f"{type(self).__name__} needs a model with a decoder of texts")
+        return self.decode_encoding(model, model.encode(batch.inputs, batch.lengths))

@@ -13,10 +13,9 @@ from torch import Tensor, distributed
 
 from famx.data.base import Dataset
 from famx.decode._run_fusion import LanguageModelRun
-from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.frontend.base import Frontend
 from famx.model import Model, build_model
-from famx.notation import SAMPLE_RATE, Modality, UserError
+from famx.notation import Modality, UserError
 from famx.optim import AGC, parameter_groups
 from famx.optim._param_groups import group_settings
 from famx.registry import build, constructor_parameters, get
@@ -209,29 +208,6 @@ def build_without_memory(config: Config, vocab_size: int) -> Model:
         return build_model({**config, "model": model_config}, vocab_size)
 
 
-def check_config(config: Config) -> None:
-    """Checks all of a composed config that needs neither its data nor memory for its weights.
-
-    Raises:
-        UserError: a run of this config would be refused.
-    """
-    resolved = resolve(config)
-    check_parts_fit(resolved)
-    probe_level(resolved["probe"])
-    TrainerConfig(**resolved["trainer"])
-    LoaderConfig(**resolved["loader"])
-    build("schedule", resolved["schedule"], total_steps=1000)
-    # any parameter shows whether an optimizer accepts its options
-    parameter = torch.nn.Parameter(torch.zeros(2, 2))
-    build_optimizer(resolved["optim"], [parameter], resolved["momentum"], resolved["spectrum"])
-    try:
-        build_without_memory(resolved, vocab_size=2)
-    except UserError:
-        raise
-    except Exception:
-        log.debug("the model cannot be built on the meta device", exc_info=True)
-
-
 def build_dataset(config: Config, split: str) -> Dataset:
     """Builds the data set of a split; the first process creates its files, if it needs any."""
     # the other processes wait until the first has written its files, then read them
@@ -241,36 +217,6 @@ def build_dataset(config: Config, split: str) -> Dataset:
     if distributed.is_initialized() and rank() == 0:
         distributed.barrier()
     return dataset
-
-
-def check_learnable(experiment: Experiment, split: str) -> None:
-    """Checks that the recordings of a split are long enough for their texts to be learned.
-
-    If the data set skips bad recordings, a warning counts the short ones; their loss is 0.
-
-    Raises:
-        UserError: a recording is too short; the message names the first one.
-    """
-    dataset = experiment.loader(split).dataset
-    if dataset.modality is not Modality.SPEECH:
-        return
-    # frames of all recordings from their lengths alone, without decoding any
-    lengths = (torch.tensor(dataset.lengths) * SAMPLE_RATE).long()
-    n_frames = experiment.model.frontend.n_frames(lengths).tolist()
-    reasons = []
-    for i, text in enumerate(dataset.texts):
-        reason = experiment.task.reject(n_frames[i], text)
-        if reason:
-            reasons.append(f"{dataset.ids[i]} {reason}")
-    if not reasons:
-        return
-    if not dataset.skip_bad:
-        raise UserError(f"{reasons[0]}; data.skip_bad=true trains without such recordings")
-    log.warning(
-        "%d recordings are too short for their texts and have no effect; the first: %s",
-        len(reasons),
-        reasons[0],
-    )
 
 
 def build_optimizer(

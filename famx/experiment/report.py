@@ -18,7 +18,7 @@ from famx.config.schema import flatten
 from famx.data._normalisers import DESCRIPTIONS
 from famx.data.base import Dataset
 from famx.experiment.build import Experiment
-from famx.model import layer_choices
+from famx.model import SpeechToText, layer_choice, layer_choices
 from famx.monitoring.metrics import room_by_module
 from famx.notation import SAMPLE_RATE, Modality
 from famx.registry import LAYER_ROOMS
@@ -77,13 +77,20 @@ def _parameters_by_room(experiment: Experiment) -> dict[str, int]:
 
 
 def flops_per_unit(experiment: Experiment) -> float:
-    """Counts the FLOPs of a pass in evaluation, per second of audio, token or row."""
+    """Counts the FLOPs of a pass in evaluation, per second of audio, token or row.
+
+    A decoder predicts the text of the first example, all of its tokens at once.
+    """
     dataset = experiment.loader("train").dataset
     example = _example_input(dataset).to(experiment.device)
     model = experiment.model.eval()
+    options = {}
+    if isinstance(model, SpeechToText):
+        n_tokens = len(experiment.tokenizer.encode(dataset.texts[0]).ids) + 1
+        options["text"] = torch.zeros(1, n_tokens, dtype=torch.long, device=experiment.device)
     # plain attention, since fused attention is not counted on every device
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        model(example)
+        model(example, **options)
     return counter.get_total_flops() / dataset.lengths[0]
 
 
@@ -102,6 +109,9 @@ def part_names(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns the part of each room; for a room of layers all parts in use, joined by +."""
     names = {room: config[room]["name"] for room in registry.ROOMS}
     layers = layer_choices(config)
+    if registry.get("task", names["task"]).has_decoder:
+        # the layers of the decoder
+        layers.append(layer_choice(config, {}))
     for room in LAYER_ROOMS:
         in_layers = {layer[room]["name"] for layer in layers}
         names[room] = "+".join(sorted(in_layers))

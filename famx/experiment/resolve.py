@@ -12,7 +12,7 @@ from famx.config.command import parse_yaml
 from famx.config.schema import complete_choice
 from famx.config.text_options import is_text_option
 from famx.experiment.search import sample_layers
-from famx.model import layer_choices
+from famx.model import decoder_layers, layer_choices
 from famx.monitoring.optimizer_probe import ProbeLevel
 from famx.notation import Modality, UserError, suggest
 from famx.registry import get
@@ -77,6 +77,7 @@ def resolve(config: Config) -> dict[str, Any]:
         model["layers"] = layer_choices(config)
     if model.get("layers"):
         model["n_layers"] = len(model["layers"])
+    _resolve_decoder(model, config["task"]["name"])
     resolved["model"] = model
     # options of a sweep are not those of its runs
     resolved.pop("sweep", None)
@@ -101,6 +102,21 @@ def _check_integer(key: str, value: object, minimum: int, maximum: int) -> None:
     if type(value) is not int or not minimum <= value <= maximum:
         raise UserError(
             f"{key}={value} must be an integer of at least {minimum} and at most {maximum:,}"
+        )
+
+
+def _resolve_decoder(model: dict[str, Any], task_name: str) -> None:
+    """Sets the number of pairs of layers of the decoder, if the task has one."""
+    if get("task", task_name).has_decoder:
+        model["decoder_layers"] = decoder_layers({"model": model})
+        _check_integer("model.decoder_layers", model["decoder_layers"], 1, MAX_SIZES["n_layers"])
+        return
+    # without a decoder, its size is no option of the run
+    n_pairs = model.pop("decoder_layers", None)
+    if n_pairs is not None:
+        raise UserError(
+            f"model.decoder_layers={n_pairs} has no effect with task={task_name}, whose model has "
+            "no decoder; remove it"
         )
 
 
@@ -161,10 +177,11 @@ def check_parts_fit(config: Config) -> None:
             )
     # output that the decoder expects
     decoder = get("decode", config["decode"]["name"])
-    if isinstance(decoder, HasOutput) and decoder.output != task.output:
+    outputs = (task.output, *task.other_outputs)
+    if isinstance(decoder, HasOutput) and decoder.output not in outputs:
         raise UserError(
             f"decode={config['decode']['name']} decodes {decoder.output} and task={task_name} "
-            f"gives {task.output}; decode=default is {task.default_parts['decode']}"
+            f"gives {' and '.join(outputs)}; decode=default is {task.default_parts['decode']}"
         )
     # an earlier layer that the task trains
     intermediate_layer = config["task"].get("intermediate_layer", 0)

@@ -19,8 +19,8 @@ from famx.experiment.build import (
     build_experiment,
     build_run_optimizer,
     build_trainer,
-    check_learnable,
 )
+from famx.experiment.checks import check_learnable
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.experiment.search import layer_table
 from famx.experiment.transfer import Transfer, initialize_from

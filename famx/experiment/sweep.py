@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from famx.config.sections import SweepConfig
-from famx.experiment.build import check_config
+from famx.experiment.checks import check_config
 from famx.experiment.jobs import Job, Outcome, State, read_score, read_state, selection_metric, work
 from famx.experiment.packing import Slots
 from famx.monitoring.progress import format_score

@@ -8,7 +8,7 @@ from rich.table import Table
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from famx.model import Model
+from famx.model import Model, SpeechToText
 from famx.notation import UserError
 from famx.training import checkpoint
 from famx.training.checkpoint import evaluated_weights
@@ -113,7 +113,12 @@ def _rows_of_equal_tokens(
 def _tensors_by_token(model: Model) -> set[str]:
     """Returns the names of the tensors whose rows are tokens: scores and embeddings."""
     names = {f"score.{name}" for name, _ in model.score.named_parameters()}
-    for name, module in model.frontend.named_modules(prefix="frontend"):
+    embeddings = [*model.frontend.named_modules(prefix="frontend")]
+    if isinstance(model, SpeechToText):
+        decoder = model.decoder
+        names |= {f"decoder.score.{name}" for name, _ in decoder.score.named_parameters()}
+        embeddings += decoder.embedding.named_modules(prefix="decoder.embedding")
+    for name, module in embeddings:
         if isinstance(module, nn.Embedding) and module.num_embeddings == model.score.out_features:
             names.add(f"{name}.weight")
     return names

@@ -1,6 +1,6 @@
 """Protocols of optional abilities of a part, which the trainer and the monitoring check."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float
@@ -65,6 +65,22 @@ class StartsMessages(ConnectsLayers, Protocol):
     def drop_start(self) -> None:
         """Removes these parameters, since a block of an earlier layer sends the messages."""
         ...
+
+
+@runtime_checkable
+class HasSelfAttentionModules(Protocol):
+    """A block with modules that only self-attention uses."""
+
+    def drop_self_attention(self) -> None:
+        """Removes these modules, since the block will always attend to a memory."""
+        ...
+
+
+@runtime_checkable
+class HasExemptions(Protocol):
+    """A part that does not give some guarantees: name of the contract -> reason."""
+
+    exempt: Mapping[str, str]
 
 
 @runtime_checkable
@@ -142,6 +158,16 @@ def connect_layers(layers: nn.Module) -> bool:
             module.drop_start()
         classes.add(type(module))
     return bool(classes)
+
+
+def drop_self_attention(layers: nn.Module) -> None:
+    """Removes from layers that will always attend to a memory what only self-attention uses.
+
+    A parameter without a gradient would stop a training on several processes.
+    """
+    for module in list(layers.modules()):
+        if isinstance(module, HasSelfAttentionModules):
+            module.drop_self_attention()
 
 
 def observe_last_batch(module: nn.Module, batches: Iterable[Item]) -> Iterator[Item]:

@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Cache = dict[str, Tensor]
@@ -28,6 +28,15 @@ class DecodeState:
         if not self.incremental:
             return {}
         return self._caches.setdefault(module, {})
+
+    def select(self, rows: Int[Tensor, " rows"]) -> None:
+        """Replaces the sequences by those with these indices, some of them repeated or absent.
+
+        The first axis of every cached tensor is the sequence.
+        """
+        for cache in self._caches.values():
+            for name, tensor in cache.items():
+                cache[name] = tensor.index_select(0, rows)
 
     def advance(self, module: nn.Module, seq_len: int) -> int:
         """Counts the module's next `seq_len` positions, and returns the first of them."""

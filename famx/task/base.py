@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from famx import registry
 from famx.nn.batch import Batch
+from famx.nn.encoding import EncoderDecoder, Encoding
 from famx.notation import Modality, UserError
 
 
@@ -63,6 +64,13 @@ class ScoresDecoder(Decoder, Protocol):
     def decode_scores(self, scores: Tensor, lengths: Tensor) -> list[str]: ...
 
 
+@runtime_checkable
+class EncodingDecoder(Decoder, Protocol):
+    """A decoder that can use an encoding that has already been computed."""
+
+    def decode_encoding(self, model: EncoderDecoder, encoding: Encoding) -> list[str]: ...
+
+
 class Matrix(NamedTuple):
     """A matrix to be drawn: its values, the names of its rows, and what its columns are."""
 
@@ -103,8 +111,10 @@ class Task(ABC):
         modality: modality of its data and frontend; None if both may have any, the same one.
         causal: whether its model must not see later positions.
         output: kind of scores that its model returns, which a decoder must match: "frames" with a
-            blank (CTC), "tokens", each predicted from the tokens before it, or "labels", one for
-            each sequence.
+            blank (CTC), "tokens", each predicted from the tokens before it, "labels", one for each
+            sequence, or "text", whose tokens a decoder predicts.
+        other_outputs: further kinds of scores that its model returns.
+        has_decoder: whether its model has a decoder of texts, see `famx.nn.encoding`.
         selection_metric: metric on dev by which checkpoints are selected, "loss" or a name that
             `score` returns; lower is better.
         default_parts: room -> part where the config says `default`.
@@ -118,6 +128,8 @@ class Task(ABC):
     selection_metric: ClassVar[str]
     default_parts: ClassVar[Mapping[str, str]]
     special_tokens: ClassVar[tuple[str, ...]] = ()
+    other_outputs: ClassVar[tuple[str, ...]] = ()
+    has_decoder: ClassVar[bool] = False
     predicts_inputs: ClassVar[bool] = False
 
     def __init__(self, tokenizer: Tokenizer, decoder: Decoder):

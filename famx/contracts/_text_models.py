@@ -1,0 +1,110 @@
+"""Models with a decoder of texts whose scores are free parameters, or certain."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from famx.nn.encoding import Encoding
+from famx.nn.masks import length_mask
+from famx.nn.state import DecodeState
+
+END_ID = 1  # begins and ends each text
+
+
+class TextModel(nn.Module):
+    """A model with a decoder, whose frames are its inputs.
+
+    Args:
+        score_frames: a module that scores the inputs frame by frame.
+    """
+
+    def __init__(self, score_frames: Callable[..., tuple[Tensor, Tensor]]):
+        super().__init__()
+        self.score_frames = score_frames
+
+    def forward(
+        self,
+        inputs: Tensor,
+        lengths: Tensor | None = None,
+        spans: Tensor | None = None,
+        text: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        encoding = self.encode(inputs, lengths, spans)
+        if text is None:
+            return encoding.scores, encoding.lengths
+        return encoding.scores, encoding.lengths, self.predict(text, encoding, None, text_lengths)
+
+    def encode(
+        self, inputs: Tensor, lengths: Tensor | None = None, spans: Tensor | None = None
+    ) -> Encoding:
+        scores, lengths = self.score_frames(inputs, lengths, spans)
+        return Encoding(inputs[..., None], lengths, scores)
+
+    def predict(
+        self,
+        text: Tensor,
+        encoding: Encoding,
+        state: DecodeState | None = None,
+        text_lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Returns scores that depend on the position alone."""
+        size = text.shape[1]
+        start = state.advance(self, size) if state is not None else 0
+        scores = self.text_scores(encoding)[:, start : start + size]
+        if text_lengths is None:
+            return scores
+        is_real = length_mask(text_lengths, size)[..., None]
+        return torch.where(is_real, scores, self.text_padding(scores))
+
+    def text_scores(self, encoding: Encoding) -> Tensor:
+        raise NotImplementedError
+
+    def text_padding(self, scores: Tensor) -> Tensor:
+        return torch.zeros_like(scores)
+
+
+class FreeText(TextModel):
+    """A model whose scores are parameters: a row for each row of a batch and each position.
+
+    Args:
+        score_frames: a module that scores the inputs frame by frame.
+        rows: number of rows of the batch; of row i, the first input is `i * frames`.
+        frames: number of frames of a row, which no text exceeds.
+        vocab_size: number of tokens.
+    """
+
+    def __init__(self, score_frames: nn.Module, rows: int, frames: int, vocab_size: int):
+        super().__init__(score_frames)
+        self.frames = frames
+        self.text_table = nn.Parameter(torch.randn(rows, frames + 1, vocab_size))
+        self.padding = nn.Parameter(torch.randn(vocab_size))
+
+    def text_scores(self, encoding: Encoding) -> Tensor:
+        return self.text_table[encoding.frames[:, 0, 0].long() // self.frames]
+
+    def text_padding(self, scores: Tensor) -> Tensor:
+        return self.padding
+
+
+class CertainText(TextModel):
+    """A model that is certain of the text of its inputs: each token twice, then a blank.
+
+    Args:
+        score_frames: a module that scores the inputs frame by frame.
+        scale: score of the right token; all others are 0.
+    """
+
+    def __init__(self, score_frames: nn.Module, vocab_size: int, scale: float):
+        super().__init__(score_frames)
+        self.vocab_size = vocab_size
+        self.scale = scale
+
+    def text_scores(self, encoding: Encoding) -> Tensor:
+        ids = encoding.frames[..., 0].long()
+        is_padding = ~length_mask(encoding.lengths, ids.shape[1])
+        # the first frame of each token, then the end
+        tokens = ids.masked_fill(is_padding, END_ID)[:, ::3]
+        tokens = nn.functional.pad(tokens, (0, ids.shape[1]), value=END_ID)
+        return self.scale * nn.functional.one_hot(tokens, self.vocab_size).float()

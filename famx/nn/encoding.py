@@ -1,0 +1,61 @@
+"""The frames of an encoder, and the interface of a model whose decoder attends to them."""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from famx.nn.masks import length_mask
+from famx.nn.state import DecodeState
+
+
+class Encoding(NamedTuple):
+    """A batch of encoded signals.
+
+    Args:
+        frames: the memory of the decoder.
+        lengths: frames of each row without padding.
+        scores: scores of each frame, with a blank (CTC).
+    """
+
+    frames: Float[Tensor, "b s d"]
+    lengths: Int[Tensor, " b"]
+    scores: Float[Tensor, "b s v"]
+
+    @property
+    def mask(self) -> Bool[Tensor, "b 1 1 s"]:
+        """True for the frames that are not padding."""
+        return length_mask(self.lengths, self.frames.shape[1])[:, None, None]
+
+    def repeat(self, times: int) -> "Encoding":
+        """Returns the encoding with each row repeated, as `torch.repeat_interleave` does."""
+        return Encoding(*(tensor.repeat_interleave(times, 0) for tensor in self))
+
+
+@runtime_checkable
+class EncoderDecoder(Protocol):
+    """A model that encodes signals, and predicts each token of a text from its earlier tokens."""
+
+    def encode(
+        self,
+        inputs: Shaped[Tensor, "b n *pixels"],
+        lengths: Int[Tensor, " b"] | None = None,
+        spans: Float[Tensor, "b m 4"] | None = None,
+    ) -> Encoding:
+        """Encodes signals; the arguments are those of `famx.model.Model.forward`."""
+        ...
+
+    def predict(
+        self,
+        text: Int[Tensor, "b u"],
+        encoding: Encoding,
+        state: DecodeState | None = None,
+        text_lengths: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b u v"]:
+        """Returns the scores of the token after each one of `text`.
+
+        Args:
+            state: decode state of the texts that `text` continues.
+            text_lengths: tokens of each row without padding; None if no row is padded.
+        """
+        ...
