@@ -4,8 +4,29 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 SAMPLED_BYTES = 4096  # of a file, in its middle
+
+
+class Stamp(NamedTuple):
+    """The size of a file and its times in nanoseconds, which change with its content.
+
+    The time of the content (`written`) can be set, as copying programs do; the other one cannot.
+    """
+
+    size: int
+    written: int
+    changed: int
+
+
+def stamp_of(file: str | Path) -> Stamp | None:
+    """Returns the stamp of a file, None if it does not exist."""
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):  # ValueError for a NUL in the path
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def digest(values: Iterable[object]) -> str:

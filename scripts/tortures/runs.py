@@ -5,6 +5,7 @@ end as the run of its configuration that nobody disturbs: weights, state of the 
 generators and reported losses, bit for bit. Status 1 if one does not, or does not resume.
 """
 
+import itertools
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -48,6 +49,14 @@ CONFIGURATIONS = (
 )
 
 
+class Undisturbed(NamedTuple):
+    """A run that was not killed: its config, its folder, and the seconds that it took."""
+
+    config: dict[str, Any]
+    folder: Path
+    seconds: float
+
+
 def main(words: Sequence[str]) -> int:
     """Prints each chain of kills; returns 1 if a run differs or does not resume."""
     n_kills, seed = (*map(int, words), *(200, 0)[len(words) :])
@@ -56,21 +65,24 @@ def main(words: Sequence[str]) -> int:
     n_done = 0
     n_runs = 0
     faults = []
+    undisturbed: dict[str, Undisturbed] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        undisturbed = _undisturbed_runs(folder)
-        while n_done < n_kills:
-            index = n_runs % len(CONFIGURATIONS)
-            config, seconds = undisturbed[index]
-            kills, fault = _kill_and_resume(
-                config, folder / "disturbed", seconds, n_kills - n_done, rng
-            )
-            fault = fault or _difference(folder / f"undisturbed{index}", folder / "disturbed")
+        write_corpus(folder / "corpus")
+        (folder / "text.txt").write_text("to be or not to be that is the question " * 99)
+        for text in itertools.cycle(CONFIGURATIONS):
+            if n_done >= n_kills:
+                break
+            if text not in undisturbed:
+                undisturbed[text] = _undisturbed_run(folder, text, len(undisturbed))
+            whole = undisturbed[text]
+            kills, fault = _kill_and_resume(whole, folder / "disturbed", n_kills - n_done, rng)
+            fault = fault or _difference(whole.folder, folder / "disturbed")
             n_done += kills
             n_runs += 1
             print(f"{n_done} kills, run {n_runs}: {fault or 'equal'}", flush=True)
             if fault:
-                faults.append(f"{CONFIGURATIONS[index]}: {fault}")
+                faults.append(f"{text}: {fault}")
             shutil.rmtree(folder / "disturbed")
     print(f"{n_done} kills in {n_runs} runs: {len(faults)} runs differ or do not resume")
     for fault in faults:
@@ -78,25 +90,24 @@ def main(words: Sequence[str]) -> int:
     return int(bool(faults))
 
 
-def _undisturbed_runs(folder: Path) -> list[tuple[dict[str, Any], float]]:
-    """Trains each configuration once; returns its config and the seconds that it took."""
-    write_corpus(folder / "corpus")
-    (folder / "text.txt").write_text("to be or not to be that is the question " * 99)
-    results = []
-    for index, text in enumerate(CONFIGURATIONS):
-        path = f"path={folder / 'text.txt'}" if text.startswith(TEXT) else f"root={folder}/corpus"
-        config = to_plain(compose_config([], shlex.split(f"{COMMON} {text} data.{path}")))
-        started = time.monotonic()
-        target = folder / f"undisturbed{index}"
-        status = _wait(_start(config, target, resume=False))
-        if status:
-            raise RuntimeError(f"{text} ends with status {status}: {_log_of(target).read_text()}")
-        results.append((config, time.monotonic() - started))
-    return results
+def _undisturbed_run(folder: Path, text: str, number: int) -> Undisturbed:
+    """Trains a configuration to its end.
+
+    Raises:
+        RuntimeError: it cannot be trained.
+    """
+    path = f"path={folder / 'text.txt'}" if text.startswith(TEXT) else f"root={folder}/corpus"
+    config = to_plain(compose_config([], shlex.split(f"{COMMON} {text} data.{path}")))
+    target = folder / f"undisturbed{number}"
+    started = time.monotonic()
+    status = _wait(_start(config, target, resume=False))
+    if status:
+        raise RuntimeError(f"{text} ends with status {status}: {_log_of(target).read_text()}")
+    return Undisturbed(config, target, time.monotonic() - started)
 
 
 def _kill_and_resume(
-    config: dict[str, Any], folder: Path, seconds: float, n_kills: int, rng: random.Random
+    undisturbed: Undisturbed, folder: Path, n_kills: int, rng: random.Random
 ) -> tuple[int, str]:
     """Trains with kills at random moments; returns their number, and what is wrong."""
     n_done = 0
@@ -105,8 +116,8 @@ def _kill_and_resume(
         resume = any(folder.glob("checkpoints/step-*"))
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)
-        process = _start(config, folder, resume)
-        delay = rng.uniform(0.05, 1) * seconds if n_done < n_kills else None
+        process = _start(undisturbed.config, folder, resume)
+        delay = rng.uniform(0.05, 1) * undisturbed.seconds if n_done < n_kills else None
         status = _wait(process, delay)
         if status is not None:
             return n_done, f"status {status}: {_log_of(folder).read_text()}" if status else ""

@@ -138,6 +138,24 @@ def test_edited_table_of_the_same_time_and_size_is_read_anew(audiofolder):
     assert Hub("train", path=str(file.parent.parent)).texts == ["six", "ten"]
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "json"])
+def test_edited_data_file_of_the_same_time_is_read_anew(suffix, corpus, tmp_path):
+    import datasets
+
+    # not in the folder, all of whose files are data
+    audio = str(corpus.folder / corpus.recordings["train"][0].file)
+    file = tmp_path / f"train.{suffix}"
+
+    def write(text):
+        table = datasets.Dataset.from_dict({"audio": [audio], "text": [text]})
+        getattr(table, f"to_{suffix}")(file)
+        os.utime(file, ns=(10**18, 10**18))
+
+    for text in ("one", "two", "one"):
+        write(text)
+        assert Hub("train", path=str(tmp_path)).texts == [text]
+
+
 def test_numbers_in_json_lines_are_read_as_they_are_written(audiofolder):
     file = audiofolder(["one", "two", "six", "ten"])
     file.unlink()
