@@ -1,5 +1,6 @@
 """Loads a trained run, to score a split or to transcribe recordings of any length."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from famx.data._audio import read_audio
 from famx.experiment.build import build_experiment
+from famx.experiment.data_record import warn_of_training_recordings
 from famx.experiment.resolve import check_parts_fit, override_decoding
 from famx.experiment.run import score
 from famx.nn.batch import Batch
@@ -18,6 +20,8 @@ from famx.training.checkpoint import load_weights
 from famx.training.device import select_device
 from famx.training.evaluate import Evaluation
 from famx.training.run_dir import RunDir
+
+log = logging.getLogger(__name__)
 
 MAX_SECONDS = 20  # longest piece; a longer recording is cut where it is quietest
 SEARCH_SECONDS = 5  # the cut is searched in the last seconds of the longest piece
@@ -62,6 +66,7 @@ class Recognizer:
 
     def evaluate(self, split: str = "test") -> Evaluation:
         """Scores a split of the run's data; writes hypotheses and scores into its folder."""
+        warn_of_training_recordings(self.experiment, self.run_dir, split)
         return score(self.experiment, self.run_dir, [split], self.suffix)[split]
 
     def transcribe(self, recordings: str | Path | Iterable[str | Path]) -> list[str]:
@@ -80,7 +85,11 @@ class Recognizer:
         return [self._transcribe_file(path) for path in recordings]
 
     def _transcribe_file(self, path: str | Path) -> str:
-        texts = [self._transcribe_piece(piece) for piece in split_at_pauses(read_audio(path))]
+        signal = read_audio(path)
+        if not signal.any():
+            log.warning("%s is silent, so its text is empty: all its samples are equal", path)
+            return ""
+        texts = [self._transcribe_piece(piece) for piece in split_at_pauses(signal)]
         return " ".join(text for text in texts if text)
 
     def _transcribe_piece(self, signal: Float[Tensor, " n"]) -> str:
