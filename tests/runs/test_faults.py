@@ -1,0 +1,96 @@
+"""Faults of the machine during a run: each ends it with one sentence, and it can be continued."""
+
+import errno
+import os
+import resource
+import shutil
+import sys
+
+import pytest
+
+from famx.training import checkpoint
+
+TEXT = (
+    *("task=lm", "data=text", "data.path=text.txt", "data.block=32", "trainer.device=cpu"),
+    *("model.d_model=16", "model.n_heads=2", "model.n_layers=1", "trainer.threads=1"),
+    *("trainer.max_steps=4", "trainer.save_every=2", "trainer.eval_every=2"),
+    *("trainer.log_every=1", "probe=light", "optim=fam", "hydra.run.dir=run"),
+)
+# parts of the names of all files that a run opens for writing; TensorBoard's are in test_conf
+WRITES = (
+    *(".lock", ".config.yaml.tmp", ".tokenizer.json.tmp", ".data.json.tmp", ".groups.tsv.tmp"),
+    *(".recordings.json.tmp", ".identity.json.tmp", "provenance.jsonl", "metrics.jsonl"),
+    *("famx.log", "step-2.tmp/state.json", "step-2.tmp/manifest.json"),
+    *("step-4.tmp/state.json", ".scores.test.json.tmp", ".result.json.tmp"),
+)
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+# a hook cannot be removed: file name -> error number
+REFUSED: dict[str, int] = {}
+
+
+def refuse_write(event, arguments):
+    if event != "open" or not REFUSED:
+        return
+    path, mode, flags = arguments
+    is_writing = (flags or 0) & WRITING or set(mode or "") & set("wax+")
+    for name, number in REFUSED.items():
+        if is_writing and isinstance(path, str | os.PathLike) and name in os.fspath(path):
+            raise OSError(number, os.strerror(number), os.fspath(path))
+
+
+sys.addaudithook(refuse_write)
+
+
+@pytest.fixture
+def continued(command, tmp_path):
+    """Returns a function that continues a run, or begins anew where nothing was saved."""
+
+    def finish():
+        folder = tmp_path / "run"
+        if any(folder.glob("checkpoints/step-*")):
+            finished = command("train", "resume=run", "trainer.max_steps=5")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            finished = command("train", *TEXT, "trainer.max_steps=5")
+        assert finished.status == 0, finished.err
+        assert checkpoint.load(folder / "checkpoints")["step"] == 5
+
+    return finish
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("name", WRITES)
+def test_disk_that_is_full_or_read_only_at_a_write(name, number, command, continued, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(REFUSED, name, number)
+        finished = command("train", *TEXT)
+    assert finished.status == 2
+    assert os.strerror(number) in finished.sentence
+    continued()
+
+
+@pytest.mark.parametrize("size", [0, 300, 3_000, 30_000])
+def test_limit_of_the_size_of_files(size, command, continued):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        finished = command("train", *TEXT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert finished.status == 2
+    assert "too large" in finished.sentence.lower()
+    continued()
+
+
+@pytest.mark.parametrize("n_handles", [0, 1])
+def test_limit_of_open_files(n_handles, command, continued):
+    n_open = len(os.listdir("/proc/self/fd"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n_open + n_handles, limits[1]))
+    try:
+        finished = command("train", *TEXT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert finished.status == 2
+    assert "Too many open files" in finished.sentence
+    continued()
