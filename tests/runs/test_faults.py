@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -93,4 +94,42 @@ def test_limit_of_open_files(n_handles, command, continued):
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert finished.status == 2
     assert "Too many open files" in finished.sentence
+    continued()
+
+
+# in another process, whose limit of memory ends with it
+OUT_OF_MEMORY = """\
+import resource, sys
+import famx.train
+from famx.config.command import run_command
+from famx.training.trainer import Trainer
+
+train_step = Trainer.train_step
+
+def train_step_with_limit(self, batches):
+    if self.step == 0:
+        size = int(open("/proc/self/statm").read().split()[0]) * 4096
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**20, size + 2**20))
+    train_step(self, batches)
+
+Trainer.train_step = train_step_with_limit
+run_command(famx.train.main)
+"""
+
+
+@pytest.mark.slow
+def test_memory_that_is_exhausted_while_a_run_trains(continued, tmp_path):
+    words = [*TEXT, "model.d_model=512", "model.n_layers=8"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    finished = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, *words],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 2, finished.stderr
+    [sentence] = finished.stderr.strip().splitlines()
+    assert "the memory is exhausted (" in sentence
     continued()
