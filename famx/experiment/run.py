@@ -37,6 +37,7 @@ from famx.training.device import (
     select_device,
 )
 from famx.training.evaluate import Evaluation, evaluate
+from famx.training.heartbeat import watch_processes
 from famx.training.hooks import EvaluateOnDev, FollowPlans, Hook, SaveCheckpoints, StopOnDivergence
 from famx.training.identity import changed_files, identity, list_files, read_code
 from famx.training.run_dir import RunDir
@@ -98,7 +99,8 @@ def run(
         console = Console(quiet=not is_main_process, markup=False)
         if is_main_process:
             _begin(console, experiment, trainer, run_dir, transfer)
-        latest = trainer.fit()
+        with watch_processes():
+            latest = trainer.fit()
         if trainer.stopped_by:
             _print_stopped(console, trainer, run_dir)
             return latest | {"stopped_by": trainer.stopped_by}

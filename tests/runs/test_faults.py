@@ -1,15 +1,18 @@
 """Faults of the machine during a run: each ends it with one sentence, and it can be continued."""
 
 import errno
+import multiprocessing
 import os
 import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from famx.training import checkpoint
+from famx.training.trainer import Trainer
 
 TEXT = (
     *("task=lm", "data=text", "data.path=text.txt", "data.block=32", "trainer.device=cpu"),
@@ -49,7 +52,8 @@ def continued(command, tmp_path):
     def finish():
         folder = tmp_path / "run"
         if any(folder.glob("checkpoints/step-*")):
-            finished = command("train", "resume=run", "trainer.max_steps=5")
+            words = ("trainer.max_steps=5", "loader.workers=0")
+            finished = command("train", "resume=run", *words)
         else:
             shutil.rmtree(folder, ignore_errors=True)
             finished = command("train", *TEXT, "trainer.max_steps=5")
@@ -97,6 +101,18 @@ def test_limit_of_open_files(n_handles, command, continued):
     continued()
 
 
+def execute(folder, *words):
+    """Returns the finished process of `python ...` in a folder."""
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
 # in another process, whose limit of memory ends with it
 OUT_OF_MEMORY = """\
 import resource, sys
@@ -120,16 +136,50 @@ run_command(famx.train.main)
 @pytest.mark.slow
 def test_memory_that_is_exhausted_while_a_run_trains(continued, tmp_path):
     words = [*TEXT, "model.d_model=512", "model.n_layers=8"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    finished = subprocess.run(
-        [sys.executable, "-c", OUT_OF_MEMORY, *words],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    finished = execute(tmp_path, "-c", OUT_OF_MEMORY, *words)
     assert finished.returncode == 2, finished.stderr
     [sentence] = finished.stderr.strip().splitlines()
     assert "the memory is exhausted (" in sentence
+    continued()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rank", "name", "message"),
+    [
+        (1, "SIGSTOP", "process 1 of 2 (rank 1) has not answered for 8 s: resume= continues"),
+        (1, "SIGKILL", "another of the 2 processes has ended; "),
+        (0, "SIGKILL", "another of the 2 processes has ended; "),
+    ],
+)
+def test_process_of_torchrun_that_stops_or_is_killed(rank, name, message, continued, tmp_path):
+    launch = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+    script = Path(__file__).with_name("silent_process.py")
+    finished = execute(tmp_path, *launch, script, rank, name, *TEXT)
+    assert finished.returncode
+    [sentence] = [line for line in finished.stderr.splitlines() if line.startswith("famx: ")]
+    assert message in sentence
+    # those of torchrun are its own
+    assert "famx/training/trainer.py" not in finished.stderr
+    assert checkpoint.load(tmp_path / "run" / "checkpoints")["step"] == 2
+    continued()
+
+
+@pytest.mark.slow
+def test_process_that_reads_ahead_is_killed(command, continued, monkeypatch):
+    train_step = Trainer.train_step
+
+    def kill_workers(self, batches):
+        if self.step == 2:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+                worker.join()
+        train_step(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", kill_workers)
+        words = ("loader.workers=1", "loader.batch_tokens=64", "trainer.max_steps=400")
+        finished = command("train", *TEXT, *words)
+    assert finished.status == 2
+    assert "process that reads ahead has ended" in finished.sentence
     continued()
