@@ -126,7 +126,7 @@ def _table_file(paths: Sequence[str]) -> Path | None:
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     try:
         cache = cache_folder()
-    except RuntimeError:  # the user has no home
+    except UserError:  # the user has no home
         return None
     return cache / f"durations-{VERSION}-{digest}.parquet"
 

@@ -14,7 +14,7 @@ from jaxtyping import Int16
 from famx.data._example import write_corpus
 from famx.data._fingerprint import digest, stamp_of
 from famx.data._normalisers import Normaliser
-from famx.data._paths import existing_path
+from famx.data._paths import existing_path, typed_path
 from famx.data._recordings import Recordings
 from famx.data._tables import read_file_table, text_column
 from famx.data.base import Speech, Unknown, check_max_seconds, check_split
@@ -218,7 +218,7 @@ def _load_split(path: str, subset: str, split: str) -> "Dataset":
     """Loads a full split from a folder of any supported kind, or from the hub."""
     from datasets import load_dataset
 
-    folder = existing_path(Path(path).expanduser())
+    folder = existing_path(typed_path(path))
     # folders of save_to_disk
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
         return _load_saved(path, folder, split)

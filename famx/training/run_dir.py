@@ -188,7 +188,10 @@ class RunDir:
         """
         accepted = run_files([self.checkpoints / f"step-{step}"])
         for file in (self.metrics_file, self.param_groups_file):
-            if file.name not in accepted or not file.exists():
+            if file.name not in accepted:
+                continue
+            if not file.exists():
+                log.warning("%s is missing, which was saved with step %d", file, step)
                 continue
             # later steps have been appended, which the run repeats
             content = file.read_bytes()

@@ -87,10 +87,10 @@ def main(words: Sequence[str]) -> int:
                 break
             if text not in undisturbed:
                 undisturbed[text] = _undisturbed_run(folder, text, len(undisturbed))
-            whole = undisturbed[text]
+            reference = undisturbed[text]
             limit = min(MAX_KILLS, n_kills - n_done)
-            kills, fault = _kill_and_resume(whole, folder / "disturbed", limit, rng)
-            fault = fault or _difference(whole.folder, folder / "disturbed")
+            kills, fault = _kill_and_resume(reference, folder / "disturbed", limit, rng)
+            fault = fault or _difference(reference.folder, folder / "disturbed")
             n_done += kills
             n_runs += 1
             print(f"{n_done} kills, run {n_runs}: {fault or 'equal'}", flush=True)

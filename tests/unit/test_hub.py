@@ -119,13 +119,15 @@ def audiofolder(corpus, tmp_path):
         ["0", "1", "2"],
         ["007", "042", "100"],
         ["true", "false", "true"],
-        ["null", "nan", "na", "none", "n a"],
+        ["null", "nan", "na", "none", "n a", "NA", "None", "NULL"],
+        ["1.50", "2.0", "3"],
+        ["007", "seven"],
         ["12345678901234567890", "1", "9" * 5000],
     ],
 )
 def test_values_of_a_table_are_read_as_they_are_written(texts, audiofolder):
     folder = audiofolder(texts).parent.parent
-    assert Hub("train", path=str(folder)).texts == texts
+    assert Hub("train", path=str(folder), normaliser="unicode").texts == texts
 
 
 def test_edited_table_of_the_same_time_and_size_is_read_anew(audiofolder):
