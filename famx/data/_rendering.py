@@ -137,7 +137,7 @@ def render(utterances: Sequence[Utterance], folder: Path, show_progress: bool = 
                 rows = [utterance[1:] for utterance in utterances[shard::N_SHARDS]]
                 list_file.write_text(json.dumps(rows), encoding="utf-8")
                 script = [sys.executable, "-P", _tts.__file__]
-                command = [*script, str(list_file), str(folder / str(shard))]
+                command = [*script, str(list_file), str(folder / str(shard)), str(os.getpid())]
                 processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
             _wait(processes, folder, len(utterances), show_progress)
         finally:
