@@ -7,8 +7,8 @@ list from its start reproduces them.
 
 LIST is a JSON list of (text, voice, speed in percent, pitch in percent). The samples of all
 utterances go to OUT.int16, one after the other, and the number of samples of each to OUT.lengths.
-It ends with the process of the id PARENT, and imports nothing of famx. A change that changes the samples must increase
-`RENDERING_VERSION` in _rendering.py.
+It ends with the process of the id PARENT, and imports nothing of famx. A change that changes the
+samples must increase `RENDERING_VERSION` in _rendering.py.
 """
 
 import json
