@@ -89,7 +89,6 @@ def run(
     if is_main_process:
         hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)
     trainer = build_trainer(experiment, optimizer, settings, hooks)
-
     # training in all processes; only the first one writes to the folder
     with contextlib.ExitStack() as stack:
         if is_main_process:
