@@ -1,4 +1,4 @@
-"""Files of a run: no links, atomic writes, disk errors as one sentence, text safe to print."""
+"""Files of a run: no links, atomic writes, system errors as one sentence, text safe to print."""
 
 import contextlib
 import errno
@@ -14,6 +14,8 @@ from famx.notation import UserError
 
 # a disk that is full or over quota, and a file beyond the limit of the process or the file system
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# messages of torch on a CPU and on a GPU
+NO_MEMORY = ("can't allocate memory", "out of memory")
 # errors that famx does not cause: no space, too many open files, read-only, no permission, a file
 # in place of a folder or a folder in place of a file, a name that is too long
 REFUSALS = (
@@ -42,6 +44,29 @@ def report_os_errors(path: str | Path = "the disk") -> Iterator[None]:
         if error.errno not in REFUSALS:
             raise
         raise UserError(f"{error.filename or path} cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def report_memory_errors() -> Iterator[None]:
+    """Raises the errors of exhausted memory as a UserError.
+
+    Raises:
+        UserError: the memory of the machine or of the GPU is exhausted.
+    """
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        is_system = isinstance(error, MemoryError) or (
+            isinstance(error, OSError) and error.errno == errno.ENOMEM
+        )
+        # torch raises RuntimeError
+        if not is_system and not any(phrase in str(error) for phrase in NO_MEMORY):
+            raise
+        reason = str(error).partition("\n")[0] or "MemoryError"
+        raise UserError(
+            f"the memory is exhausted ({reason}): use a smaller loader.batch_seconds or "
+            "loader.batch_tokens, or a smaller model; saved checkpoints remain"
+        ) from error
 
 
 @contextlib.contextmanager

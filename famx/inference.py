@@ -1,5 +1,6 @@
 """Loads a trained run, to score a split or to transcribe recordings of any length."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -14,6 +15,7 @@ from famx.decode._transcript import Timestamps, Transcript
 from famx.decode._windows import MIN_WINDOW, frame_step
 from famx.decode.base import FrameDecoder
 from famx.experiment.build import build_experiment
+from famx.experiment.data_record import warn_of_training_recordings
 from famx.experiment.resolve import check_parts_fit, override_decoding
 from famx.experiment.run import score
 from famx.nn.batch import Batch
@@ -23,6 +25,8 @@ from famx.training.checkpoint import describe_weights, load_weights
 from famx.training.device import select_device
 from famx.training.evaluate import Evaluation
 from famx.training.run_dir import RunDir
+
+log = logging.getLogger(__name__)
 
 WINDOW = 30.0  # seconds of a longer recording that pass the model at once
 SEARCHED = 0.25  # part of a piece, its last one, in which the quietest place is searched
@@ -68,6 +72,7 @@ class Recognizer:
 
     def evaluate(self, split: str = "test") -> Evaluation:
         """Scores a split of the run's data; writes hypotheses and scores into its folder."""
+        warn_of_training_recordings(self.experiment, self.run_dir, split)
         return score(self.experiment, self.run_dir, [split], self.weights, self.suffix)[split]
 
     @overload
@@ -112,7 +117,7 @@ class Recognizer:
         if isinstance(recordings, str | Path):
             recordings = [recordings]
         if timestamps is None:
-            return [self._text(read_audio(path), window) for path in recordings]
+            return [self._text(read_signal(path), window) for path in recordings]
         if timestamps not in ("word", "char"):
             raise UserError(f"timestamps={timestamps}{suggest(timestamps, ('word', 'char'))}")
         decoder = self.experiment.task.decoder
@@ -123,10 +128,12 @@ class Recognizer:
             )
         transcripts = []
         for path in recordings:
-            transcripts.append(self._recognize(decoder, read_audio(path), window, timestamps))
+            transcripts.append(self._recognize(decoder, read_signal(path), window, timestamps))
         return transcripts
 
     def _text(self, signal: Float[Tensor, " n"], window: Seconds) -> str:
+        if not signal.any():
+            return ""
         decoder = self.experiment.task.decoder
         if len(signal) > window * SAMPLE_RATE and isinstance(decoder, FrameDecoder):
             return self._recognize(decoder, signal, window).text
@@ -141,6 +148,8 @@ class Recognizer:
         window: Seconds,
         timestamps: Timestamps | None = None,
     ) -> Transcript:
+        if not signal.any():
+            return Transcript("")
         model = self.experiment.model
         step = frame_step(model.frontend.n_frames)
         signal = signal.to(self.experiment.device)
@@ -159,6 +168,18 @@ class Recognizer:
         )
         batch = batch.to(self.experiment.device)
         return self.experiment.task.decode(self.experiment.model, batch)[0]
+
+
+def read_signal(path: str | Path) -> Float[Tensor, " n"]:
+    """Reads a recording; a warning names one that is silent, whose text is empty.
+
+    Raises:
+        UserError: the file is missing or holds no audio.
+    """
+    signal = read_audio(path)
+    if not signal.any():
+        log.warning("%s is silent, so its text is empty: all its samples are equal", path)
+    return signal
 
 
 def split_at_pauses(

@@ -35,7 +35,12 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     """
     _escape_unprintable()
     try:
-        with show_warnings(), files.report_os_errors(), files.quiet_writer_threads():
+        with (
+            show_warnings(),
+            files.report_os_errors(),
+            files.report_memory_errors(),
+            files.quiet_writer_threads(),
+        ):
             status = main()
             # raises here for a closed pipe or a full disk
             sys.stdout.flush()

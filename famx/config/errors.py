@@ -241,7 +241,8 @@ def _refused_value(config: Container, key: str, value: Any) -> UserError | None:
                     return mistake
         elif isinstance(node, dict):
             return UserError(f"{key}={value} must be a mapping of {', '.join(node)}")
-        return UserError(f"{key}={value}: {one_line(error)}")
+        reason = "it must have a value" if value is None else one_line(error)
+        return UserError(f"{key}={'null' if value is None else value}: {reason}")
     return None
 
 

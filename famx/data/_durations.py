@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from famx.data._audio import read_duration
 from famx.data._audio_table import AudioFiles, AudioTable, audio_source
+from famx.data._fingerprint import Stamp, stamp_of
 from famx.data._rendering import cache_folder
 from famx.notation import Seconds, UserError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import datasets
 
 # part of the names of tables: a change of how durations are read needs another one
-VERSION = 1
+VERSION = 2
 # fewer files are read faster than a table
 MIN_FILES = 1000
 # rows of a data set with embedded recordings that are in memory at once
@@ -26,13 +27,6 @@ MAX_THREADS = 16
 
 Duration = Seconds | UserError
 """The duration of a recording, or why it cannot be read."""
-
-
-class Stamp(NamedTuple):
-    """The size of a file and its time in nanoseconds, which change with its content."""
-
-    size: int
-    time: int
 
 
 def read_durations(audio: AudioTable, names: Sequence[str]) -> list[Duration]:
@@ -87,7 +81,7 @@ def _read_files(paths: Sequence[str], names: Sequence[str]) -> list[Duration]:
         return [_read(path, name) for path, name in zip(paths, names, strict=True)]
     table = _table_file(paths)
     stored = _load(table) if table else {}
-    stamps = [_stamp(path) for path in paths]
+    stamps = [stamp_of(path) for path in paths]
     durations: list[Duration] = []
     missing: list[int] = []
     for index, (path, stamp) in enumerate(zip(paths, stamps, strict=True)):
@@ -108,15 +102,6 @@ def _read_files(paths: Sequence[str], names: Sequence[str]) -> list[Duration]:
     if missing and table:
         _save(table, stored)
     return durations
-
-
-def _stamp(path: str) -> Stamp | None:
-    """Returns the stamp of a file, None if it does not exist."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):  # ValueError for a NUL in the path
-        return None
-    return Stamp(status.st_size, status.st_mtime_ns)
 
 
 def _with_progress(durations: Iterator[Duration], total: int) -> Iterator[Duration]:
@@ -141,7 +126,7 @@ def _table_file(paths: Sequence[str]) -> Path | None:
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     try:
         cache = cache_folder()
-    except RuntimeError:  # the user has no home
+    except UserError:  # the user has no home
         return None
     return cache / f"durations-{VERSION}-{digest}.parquet"
 
@@ -153,7 +138,7 @@ def _load(table: Path) -> dict[str, tuple[Stamp, Seconds]]:
 
     try:
         columns = parquet.read_table(table).to_pydict()
-        stamps = map(Stamp, columns["size"], columns["time"])
+        stamps = map(Stamp, *(columns[field] for field in Stamp._fields))
         values = zip(stamps, columns["seconds"], strict=True)
         return dict(zip(columns["path"], values, strict=True))
     except (OSError, KeyError, ValueError, pyarrow.ArrowException):  # missing or damaged
@@ -167,10 +152,10 @@ def _save(table: Path, stored: dict[str, tuple[Stamp, Seconds]]) -> None:
 
     columns = {
         "path": list(stored),
-        "size": [stamp.size for stamp, _ in stored.values()],
-        "time": [stamp.time for stamp, _ in stored.values()],
         "seconds": [seconds for _, seconds in stored.values()],
     }
+    for position, field in enumerate(Stamp._fields):
+        columns[field] = [stamp[position] for stamp, _ in stored.values()]
     # several processes may write; each replaces the table by one that is complete
     temp_file = table.with_name(f".{table.name}.{os.getpid()}")
     with contextlib.suppress(OSError):

@@ -4,8 +4,30 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 SAMPLED_BYTES = 4096  # of a file, in its middle
+UNREADABLE = "unreadable"  # digest of a file that cannot be read
+
+
+class Stamp(NamedTuple):
+    """The size of a file and its times in nanoseconds, which change with its content.
+
+    The time of the content (`written`) can be set, as copying programs do; the other one cannot.
+    """
+
+    size: int
+    written: int
+    changed: int
+
+
+def stamp_of(file: str | Path) -> Stamp | None:
+    """Returns the stamp of a file, None if it does not exist."""
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):  # ValueError for a NUL in the path
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def digest(values: Iterable[object]) -> str:
@@ -48,7 +70,7 @@ def sample_digest(file: str) -> str:
             return digest([size, stream.read(SAMPLED_BYTES).hex()])
     except OSError:
         # reported by name when it is read
-        return "unreadable"
+        return UNREADABLE
 
 
 def describe_changes(
@@ -82,6 +104,45 @@ def shared_files(first: Sequence[str], second: Sequence[str]) -> list[tuple[str,
         others = [file for file in others if keys[file] in common]
     by_content = {keys[file]: file for file in reversed(others)}
     return [(file, by_content[keys[file]]) for file in candidates]
+
+
+def recordings_of(
+    files: Iterable[str], earlier: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, list[str]]:
+    """Returns the files of each digest by which `shared_with_run` recognises recordings.
+
+    Args:
+        earlier: recordings to which those of `files` are added.
+    """
+    recordings = {sampled: list(known) for sampled, known in (earlier or {}).items()}
+    for file in files:
+        known = recordings.setdefault(sample_digest(file), [])
+        path = str(Path(file).absolute())
+        if path not in known:
+            known.append(path)
+    recordings.pop(UNREADABLE, None)
+    return recordings
+
+
+def shared_with_run(
+    recordings: Mapping[str, Sequence[str]], files: Iterable[str]
+) -> list[tuple[str, str]]:
+    """Returns the files that are among the recordings of a run, each with the file there.
+
+    Args:
+        recordings: what `recordings_of` returned for the run. The contents are compared completely
+            where its file still exists; otherwise by their sizes and the bytes in their middle.
+        files: files to look for.
+    """
+    shared = []
+    for file in files:
+        sampled = sample_digest(file)
+        for other in recordings.get(sampled, []):
+            exists = sample_digest(other) == sampled
+            if not exists or _content_digest(other) == _content_digest(file):
+                shared.append((file, other))
+                break
+    return shared
 
 
 def _size(file: str) -> str:

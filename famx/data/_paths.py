@@ -5,6 +5,12 @@ import unicodedata
 from pathlib import Path
 
 
+def typed_path(path: str) -> Path:
+    """Returns a path as it was typed, with the user's home in place of `~` if there is one."""
+    # unlike Path.expanduser, accepts a user without a home
+    return Path(os.path.expanduser(path))
+
+
 def existing_path(path: Path) -> Path:
     """Returns the path, or its other Unicode form if only that one exists.
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int16, Int32
 
 from famx.data import _tts
+from famx.data._paths import typed_path
 from famx.notation import UserError
 
 # must increase with every change of _tts.py that changes samples
@@ -79,8 +80,15 @@ class Rendering:
 
 
 def cache_folder() -> Path:
-    """Returns $FAMX_CACHE, or else ~/.cache/famx."""
-    return Path(os.environ.get("FAMX_CACHE") or Path.home() / ".cache" / "famx").expanduser()
+    """Returns $FAMX_CACHE, or else ~/.cache/famx.
+
+    Raises:
+        UserError: the user has no home, and $FAMX_CACHE is not set.
+    """
+    folder = typed_path(os.environ.get("FAMX_CACHE") or "~/.cache/famx")
+    if folder.parts[0] == "~":
+        raise UserError("the user has no home for the cache of famx: set FAMX_CACHE=FOLDER")
+    return folder
 
 
 def cached_rendering(utterances: Sequence[Utterance]) -> Path:
@@ -129,7 +137,7 @@ def render(utterances: Sequence[Utterance], folder: Path, show_progress: bool = 
                 rows = [utterance[1:] for utterance in utterances[shard::N_SHARDS]]
                 list_file.write_text(json.dumps(rows), encoding="utf-8")
                 script = [sys.executable, "-P", _tts.__file__]
-                command = [*script, str(list_file), str(folder / str(shard))]
+                command = [*script, str(list_file), str(folder / str(shard)), str(os.getpid())]
                 processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
             _wait(processes, folder, len(utterances), show_progress)
         finally:

@@ -8,6 +8,8 @@ from famx.notation import UserError, suggest
 
 WORD_MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # Metaspace's mark where words begin
 MAX_LISTED = 20  # characters in one message
+# characters of a word; the time of byte-pair encoding grows with their square
+MAX_WORD = 10_000
 
 
 def train_tokenizer(
@@ -37,7 +39,14 @@ def train_tokenizer(
 def _train_subwords(
     texts: Iterable[str], special_tokens: Sequence[str], vocab_size: int
 ) -> Tokenizer:
-    """Trains subwords by byte-pair encoding (arXiv:1508.07909), with a mark where words begin."""
+    """Trains subwords by byte-pair encoding (arXiv:1508.07909), with a mark where words begin.
+
+    Raises:
+        UserError: a word is so long that its encoding would take minutes.
+    """
+    texts = list(texts)
+    for text in texts:
+        _check_words(text, "a text of the training data")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
@@ -46,6 +55,18 @@ def _train_subwords(
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def _check_words(text: str, name: str) -> None:
+    """Raises a UserError if a word is longer than `MAX_WORD`."""
+    if len(text) <= MAX_WORD:
+        return
+    longest = max(map(len, text.split()), default=0)
+    if longest > MAX_WORD:
+        raise UserError(
+            f"{name} has a word of {longest:,} characters; subwords are for words of at most "
+            f"{MAX_WORD:,}, and task.vocab_size=0 uses characters"
+        )
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -65,6 +86,8 @@ def encode(tokenizer: Tokenizer, text: str, name: str, is_strict: bool = True) -
     Raises:
         UserError: the text has characters outside the vocabulary, or is no label of training.
     """
+    if tokenizer.pre_tokenizer is not None:
+        _check_words(text, name)
     if isinstance(tokenizer.model, models.WordLevel):
         # a tokenizer of labels, each of which is one token
         label_id = tokenizer.token_to_id(text)

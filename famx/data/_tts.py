@@ -3,12 +3,12 @@
 The samples of Pico depend on what its process has spoken before. Only a process that speaks a fixed
 list from its start reproduces them.
 
-    python _tts.py LIST OUT
+    python _tts.py LIST OUT PARENT
 
 LIST is a JSON list of (text, voice, speed in percent, pitch in percent). The samples of all
 utterances go to OUT.int16, one after the other, and the number of samples of each to OUT.lengths.
-The script imports nothing of famx. A change that changes the samples must increase
-`RENDERING_VERSION` in _rendering.py.
+It ends with the process of the id PARENT, and imports nothing of famx. A change that changes the
+samples must increase `RENDERING_VERSION` in _rendering.py.
 """
 
 import json
@@ -27,8 +27,8 @@ MARGIN = SAMPLE_RATE // 10
 SILENCE = 200
 
 
-def main(list_file: str, out: str) -> None:
-    """Speaks all utterances of a list."""
+def main(list_file: str, out: str, parent: str) -> None:
+    """Speaks all utterances of a list, as long as the process `parent` exists."""
     from py_nanotts import NanoTTS
 
     synthesizer = NanoTTS()
@@ -38,6 +38,9 @@ def main(list_file: str, out: str) -> None:
         open(f"{out}.lengths", "wb") as lengths,
     ):
         for text, voice, speed, pitch in json.load(file):
+            # a killed process cannot end the ones that it started
+            if os.getppid() != int(parent):
+                return
             # Pico rounds percentages up to integers
             sound = synthesizer.speak(
                 text,

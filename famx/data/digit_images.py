@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from famx.data._paths import typed_path
 from famx.data._tokenizers import train_tokenizer
 from famx.data.base import Dataset, check_split
 from famx.nn.batch import Example
@@ -38,7 +39,7 @@ class DigitImages(Dataset):
 
     def __init__(self, split: str, *, path: str = "") -> None:
         check_split(split, self.splits)
-        table = _read_table(Path(path).expanduser()) if path else _read_sklearn()
+        table = _read_table(typed_path(path)) if path else _read_sklearn()
         # a random order, of which each split is a part
         order = np.random.default_rng(SPLIT_SEED).permutation(len(table))
         borders = [0, round(0.7 * len(table)), round(0.85 * len(table)), len(table)]

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Int16
 
 from famx.data._example import write_corpus
+from famx.data._fingerprint import digest, stamp_of
 from famx.data._normalisers import Normaliser
-from famx.data._paths import existing_path
+from famx.data._paths import existing_path, typed_path
 from famx.data._recordings import Recordings
 from famx.data._tables import read_file_table, text_column
 from famx.data.base import Speech, Unknown, check_max_seconds, check_split
@@ -217,7 +218,7 @@ def _load_split(path: str, subset: str, split: str) -> "Dataset":
     """Loads a full split from a folder of any supported kind, or from the hub."""
     from datasets import load_dataset
 
-    folder = existing_path(Path(path).expanduser())
+    folder = existing_path(typed_path(path))
     # folders of save_to_disk
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
         return _load_saved(path, folder, split)
@@ -230,7 +231,13 @@ def _load_split(path: str, subset: str, split: str) -> "Dataset":
     # a folder of parquet files
     if folder.is_dir():
         files = _files_by_split(folder) if glob.has_magic(str(folder)) else None
-        return load_dataset(str(folder), subset or None, data_files=files, split=split)
+        return load_dataset(
+            str(folder),
+            subset or None,
+            data_files=files,
+            split=split,
+            cache_dir=_cache_of(folder),
+        )
     # the hub
     _detect_offline()
     repository, _, revision = path.partition("@")
@@ -254,6 +261,17 @@ def _load_saved(path: str, folder: Path, split: str) -> "Dataset":
             remedy += f"; data.splits=[{name}[:80%],{name}[80%:90%],{name}[90%:]] divides it"
         raise UserError(f"{path} has no split {split!r}{remedy}")
     return tables[split].with_format(None)
+
+
+def _cache_of(folder: Path) -> str:
+    """Returns the folder in which `datasets` caches the content of a folder as it is now.
+
+    `datasets` itself recognises a changed file by its time alone, which copying programs preserve.
+    """
+    from datasets import config
+
+    stamps = [f"{file} {stamp_of(file)}" for file in sorted(folder.resolve().rglob("*"))]
+    return str(Path(config.HF_DATASETS_CACHE) / f"famx-{digest(stamps)[:16]}")
 
 
 def _files_by_split(folder: Path) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from famx.data._audio_table import AudioFiles
 from famx.data._example import write_corpus
 from famx.data._manifest_rows import rows_of_split
 from famx.data._normalisers import Normaliser
-from famx.data._paths import existing_path
+from famx.data._paths import existing_path, typed_path
 from famx.data._recordings import Recordings
 from famx.data.base import Speech, Unknown, check_max_seconds, check_split
 from famx.notation import SAMPLE_RATE, Seconds, UserError
@@ -77,7 +77,7 @@ class Manifest(Speech):
             )
 
         # lines of the split
-        folder = existing_path(Path(root).expanduser())
+        folder = existing_path(typed_path(root))
         rows = rows_of_split(folder, split, train, dev, test)
         if join and not all(row.speaker for row in rows):
             raise UserError(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from famx.data._paths import typed_path
 from famx.data._tokenizers import byte_tokenizer
 from famx.data.base import Dataset, check_split
 from famx.nn.batch import Example
@@ -44,7 +45,7 @@ class Sentences(Dataset):
         if not root:
             raise UserError("data=sentences needs the folder of its files, data.root=DIR")
         name = {"train": train, "dev": dev or train, "test": test}[split]
-        rows = _read(Path(root).expanduser() / name)
+        rows = _read(typed_path(root) / name)
         if dev is None and split != "test":
             rows = [row for i, row in enumerate(rows) if (i % 10 == 9) == (split == "dev")]
         if not rows:

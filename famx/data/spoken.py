@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from famx.data._grammar import sentences
+from famx.data._paths import typed_path
 from famx.data._rendering import Rendering, Utterance, cached_rendering, render
 from famx.data.base import Speech, check_split
 from famx.notation import SAMPLE_RATE
@@ -62,7 +63,7 @@ class Spoken(Speech):
         check_split(split, self.splits)
         if not rendering:
             rendering = str(cached_rendering(recipe(self.sizes)))
-        self._rendering = Rendering(Path(rendering).expanduser())
+        self._rendering = Rendering(typed_path(rendering))
         utterances = self._rendering.utterances
         lengths = self._rendering.lengths
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from famx.data._fingerprint import digest
 from famx.data._grammar import sentences
+from famx.data._paths import typed_path
 from famx.data._tokenizers import byte_tokenizer, train_tokenizer
 from famx.data.base import Dataset, check_split
 from famx.nn.batch import Example
@@ -149,6 +150,6 @@ def _read(path: str) -> bytes:
 
         return "\n".join(topics[name] for name in sorted(topics)).encode()
     try:
-        return Path(path).expanduser().read_bytes()
+        return typed_path(path).read_bytes()
     except OSError as error:
         raise UserError(f"data.path={path} cannot be read: {error.strerror}") from error

@@ -12,7 +12,6 @@ from rich.console import Console, Group
 
 from famx import files
 from famx.config.command import format_command
-from famx.data._fingerprint import describe_changes, shared_files
 from famx.experiment import report
 from famx.experiment.build import (
     Experiment,
@@ -21,6 +20,7 @@ from famx.experiment.build import (
     build_trainer,
 )
 from famx.experiment.checks import check_learnable
+from famx.experiment.data_record import check_data
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.experiment.search import layer_table
 from famx.experiment.transfer import Transfer, initialize_from
@@ -37,6 +37,7 @@ from famx.training.device import (
     select_device,
 )
 from famx.training.evaluate import Evaluation, evaluate
+from famx.training.heartbeat import watch_processes
 from famx.training.hooks import EvaluateOnDev, FollowPlans, Hook, SaveCheckpoints, StopOnDivergence
 from famx.training.identity import changed_files, identity, list_files, read_code
 from famx.training.run_dir import RunDir
@@ -88,7 +89,6 @@ def run(
     if is_main_process:
         hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)
     trainer = build_trainer(experiment, optimizer, settings, hooks)
-
     # training in all processes; only the first one writes to the folder
     with contextlib.ExitStack() as stack:
         if is_main_process:
@@ -98,7 +98,8 @@ def run(
         console = Console(quiet=not is_main_process, markup=False)
         if is_main_process:
             _begin(console, experiment, trainer, run_dir, transfer)
-        latest = trainer.fit()
+        with watch_processes():
+            latest = trainer.fit()
         if trainer.stopped_by:
             _print_stopped(console, trainer, run_dir)
             return latest | {"stopped_by": trainer.stopped_by}
@@ -215,38 +216,10 @@ def _begin(
     """Writes the config and the identity of a run, checks its data, and prints an overview."""
     run_dir.save_setup(experiment.config, experiment.tokenizer)
     _save_identity(run_dir, experiment.config)
-    _check_data(experiment, run_dir)
+    check_data(experiment, run_dir)
     _print_overview(console, experiment, trainer, run_dir)
     if transfer:
         console.print(transfer.table())
-
-
-def _check_data(experiment: Experiment, run_dir: RunDir) -> None:
-    """Reports data that changed since the run began, and recordings of train in other splits."""
-    train = experiment.loader("train").dataset
-    datasets = {split: experiment.loader(split).dataset for split in train.splits}
-    # a run that is resumed has digests already
-    current = {split: dataset.fingerprint() for split, dataset in datasets.items()}
-    changes = describe_changes(run_dir.load_fingerprints(), current)
-    if changes:
-        log.warning(
-            "the data has changed since %s was saved, and is used as it is now: %s",
-            run_dir,
-            ", ".join(changes),
-        )
-    run_dir.save_fingerprints(current)
-    for split, dataset in datasets.items():
-        shared = shared_files(train.files(), dataset.files()) if split != "train" else []
-        if shared:
-            file, other = shared[0]
-            log.warning(
-                "%d of the %d recordings of %s are in train too; the first: %s%s",
-                len(shared),
-                len(dataset.files()),
-                split,
-                file,
-                "" if file == other else f", which is {other} there",
-            )
 
 
 def _restore(trainer: Trainer, run_dir: RunDir, trust_edits: bool) -> None:
@@ -267,7 +240,7 @@ def _save_identity(run_dir: RunDir, config: Mapping[str, Any]) -> None:
         changed = changed_files(earlier, current["code"])
         if changed:
             log.warning("the code has changed since this run began: %s", list_files(changed))
-    files.write_atomic(run_dir.identity_file, json.dumps(current, indent=1) + "\n")
+    run_dir.write_files({run_dir.identity_file: json.dumps(current, indent=1) + "\n"})
 
 
 def _save_result(

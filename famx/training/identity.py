@@ -84,11 +84,7 @@ def identity(config: Config) -> dict[str, Any]:
 
 def read_code(run_dir: RunDir) -> dict[str, str]:
     """Returns the digests of the code that a run was trained with; empty if it stored none."""
-    try:
-        stored = json.loads(run_dir.identity_file.read_text())
-    except (OSError, ValueError):
-        return {}
-    code = stored.get("code") if isinstance(stored, dict) else None
+    code = run_dir.read_record(run_dir.identity_file).get("code")
     return code if isinstance(code, dict) else {}
 
 

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from famx import files
+
+log = logging.getLogger(__name__)
 
 RUN_FILES = "run_files"  # key of the manifest; all other keys are names of files
 
@@ -50,6 +53,30 @@ def accept_run_files(folders: Iterable[Path], accepted: RunFiles) -> None:
             known += [entry for entry in entries if entry not in known]
         manifest[RUN_FILES] = _sealed(merged)
         files.write_atomic(path / "manifest.json", json.dumps(manifest, indent=1))
+
+
+def read_record(file: Path, folders: Iterable[Path]) -> dict[str, Any]:
+    """Reads a file of a run that contains a mapping; an empty one if the run has none.
+
+    A warning names a file that is missing, damaged, or not the one that the run saved.
+
+    Args:
+        folders: checkpoints of the run.
+    """
+    content = file.read_bytes() if file.is_file() else b""
+    accepted = run_files(folders).get(file.name)
+    if accepted is None and not content:
+        return {}
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        record = None
+    is_saved = accepted is None or entry_of(content) in accepted
+    if is_saved and isinstance(record, dict):
+        return record
+    reason = "differs from the one that the run saved" if content else "is missing"
+    log.warning("%s %s and is not used", file, reason)
+    return {}
 
 
 def entry_of(content: bytes) -> Entry:

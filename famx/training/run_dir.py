@@ -20,7 +20,7 @@ from famx.notation import UserError
 from famx.registry import ROOMS
 from famx.training import checkpoint
 from famx.training.evaluate import Evaluation
-from famx.training.manifest import RunFiles, accept_run_files, entry_of, run_files
+from famx.training.manifest import RunFiles, accept_run_files, entry_of, read_record, run_files
 from famx.training.tree import MALFORMED
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class RunDir:
         self.config_file = self.path / "config.yaml"
         self.tokenizer_file = self.path / "tokenizer.json"
         self.data_file = self.path / "data.json"
+        self.recordings_file = self.path / "recordings.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.param_groups_file = self.path / "groups.tsv"
         self.spectrum_file = self.path / "spectrum.parquet"
@@ -107,11 +108,16 @@ class RunDir:
 
     def save_setup(self, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
         """Writes the config and the tokenizer, from which the run can be built again."""
-        texts = {
-            self.config_file: yaml.safe_dump(dict(config), sort_keys=False),
-            self.tokenizer_file: tokenizer.to_str(pretty=True),
-        }
-        # checkpoints accept the new files before these are written, so a crash leaves no difference
+        self.write_files(
+            {
+                self.config_file: yaml.safe_dump(dict(config), sort_keys=False),
+                self.tokenizer_file: tokenizer.to_str(pretty=True),
+            }
+        )
+
+    def write_files(self, texts: Mapping[Path, str]) -> None:
+        """Writes files of the run, which its checkpoints accept from then on."""
+        # they are accepted before they are written, so a crash leaves no difference
         accepted = {file.name: [entry_of(text.encode())] for file, text in texts.items()}
         accept_run_files(checkpoint.all_folders(self.checkpoints), accepted)
         for file, text in texts.items():
@@ -123,19 +129,14 @@ class RunDir:
         with files.report_os_errors(file), open(file, "a", opener=files.open_regular) as stream:
             stream.write(json.dumps(dict(facts)) + "\n")
 
-    def save_fingerprints(self, fingerprints: Mapping[str, Mapping[str, str]]) -> None:
-        """Writes the digests of the data of each split."""
-        files.write_atomic(self.data_file, json.dumps(fingerprints, indent=1) + "\n")
-
     # an existing run
 
-    def load_fingerprints(self) -> dict[str, dict[str, str]]:
-        """Reads the digests of the data of each split; none if there are none that can be read."""
-        try:
-            fingerprints = json.loads(self.data_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return fingerprints if isinstance(fingerprints, dict) else {}
+    def read_record(self, file: Path) -> dict[str, Any]:
+        """Reads a mapping that `write_files` wrote; an empty one if the run has none.
+
+        A warning names a file that is missing or damaged, which is not used.
+        """
+        return read_record(file, checkpoint.all_folders(self.checkpoints))
 
     def require_checkpoints(self) -> Path:
         """Returns the folder of the checkpoints.
@@ -150,7 +151,8 @@ class RunDir:
 
     def digests(self) -> RunFiles:
         """Returns size and digest of the files that belong to a checkpoint, for its manifest."""
-        files_now = (*self.setup_files, self.param_groups_file, self.metrics_file)
+        records = (self.data_file, self.recordings_file, self.identity_file)
+        files_now = (*self.setup_files, *records, self.param_groups_file, self.metrics_file)
         return {file.name: [entry_of(file.read_bytes())] for file in files_now if file.exists()}
 
     @property
@@ -186,7 +188,10 @@ class RunDir:
         """
         accepted = run_files([self.checkpoints / f"step-{step}"])
         for file in (self.metrics_file, self.param_groups_file):
-            if file.name not in accepted or not file.exists():
+            if file.name not in accepted:
+                continue
+            if not file.exists():
+                log.warning("%s is missing, which was saved with step %d", file, step)
                 continue
             # later steps have been appended, which the run repeats
             content = file.read_bytes()

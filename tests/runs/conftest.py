@@ -3,6 +3,7 @@
 import functools
 import importlib
 import sys
+import time
 from typing import NamedTuple
 
 import pytest
@@ -12,6 +13,12 @@ from tones import write_tones
 from famx.config.command import run_command
 from famx.registry import PARTS
 
+# imported before a command is timed
+for module in ("famx.inference", "datasets", "optuna", "torch._dynamo"):
+    importlib.import_module(module)
+
+# within which a mistake or a hostile input is refused
+REFUSAL_SECONDS = 5.0
 # files of parts, most of which cannot be used
 PART_FILES = {
     "raises.py": "1 / 0",
@@ -63,8 +70,13 @@ def command(tmp_path, monkeypatch, capsys):
         main = functools.partial(module.show, sys.argv[1:]) if name == "parts" else module.main
         GlobalHydra.instance().clear()
         capsys.readouterr()
+        started = time.process_time()
         with pytest.raises(SystemExit) as exit_info:
             run_command(main)
+        # processor time, since the machine may be busy
+        seconds = time.process_time() - started
+        if exit_info.value.code == 2:
+            assert seconds < REFUSAL_SECONDS, f"{words} is refused after {seconds:.1f} s"
         return Finished(exit_info.value.code, *capsys.readouterr())
 
     monkeypatch.chdir(tmp_path)

@@ -226,7 +226,7 @@ def test_undamaged_run_resumes_without_a_warning(folder, caplog):
 # signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
 def test_signals_of_terminals_and_of_slurm_end_a_run_saved(number, corpus, tmp_path):
     with stopped_at(1, number):
         assert run(tones_config(corpus, *WORDS), tmp_path / "run")["stopped_by"] == number

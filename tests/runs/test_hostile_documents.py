@@ -14,6 +14,8 @@ TEXT = (
     *("task=lm", "data=text", "data.path=text.txt", "trainer.max_steps=1", "trainer.device=cpu"),
     *("model.d_model=16", "model.n_heads=2", "model.n_layers=1"),
 )
+# a test that waits for ever is interrupted; the limit of a refusal is that of `command`
+MAX_SECONDS = 200
 BOMB = "a0: &a0 [x]\n" + "\n".join(
     f"a{i}: &a{i} [{', '.join(10 * [f'*a{i - 1}'])}]" for i in range(1, 12)
 )
@@ -34,7 +36,7 @@ DOCUMENTS = {
 @pytest.fixture(autouse=True)
 def limit_of_time():
     signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.alarm(30)
+    signal.alarm(MAX_SECONDS)
     yield
     signal.alarm(0)
 
@@ -64,7 +66,7 @@ def test_document_as_config_of_a_run_or_as_an_experiment_is_refused(command, run
     original = run_config.read_text()
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     for text in DOCUMENTS.values():
-        signal.alarm(30)
+        signal.alarm(MAX_SECONDS)
         run_config.write_text(original.replace("name: transformer_adamw_text_lm\n", "") + text)
         (tmp_path / "own" / "experiment" / "own.yaml").write_text(f"# @package _global_\n{text}")
         for words in (

@@ -14,6 +14,8 @@ TEXT = (
     *("task=lm", "data=text", "data.path=text.txt", "trainer.max_steps=1", "trainer.device=cpu"),
     *("model.d_model=16", "model.n_heads=2", "model.n_layers=1", "trainer.log_every=1"),
 )
+# a test that waits for ever is interrupted; the limit of a refusal is that of `command`
+MAX_SECONDS = 200
 # files that famx appends to or reads, and temporary files, which it renames
 FILES = (
     *("famx.log", "metrics.jsonl", "groups.tsv", "config.yaml", "tokenizer.json", ".lock"),
@@ -75,7 +77,7 @@ def test_link_or_pipe_in_a_folder_is_refused_by_every_command(kind, command, run
         ]
         # all commands for the first file, two of them for each of the others
         for words in commands if i == 0 else commands[:2]:
-            signal.alarm(30)
+            signal.alarm(MAX_SECONDS)
             finished = command(*words)
             assert finished.status == 2, (name, words)
             assert name in finished.sentence

@@ -1,6 +1,7 @@
 """Commands in a locale that is not UTF-8, and names with the marks of rich's markup."""
 
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -42,6 +43,31 @@ def test_folder_of_any_name_is_read_and_trained_in(folder, tmp_path, command):
     assert run.status == 0, run.err
     config = yaml.safe_load((tmp_path / f"run {folder}" / "config.yaml").read_text("utf-8"))
     assert config["data"]["root"] == str(tmp_path / folder)
+
+
+def test_run_whose_name_is_a_number_is_continued_and_transferred(corpus, tmp_path, command):
+    words = [*TINY, "data=manifest", f"data.root={corpus}", "trainer.max_steps=1"]
+    assert command("train", *words, "hydra.run.dir=20240101").status == 0
+    assert command("train", *words, "init_from=20240101", "hydra.run.dir=run").status == 0
+    assert RunDir("run").load_config()["init_from"] == str(tmp_path / "20240101")
+    assert command("train", "resume=20240101", "trainer.max_steps=2").status == 0
+
+
+def test_user_without_a_name_and_a_home_trains_and_evaluates(corpus, command, monkeypatch):
+    def find_nobody(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("HOME", "USER", "LOGNAME", "FAMX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", find_nobody)
+    words = [*TINY, "data=manifest", f"data.root={corpus}", "trainer.max_steps=1"]
+    finished = command("train", *words, "hydra.run.dir=run")
+    assert finished.status == 0, finished.err
+    assert command("evaluate", "run").status == 0
+    # ~ has no meaning here
+    finished = command("train", *words, "data.root=~/corpus", "hydra.run.dir=other")
+    assert finished.status == 2
+    assert "~/corpus" in finished.sentence
 
 
 def test_sweep_reads_paths_as_they_are_typed(tmp_path, command):

@@ -54,6 +54,7 @@ WRONG_VALUES = {
     "layer.dropout=nan": ["layer.dropout=nan must be finite"],
     "optim.lr=-1": ["optim.lr=-1.0 must be at least 0"],
     "optim.lr=inf": ["optim.lr=inf must be finite"],
+    "data.path=null": ["data.path=null: it must have a value"],
     "optim.lr=???": ["optim.lr", "Missing mandatory value"],
     "optim.lr=${nope}": ["optim.lr", "Interpolation key 'nope' not found"],
     "optim.betas=[0.9]": ["optim.betas=[0.9] must have 2 values, like its default (0.9, 0.98)"],

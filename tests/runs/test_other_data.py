@@ -5,8 +5,10 @@ import logging
 import shutil
 
 import pytest
+import soundfile
 from tones import TINY, write_tones
 
+from famx.data._fingerprint import recordings_of
 from famx.experiment.run import run
 from famx.training.run_dir import RunDir
 
@@ -86,6 +88,57 @@ def test_recordings_in_both_train_and_test_are_reported(data, command):
     assert result.status == 0, result.err
     [line] = [line for line in result.err.split("\n") if "recordings of test are in train" in line]
     assert ".wav" in line
+
+
+def test_recordings_of_the_training_are_reported_when_a_run_is_scored(
+    trained, data, command, tmp_path
+):
+    def warnings(*words):
+        finished = command("evaluate", "run", *words)
+        assert finished.status == 0, finished.err
+        return finished.err
+
+    # short random texts may occur in two splits
+    for file in data.glob("test*.wav"):
+        samples, rate = soundfile.read(file)
+        soundfile.write(file, samples[:-1], rate)
+    assert "in the training of run" not in warnings()
+    message = "24 of the 24 recordings of test are in the training of run; the first: "
+    assert message in warnings("data.test=train.tsv")
+    assert "in the training" not in warnings("--split", "train")
+    # a copy in another folder, of a run whose own recordings are gone
+    other = shutil.copytree(data, tmp_path / "other")
+    (other / "test9.wav").write_bytes((data / "train9.wav").read_bytes())
+    (other / "test.tsv").write_text("test0.wav\tab\ntest9.wav\tab\n")
+    for _ in range(2):
+        err = warnings(f"data.root={other}")
+        assert "1 of the 2 recordings of test are in the training of run; the first: " in err
+        assert f"test9.wav, which is {data / 'train'}" in err
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def test_recordings_of_a_resumed_training_are_those_of_all_its_data(trained, data, tmp_path):
+    (data / "train.tsv").write_text("".join((data / "train.tsv").read_text().splitlines(True)[:9]))
+    config = RunDir(tmp_path / "run").load_config()
+    config["trainer"]["max_steps"] = 3
+    run(config, tmp_path / "run", resume=True)
+    recordings = json.loads((tmp_path / "run" / "recordings.json").read_text())
+    # equal recordings count once
+    assert set(recordings) == set(recordings_of(map(str, data.glob("train*.wav"))))
+
+
+@pytest.mark.parametrize("name", ["data.json", "recordings.json", "identity.json"])
+@pytest.mark.parametrize("content", [None, "", "{}", "[1]", 9999 * "[", "\udcff"])
+def test_damaged_record_of_the_data_is_reported(name, content, trained, caplog, tmp_path):
+    run_dir = RunDir(tmp_path / "run")
+    assert run_dir.read_record(tmp_path / "run" / name)
+    assert not caplog.records
+    (tmp_path / "run" / name).unlink()
+    if content is not None:
+        (tmp_path / "run" / name).write_text(content, errors="surrogateescape")
+    assert run_dir.read_record(tmp_path / "run" / name) == {}
+    [record] = caplog.records
+    assert name in record.getMessage()
 
 
 def test_characters_that_only_test_has_are_scored_as_errors(data, command, tmp_path):

@@ -203,6 +203,16 @@ def test_bad_files_do_not_end_transcribe(corpus, command, tmp_path):
     assert (finished.status, finished.err) == (2, "famx: no.wav does not exist\n")
 
 
+def test_silent_file_has_an_empty_text_and_a_warning(corpus, command, tmp_path):
+    run(tones_config(corpus), tmp_path / "run")
+    soundfile.write(tmp_path / "silent.wav", np.full(16_000, 0.25), 16_000)
+    good = corpus / "test0.wav"
+    finished = command("transcribe", tmp_path / "run", tmp_path / "silent.wav", good)
+    assert finished.status == 0
+    assert finished.out.startswith(f"{tmp_path / 'silent.wav'}\t\n{good}\t")
+    assert "silent.wav is silent, so its text is empty" in finished.err
+
+
 def test_evaluation_and_transcription_agree_at_any_level(corpus_copy, tmp_path):
     run(tones_config(corpus_copy), tmp_path / "run")
     expected = famx.load(tmp_path / "run").evaluate("test").hypotheses

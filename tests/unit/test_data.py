@@ -80,6 +80,18 @@ def test_subwords_are_as_many_as_requested_and_decode_to_the_text():
         assert len(ids) < len(text)
 
 
+def test_word_of_a_million_characters_is_refused_by_subwords_and_read_by_characters():
+    word = "ab" * 500_000
+    with pytest.raises(UserError, match=r"has a word of 1,000,000 characters; subwords are for"):
+        train_tokenizer(["to be", word], vocab_size=30)
+    subwords = train_tokenizer(["to be or not to be ab"], vocab_size=30)
+    with pytest.raises(UserError, match=r"^a\.wav has a word of 1,000,000 characters"):
+        encode(subwords, word, "a.wav")
+    # of words, and of characters, there is no limit
+    assert encode(subwords, "to be " * 9999, "a.wav")
+    assert len(encode(train_tokenizer([word]), word, "a.wav")) == len(word)
+
+
 def test_characters_outside_the_vocabulary_are_refused_by_name():
     tokenizer = train_tokenizer(["abc"])
     with pytest.raises(UserError, match=r"^clip 7 has characters outside the vocabulary: 'x' 'é'$"):

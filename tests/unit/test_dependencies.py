@@ -9,6 +9,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from famx.data import _audio
 from famx.notation import UserError
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # torch for a GPU installs it, torch for the CPU does without
 BY_TORCH = {"triton"}
+LOCKED_EXTRAS = ("dev", "images", "slurm", "tune")
 
 
 def normalised(name):
@@ -50,6 +52,28 @@ def test_everything_that_famx_imports_is_declared():
 def test_every_dependency_has_an_upper_bound():
     for line in PROJECT["dependencies"]:
         assert "<" in line, line
+
+
+def test_lock_has_every_dependency_with_hashes_and_names_no_index():
+    # a block for each version: NAME==VERSION ; MARKER, then its hashes
+    text = (ROOT / "requirements.lock").read_text()
+    locked = {}
+    for block in re.findall(r"^\S+==.*(?:\n    .*)*", text, re.MULTILINE):
+        name, version = re.match(r"(\S+)==(\S+)", block).groups()
+        locked.setdefault(normalised(name), []).append(version)
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), name
+    assert "://" not in text
+    assert "index" not in text
+    # versions that pyproject.toml allows, of all that scripts/test installs
+    extras = PROJECT["optional-dependencies"]
+    lines = [*PROJECT["dependencies"], *itertools.chain(*(extras[name] for name in LOCKED_EXTRAS))]
+    for line in lines:
+        requirement = Requirement(line)
+        if requirement.name == "famx":
+            assert requirement.extras | {"dev"} == set(LOCKED_EXTRAS)
+            continue
+        versions = locked[normalised(requirement.name)]
+        assert any(requirement.specifier.contains(version) for version in versions), line
 
 
 @pytest.mark.parametrize("error", [OSError("libcudart.so.13: cannot open"), ImportError("no")])

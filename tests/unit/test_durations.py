@@ -1,6 +1,7 @@
 """The table of durations in the cache."""
 
 import os
+import struct
 
 import pytest
 import soundfile
@@ -56,6 +57,19 @@ def test_changed_file_is_read_again(corpus, read_names):
     dataset = Manifest("train", 0, root=str(corpus))
     assert sorted(read_names) == ["anna3.wav", "anna5.wav"]
     assert dataset.lengths[3] == pytest.approx(0.9)
+
+
+def test_changed_file_of_the_same_size_and_time_is_read_again(corpus):
+    lengths = Manifest("train", 0, root=str(corpus)).lengths
+    file = corpus / "anna3.wav"
+    status = file.stat()
+    header = bytearray(file.read_bytes())
+    header[24:32] = struct.pack("<II", 8000, 16_000)
+    file.write_bytes(header)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file.stat().st_size == status.st_size
+    lengths[3] *= 2
+    assert Manifest("train", 0, root=str(corpus)).lengths == pytest.approx(lengths)
 
 
 def test_bad_file_is_refused_each_time(corpus):

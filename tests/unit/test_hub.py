@@ -119,13 +119,15 @@ def audiofolder(corpus, tmp_path):
         ["0", "1", "2"],
         ["007", "042", "100"],
         ["true", "false", "true"],
-        ["null", "nan", "na", "none", "n a"],
+        ["null", "nan", "na", "none", "n a", "NA", "None", "NULL"],
+        ["1.50", "2.0", "3"],
+        ["007", "seven"],
         ["12345678901234567890", "1", "9" * 5000],
     ],
 )
 def test_values_of_a_table_are_read_as_they_are_written(texts, audiofolder):
     folder = audiofolder(texts).parent.parent
-    assert Hub("train", path=str(folder)).texts == texts
+    assert Hub("train", path=str(folder), normaliser="unicode").texts == texts
 
 
 def test_edited_table_of_the_same_time_and_size_is_read_anew(audiofolder):
@@ -136,6 +138,24 @@ def test_edited_table_of_the_same_time_and_size_is_read_anew(audiofolder):
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert file.stat().st_size == status.st_size
     assert Hub("train", path=str(file.parent.parent)).texts == ["six", "ten"]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "json"])
+def test_edited_data_file_of_the_same_time_is_read_anew(suffix, corpus, tmp_path):
+    import datasets
+
+    # not in the folder, all of whose files are data
+    audio = str(corpus.folder / corpus.recordings["train"][0].file)
+    file = tmp_path / f"train.{suffix}"
+
+    def write(text):
+        table = datasets.Dataset.from_dict({"audio": [audio], "text": [text]})
+        getattr(table, f"to_{suffix}")(file)
+        os.utime(file, ns=(10**18, 10**18))
+
+    for text in ("one", "two", "one"):
+        write(text)
+        assert Hub("train", path=str(tmp_path)).texts == [text]
 
 
 def test_numbers_in_json_lines_are_read_as_they_are_written(audiofolder):

@@ -1,5 +1,9 @@
 """Embedded speech: phrases and speakers of each split, and their rendering."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -99,6 +103,34 @@ def test_failure_of_the_synthesizer_is_reported(cache, monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"^py-nanotts failed: no voice$"):
         cached_rendering(recipe(SIZES))
     assert not list(cache.iterdir())
+
+
+KILLED = """\
+import os, signal, sys
+from pathlib import Path
+from famx.data import _rendering
+from famx.data.spoken import recipe
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+_rendering._wait = kill
+_rendering.render(recipe({"train": 3000, "dev": 3, "test": 3, "unheard": 3}), Path(sys.argv[1]))
+"""
+
+
+def test_speakers_end_with_a_process_that_is_killed(tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    # the speakers inherit the pipe, which ends when the last of them does
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "rendering")],
+        env=environment,
+        stdout=subprocess.PIPE,
+    )
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    for shard in range(2):
+        assert len(_rendering._read_lengths(tmp_path / "rendering", shard)) < 1500
 
 
 @pytest.mark.parametrize("file", ["utterances.json", "0.lengths", "1.int16"])

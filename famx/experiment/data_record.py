@@ -1,0 +1,69 @@
+"""The data that a run was trained with: what changed since, and recordings that it is scored on."""
+
+import json
+import logging
+from collections.abc import Sequence
+
+from famx.data._fingerprint import (
+    describe_changes,
+    recordings_of,
+    shared_files,
+    shared_with_run,
+)
+from famx.experiment.build import Experiment
+from famx.training.run_dir import RunDir
+
+log = logging.getLogger(__name__)
+
+
+def check_data(experiment: Experiment, run_dir: RunDir) -> None:
+    """Records the data of a run that begins or goes on.
+
+    Warnings name what changed since the run began, and recordings of train in other splits.
+    """
+    train = experiment.loader("train").dataset
+    datasets = {split: experiment.loader(split).dataset for split in train.splits}
+    # a run that is resumed has digests already
+    current = {split: dataset.fingerprint() for split, dataset in datasets.items()}
+    changes = describe_changes(run_dir.read_record(run_dir.data_file), current)
+    if changes:
+        log.warning(
+            "the data has changed since %s was saved, and is used as it is now: %s",
+            run_dir,
+            ", ".join(changes),
+        )
+    # the weights come from all recordings that the run has had
+    recordings = recordings_of(train.files(), run_dir.read_record(run_dir.recordings_file))
+    run_dir.write_files(
+        {
+            run_dir.data_file: json.dumps(current, indent=1) + "\n",
+            run_dir.recordings_file: json.dumps(recordings, indent=1) + "\n",
+        }
+    )
+    for split, dataset in datasets.items():
+        if split != "train":
+            shared = shared_files(train.files(), dataset.files())
+            _warn(shared, f"the {len(dataset.files())} recordings of {split} are in train too")
+
+
+def warn_of_training_recordings(experiment: Experiment, run_dir: RunDir, split: str) -> None:
+    """Warns if a split, perhaps of other data, has recordings that the run was trained with."""
+    if split == "train":
+        return
+    files = experiment.loader(split).dataset.files()
+    shared = shared_with_run(run_dir.read_record(run_dir.recordings_file), files)
+    _warn(shared, f"the {len(files)} recordings of {split} are in the training of {run_dir}")
+
+
+def _warn(shared: Sequence[tuple[str, str]], phrase: str) -> None:
+    """Warns of files that are shared, each with the file in the training."""
+    if not shared:
+        return
+    file, other = shared[0]
+    log.warning(
+        "%d of %s; the first: %s%s",
+        len(shared),
+        phrase,
+        file,
+        "" if file == other else f", which is {other} there",
+    )
