@@ -37,6 +37,7 @@ from famx.experiment.jobs import Job, carry_out
 from famx.experiment.run import run
 from famx.experiment.sweep import Sweep
 from famx.experiment.tune import tune
+from famx.experiment.user_parts import check_user_parts
 from famx.files import report_os_errors
 from famx.notation import UserError
 from famx.parts import show
@@ -110,7 +111,7 @@ def train(words: Sequence[str]) -> int:
     if dry and "--multirun" not in options:
         raise UserError("--dry shows the runs of a sweep: it needs -m")
     user_parts = import_user_parts(overrides)
-    runs = Runs(user_parts, user_part_files(overrides))
+    runs = Runs(user_parts, user_part_files(overrides), checks=not dry)
     register_schemas(**SECTION_TYPES)
     overrides = quote_texts(overrides, is_sweep="--multirun" in options)
     if find_override("sweep.tune", overrides) not in (None, "null"):
@@ -168,13 +169,14 @@ class Runs:
     Args:
         user_parts: name and digest of the files of the user's own parts.
         files: their paths.
+        checks: whether parts are checked before they train.
 
     Attributes:
         texts: texts of the command line by the values that stand for them.
         has_typed_folder: whether the command line names the folder of a run.
     """
 
-    def __init__(self, user_parts: list[dict[str, str]], files: Sequence[Path]):
+    def __init__(self, user_parts: list[dict[str, str]], files: Sequence[Path], checks: bool):
         self.user_parts = user_parts
         self.files = tuple(file.resolve() for file in files)
         self.started = False
@@ -182,6 +184,7 @@ class Runs:
         self.has_typed_folder = False
         self.jobs: list[Job] = []
         self.settings = SweepConfig()
+        self.checks = checks
 
     def accept(self, config: Container) -> float | UserError | None:
         """Collects a run; another launcher than Hydra's basic one, on another machine, trains it.
@@ -213,6 +216,8 @@ class Runs:
         """Builds a run from its composed config."""
         plain = restore_texts(to_plain(config), self.texts) | {"famx_parts": self.user_parts}
         refuse_renamed(plain, "the config")
+        if self.checks:
+            check_user_parts(plain)
         return Job(plain, folder, self.files)
 
 
@@ -309,6 +314,7 @@ def resume(words: Sequence[str]) -> int:
     # checks the types of changed options, and adds the defaults of options newer than the run
     for section, fields in SECTION_TYPES.items():
         config[section] = fill_defaults(section_schema(fields), config[section], section)
+    check_user_parts(config)
     results = run(config, run_dir.path, resume=True, trust_edits=trust_edits)
     return 128 + results["stopped_by"] if "stopped_by" in results else 0
 

@@ -121,6 +121,8 @@ class RunConfig:
         resume: folder of a run to continue.
         init_from: folder of a run whose weights are the initial ones.
         famx_parts: files of the user's parts; in a stored config, their names and digests.
+        check: whether parts outside of famx are checked before they train, `on` or `off`; not typed
+            as a string, since YAML reads both as booleans.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -132,3 +134,4 @@ class RunConfig:
     resume: str | None = None
     init_from: str | None = None
     famx_parts: Any = field(default_factory=list)
+    check: Any = "on"

@@ -24,6 +24,7 @@ from famx.experiment.build import (
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.experiment.search import layer_table
 from famx.experiment.transfer import Transfer, initialize_from
+from famx.experiment.user_parts import is_checked
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
 from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.notation import UserError
@@ -69,6 +70,7 @@ def run(
     config = resolve(config)
     check_parts_fit(config)
     probe_level(config["probe"])
+    is_checked(config)
     settings = TrainerConfig(**config["trainer"])
     device = select_device(settings.device, settings.threads)
     is_main_process = join_process_group(device)
@@ -123,7 +125,9 @@ def score(
         evaluation = evaluate(
             experiment.model, experiment.task, loader.eval_batches(), experiment.device
         )
-        run_dir.write_evaluation(evaluation, split + suffix, loader.dataset.normaliser)
+        run_dir.write_evaluation(
+            evaluation, split + suffix, loader.dataset.normaliser, is_checked(experiment.config)
+        )
         evaluations[split] = evaluation
     return evaluations
 
@@ -283,6 +287,7 @@ def _save_result(
         "memory": peak_memory(trainer.device),
         "device": describe_device(trainer.device),
         "plans": trainer.plans,
+        "check": "on" if is_checked(experiment.config) else "off",
         "metrics": dict(metrics),
     }
     files.write_atomic(run_dir.result_file, json.dumps(result, indent=1, default=float) + "\n")

@@ -255,14 +255,18 @@ class RunDir:
 
     # the scores of a run
 
-    def write_evaluation(self, evaluation: Evaluation, split: str, normaliser: str) -> None:
+    def write_evaluation(
+        self, evaluation: Evaluation, split: str, normaliser: str, is_checked: bool = True
+    ) -> None:
         """Writes `scores.<split>.json`, and `hypotheses.<split>.tsv` (id, ref, hyp) if any."""
         if evaluation.ids:
             rows = zip(evaluation.ids, evaluation.references, evaluation.hypotheses, strict=True)
             lines = ["id\tref\thyp", *("\t".join(row) for row in rows)]
             files.write_atomic(self.hypotheses_file(split), "\n".join(lines) + "\n")
-        scores = json.dumps(evaluation.summary(normaliser), indent=1)
-        files.write_atomic(self.scores_file(split), scores + "\n")
+        summary = evaluation.summary(normaliser)
+        if not is_checked:
+            summary["check"] = "off"
+        files.write_atomic(self.scores_file(split), json.dumps(summary, indent=1) + "\n")
 
     def remove_evaluations(self) -> None:
         """Removes the scores and the result of a run that is trained further."""
