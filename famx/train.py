@@ -1,4 +1,4 @@
-"""Trains: python -m famx.train model=myelinated optim=fam optim.lr=0.5
+"""Trains a run or a sweep: python -m famx.train model=myelinated optim=fam optim.lr=0.5
 
 With -m it trains a sweep: python -m famx.train -m optim=fam,adamw seed=0,1
 """

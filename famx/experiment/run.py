@@ -24,11 +24,10 @@ from famx.experiment.build import (
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.experiment.search import layer_table
 from famx.experiment.transfer import Transfer, initialize_from
-from famx.experiment.user_parts import is_checked
+from famx.experiment.user_parts import build_user_hooks, is_checked
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
 from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.notation import UserError
-from famx.registry import HOOK, PARTS
 from famx.training import checkpoint
 from famx.training.checkpoint import load_weights
 from famx.training.device import (
@@ -53,10 +52,12 @@ def run(
     resume: bool = False,
     trust_edits: bool = False,
     plans: Sequence[Sequence[int]] = (),
+    is_temporary: bool = False,
 ) -> dict[str, Any]:
     """Trains the model of a config in `folder`, then scores all splits except train and dev.
 
     Args:
+        is_temporary: whether the folder is removed afterwards, so that no command can use it.
         trust_edits: whether options of the optimizer in the config replace those of a checkpoint.
         plans: plans of a run with a limit of time that is repeated; see `Trainer.plans`.
 
@@ -98,15 +99,17 @@ def run(
         if resume:
             _restore(trainer, run_dir, trust_edits)
         console = Console(quiet=not is_main_process, markup=False)
+        commands = Console(quiet=is_temporary or not is_main_process, markup=False)
         if is_main_process:
             _begin(console, experiment, trainer, run_dir, transfer)
         latest = trainer.fit()
         if trainer.stopped_by:
-            _print_stopped(console, trainer, run_dir)
+            _print_stopped(commands, trainer, run_dir)
             return latest | {"stopped_by": trainer.stopped_by}
         if is_main_process:
             latest |= _score_and_report(experiment, trainer, run_log, run_dir, console)
             _save_result(run_dir, experiment, trainer, latest)
+            report.print_next_commands(commands, run_dir.path, experiment.transcribes)
     return latest
 
 
@@ -156,30 +159,13 @@ def monitoring_hooks(
 ) -> list[Hook]:
     """Builds the hooks of the first process: optimizer probe, user's hooks, run log, progress."""
     task = experiment.task
-    hooks: list[Hook] = [build_user_hook(name, hook) for name, hook in user_hooks().items()]
-    hooks += [run_log, ShowProgress(task)]
+    hooks = [*build_user_hooks(), run_log, ShowProgress(task)]
     level = probe_level(experiment.config["probe"])
     if level != "off":
         # before the run log, which writes what the probe adds to a report
         probe = OptimizerProbe(experiment.model, optimizer, level)
         hooks.insert(0, ProbeOptimizer(probe, run_dir, run_log))
     return hooks
-
-
-def user_hooks() -> dict[str, type]:
-    """Returns the hooks that files of `famx_parts=` have registered, by name."""
-    return PARTS.get(HOOK, {})
-
-
-def build_user_hook(name: str, hook: type) -> Hook:
-    """Builds a hook of the user.
-
-    Raises:
-        UserError: the class is not a `Hook`.
-    """
-    if not issubclass(hook, Hook):
-        raise UserError(f"hook={name} is a {hook.__name__}, not a famx.training.hooks.Hook")
-    return hook()
 
 
 def _initialize(experiment: Experiment) -> Transfer | None:
@@ -322,7 +308,7 @@ def _score_and_report(
             scores[f"{split}/{name}"] = value
     # for TensorBoard, and for the terminal
     run_log.finish(scores, trainer.step)
-    report.print_next_commands(console, run_dir.path, evaluations, experiment.transcribes)
+    report.print_scores(console, evaluations)
     return scores
 
 

@@ -24,7 +24,8 @@ from famx.data._rendering import cache_folder
 from famx.experiment.resolve import resolve
 from famx.model import layer_choices
 from famx.notation import UserError, suggest
-from famx.registry import LAYER_ROOMS, PARTS, ROOMS, get
+from famx.registry import HOOK, LAYER_ROOMS, PARTS, ROOMS, get
+from famx.training.hooks import Hook
 from famx.training.identity import PACKAGE, code_digests
 
 FOLDER = "checked-parts"
@@ -177,3 +178,17 @@ def _digest(room: str, choice: Mapping[str, Any], contracts: Sequence[str]) -> s
     versions = [code_digests(), code_digests(PACKAGE / "contracts"), torch.__version__]
     content = json.dumps([room, choice, contracts, code, versions], sort_keys=True, default=str)
     return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+def build_user_hooks() -> list[Hook]:
+    """Builds the hooks that files of `famx_parts=` have registered.
+
+    Raises:
+        UserError: a class is not a `Hook`.
+    """
+    hooks: list[Hook] = []
+    for name, hook in PARTS.get(HOOK, {}).items():
+        if not issubclass(hook, Hook):
+            raise UserError(f"hook={name} is a {hook.__name__}, not a famx.training.hooks.Hook")
+        hooks.append(hook())
+    return hooks

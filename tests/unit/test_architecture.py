@@ -24,7 +24,17 @@ LAYERS = (
     {"contracts", "analysis"},
     {"experiment"},
     {"inference"},
-    {"train", "evaluate", "transcribe", "spectra", "compare", "parts", "check", "replay"},
+    {
+        "train",
+        "evaluate",
+        "transcribe",
+        "spectra",
+        "compare",
+        "parts",
+        "check",
+        "replay",
+        "__main__",
+    },
 )
 # commands may call each other
 COMMANDS = LAYERS[-1]
