@@ -5,7 +5,6 @@ With -m it trains a sweep: python -m famx.train -m optim=fam,adamw seed=0,1
 
 import os
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from famx.config.schema import (
     section_schema,
     to_plain,
 )
-from famx.config.sections import ModelConfig, SweepConfig
+from famx.config.sections import SweepConfig
 from famx.config.text_options import quote_texts, replace_texts, restore_texts
 from famx.config.words import hydra_words, parse_override, split_words, sweep_folder
 from famx.experiment.jobs import Job, carry_out
@@ -78,23 +77,11 @@ def main() -> int:
 
 
 def print_help() -> int:
-    """Prints how the command is used: the options, and all parts with their hyperparameters."""
+    """Prints how the command is used: all settings, and all parts with their hyperparameters."""
     print(__doc__)
-    print("Options, as KEY=VALUE with their defaults:")
-    # options of a run, then those of its sections
-    print(
-        "  seed=0, probe=light, resume=RUN, init_from=RUN, famx_parts=[FILE], hydra.run.dir=FOLDER"
-    )
-    print("  for a sweep: -m, --dry (what would run), hydra.sweep.dir=FOLDER, hydra/launcher=NAME")
-    for section, defaults in (
-        ("model", ModelConfig(name="transformer")),
-        ("trainer", TrainerConfig()),
-        ("loader", LoaderConfig()),
-        ("sweep", SweepConfig()),
-    ):
-        options = [f"{section}.{key}={value}" for key, value in vars(defaults).items()]
-        print(textwrap.fill(", ".join(options), 100, initial_indent="  ", subsequent_indent="    "))
-    print("\nSet rooms by ROOM=NAME and hyperparameters by ROOM.KEY=VALUE; the parts of each room:")
+    print("-m, --dry (what a sweep would run), -c job (the composed config), --config-dir FOLDER")
+    print("hydra.run.dir=FOLDER, hydra.sweep.dir=FOLDER, hydra/launcher=NAME, --version")
+    print("Set options by KEY=VALUE, parts by ROOM=NAME and their options by ROOM.KEY=VALUE:\n")
     return show([])
 
 

@@ -13,7 +13,12 @@ from famx.validate import COUNT, NON_NEGATIVE, SIZE, THREADS, ConfigSection
 
 @dataclass
 class MutateConfig:
-    """Changes of sampled layers: the number of genes, and the seed that selects them."""
+    """Changes of sampled layers.
+
+    Args:
+        seed: seed that selects the genes and their new values.
+        genes: number of genes that change.
+    """
 
     seed: int = 0
     genes: int = 0
@@ -44,6 +49,8 @@ class ModelConfig(ConfigSection):
 
     Args:
         name: name of the preset.
+        d_model: channels of each position.
+        n_heads: attention heads, which divide d_model.
         n_layers: number of layers; replaced by the length of `layers` if that is set.
         layers: one mapping per layer, such as {attention: worm, n_heads: 8}; values that it leaves
             out are those of the config.
