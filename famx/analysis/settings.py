@@ -13,6 +13,7 @@ import omegaconf
 from famx.config.schema import annotation
 from famx.config.sections import (
     DrawConfig,
+    FinetuneConfig,
     ModelConfig,
     MutateConfig,
     ParamGroupConfig,
@@ -26,6 +27,7 @@ from famx.validate import FINITE, Rule
 
 SECTIONS: dict[str, tuple[str, type]] = {
     "run": ("", RunConfig),
+    "finetune": ("finetune.", FinetuneConfig),
     "model": ("model.", ModelConfig),
     "model.draw": ("model.draw.", DrawConfig),
     "model.draw.mutate": ("model.draw.mutate.", MutateConfig),

@@ -115,6 +115,19 @@ class SweepConfig(ConfigSection):
 
 
 @dataclass
+class FinetuneConfig:
+    """Selects the weights of `init_from` that are loaded, and those that are trained.
+
+    Args:
+        only: modules whose weights are loaded, such as [frontend,layers.0]; empty for all that fit.
+        freeze: modules whose weights are not trained, such as [frontend].
+    """
+
+    only: list[str] = field(default_factory=list)
+    freeze: list[str] = field(default_factory=list)
+
+
+@dataclass
 class RunConfig:
     """The config of a run except its parts, the loader and the trainer.
 
@@ -127,6 +140,7 @@ class RunConfig:
         sweep: options of a sweep, which no run depends on.
         resume: folder of a run to continue.
         init_from: folder of a run whose weights are the initial ones.
+        finetune: which of these weights are loaded, and which weights are not trained.
         famx_parts: files of the user's parts; in a stored config, their names and digests.
         check: whether parts outside of famx are checked before they train, `on` or `off`; not typed
             as a string, since YAML reads both as booleans.
@@ -140,5 +154,6 @@ class RunConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     resume: str | None = None
     init_from: str | None = None
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     famx_parts: Any = field(default_factory=list)
     check: Any = "on"

@@ -23,7 +23,7 @@ from famx.experiment.build import (
 )
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.experiment.search import layer_table
-from famx.experiment.transfer import Transfer, initialize_from
+from famx.experiment.transfer import Transfer, freeze, initialize_from
 from famx.experiment.user_parts import build_user_hooks, is_checked
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
 from famx.monitoring.optimizer_probe import OptimizerProbe
@@ -85,6 +85,7 @@ def run(
     for split in experiment.loader("train").dataset.splits:
         check_learnable(experiment, split)
     transfer = _initialize(experiment) if not resume else None
+    freeze(experiment.model, config["finetune"]["freeze"])
     optimizer = build_run_optimizer(experiment, settings)
     run_log = WriteRunLog(run_dir, report.hparams(config))
     hooks = training_hooks(run_dir, experiment, plans)
@@ -171,9 +172,12 @@ def monitoring_hooks(
 def _initialize(experiment: Experiment) -> Transfer | None:
     """Loads the weights of `init_from`, if it is set."""
     source = experiment.config["init_from"]
+    only = experiment.config["finetune"]["only"]
+    if not source and only:
+        raise UserError("finetune.only needs a run whose weights are loaded: init_from=RUN")
     if not source:
         return None
-    return initialize_from(experiment.model, experiment.tokenizer, source)
+    return initialize_from(experiment.model, experiment.tokenizer, source, only)
 
 
 def _open_folder(
