@@ -124,7 +124,9 @@ def _check_part(room: str, choice: Mapping[str, Any], causal: bool) -> None:
             crashed[0].message,
         )
         return
-    console.print(f"{room}={name} {summary(outcomes)} that training requires")
+    console.print(
+        f"{room}={name} keeps what training requires (contracts checked: {len(outcomes)})"
+    )
     # without a home, or with a cache that cannot be written, it is checked again
     with contextlib.suppress(OSError, RuntimeError):
         folder = cache_folder() / FOLDER
