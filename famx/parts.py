@@ -159,7 +159,7 @@ def _print_catalogue(groups: Sequence[str]) -> None:
             words = (
                 f"{setting.kind}; default {setting.default}" if setting.default else setting.kind
             )
-            print(f"  {setting.key:{NAME_WIDTH}}{words}")
+            print(f"  {setting.key:{NAME_WIDTH - 1}} {words}")
             _print_wrapped(setting.description, indent, indent)
         parts = list(_parts(group)) if group in ROOMS else []
         for entry in [*parts, *_presets(group)]:
