@@ -5,9 +5,11 @@ import sys
 import textwrap
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from famx import files
+from famx.analysis.settings import SECTIONS, settings_of, settings_page
 from famx.config.command import Parser, import_user_parts, run_command
 from famx.config.schema import CONF
 from famx.notation import UserError, suggest
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
     from famx.analysis.cost import Profile
 
 PRESETS = ("model", "experiment")  # groups of conf/ that are chosen on the command line like rooms
+GROUPS = tuple(dict.fromkeys((*SECTIONS, *ROOMS, *PRESETS)))
 DOCS = CONF.parent / "docs"
 PAGE = DOCS / "parts.md"
+SETTINGS_PAGE = DOCS / "settings.md"
 HEADING = """\
 # Parts
 
@@ -56,14 +60,16 @@ def show(words: list[str]) -> int:
     options = _parser().parse_args(words)
     import_user_parts(options.rooms)
     rooms = [word for word in options.rooms if not word.startswith("famx_parts=")]
-    if options.measure:
+    if options.settings:
+        _show_settings(rooms, options.write)
+    elif options.measure:
         _print_costs(rooms or ["attention"], options)
     elif options.write:
         _write_page(options.rooms)
     elif options.markdown:
         print(markdown(rooms or ROOMS), end="")
     else:
-        _print_catalogue(rooms or (*ROOMS, *PRESETS))
+        _print_catalogue(rooms or GROUPS)
     return 0
 
 
@@ -90,10 +96,14 @@ def _parser() -> Parser:
         "rooms",
         metavar="ROOM",
         nargs="*",
-        help="a room, model or experiment (default: all); famx_parts=[file.py] adds parts",
+        help="a room, a section such as trainer, model or experiment (default: all); "
+        "famx_parts=[file.py] adds parts",
     )
     parser.add_argument("--markdown", action="store_true", help="print the page docs/parts.md")
-    parser.add_argument("--write", action="store_true", help="write the page docs/parts.md")
+    parser.add_argument("--write", action="store_true", help="write the page into docs/")
+    parser.add_argument(
+        "--settings", action="store_true", help="print all settings, the page docs/settings.md"
+    )
     # options of --measure
     parser.add_argument(
         "--measure",
@@ -114,22 +124,43 @@ def _parser() -> Parser:
 
 def _write_page(words: Sequence[str]) -> None:
     """Writes docs/parts.md, which lists all rooms with the parts of famx alone."""
+    _require_all(words, PAGE)
+    files.write_atomic(PAGE, markdown(ROOMS))
+
+
+def _require_all(words: Sequence[str], page: Path) -> None:
+    """Checks that a page of all parts or settings can be written."""
     if words:
-        raise UserError(f"--write: {PAGE.name} lists all parts of famx; omit {' '.join(words)}")
+        raise UserError(f"--write: {page.name} lists all parts of famx; omit {' '.join(words)}")
     if not DOCS.is_dir():
         raise UserError(f"--write: there is no folder {DOCS}; only a checkout of famx has one")
-    files.write_atomic(PAGE, markdown(ROOMS))
+
+
+def _show_settings(words: Sequence[str], writes: bool) -> None:
+    """Prints or writes docs/settings.md."""
+    _require_all(words, SETTINGS_PAGE)
+    if writes:
+        files.write_atomic(SETTINGS_PAGE, settings_page())
+    else:
+        print(settings_page(), end="")
 
 
 def _print_catalogue(groups: Sequence[str]) -> None:
     """Prints the parts of rooms and the presets of groups of conf/."""
     # a typo is refused before anything is printed
     for group in groups:
-        if group not in (*ROOMS, *PRESETS):
-            raise UserError(f"{group}: no such room{suggest(group, (*ROOMS, *PRESETS))}")
+        if group not in GROUPS:
+            raise UserError(f"{group}: no such room{suggest(group, GROUPS)}")
     indent = " " * (NAME_WIDTH + 2)
     for group in groups:
         print(group)
+        for setting in settings_of(group) if group in SECTIONS else ():
+            # the name, then type and default, then what it is
+            words = (
+                f"{setting.kind}; default {setting.default}" if setting.default else setting.kind
+            )
+            print(f"  {setting.key:{NAME_WIDTH - 1}} {words}")
+            _print_wrapped(setting.description, indent, indent)
         parts = list(_parts(group)) if group in ROOMS else []
         for entry in [*parts, *_presets(group)]:
             _print_wrapped(entry.description, f"  {entry.name:{NAME_WIDTH}}", indent)

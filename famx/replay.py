@@ -22,6 +22,8 @@ TIMES = ("seconds", "_per_second")
 def main() -> int:
     """Trains the run again and compares both; returns 0 if they are the same bit for bit, else 1.
 
+    A signal that ends the training ends the command with its status.
+
     Raises:
         UserError: the run is not finished, or not what it was.
     """
@@ -46,7 +48,11 @@ def main() -> int:
         print(f"the code has changed: {list_files(changed)}")
     with tempfile.TemporaryDirectory() as folder:
         replayed = RunDir(arguments.to or Path(folder) / run_dir.path.resolve().name)
-        run(config, replayed.path, plans=result["plans"])
+        results = run(
+            config, replayed.path, plans=result["plans"], is_temporary=arguments.to is None
+        )
+        if "stopped_by" in results:
+            return 128 + results["stopped_by"]
         difference = next(differences(run_dir, replayed), None)
     if difference is None:
         print(f"{run_dir} is repeated bit for bit: {len(_reports(run_dir))} reports, all weights")

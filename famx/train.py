@@ -1,11 +1,10 @@
-"""Trains: python -m famx.train model=myelinated optim=fam optim.lr=0.5
+"""Trains a run or a sweep: python -m famx.train model=myelinated optim=fam optim.lr=0.5
 
 With -m it trains a sweep: python -m famx.train -m optim=fam,adamw seed=0,1
 """
 
 import os
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,20 +23,22 @@ from famx.config.command import (
 )
 from famx.config.composition import run_hydra
 from famx.config.errors import explain_hydra_error, refuse_renamed
+from famx.config.overrides import parse_override
 from famx.config.schema import (
     fill_defaults,
     register_schemas,
     section_schema,
     to_plain,
 )
-from famx.config.sections import ModelConfig, SweepConfig
+from famx.config.sections import SweepConfig
 from famx.config.text_options import quote_texts, replace_texts, restore_texts
-from famx.config.words import hydra_words, parse_override, split_words, sweep_folder
+from famx.config.words import hydra_words, split_words, sweep_folder
 from famx.experiment.jobs import Job, carry_out
 from famx.experiment.resolve import path_options
 from famx.experiment.run import run
 from famx.experiment.sweep import Sweep
 from famx.experiment.tune import tune
+from famx.experiment.user_parts import check_user_parts
 from famx.files import report_os_errors
 from famx.notation import UserError
 from famx.parts import show
@@ -77,23 +78,11 @@ def main() -> int:
 
 
 def print_help() -> int:
-    """Prints how the command is used: the options, and all parts with their hyperparameters."""
+    """Prints how the command is used: all settings, and all parts with their hyperparameters."""
     print(__doc__)
-    print("Options, as KEY=VALUE with their defaults:")
-    # options of a run, then those of its sections
-    print(
-        "  seed=0, probe=light, resume=RUN, init_from=RUN, famx_parts=[FILE], hydra.run.dir=FOLDER"
-    )
-    print("  for a sweep: -m, --dry (what would run), hydra.sweep.dir=FOLDER, hydra/launcher=NAME")
-    for section, defaults in (
-        ("model", ModelConfig(name="transformer")),
-        ("trainer", TrainerConfig()),
-        ("loader", LoaderConfig()),
-        ("sweep", SweepConfig()),
-    ):
-        options = [f"{section}.{key}={value}" for key, value in vars(defaults).items()]
-        print(textwrap.fill(", ".join(options), 100, initial_indent="  ", subsequent_indent="    "))
-    print("\nSet rooms by ROOM=NAME and hyperparameters by ROOM.KEY=VALUE; the parts of each room:")
+    print("-m, --dry (what a sweep would run), -c job (the composed config), --config-dir FOLDER")
+    print("hydra.run.dir=FOLDER, hydra.sweep.dir=FOLDER, hydra/launcher=NAME, --version")
+    print("Set options by KEY=VALUE, parts by ROOM=NAME and their options by ROOM.KEY=VALUE:\n")
     return show([])
 
 
@@ -110,7 +99,7 @@ def train(words: Sequence[str]) -> int:
     if dry and "--multirun" not in options:
         raise UserError("--dry shows the runs of a sweep: it needs -m")
     user_parts = import_user_parts(overrides)
-    runs = Runs(user_parts, user_part_files(overrides))
+    runs = Runs(user_parts, user_part_files(overrides), checks=not dry)
     register_schemas(**SECTION_TYPES)
     overrides = quote_texts(overrides, is_sweep="--multirun" in options)
     if find_override("sweep.tune", overrides) not in (None, "null"):
@@ -168,13 +157,14 @@ class Runs:
     Args:
         user_parts: name and digest of the files of the user's own parts.
         files: their paths.
+        checks: whether parts are checked before they train.
 
     Attributes:
         texts: texts of the command line by the values that stand for them.
         has_typed_folder: whether the command line names the folder of a run.
     """
 
-    def __init__(self, user_parts: list[dict[str, str]], files: Sequence[Path]):
+    def __init__(self, user_parts: list[dict[str, str]], files: Sequence[Path], checks: bool):
         self.user_parts = user_parts
         self.files = tuple(file.resolve() for file in files)
         self.started = False
@@ -182,6 +172,7 @@ class Runs:
         self.has_typed_folder = False
         self.jobs: list[Job] = []
         self.settings = SweepConfig()
+        self.checks = checks
 
     def accept(self, config: Container) -> float | UserError | None:
         """Collects a run; another launcher than Hydra's basic one, on another machine, trains it.
@@ -215,6 +206,8 @@ class Runs:
         """Builds a run from its composed config."""
         plain = restore_texts(to_plain(config), self.texts) | {"famx_parts": self.user_parts}
         refuse_renamed(plain, "the config")
+        if self.checks:
+            check_user_parts(plain)
         return Job(plain, folder, self.files)
 
 
@@ -313,6 +306,7 @@ def resume(words: Sequence[str]) -> int:
     # checks the types of changed options, and adds the defaults of options newer than the run
     for section, fields in SECTION_TYPES.items():
         config[section] = fill_defaults(section_schema(fields), config[section], section)
+    check_user_parts(config)
     results = run(config, run_dir.path, resume=True, trust_edits=trust_edits)
     return 128 + results["stopped_by"] if "stopped_by" in results else 0
 

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+import famx
 from famx import files
 from famx.config.documents import load_yaml
 from famx.notation import UserError
@@ -34,6 +36,9 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     `FAMX_DEBUG=1` adds the traceback), 130 after Ctrl-C, and 1 after an error of famx.
     """
     _escape_unprintable()
+    if sys.argv[1:] == ["--version"]:
+        print(f"famx {famx.__version__}")
+        sys.exit(0)
     try:
         with (
             show_warnings(),
@@ -128,7 +133,31 @@ def format_command(command: str, *words: str) -> str:
     user_parts = find_override("famx_parts", sys.argv[1:])
     if user_parts:
         words = (*words, f"famx_parts={user_parts}")
-    return shlex.join(["python", "-m", f"famx.{command}", *words])
+    return shlex.join([python_command(), "-m", f"famx.{command}", *words])
+
+
+def format_tensorboard(folder: str | Path) -> str:
+    """Returns the command that starts TensorBoard, to copy."""
+    program = ["tensorboard"] if _is_on_path("tensorboard") else [python_command(), "-m"]
+    if len(program) > 1:
+        program.append("tensorboard.main")
+    return shlex.join([*program, "--logdir", str(folder)])
+
+
+def python_command() -> str:
+    """Returns `python` where the shell finds this Python by it, otherwise the path of this one."""
+    return "python" if _is_on_path("python") else sys.executable
+
+
+def _is_on_path(program: str) -> bool:
+    """Returns whether the shell finds a program in the folder of this Python."""
+    path = shutil.which(program)
+    if path is None:
+        return False
+    # of the folder, since the Pythons of all virtual environments are links to one file
+    return os.path.realpath(os.path.dirname(path)) == os.path.realpath(
+        os.path.dirname(sys.executable)
+    )
 
 
 def parse_yaml(key: str, text: str) -> Any:

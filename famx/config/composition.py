@@ -26,9 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from famx.config.documents import read_yaml
 from famx.config.launchers import LAUNCHERS
+from famx.config.overrides import parse_override
 from famx.config.schema import CONF, limited_resolvers, one_line
 from famx.config.versions import VERSION_BASE
-from famx.config.words import parse_override, user_folders
+from famx.config.words import user_folders
 from famx.notation import UserError
 from famx.validate import check_folder_name
 

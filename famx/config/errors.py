@@ -12,14 +12,14 @@ from omegaconf import Container, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from famx.config.composition import initialized_hydra
+from famx.config.other_names import elsewhere
+from famx.config.overrides import override_values, parse_override
 from famx.config.schema import DEFAULT, DEFAULT_ROOMS, one_line
 from famx.config.words import (
     FREE_FORM,
     GROUPS,
     PRESETS,
     experiment_sweep,
-    override_values,
-    parse_override,
     without_plus,
 )
 from famx.notation import UserError, suggest
@@ -226,7 +226,7 @@ def _refused_value(config: Container, key: str, value: Any) -> UserError | None:
             return UserError(f"{'.'.join(path)} is {current}, so it has no {key}")
         path.append(step)
         if step not in node:
-            return _unknown_option(node, path)
+            return _unknown_option(node, path, OmegaConf.to_container(config, resolve=False))
         node = node[step]
     # its type must be right
     try:
@@ -246,12 +246,18 @@ def _refused_value(config: Container, key: str, value: Any) -> UserError | None:
     return None
 
 
-def _unknown_option(node: Mapping[str, Any], path: list[str]) -> UserError:
-    """Explains that the last step of a path does not exist in the node of the others."""
+def _unknown_option(node: Mapping[str, Any], path: list[str], config: Any) -> UserError:
+    """Explains that the last step of a path does not exist in the node of the others.
+
+    Args:
+        config: the composed config as plain values.
+    """
     *parents, key = path
+    room = parents[0] if parents else ""
+    meant = elsewhere(key, config, room)
     if not parents:
-        return UserError(f"there is no option {key}{suggest(key, [*node, 'experiment'])}")
-    room = parents[0]
+        ending = f": set {meant}" if meant else suggest(key, [*node, "experiment"])
+        return UserError(f"there is no option {key}{ending}")
     option = ".".join(path)
     # parts of the room that have such an option
     owners = [name for name, part in PARTS.get(room, {}).items() if key in hyperparameters(part)]
@@ -261,5 +267,7 @@ def _unknown_option(node: Mapping[str, Any], path: list[str]) -> UserError:
             f"add {room}={' or '.join(owners)}"
         )
     owner = f"{room}={node['name']}" if "name" in node else ".".join(parents)
+    if meant:
+        return UserError(f"{owner} has no {option}: set {meant}")
     known = [name for name in node if name != "name"]
     return UserError(f"{owner} has no {option}{suggest(key, known)}")

@@ -13,7 +13,12 @@ from famx.validate import COUNT, NON_NEGATIVE, SIZE, THREADS, ConfigSection
 
 @dataclass
 class MutateConfig:
-    """Changes of sampled layers: the number of genes, and the seed that selects them."""
+    """Changes of sampled layers.
+
+    Args:
+        seed: seed that selects the genes and their new values.
+        genes: number of genes that change.
+    """
 
     seed: int = 0
     genes: int = 0
@@ -44,6 +49,8 @@ class ModelConfig(ConfigSection):
 
     Args:
         name: name of the preset.
+        d_model: channels of each position.
+        n_heads: attention heads, which divide d_model.
         n_layers: number of layers; replaced by the length of `layers` if that is set.
         layers: one mapping per layer, such as {attention: worm, n_heads: 8}; values that it leaves
             out are those of the config.
@@ -113,6 +120,19 @@ class SweepConfig(ConfigSection):
 
 
 @dataclass
+class FinetuneConfig:
+    """Selects the weights of `init_from` that are loaded, and those that are trained.
+
+    Args:
+        only: modules whose weights are loaded, such as [frontend,layers.0]; empty for all that fit.
+        freeze: modules whose weights are not trained, such as [frontend].
+    """
+
+    only: list[str] = field(default_factory=list)
+    freeze: list[str] = field(default_factory=list)
+
+
+@dataclass
 class RunConfig:
     """The config of a run except its parts, the loader and the trainer.
 
@@ -125,7 +145,10 @@ class RunConfig:
         sweep: options of a sweep, which no run depends on.
         resume: folder of a run to continue.
         init_from: folder of a run whose weights are the initial ones.
+        finetune: which of these weights are loaded, and which weights are not trained.
         famx_parts: files of the user's parts; in a stored config, their names and digests.
+        check: whether parts outside of famx are checked before they train, `on` or `off`; not typed
+            as a string, since YAML reads both as booleans.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -136,4 +159,6 @@ class RunConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     resume: str | None = None
     init_from: str | None = None
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     famx_parts: Any = field(default_factory=list)
+    check: Any = "on"

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from famx.config.overrides import override_values, parse_override
 from famx.config.schema import annotation
 from famx.config.sections import RunConfig
-from famx.config.words import override_values, parse_override
 from famx.registry import PARTS, ROOMS, hyperparameters
 
 HYDRA_TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")

@@ -2,6 +2,8 @@
 
 A room's module holds `CONTRACT`, a tuple of functions. Each takes the class of a part, builds it
 and raises `ContractError` where the part breaks the guarantee that the function is named after.
+`ESSENTIAL` are those of them without which a result would be wrong and no error would show it;
+training requires them of a user's part (famx/experiment/user_parts.py).
 """
 
 import importlib
@@ -45,6 +47,12 @@ def contracts(room: str) -> dict[str, Contract]:
     """Returns the contracts of a room by name, in the order of its `CONTRACT`."""
     module = importlib.import_module(f"famx.contracts.{room}")
     return {contract.__name__: contract for contract in module.CONTRACT}
+
+
+def essential_contracts(room: str) -> dict[str, Contract]:
+    """Returns the contracts of a room by name that training requires of a user's part."""
+    module = importlib.import_module(f"famx.contracts.{room}")
+    return {contract.__name__: contract for contract in module.ESSENTIAL}
 
 
 def exemptions(part: type) -> Mapping[str, str]:

@@ -311,3 +311,14 @@ CONTRACT: tuple[Contract, ...] = (
     works_in_torch_layers,
     works_in_torch_decoders,
 )
+ESSENTIAL: tuple[Contract, ...] = (
+    shape,
+    mask_obeyed,
+    fully_masked,
+    causal,
+    padding_independent,
+    batch_independent,
+    deterministic,
+    observing_changes_nothing,
+    every_gradient,
+)

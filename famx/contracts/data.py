@@ -304,3 +304,11 @@ CONTRACT: tuple[Contract, ...] = (
     workers_change_nothing,
     evaluation_covers_items,
 )
+ESSENTIAL: tuple[Contract, ...] = (
+    items_match_columns,
+    lengths_match_items,
+    splits_disjoint,
+    items_independent_of_order,
+    plan_deterministic,
+    evaluation_covers_items,
+)

@@ -217,3 +217,8 @@ CONTRACT: tuple[Contract, ...] = (
     padding_changes_nothing,
     is_deterministic,
 )
+ESSENTIAL: tuple[Contract, ...] = (
+    rows_are_independent,
+    padding_changes_nothing,
+    is_deterministic,
+)

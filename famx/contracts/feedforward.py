@@ -67,3 +67,9 @@ CONTRACT: tuple[Contract, ...] = (
     positions_independent,
     every_gradient,
 )
+ESSENTIAL: tuple[Contract, ...] = (
+    shape,
+    finite,
+    positions_independent,
+    every_gradient,
+)

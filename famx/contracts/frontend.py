@@ -122,3 +122,10 @@ CONTRACT: tuple[Contract, ...] = (
     half_precision,
     every_gradient,
 )
+ESSENTIAL: tuple[Contract, ...] = (
+    lengths_right,
+    padding_changes_nothing,
+    deterministic,
+    finite,
+    every_gradient,
+)

@@ -121,3 +121,6 @@ CONTRACT: tuple[Contract, ...] = (
     stack_shares_a_state,
     learns_to_copy,
 )
+ESSENTIAL: tuple[Contract, ...] = tuple(
+    on_layer(contract) for contract in attention.SHARED if contract in attention.ESSENTIAL
+)

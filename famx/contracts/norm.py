@@ -19,3 +19,4 @@ def scale_invariant(part: type[nn.Module]) -> None:
 
 
 CONTRACT: tuple[Contract, ...] = (*feedforward.CONTRACT, scale_invariant)
+ESSENTIAL: tuple[Contract, ...] = feedforward.ESSENTIAL

@@ -293,3 +293,9 @@ CONTRACT: tuple[Contract, ...] = (
     meta,
     no_host_read,
 )
+ESSENTIAL: tuple[Contract, ...] = (
+    leaves_gradients_alone,
+    leaves_the_global_generator_alone,
+    state_round_trip,
+    non_finite,
+)

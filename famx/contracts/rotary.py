@@ -213,3 +213,8 @@ CONTRACT: tuple[Contract, ...] = (
     autocast,
     compiles,
 )
+ESSENTIAL: tuple[Contract, ...] = (
+    offset_continues,
+    input_unchanged,
+    every_gradient,
+)

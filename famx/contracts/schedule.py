@@ -118,3 +118,4 @@ CONTRACT: tuple[Contract, ...] = (
     accepts_equal_bounds,
     depends_on_the_step_alone,
 )
+ESSENTIAL: tuple[Contract, ...] = (depends_on_the_step_alone,)

@@ -234,3 +234,9 @@ CONTRACT: tuple[Contract, ...] = (
     observing_changes_nothing,
     meta,
 )
+ESSENTIAL: tuple[Contract, ...] = (
+    is_deterministic,
+    no_side_effects,
+    state_round_trip,
+    buffers_not_mutated,
+)

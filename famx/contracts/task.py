@@ -194,3 +194,9 @@ CONTRACT: tuple[Contract, ...] = (
     padding_counts_nothing,
     loss_is_a_mean_over_units,
 )
+ESSENTIAL: tuple[Contract, ...] = (
+    evaluates_as_it_trains_and_decodes,
+    selects_by_a_metric_that_it_gives,
+    padding_counts_nothing,
+    loss_is_a_mean_over_units,
+)

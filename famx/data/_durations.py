@@ -122,7 +122,8 @@ def _with_progress(durations: Iterator[Duration], total: int) -> Iterator[Durati
 
 def _table_file(paths: Sequence[str]) -> Path | None:
     """Returns the file of the table of the folder in which all files are, None without a cache."""
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    folders = {os.path.dirname(path) for path in paths}
+    folder = os.path.commonpath([os.path.abspath(folder) for folder in folders])
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     try:
         cache = cache_folder()

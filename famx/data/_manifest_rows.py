@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from famx.data._paths import existing_path
+from famx.data._paths import RecordingFolder
 from famx.notation import UserError
 
 DEFAULT_DEV = "dev.tsv"
@@ -23,23 +23,31 @@ class Row(NamedTuple):
     file: str
 
 
-def rows_of_split(folder: Path, split: str, train: str, dev: str | None, test: str) -> list[Row]:
+def rows_of_split(
+    folder: Path,
+    split: str,
+    train: str,
+    dev: str | None,
+    test: str,
+    allow_outside: bool = True,
+) -> list[Row]:
     """Reads the lines that belong to a split.
 
     Args:
         folder: folder of the manifests.
         split: "train", "dev" or "test".
         train, dev, test: names of the manifests. Without one of dev, a tenth of train is dev.
+        allow_outside: see `RecordingFolder`.
 
     Raises:
-        UserError: a manifest is missing, empty or damaged, or a recording is not in the folder.
+        UserError: a manifest is missing, empty or damaged, or a recording cannot be used.
     """
     # dev.tsv is optional, another name is not
     is_missing = dev == DEFAULT_DEV and not (folder / dev).exists()
     if is_missing:
         dev = None
     manifest = {"train": train, "dev": dev or train, "test": test}[split]
-    rows = _read_manifest(folder, manifest)
+    rows = _read_manifest(folder, manifest, allow_outside)
     if dev or split == "test":
         return rows
     # without a manifest of its own, dev is a tenth of train
@@ -76,7 +84,7 @@ def _random_key(file: str) -> bytes:
     return hashlib.sha256(Path(file).name.encode(errors="surrogateescape")).digest()
 
 
-def _read_manifest(folder: Path, name: str) -> list[Row]:
+def _read_manifest(folder: Path, name: str, allow_outside: bool) -> list[Row]:
     """Reads all lines of a manifest."""
     manifest = folder / name
     if not manifest.is_file():
@@ -86,31 +94,22 @@ def _read_manifest(folder: Path, name: str) -> list[Row]:
         lines = manifest.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{manifest} is not UTF-8: {error.reason} at byte {error.start}") from error
+    recordings = RecordingFolder(folder, allow_outside)
     rows = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            rows.append(_parse_line(line, folder, f"{manifest}, line {number}"))
+            rows.append(_parse_line(line, recordings, f"{manifest}, line {number}"))
     if not rows:
         raise UserError(f"the manifest {manifest} is empty")
     return rows
 
 
-def _parse_line(line: str, folder: Path, location: str) -> Row:
-    """Parses a line of a manifest, whose recording must be a file inside the folder."""
+def _parse_line(line: str, folder: RecordingFolder, location: str) -> Row:
+    """Parses a line of a manifest, whose recording must be a file."""
     columns = line.rstrip("\r").split("\t")
     if len(columns) not in (2, 3):
         raise UserError(
             f"{location}: {len(columns) - 1} tabs, expected PATH<TAB>TEXT[<TAB>SPEAKER]"
         )
     path, text, speaker = [*columns, ""][:3]
-    # links are resolved, so that one that leaves the folder raises too
-    try:
-        file = existing_path(folder / path).resolve()
-        exists = file.is_file()
-    except (OSError, ValueError) as error:  # too long, or with a NUL
-        raise UserError(f"{location}: {path!r} is not a path ({error})") from error
-    if not file.is_relative_to(folder.resolve()):
-        raise UserError(f"{location}: {path} leaves the folder {folder}")
-    if not exists:
-        raise UserError(f"{location}: there is no file {folder / path}")
-    return Row(path, text, speaker, str(file))
+    return Row(path, text, speaker, folder.locate(path, location))

@@ -22,6 +22,13 @@ INVISIBLE = frozenset(
 )
 
 
+# an ASCII character -> what it becomes in a word
+ASCII_WORDS = {
+    code: chr(code).lower() if chr(code).isalnum() or chr(code) == "'" else " "
+    for code in range(128)
+}
+
+
 def normalise_basic(text: str) -> str:
     """Normalises a text to lower-case words of letters, digits and apostrophes.
 
@@ -29,6 +36,9 @@ def normalise_basic(text: str) -> str:
     ½ and ² stay, since `1½` would become 11⁄2. Invisible characters, such as a zero-width space or
     a soft hyphen, are removed. Everything else separates words.
     """
+    # nothing below is needed for ASCII, which is most of what is read
+    if text.isascii():
+        return _join_words(text.translate(ASCII_WORDS))
     characters = []
     for character in unicodedata.normalize("NFC", remove_invisible(text)):
         is_number = unicodedata.category(character) == "No"
@@ -42,7 +52,12 @@ def normalise_basic(text: str) -> str:
         if category == "M":
             in_word = allowed[-1] not in " '"
         allowed.append(character if in_word else " ")
-    words = [word.strip("'") for word in "".join(allowed).split()]
+    return _join_words("".join(allowed))
+
+
+def _join_words(text: str) -> str:
+    """Joins the words of a text, without apostrophes at their ends, by single spaces."""
+    words = [word.strip("'") for word in text.split()]
     return " ".join(word for word in words if word)
 
 

@@ -46,6 +46,8 @@ class Manifest(Speech):
         normaliser: normalisation of the texts: lower case without punctuation ("basic"), or as
             they are written ("unicode").
         unknown: what becomes of texts of dev and test with characters that train lacks.
+        allow_outside: whether recordings may be outside of the folder; links that lead there are
+            followed if the owner of the folder, or the user, has made them.
     """
 
     path_options = ("root",)
@@ -64,6 +66,7 @@ class Manifest(Speech):
         max_seconds: Seconds = 40.0,
         normaliser: Normaliser = "basic",
         unknown: Unknown = "replace",
+        allow_outside: bool = True,
     ) -> None:
         # the options
         check_split(split, self.splits)
@@ -78,7 +81,7 @@ class Manifest(Speech):
 
         # lines of the split
         folder = existing_path(typed_path(root))
-        rows = rows_of_split(folder, split, train, dev, test)
+        rows = rows_of_split(folder, split, train, dev, test, allow_outside)
         if join and not all(row.speaker for row in rows):
             raise UserError(
                 f"data.join={list(join)} needs a speaker, the third column, in every line of "

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from famx import files, registry
-from famx.config.command import format_command
+from famx.config.command import format_command, format_tensorboard, python_command
 from famx.config.schema import flatten
 from famx.data._normalisers import DESCRIPTIONS
 from famx.data.base import Dataset
@@ -150,24 +150,26 @@ def _param_group_row(group: Mapping[str, Any], optimizer: torch.optim.Optimizer)
     return [str(values.get(key, "")) for key in GROUP_COLUMNS]
 
 
-def print_next_commands(
-    console: Console, folder: Path, evaluations: Mapping[str, Evaluation], transcribes: bool
-) -> None:
-    """Prints the scores, the run's folder, and the commands that a user may want next.
+def print_scores(console: Console, evaluations: Mapping[str, Evaluation]) -> None:
+    """Prints a table of the scores of each split."""
+    for split, evaluation in evaluations.items():
+        console.print(evaluation.table(split))
+
+
+def print_next_commands(console: Console, folder: Path, transcribes: bool) -> None:
+    """Prints the run's folder, and the commands that a user may want next.
 
     Args:
         transcribes: whether the run turns recordings into texts.
     """
-    for split, evaluation in evaluations.items():
-        console.print(evaluation.table(split))
     console.print(f"run: {folder}", highlight=False, soft_wrap=True)
     # commands to copy, with the options that this run needs
     commands = [format_command("evaluate", str(folder))]
     if transcribes:
         commands.append(format_command("transcribe", str(folder), "FILE..."))
-    commands.append(shlex.join(["tensorboard", "--logdir", str(folder.parent)]))
+    commands.append(format_tensorboard(folder.parent))
     if (folder.parent / "multirun.yaml").exists():
-        commands.append(shlex.join(["python", "-m", "famx.compare", str(folder.parent)]))
+        commands.append(shlex.join([python_command(), "-m", "famx.compare", str(folder.parent)]))
     console.print("\n  ".join(["next:", *commands]), highlight=False, soft_wrap=True)
 
 

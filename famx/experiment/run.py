@@ -23,11 +23,11 @@ from famx.experiment.checks import check_learnable
 from famx.experiment.data_record import check_data
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.experiment.search import layer_table
-from famx.experiment.transfer import Transfer, initialize_from
+from famx.experiment.transfer import Transfer, freeze, initialize_from
+from famx.experiment.user_parts import build_user_hooks, is_checked
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
 from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.notation import UserError
-from famx.registry import HOOK, PARTS
 from famx.training import checkpoint
 from famx.training.checkpoint import describe_weights, load_weights
 from famx.training.device import (
@@ -53,10 +53,12 @@ def run(
     resume: bool = False,
     trust_edits: bool = False,
     plans: Sequence[Sequence[int]] = (),
+    is_temporary: bool = False,
 ) -> dict[str, Any]:
     """Trains the model of a config in `folder`, then scores all splits except train and dev.
 
     Args:
+        is_temporary: whether the folder is removed afterwards, so that no command can use it.
         trust_edits: whether options of the optimizer in the config replace those of a checkpoint.
         plans: plans of a run with a limit of time that is repeated; see `Trainer.plans`.
 
@@ -70,6 +72,7 @@ def run(
     config = resolve(config)
     check_parts_fit(config)
     probe_level(config["probe"])
+    is_checked(config)
     settings = TrainerConfig(**config["trainer"])
     device = select_device(settings.device, settings.threads)
     is_main_process = join_process_group(device)
@@ -83,6 +86,7 @@ def run(
     for split in experiment.loader("train").dataset.splits:
         check_learnable(experiment, split)
     transfer = _initialize(experiment) if not resume else None
+    freeze(experiment.model, config["finetune"]["freeze"])
     optimizer = build_run_optimizer(experiment, settings)
     run_log = WriteRunLog(run_dir, report.hparams(config))
     hooks = training_hooks(run_dir, experiment, plans)
@@ -96,16 +100,18 @@ def run(
         if resume:
             _restore(trainer, run_dir, trust_edits)
         console = Console(quiet=not is_main_process, markup=False)
+        commands = Console(quiet=is_temporary or not is_main_process, markup=False)
         if is_main_process:
             _begin(console, experiment, trainer, run_dir, transfer)
         with watch_processes():
             latest = trainer.fit()
         if trainer.stopped_by:
-            _print_stopped(console, trainer, run_dir)
+            _print_stopped(commands, trainer, run_dir)
             return latest | {"stopped_by": trainer.stopped_by}
         if is_main_process:
             latest |= _score_and_report(experiment, trainer, run_log, run_dir, console)
             _save_result(run_dir, experiment, trainer, latest)
+            report.print_next_commands(commands, run_dir.path, experiment.transcribes)
     return latest
 
 
@@ -126,9 +132,13 @@ def score(
         evaluation = evaluate(
             experiment.model, experiment.task, batches, experiment.device, weights
         )
-        normaliser = loader.dataset.normaliser
-        decoder = experiment.config["decode"]
-        run_dir.write_evaluation(evaluation, split + suffix, normaliser, decoder)
+        conditions: dict[str, object] = {
+            "normaliser": loader.dataset.normaliser,
+            "decoder": dict(experiment.config["decode"]),
+        }
+        if not is_checked(experiment.config):
+            conditions["check"] = "off"
+        run_dir.write_evaluation(evaluation, split + suffix, conditions)
         evaluations[split] = evaluation
     return evaluations
 
@@ -157,8 +167,7 @@ def monitoring_hooks(
 ) -> list[Hook]:
     """Builds the hooks of the first process: optimizer probe, user's hooks, run log, progress."""
     task = experiment.task
-    hooks: list[Hook] = [build_user_hook(name, hook) for name, hook in user_hooks().items()]
-    hooks += [run_log, ShowProgress(task)]
+    hooks = [*build_user_hooks(), run_log, ShowProgress(task)]
     level = probe_level(experiment.config["probe"])
     if level != "off":
         # before the run log, which writes what the probe adds to a report
@@ -167,28 +176,15 @@ def monitoring_hooks(
     return hooks
 
 
-def user_hooks() -> dict[str, type]:
-    """Returns the hooks that files of `famx_parts=` have registered, by name."""
-    return PARTS.get(HOOK, {})
-
-
-def build_user_hook(name: str, hook: type) -> Hook:
-    """Builds a hook of the user.
-
-    Raises:
-        UserError: the class is not a `Hook`.
-    """
-    if not issubclass(hook, Hook):
-        raise UserError(f"hook={name} is a {hook.__name__}, not a famx.training.hooks.Hook")
-    return hook()
-
-
 def _initialize(experiment: Experiment) -> Transfer | None:
     """Loads the weights of `init_from`, if it is set."""
     source = experiment.config["init_from"]
+    only = experiment.config["finetune"]["only"]
+    if not source and only:
+        raise UserError("finetune.only needs a run whose weights are loaded: init_from=RUN")
     if not source:
         return None
-    return initialize_from(experiment.model, experiment.tokenizer, source)
+    return initialize_from(experiment.model, experiment.tokenizer, source, only)
 
 
 def _open_folder(
@@ -260,6 +256,7 @@ def _save_result(
         "memory": peak_memory(trainer.device),
         "device": describe_device(trainer.device),
         "plans": trainer.plans,
+        "check": "on" if is_checked(experiment.config) else "off",
         "metrics": dict(metrics),
     }
     files.write_atomic(run_dir.result_file, json.dumps(result, indent=1, default=float) + "\n")
@@ -294,7 +291,7 @@ def _score_and_report(
             scores[f"{split}/{name}"] = value
     # for TensorBoard, and for the terminal
     run_log.finish(scores, trainer.step)
-    report.print_next_commands(console, run_dir.path, evaluations, experiment.transcribes)
+    report.print_scores(console, evaluations)
     return scores
 
 

@@ -1,6 +1,6 @@
 """Initial weights from another run: matched by name, and those of the vocabulary by token."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,10 +9,12 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from famx.model import Model, SpeechToText
-from famx.notation import UserError
+from famx.notation import UserError, suggest
 from famx.training import checkpoint
 from famx.training.checkpoint import evaluated_weights
 from famx.training.run_dir import RunDir
+
+EXCLUDED = "not in finetune.only"
 
 
 @dataclass
@@ -49,7 +51,9 @@ class Transfer:
         return table
 
 
-def initialize_from(model: Model, tokenizer: Tokenizer, run: str) -> Transfer:
+def initialize_from(
+    model: Model, tokenizer: Tokenizer, run: str, only: Sequence[str] = ()
+) -> Transfer:
     """Loads the best weights of another run, as far as they fit.
 
     Tensors are matched by name and shape. Of the score layer and the embeddings, whose rows are
@@ -58,10 +62,12 @@ def initialize_from(model: Model, tokenizer: Tokenizer, run: str) -> Transfer:
     Args:
         tokenizer: tokenizer of the model.
         run: folder of the other run.
+        only: modules whose weights are loaded; empty for all.
 
     Raises:
-        UserError: there is no such run, or no matrix of its layers fits.
+        UserError: there is no such run or module, or no matrix of its layers fits.
     """
+    _require_modules(model, "finetune.only", only)
     run_dir = RunDir(run)
     saved = checkpoint.load(run_dir.require_checkpoints(), "best")
     vocabulary = tokenizer.get_vocab()
@@ -74,6 +80,9 @@ def initialize_from(model: Model, tokenizer: Tokenizer, run: str) -> Transfer:
             transfer.initial[name] = "absent there"
             continue
         transfer.unused.remove(name)
+        if only and not _is_inside(name, only):
+            transfer.initial[name] = EXCLUDED
+            continue
         other = weights[name].to(tensor.device)
         is_by_token = vocabulary != other_vocabulary and name in _tensors_by_token(model)
         if is_by_token and _fits(tensor, other, other_vocabulary):
@@ -88,12 +97,40 @@ def initialize_from(model: Model, tokenizer: Tokenizer, run: str) -> Transfer:
     return transfer
 
 
+def freeze(model: Model, modules: Sequence[str]) -> None:
+    """Excludes the weights of modules from training.
+
+    Raises:
+        UserError: there is no such module, or nothing would be trained.
+    """
+    _require_modules(model, "finetune.freeze", modules)
+    for name, parameter in model.named_parameters():
+        if _is_inside(name, modules):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"finetune.freeze=[{','.join(modules)}] leaves nothing to train")
+
+
+def _is_inside(name: str, modules: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def _require_modules(model: Model, option: str, modules: Sequence[str]) -> None:
+    """Raises a UserError if the model lacks one of the modules, or the module has no weights."""
+    known = {name for name, module in model.named_modules() if name and module.state_dict()}
+    for module in modules:
+        if module not in known:
+            # of hundreds, those that are mostly meant
+            choices = [name for name in known if name.count(".") < 2]
+            raise UserError(f"{option}: the model has no {module}{suggest(module, choices)}")
+
+
 def _refuse_other_model(model: Model, transfer: Transfer) -> None:
-    """Raises a UserError if no matrix of the layers was loaded."""
+    """Raises a UserError if no matrix of the layers was loaded, unless none was to be."""
     reasons = dict(transfer.initial)
     for name, tensor in model.state_dict().items():
         if name.startswith("layers.") and tensor.ndim > 1:
-            if name in transfer.loaded:
+            if name in transfer.loaded or transfer.initial.get(name) == EXCLUDED:
                 return
             reasons = {name: transfer.initial[name]} | reasons
     for name, reason in reasons.items():

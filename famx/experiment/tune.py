@@ -26,11 +26,11 @@ from omegaconf import Container
 from rich.console import Console
 
 from famx.config.composition import compose_config
+from famx.config.overrides import parse_override
 from famx.config.sections import SweepConfig
 from famx.config.words import (
     default_sweep_folder,
     experiment_sweep,
-    parse_override,
     sweep_folder,
 )
 from famx.experiment.jobs import Job, Outcome, State

@@ -58,21 +58,20 @@ class Evaluation:
         pairs = zip(self.references[::step], self.hypotheses[::step], strict=True)
         return list(pairs)[:n]
 
-    def summary(self, normaliser: str, decoder: Mapping[str, Any]) -> dict[str, Any]:
+    def summary(self, conditions: Mapping[str, object]) -> dict[str, Any]:
         """Returns the scores and sizes as plain values, for `scores.<split>.json`.
 
         Args:
-            normaliser: name of the normalisation of the references.
-            decoder: name and settings of the decoder of the hypotheses.
+            conditions: what else the scores depend on: the normaliser of the references, the
+                decoder of the hypotheses.
         """
         summary: dict[str, Any] = {name: score.summary() for name, score in self.scores.items()}
         summary["loss"] = self.loss
-        summary["normaliser"] = normaliser
+        summary |= conditions
         summary["precision"] = self.precision
         summary["weights"] = self.weights
         # sizes, which show how reliable the scores are
         if self.ids:
-            summary["decoder"] = dict(decoder)
             summary["utterances"] = len(self.ids)
         if self.modality is Modality.SPEECH:
             summary["audio_seconds"] = self.amount

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import datetime
 from importlib import metadata
+from multiprocessing import parent_process
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ def provenance(device: torch.device, processes: int) -> dict[str, str | int | bo
     commit, has_changes = _commit()
     facts: dict[str, str | int | bool | None] = {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(sys.orig_argv),
+        "command": shlex.join(_command()),
         "folder": str(Path.cwd()),
         "commit": commit,
         "has_changes": has_changes,
@@ -44,6 +45,12 @@ def provenance(device: torch.device, processes: int) -> dict[str, str | int | bo
         "processes": processes,
     }
     return facts
+
+
+def _command() -> list[str]:
+    """Returns the words of the command; in a process of a sweep, those of the sweep."""
+    # the words of such a process itself are those of multiprocessing's server
+    return sys.orig_argv if parent_process() is None else [sys.executable, *sys.argv]
 
 
 def _commit() -> tuple[str | None, bool | None]:

@@ -261,14 +261,14 @@ class RunDir:
     # the scores of a run
 
     def write_evaluation(
-        self, evaluation: Evaluation, split: str, normaliser: str, decoder: Mapping[str, Any]
+        self, evaluation: Evaluation, split: str, conditions: Mapping[str, object]
     ) -> None:
         """Writes `scores.<split>.json`, and `hypotheses.<split>.tsv` (id, ref, hyp) if any."""
         if evaluation.ids:
             rows = zip(evaluation.ids, evaluation.references, evaluation.hypotheses, strict=True)
             lines = ["id\tref\thyp", *("\t".join(row) for row in rows)]
             files.write_atomic(self.hypotheses_file(split), "\n".join(lines) + "\n")
-        scores = json.dumps(evaluation.summary(normaliser, decoder), indent=1)
+        scores = json.dumps(evaluation.summary(conditions), indent=1)
         files.write_atomic(self.scores_file(split), scores + "\n")
 
     def remove_evaluations(self) -> None:

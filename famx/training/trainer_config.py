@@ -38,6 +38,7 @@ class TrainerConfig(ConfigSection):
             one process, if all parts allow it.
         compile: whether to compile the layers with torch.compile, which takes a minute or more at
             the start.
+        device: device of the model; auto is CUDA where there is one, then MPS, else the CPU.
         threads: number of CPU threads; None for torch's default.
     """
 

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from famx.analysis.settings import SECTIONS, settings_of
 from famx.config.composition import initialized_hydra
 from famx.config.schema import CONF, limited_resolvers, register_schemas, to_plain
 from famx.config.versions import VERSION_BASE
@@ -241,7 +242,9 @@ def test_catalogue_lists_every_choice_with_a_description(command):
             assert description
             listed[room].append(name)
     expected = {room: names(room) + preset_names(room) for room in ROOMS}
-    expected |= {group: preset_names(group) for group in ("model", "experiment")}
+    expected |= {section: [x.key for x in settings_of(section)] for section in SECTIONS}
+    for group in ("model", "experiment"):
+        expected[group] = expected.get(group, []) + preset_names(group)
     assert listed == expected
 
 

@@ -114,11 +114,14 @@ def test_word_that_no_person_would_type_is_refused(word, command):
 EXITS = "import sys\nsys.exit(0)\n"
 EXITS_LATER = """\
 import sys
+
+from torch import nn
+
 from famx.registry import register
 
 
 @register("norm")
-class Exits:
+class Exits(nn.Module):
     def __init__(self, d_model):
         sys.exit(0)
 """

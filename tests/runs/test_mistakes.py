@@ -24,6 +24,13 @@ UNKNOWN = {
     "layer.drop=0.1": ["layer=prenorm has no layer.drop; did you mean dropout?"],
     "atention=multihead": ["no option atention; did you mean attention?"],
     "experimet=shakespeare": ["no option experimet; did you mean experiment?"],
+    # other frameworks' names, and options of another section
+    "batch_size=8": ["no option batch_size: set loader.batch_seconds (speech), loader.batch_tok"],
+    "epochs=10": ["there is no option epochs: set trainer.max_steps or trainer.max_time"],
+    "lr=1e-3": ["there is no option lr: set optim.lr"],
+    "trainer.lr=1": ["trainer has no trainer.lr: set optim.lr"],
+    "max_steps=10": ["there is no option max_steps: set trainer.max_steps"],
+    "dropout=0.2": ["there is no option dropout: set layer.dropout"],
     "+trainer.foo=1": ["trainer has no trainer.foo; choose from accumulate"],
     "++nosuch.a=1": ["there is no option nosuch;"],
     "seed.x=3": ["seed is 0, so it has no seed.x"],

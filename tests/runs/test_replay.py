@@ -15,6 +15,9 @@ def test_run_is_repeated_bit_for_bit_or_the_first_difference_is_named(command, c
     repeated = command("replay", "run")
     assert repeated.status == 0, repeated.out + repeated.err
     assert "run is repeated bit for bit: " in repeated.out
+    # no commands of a folder that is removed
+    assert "next:" in trained.out
+    assert "next:" not in repeated.out
     # another value in the second report
     with open("run/metrics.jsonl", encoding="utf-8") as file:
         lines = file.read().splitlines()

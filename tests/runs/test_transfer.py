@@ -97,6 +97,61 @@ def test_model_without_a_common_matrix_in_its_layers_is_refused(texts, source):
         transferred(texts, "abc.txt", source, "model.d_model=32")
 
 
+def test_only_some_modules_are_loaded(texts, source):
+    config = resolve(text_config(texts, "abc.txt"))
+    experiment = build_experiment(config, torch.device("cpu"))
+    initial = {key: value.clone() for key, value in experiment.model.state_dict().items()}
+    arguments = (experiment.model, experiment.tokenizer, str(source))
+    transfer = initialize_from(*arguments, only=["frontend"])
+    weights = checkpoint.load(RunDir(source).checkpoints, "best")["model"]
+    for key, tensor in experiment.model.state_dict().items():
+        expected = weights[key] if key.startswith("frontend.") else initial[key]
+        assert torch.equal(tensor, expected), key
+    assert set(transfer.initial.values()) == {"not in finetune.only"}
+    with pytest.raises(
+        UserError, match=r"finetune\.only: the model has no fronted; did you mean f"
+    ):
+        initialize_from(*arguments, only=["fronted"])
+
+
+def test_frozen_modules_keep_their_weights_also_when_resumed(texts, source, tmp_path):
+    words = (f"init_from={source}", "finetune.freeze=[frontend,layers.0.attention]")
+    folder = tmp_path / "run"
+    config = text_config(texts, "abc.txt", *words, "trainer.save_every=2")
+    run(config, folder)
+    config["trainer"]["max_steps"] = 5
+    run(config, folder, resume=True)
+    weights = checkpoint.load(RunDir(source).checkpoints, "best")["model"]
+    for key, tensor in checkpoint.load(RunDir(folder).checkpoints)["model"].items():
+        is_frozen = key.startswith(("frontend.", "layers.0.attention."))
+        assert torch.equal(tensor, weights[key]) == is_frozen, key
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["finetune.freeze=[frontend,layers,norm,score]"], "leaves nothing to train"),
+        (["finetune.freeze=[layer]"], "finetune.freeze: the model has no layer; did you mean lay"),
+        (["finetune.only=[frontend]"], "finetune.only needs a run whose weights are loaded"),
+    ],
+)
+def test_fine_tuning_without_effect_is_refused(words, message, texts, tmp_path):
+    with pytest.raises(UserError, match=message):
+        run(text_config(texts, "abc.txt", *words), tmp_path / "run")
+
+
+def test_fine_tuning_beats_training_from_scratch_on_little_data(texts, tmp_path):
+    # other sentences of the same words, of which there are few
+    (texts / "long.txt").write_text("the cat sat on the mat and the rat ran " * 100)
+    (texts / "little.txt").write_text("the rat sat on the cat and the mat ran " * 8)
+    run(text_config(texts, "long.txt", "trainer.max_steps=150", "optim.lr=.01"), tmp_path / "long")
+    words = ("trainer.max_steps=20", "optim.lr=.003")
+    scratch = run(text_config(texts, "little.txt", *words), tmp_path / "scratch")
+    words = (f"init_from={tmp_path / 'long'}", *words)
+    tuned = run(text_config(texts, "little.txt", *words), tmp_path / "tuned")
+    assert tuned["test/loss"] < 0.5 * scratch["test/loss"]
+
+
 def test_run_prints_what_was_loaded(texts, source, tmp_path, capsys):
     run(text_config(texts, "bcd.txt", f"init_from={source}"), tmp_path / "run")
     output = capsys.readouterr().out

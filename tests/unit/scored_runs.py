@@ -67,5 +67,7 @@ def write_scored_run(
             hypotheses=list(hypotheses),
             modality=Modality.SPEECH,
         )
-    run_dir.write_evaluation(evaluation, "test", "none", {"name": "ctc_greedy"})
+    run_dir.write_evaluation(
+        evaluation, "test", {"normaliser": "none", "decoder": {"name": "ctc_greedy"}}
+    )
     return folder

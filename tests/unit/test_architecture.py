@@ -35,6 +35,7 @@ LAYERS = (
         "replay",
         "export",
         "generate",
+        "__main__",
     },
 )
 # commands may call each other

@@ -11,7 +11,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from famx import files
-from famx.config.command import find_override, format_command, import_user_parts
+from famx.config.command import (
+    find_override,
+    format_command,
+    format_tensorboard,
+    import_user_parts,
+)
 from famx.config.errors import RENAMED, refuse_renamed
 from famx.config.schema import (
     complete_choice,
@@ -239,7 +244,35 @@ def test_other_processes_of_a_run_use_another_folder(monkeypatch):
     assert hydra_words([], ["seed=1"]) == ["seed=1"]
 
 
-def test_printed_command_repeats_the_users_parts(monkeypatch):
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Returns a folder of programs, among them this Python, which is the only one on the path."""
+    for name in ("python", "tensorboard"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    return tmp_path
+
+
+def test_printed_command_names_this_python_where_the_shell_finds_another(programs, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train"])
+    assert format_command("evaluate", "run") == "python -m famx.evaluate run"
+    assert format_tensorboard("a b") == "tensorboard --logdir 'a b'"
+    # another Python comes first, or there is none
+    (programs / "other").mkdir()
+    (programs / "other" / "python").symlink_to(programs / "python")
+    for path in (programs / "other", programs / "nowhere"):
+        monkeypatch.setenv("PATH", str(path))
+        assert format_command("evaluate", "run") == f"{programs}/python -m famx.evaluate run"
+        assert format_tensorboard("b") == f"{programs}/python -m tensorboard.main --logdir b"
+    # a link to the environment is the same environment
+    (programs / "link").symlink_to(programs)
+    monkeypatch.setenv("PATH", str(programs / "link"))
+    assert format_command("evaluate", "run") == "python -m famx.evaluate run"
+
+
+def test_printed_command_repeats_the_users_parts(monkeypatch, programs):
     monkeypatch.setattr("sys.argv", ["train", "famx_parts=[a b.py]", "seed=1"])
     assert format_command("evaluate", "run") == (
         "python -m famx.evaluate run 'famx_parts=[a b.py]'"

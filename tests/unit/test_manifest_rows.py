@@ -1,11 +1,13 @@
 """The lines of manifests: which are dev where there is no manifest of dev, and their files."""
 
 import logging
+import os
 import unicodedata
 
 import pytest
 
 from famx.data._example import write_corpus
+from famx.data._manifest_rows import rows_of_split
 from famx.data.manifest import Manifest
 from famx.notation import UserError
 
@@ -92,3 +94,14 @@ def test_sizes_that_nobody_means_are_refused(options, message, tmp_path):
     write_corpus(tmp_path, n_recordings=2)
     with pytest.raises(UserError, match=message):
         Manifest("train", 0, root=str(tmp_path), **options)
+
+
+def test_links_of_a_folder_are_resolved_once_for_all_its_recordings(tmp_path, monkeypatch):
+    write_corpus(tmp_path, n_recordings=12)
+    resolved = []
+    realpath = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: resolved.append(path) or realpath(path))
+    rows = rows_of_split(tmp_path, "train", "train.tsv", "dev.tsv", "test.tsv")
+    assert len(rows) > 10
+    # the root, and the folder of the recordings
+    assert len(resolved) == 2

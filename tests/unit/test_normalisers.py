@@ -53,3 +53,16 @@ def test_texts_stay_as_they_are_written_with_the_rule_unicode(tmp_path):
     assert dataset.texts == ["Caf\u00e9, o\u2019clock!"] == [normalise_unicode(dataset.texts[0])]
     assert dataset.normaliser == "unicode"
     assert Manifest("train", 0, root=str(tmp_path)).texts == ["caf\u00e9 o'clock"]
+
+
+def test_ascii_has_a_shorter_way_to_the_same_text():
+    class Other(str):
+        """A text that does not take the shorter way."""
+
+        def isascii(self):
+            return False
+
+    characters = [chr(code) for code in range(128)]
+    texts = [a + b + c for a in "a'. " for b in characters for c in "z'. "]
+    for text in texts:
+        assert normalise_basic(text) == normalise_basic(Other(text)), repr(text)

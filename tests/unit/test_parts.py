@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from famx import parts
+from famx.analysis.settings import SECTIONS, settings_of
 from famx.notation import UserError
 from famx.registry import PARTS, ROOMS
 
@@ -73,3 +74,38 @@ def test_the_catalogue_lists_parts_of_the_user(tmp_path, monkeypatch, capsys):
 def test_an_unknown_room_is_refused():
     with pytest.raises(UserError, match="no such room; did you mean attention"):
         parts.show(["atention"])
+
+
+# settings
+
+
+def test_the_page_of_settings_is_what_settings_prints(capsys):
+    parts.show(["--settings"])
+    printed = capsys.readouterr().out
+    page = parts.SETTINGS_PAGE.read_text()
+    assert page == printed, "write it anew: python -m famx.parts --settings --write"
+
+
+def test_every_setting_has_a_type_and_a_description():
+    for section in SECTIONS:
+        for setting in settings_of(section):
+            assert setting.kind, setting
+            assert setting.description, setting
+            assert setting.default or setting.key in ("name", "model.name", "model.draw.space")
+
+
+@pytest.mark.parametrize("section", ["trainer", "loader", "sweep"])
+def test_a_section_is_listed_like_a_room(section, capsys):
+    parts.show([section])
+    out = capsys.readouterr().out
+    for setting in settings_of(section):
+        assert f"  {setting.key} " in out
+
+
+def test_kinds_of_settings_are_in_words():
+    (steps,) = [setting for setting in settings_of("trainer") if setting.key.endswith("max_steps")]
+    assert steps.kind == "integer or null, at least 1"
+    assert steps.default == "null"
+    (speed,) = [setting for setting in settings_of("loader") if setting.key.endswith("speed")]
+    assert speed.kind == "list of numbers, between 0.2 and 5"
+    assert speed.default == "[0.9,0.95,1.0,1.05,1.1]"

@@ -1,6 +1,7 @@
 """The commit of famx is that of its own repository, and says whether files have changed."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,11 @@ def test_without_a_repository_there_is_no_commit(module, tmp_path):
     # a repository without commits
     git(tmp_path, "init")
     assert facts_of(torch.device("cpu"), processes=1)["commit"] is None
+
+
+def test_run_of_a_sweep_names_the_command_of_the_sweep(monkeypatch):
+    monkeypatch.setattr(provenance, "parent_process", lambda: "the sweep")
+    monkeypatch.setattr("sys.argv", ["famx/train.py", "-m", "seed=0,1"])
+    monkeypatch.setattr("sys.orig_argv", ["python", "-c", "from multiprocessing.forkserver ..."])
+    facts = facts_of(torch.device("cpu"), 1)
+    assert facts["command"] == f"{sys.executable} famx/train.py -m seed=0,1"
