@@ -213,7 +213,7 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         parameters = sum(int(group["parameters"]) for group in rows)
     settings = _settings(config)
     metric_name = metric if metric == "loss" else metric.upper()
-    digest = _test_digest(settings, metric, transcripts)
+    digest = _test_digest(settings, metric, transcripts, scores.get("normaliser", ""))
     return Run(
         folder=run_dir.path,
         settings=settings,
@@ -267,12 +267,15 @@ def _read_transcripts(file: Path, n_utterances: int) -> list[list[str]]:
 
 
 def _test_digest(
-    settings: Mapping[str, str], metric: str, transcripts: Sequence[Sequence[str]] | None
+    settings: Mapping[str, str],
+    metric: str,
+    transcripts: Sequence[Sequence[str]] | None,
+    normaliser: str,
 ) -> str:
     """Returns a digest that is the same for runs that can be compared.
 
-    Such runs share ids and references. For a loss they also share data and task, which decide the
-    units that a loss is a mean over.
+    Such runs share ids, references and the normaliser of texts. For a loss they also share data and
+    task, which decide the units that a loss is a mean over.
     """
     text_settings = []
     if metric == "loss":
@@ -281,7 +284,7 @@ def _test_digest(
                 text_settings.append(value)
     # ids and references without hypotheses
     references = transcripts and [row[:2] for row in transcripts]
-    return _digest(json.dumps([text_settings, references]))
+    return _digest(json.dumps([text_settings, references, normaliser]))
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, str]:

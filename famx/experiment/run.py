@@ -12,6 +12,7 @@ from rich.console import Console, Group
 
 from famx import files
 from famx.config.command import format_command
+from famx.data._fingerprint import digest_of
 from famx.experiment import report
 from famx.experiment.build import (
     Experiment,
@@ -135,6 +136,7 @@ def score(
         conditions: dict[str, object] = {
             "normaliser": loader.dataset.normaliser,
             "decoder": dict(experiment.config["decode"]),
+            "data": digest_of(loader.dataset.fingerprint()),
         }
         if not is_checked(experiment.config):
             conditions["check"] = "off"

@@ -63,7 +63,7 @@ class Evaluation:
 
         Args:
             conditions: what else the scores depend on: the normaliser of the references, the
-                decoder of the hypotheses.
+                decoder of the hypotheses, the data.
         """
         summary: dict[str, Any] = {name: score.summary() for name, score in self.scores.items()}
         summary["loss"] = self.loss

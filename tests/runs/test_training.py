@@ -15,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tones import TONES, reported_values, saved_weights, stopped_at, tones_config
 
 import famx
+from famx.data._fingerprint import digest_of
+from famx.data.manifest import Manifest
 from famx.experiment import report
 from famx.experiment.run import run
 from famx.monitoring.heatmap import ROW_HEIGHT
@@ -97,6 +99,8 @@ def test_run_learns_and_writes_all_its_files(corpus, tmp_path, capsys):
     assert (folder / "hypotheses.test.tsv").read_text().startswith("id\tref\thyp\n")
     scores = json.loads((folder / "scores.test.json").read_text())
     assert scores["normaliser"] == "basic"
+    assert scores["decoder"]["name"] == "ctc_greedy"
+    assert scores["data"] == digest_of(Manifest("test", 0, root=str(corpus)).fingerprint())
     assert scores["cer"]["rate"] == latest["test/cer"]
     assert f"python -m famx.evaluate {folder}" in capsys.readouterr().out
     (text,) = famx.load(folder).transcribe([corpus / "train0.wav"])

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from famx.data._example import write_corpus
-from famx.data._fingerprint import describe_changes, shared_files
+from famx.data._fingerprint import describe_changes, digest_of, fingerprint, shared_files
 from famx.data.hub import Hub
 from famx.data.manifest import Manifest
 from famx.data.text import Text
@@ -104,3 +104,11 @@ def test_files_of_an_audiofolder_are_listed_and_bytes_are_none(folder, tmp_path)
     (root / "metadata.csv").write_text("file_name,text\n0.wav,a\n")
     assert Hub("train", path=str(root.parent)).files() == [str(root / "0.wav")]
     assert Hub("train", **Hub.example(tmp_path / "saved")).files() == []
+
+
+def test_digest_of_a_split_depends_on_its_texts_and_not_on_their_order():
+    rows = [("a", "one", 1.0), ("b", "two", 2.0)]
+    same = digest_of(fingerprint(*zip(*rows, strict=True), []))
+    assert digest_of(fingerprint(*zip(*rows[::-1], strict=True), [])) == same
+    edited = [rows[0], ("b", "too", 2.0)]
+    assert digest_of(fingerprint(*zip(*edited, strict=True), [])) != same
