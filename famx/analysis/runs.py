@@ -187,7 +187,7 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
     """Reads the files of a run that is scored on a split."""
     # the metric
     scores = json.loads(run_dir.scores_file(split).read_text(encoding="utf-8"))
-    names = [name for name, score in scores.items() if isinstance(score, dict)]
+    names = [name for name, value in scores.items() if isinstance(value, dict) and "rate" in value]
     if metric is None:
         metric = "wer" if "wer" in names else [*names, "loss"][0]
     if metric not in (*names, "loss"):
