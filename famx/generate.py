@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 
 from famx.config.command import Parser, import_user_parts, run_command
 from famx.data._tokenizers import known_characters, list_characters
+from famx.files import printable
 from famx.nn.sampling import Sampling, sample_tokens
 from famx.notation import UserError
 from famx.training.run_dir import RunDir
@@ -92,7 +93,8 @@ def main() -> int:
         torch.Generator().manual_seed(arguments.seed),
     )
     for row in rows.tolist():
-        print(arguments.prompt + experiment.tokenizer.decode(row))
+        # decoded with the prompt, since the first word of a text has no space before it
+        print(experiment.tokenizer.decode(ids + row))
     return 0
 
 
@@ -100,14 +102,21 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Returns the token ids of a prompt.
 
     Raises:
-        UserError: it is empty, or has characters without a token.
+        UserError: it is empty, has characters without a token, or spaces that no token has.
     """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--prompt {printable(prompt)} is not UTF-8") from None
     ids: list[int] = tokenizer.encode(prompt).ids
-    if tokenizer.decode(ids) != prompt:
+    text = tokenizer.decode(ids)
+    if text != prompt:
         unknown = set(prompt) - known_characters(tokenizer)
-        raise UserError(
-            f"--prompt has characters outside the vocabulary: {list_characters(unknown)}"
-        )
+        if unknown:
+            raise UserError(
+                f"--prompt has characters outside the vocabulary: {list_characters(unknown)}"
+            )
+        raise UserError(f"--prompt {prompt!r} is {text!r} in tokens: write it so")
     if not ids:
         raise UserError("--prompt is empty: the model needs at least one token to begin with")
     return ids

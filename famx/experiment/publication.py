@@ -39,7 +39,8 @@ def publish(
         UserError: a checkpoint cannot be read, or the disk is full.
     """
     saved = checkpoint.load(source.require_checkpoints(), checkpoint_name)
-    config = without_paths(source.load_config())
+    trained = source.load_config()
+    config = without_paths(trained)
     run_dir = RunDir(target)
     # the model
     run_dir.save_setup(config, experiment.tokenizer)
@@ -59,7 +60,11 @@ def publish(
             text = json.dumps(scores[split], indent=1) + "\n"
             files.write_atomic(run_dir.scores_file(f"{split}{suffix}"), text)
     n_parameters = sum(p.numel() for p in experiment.model.parameters())
-    text = card(config, saved["step"], n_parameters, scores, [part.name for part in parts])
+    paths = []
+    for room in OVERRIDABLE_ROOMS:
+        paths += [f"{room}.{option}" for option in paths_of(room, trained[room])]
+    names = [part.name for part in parts]
+    text = card(config, saved["step"], n_parameters, scores, names, paths)
     files.write_atomic(target / CARD, text)
 
 
@@ -77,8 +82,12 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def paths_of(room: str, choice: Mapping[str, Any]) -> list[str]:
-    """Returns the options of a part that are paths and are set."""
-    return [option for option in path_options(room, choice["name"]) if choice.get(option)]
+    """Returns the options of a part that are paths on this machine.
+
+    A name of the hub is none: a run stores the paths of existing files and folders as absolute.
+    """
+    options = path_options(room, choice["name"])
+    return [option for option in options if Path(choice.get(option) or "").is_absolute()]
 
 
 def card(
@@ -87,6 +96,7 @@ def card(
     n_parameters: int,
     scores: Mapping[str, Mapping[str, Any]],
     parts: list[str],
+    paths: list[str],
 ) -> str:
     """Returns the text of the card: what the model is, its scores, how to load it.
 
@@ -94,6 +104,7 @@ def card(
         step: step of the weights.
         scores: content of `scores.<split>.json` by split.
         parts: names of the files of the user's parts.
+        paths: options that were paths of the machine that trained it.
     """
     lines = [f"# {config['name']}", ""]
     lines += [
@@ -117,9 +128,7 @@ def card(
     else:
         lines += ["None has been computed for these weights."]
     # how to load it
-    words = ["python -m famx.evaluate ."]
-    for room in OVERRIDABLE_ROOMS:
-        words += [f"{room}.{option}=PATH" for option in paths_of(room, config[room])]
+    words = ["python -m famx.evaluate .", *(f"{option}=PATH" for option in paths)]
     if parts:
         lines += ["", f"The files {', '.join(parts)} are parts of the model: read them first."]
         words.append(f"famx_parts=[{','.join(parts)}]")

@@ -128,7 +128,7 @@ def _check_part(room: str, choice: Mapping[str, Any], causal: bool) -> None:
         f"{room}={name} keeps what training requires (contracts checked: {len(outcomes)})"
     )
     # without a home, or with a cache that cannot be written, it is checked again
-    with contextlib.suppress(OSError, RuntimeError):
+    with contextlib.suppress(OSError, UserError):
         folder = cache_folder() / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         (folder / digest).touch()
@@ -161,7 +161,7 @@ def _unchanged_torch() -> Iterator[None]:
 def _is_cached(digest: str) -> bool:
     try:
         return (cache_folder() / FOLDER / digest).is_file()
-    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+    except (OSError, UserError):  # UserError: the user has no home
         return False
 
 

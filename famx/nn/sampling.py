@@ -66,7 +66,10 @@ def choose_tokens(
     """Samples one token for each row of scores."""
     if sampling.temperature == 0:
         return scores.argmax(-1, keepdim=True)
-    probs = (scores.float().cpu() / sampling.temperature).softmax(-1)
+    # in 64 bits and at most 0, so that a low temperature gives no infinite score
+    scores_on_cpu = scores.cpu().double()
+    largest = scores_on_cpu.amax(-1, keepdim=True)
+    probs = ((scores_on_cpu - largest) / sampling.temperature).softmax(-1)
     # the likeliest first
     probs, tokens = probs.sort(descending=True)
     if sampling.top_k:

@@ -12,6 +12,7 @@ from tones import tones_words
 
 import famx
 from famx.data._audio import read_audio
+from famx.experiment.publication import paths_of, without_paths
 
 pytestmark = pytest.mark.slow
 
@@ -79,6 +80,17 @@ def test_exported_folder_tells_nothing_of_the_machine(command, trained, corpus, 
             assert str(corpus.parent).encode() not in file.read_bytes(), file
     names = {file.name for file in (tmp_path / "out").rglob("*.safetensors")}
     assert names == {"model.safetensors"}
+
+
+def test_data_set_of_the_hub_remains_named(command, trained, tmp_path):
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    hub = {"name": "hub", "path": "owner/corpus@v1"}
+    assert without_paths(config | {"data": hub})["data"] == hub
+    assert paths_of("data", hub) == []
+    assert without_paths(config | {"data": hub | {"path": "/home/me/corpus"}})["data"] == {
+        "name": "hub",
+        "path": "corpus",
+    }
 
 
 def test_program_gives_the_scores_of_the_model_for_any_batch_and_length(command, trained, corpus):

@@ -1,6 +1,7 @@
 """Parts of a user's file are checked before they train."""
 
 import json
+import pwd
 
 import pytest
 
@@ -124,6 +125,17 @@ def test_part_that_does_not_fit_the_small_sizes_is_checked_with_its_defaults(tra
     )
     assert "super().mix" in code and "too small" in code
     trained = train(code, "attention.sharpness=2")
+    assert trained.status == 0, trained.err
+
+
+def test_user_without_a_home_trains_with_a_part(train, monkeypatch):
+    def find_nobody(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("HOME", "FAMX_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", find_nobody)
+    trained = train(SOUND)
     assert trained.status == 0, trained.err
 
 

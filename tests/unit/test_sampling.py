@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from famx.data._tokenizers import byte_tokenizer, train_tokenizer
+from famx.generate import encode_prompt
 from famx.model import Model
 from famx.nn.sampling import Sampling, choose_tokens, sample_tokens
+from famx.notation import UserError
 from famx.registry import build
 
 VOCAB = 7
@@ -72,6 +75,13 @@ def test_tokens_have_the_probabilities_of_the_scores():
         torch.testing.assert_close(share, expected, atol=0.012, rtol=0)
 
 
+def test_low_temperature_gives_the_most_probable_token():
+    scores = torch.randn(9, VOCAB, generator=generator())
+    for temperature in (1e-5, 1e-40, 5e-324):
+        tokens = choose_tokens(scores, Sampling(temperature), generator())
+        assert torch.equal(tokens, scores.argmax(-1, keepdim=True)), temperature
+
+
 def test_unlikely_tokens_can_be_left_out():
     scores = torch.tensor([0.4, 0.3, 0.2, 0.1]).log().expand(4000, -1)
     for sampling, expected in {
@@ -93,3 +103,16 @@ def test_seed_decides_the_text(model):
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_prompt_that_the_tokens_do_not_write_is_refused():
+    subwords = train_tokenizer(["to be or not to be"] * 3, (), vocab_size=12)
+    assert subwords.decode(encode_prompt(subwords, "to be")) == "to be"
+    for tokenizer, prompt, sentence in (
+        (subwords, " to be", "--prompt ' to be' is 'to be' in tokens: write it so"),
+        (subwords, "bé", "--prompt has characters outside the vocabulary: 'é'"),
+        (subwords, "b\udce4", r"--prompt b\\udce4 is not UTF-8"),
+        (byte_tokenizer(), "b\udce4", r"--prompt b\\udce4 is not UTF-8"),
+    ):
+        with pytest.raises(UserError, match=f"^{sentence}$"):
+            encode_prompt(tokenizer, prompt)
