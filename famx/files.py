@@ -16,12 +16,13 @@ from famx.notation import UserError
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # messages of torch on a CPU and on a GPU
 NO_MEMORY = ("can't allocate memory", "out of memory")
+# the process, or the machine, has too many open files
+NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 # errors that famx does not cause: no space, too many open files, read-only, no permission, a file
 # in place of a folder or a folder in place of a file, a name that is too long
 REFUSALS = (
     *NO_SPACE,
-    errno.EMFILE,
-    errno.ENFILE,
+    *NO_HANDLES,
     errno.EROFS,
     errno.EACCES,
     errno.EPERM,
@@ -67,6 +68,20 @@ def report_memory_errors() -> Iterator[None]:
             f"the memory is exhausted ({reason}): use a smaller loader.batch_seconds or "
             "loader.batch_tokens, or a smaller model; saved checkpoints remain"
         ) from error
+
+
+def require_handles(error: Exception, path: Path) -> None:
+    """Checks that an error does not come from too many open files.
+
+    Raises:
+        UserError: it does; the file itself may be sound.
+    """
+    # libraries raise other errors, which contain the message of the system
+    for reason in map(os.strerror, NO_HANDLES):
+        if reason in str(error):
+            raise UserError(
+                f"{path} cannot be read: {reason}; raise the limit of the shell (ulimit -n)"
+            ) from error
 
 
 @contextlib.contextmanager

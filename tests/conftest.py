@@ -21,6 +21,14 @@ load("famx")
 torch.set_num_threads(1)  # many small tensors: a second thread costs more than it saves
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory):
+    """Replaces the user's cache, which has results of earlier tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAMX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)

@@ -94,11 +94,13 @@ def show_warnings() -> Iterator[None]:
     handler.addFilter(_OncePerMessage())
     logger = logging.getLogger("famx")
     logger.addHandler(handler)
+    level = logger.level
     # Hydra sets the root logger to errors only
     logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
+        logger.setLevel(level)
         logger.removeHandler(handler)
 
 

@@ -187,6 +187,7 @@ def _read_files(path: Path, step: int, device: str) -> dict[str, Any]:
             raise _DamageError(f"state.json is of step {state['step']}")
         _require_score(state["score"])
     except (*MALFORMED, OSError, SafetensorError) as error:
+        files.require_handles(error, path)
         raise _DamageError(f"{type(error).__name__}: {error}") from error
     return state
 

@@ -25,7 +25,11 @@ UNUSED = ("name", "resume", "sweep", "check")
 PACKAGE = Path(__file__).parent.parent
 OTHER_FOLDERS = ("analysis", "contracts")
 """Folders of the package that no training executes."""
-COMMANDS = ("check", "compare", "evaluate", "parts", "replay", "spectra", "train", "transcribe")
+COMMANDS = (
+    *("__main__", "check", "compare", "evaluate", "export", "generate", "parts", "replay"),
+    *("spectra", "train", "transcribe"),
+)
+"""Modules of the commands, which do not change what a training computes."""
 
 
 def essential_config(config: Config) -> dict[str, Any]:

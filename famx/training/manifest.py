@@ -112,7 +112,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Returns the manifest of a checkpoint, empty if it cannot be read."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError) as error:
+        files.require_handles(error, path)
         return {}
     return manifest if isinstance(manifest, dict) else {}
 
@@ -139,5 +140,6 @@ def is_intact(path: Path, name: str, manifest: Mapping[str, Any]) -> bool:
     file = path / name
     try:
         return file.stat().st_size == entry.get("size") and files.digest(file) == entry["sha256"]
-    except (OSError, LookupError):
+    except (OSError, LookupError) as error:
+        files.require_handles(error, file)
         return False

@@ -14,7 +14,7 @@ from famx.config.command import run_command
 from famx.registry import PARTS
 
 # imported before a command is timed
-for module in ("famx.inference", "datasets", "optuna", "torch._dynamo"):
+for module in ("famx.train", "famx.inference", "datasets", "optuna", "torch._dynamo"):
     importlib.import_module(module)
 
 # within which a mistake or a hostile input is refused

@@ -10,6 +10,8 @@ import pytest
 from filelock import FileLock
 from tones import saved_weights, tones_words
 
+from famx.training.run_dir import RunDir
+
 pytestmark = pytest.mark.slow
 
 # a user's hook that ends a process at a step of one run, once
@@ -167,7 +169,8 @@ def test_folder_of_a_sweep_is_not_shared_by_mistake(sweep, tmp_path):
     # other code
     identity = json.loads((run / "identity.json").read_text())
     identity["code"]["model.py"] = "0"
-    (run / "identity.json").write_text(json.dumps(identity))
+    run_dir = RunDir(run)
+    run_dir.write_files({run_dir.identity_file: json.dumps(identity)})
     unlike = sweep("seed=0,1", "hydra.sweep.dir=sweep")
     assert unlike.returncode == 2
     assert "was trained with other code (model.py)" in unlike.stderr

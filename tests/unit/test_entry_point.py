@@ -1,5 +1,6 @@
 """The entry point `famx COMMAND` runs the same as `python -m famx.COMMAND`."""
 
+import logging
 import sys
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import famx
 from famx import __main__ as entry_point
 from famx.config.command import run_command
+from famx.training import identity
 
 
 @pytest.fixture
@@ -30,6 +32,16 @@ def test_help_has_a_line_for_each_command(call):
         (line,) = [line for line in out.splitlines() if line.split()[:1] == [command]]
         assert len(line.split()) > 2
     assert call() == (0, out, "")
+
+
+def test_a_command_leaves_the_logger_as_it_was(call):
+    level = logging.getLogger("famx").level
+    call("--version")
+    assert logging.getLogger("famx").level == level
+
+
+def test_code_of_a_training_is_without_the_commands():
+    assert sorted(identity.COMMANDS) == sorted(["__main__", *entry_point.COMMANDS])
 
 
 def test_version_is_that_of_famx(call, monkeypatch, capsys):
