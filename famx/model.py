@@ -18,6 +18,7 @@ from famx.nn.hooks import HasExemptions, connect_layers
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
 from famx.nn.text_decoder import TextDecoder
+from famx.nn.transducer import TransducerDecoder
 from famx.notation import UserError, suggest
 from famx.registry import LAYER_ROOMS, build, get
 
@@ -106,7 +107,7 @@ class Model(nn.Module):
 
 
 class SpeechToText(Model):
-    """A model with a decoder of texts that attends to the normed frames (Vaswani et al. 2017).
+    """A model with a decoder of texts, which reads the normed frames.
 
     Args:
         decoder: the decoder; the other arguments are those of `Model`.
@@ -119,7 +120,7 @@ class SpeechToText(Model):
         norm: nn.Module,
         d_model: int,
         vocab_size: int,
-        decoder: TextDecoder,
+        decoder: TextDecoder | TransducerDecoder,
     ):
         super().__init__(frontend, layers, norm, d_model, vocab_size)
         self.decoder = decoder
@@ -134,12 +135,12 @@ class SpeechToText(Model):
     ) -> tuple[Tensor, ...]:
         """Returns the scores of the frames, and their number in each row, as `Model` does.
 
-        With `text`, the third value is the scores of the token after each of its tokens.
+        With `text`, the third value is that of `text_scores`.
         """
         encoding = self.encode(inputs, lengths, spans)
         if text is None:
             return encoding.scores, encoding.lengths
-        text_scores = self.predict(text, encoding, text_lengths=text_lengths)
+        text_scores = self.text_scores(text, encoding, text_lengths)
         return encoding.scores, encoding.lengths, text_scores
 
     def encode(
@@ -161,6 +162,17 @@ class SpeechToText(Model):
     ) -> Float[Tensor, "b u v"]:
         """See `famx.nn.encoding.EncoderDecoder.predict`."""
         return self.decoder(text, encoding, state, text_lengths)
+
+    def text_scores(
+        self,
+        text: Int[Tensor, "b u"],
+        encoding: Encoding,
+        text_lengths: Int[Tensor, " b"] | None = None,
+    ) -> Tensor:
+        """See `famx.nn.encoding.EncoderDecoder.text_scores`."""
+        if isinstance(self.decoder, TransducerDecoder):
+            return self.decoder.lattice(text, encoding)
+        return self.predict(text, encoding, text_lengths=text_lengths)
 
 
 def layer_choices(config: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -275,9 +287,9 @@ def build_model(
     )
     layers = [build_layer(choice, d_model, task.causal) for choice in layer_choices(config)]
     norm = build("norm", config["norm"], d_model=d_model)
-    if not task.has_decoder:
+    if task.decoder_kind is None:
         return Model(frontend, layers, norm, d_model, vocab_size)
-    decoder = build_decoder(config, vocab_size)
+    decoder = build_decoder(config, vocab_size, task.decoder_kind)
     return SpeechToText(frontend, layers, norm, d_model, vocab_size, decoder)
 
 
@@ -288,17 +300,24 @@ def decoder_layers(config: Mapping[str, Any]) -> int:
     return max(1, model["n_layers"] // 2) if n_pairs is None else n_pairs
 
 
-def build_decoder(config: Mapping[str, Any], vocab_size: int) -> TextDecoder:
+def build_decoder(
+    config: Mapping[str, Any], vocab_size: int, kind: str
+) -> TextDecoder | TransducerDecoder:
     """Builds the decoder of a composed config; its layers have the parts of the config.
+
+    Args:
+        kind: `decoder_kind` of the task.
 
     Raises:
         UserError: a part does not support the sizes, or a guarantee that decoders need.
     """
+    d_model = config["model"]["d_model"]
+    embedding = build("frontend", {"name": "tokens"}, d_model=d_model, vocab_size=vocab_size)
+    if kind == "transducer":
+        return TransducerDecoder(embedding, d_model, vocab_size)
     choice = layer_choice(config, {})
     for room in ("attention", "layer"):
         _require_decodable(room, choice[room]["name"])
-    d_model = config["model"]["d_model"]
-    embedding = build("frontend", {"name": "tokens"}, d_model=d_model, vocab_size=vocab_size)
     n_pairs = decoder_layers(config)
     text_layers = [build_layer(choice, d_model, causal=True) for _ in range(n_pairs)]
     memory_layers = [build_layer(choice, d_model, causal=True) for _ in range(n_pairs)]

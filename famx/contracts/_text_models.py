@@ -5,11 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from famx.nn.encoding import Encoding
+from famx.nn.encoding import END_ID, Encoding
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
-
-END_ID = 1  # begins and ends each text
+from famx.nn.transducer import NEVER, score_next_tokens
 
 
 class TextModel(nn.Module):
@@ -34,7 +33,7 @@ class TextModel(nn.Module):
         encoding = self.encode(inputs, lengths, spans)
         if text is None:
             return encoding.scores, encoding.lengths
-        return encoding.scores, encoding.lengths, self.predict(text, encoding, None, text_lengths)
+        return encoding.scores, encoding.lengths, self.text_scores(text, encoding, text_lengths)
 
     def encode(
         self, inputs: Tensor, lengths: Tensor | None = None, spans: Tensor | None = None
@@ -52,13 +51,19 @@ class TextModel(nn.Module):
         """Returns scores that depend on the position alone."""
         size = text.shape[1]
         start = state.advance(self, size) if state is not None else 0
-        scores = self.text_scores(encoding)[:, start : start + size]
+        scores = self.all_scores(encoding)[:, start : start + size]
         if text_lengths is None:
             return scores
         is_real = length_mask(text_lengths, size)[..., None]
         return torch.where(is_real, scores, self.text_padding(scores))
 
-    def text_scores(self, encoding: Encoding) -> Tensor:
+    def text_scores(
+        self, text: Tensor, encoding: Encoding, text_lengths: Tensor | None = None
+    ) -> Tensor:
+        return self.predict(text, encoding, None, text_lengths)
+
+    def all_scores(self, encoding: Encoding) -> Tensor:
+        """Returns the scores of all positions of a text."""
         raise NotImplementedError
 
     def text_padding(self, scores: Tensor) -> Tensor:
@@ -81,11 +86,59 @@ class FreeText(TextModel):
         self.text_table = nn.Parameter(torch.randn(rows, frames + 1, vocab_size))
         self.padding = nn.Parameter(torch.randn(vocab_size))
 
-    def text_scores(self, encoding: Encoding) -> Tensor:
+    def all_scores(self, encoding: Encoding) -> Tensor:
         return self.text_table[encoding.frames[:, 0, 0].long() // self.frames]
 
     def text_padding(self, scores: Tensor) -> Tensor:
         return self.padding
+
+
+class FreeLattice(TextModel):
+    """A model whose lattice is parameters: scores for each row, frame and position of a text.
+
+    Args:
+        score_frames: a module that scores the inputs frame by frame.
+        rows: number of rows of the batch; of row i, the first input is `i * frames`.
+        frames: number of frames of a row, which no text exceeds.
+        vocab_size: number of tokens.
+    """
+
+    def __init__(self, score_frames: nn.Module, rows: int, frames: int, vocab_size: int):
+        super().__init__(score_frames)
+        self.frames = frames
+        self.table = nn.Parameter(torch.randn(rows, frames, frames + 1, vocab_size))
+        self.padding = nn.Parameter(torch.randn(vocab_size))
+
+    def predict(
+        self,
+        text: Tensor,
+        encoding: Encoding,
+        state: DecodeState | None = None,
+        text_lengths: Tensor | None = None,
+    ) -> Tensor:
+        size = text.shape[1]
+        start = state.advance(self, size) if state is not None else 0
+        cache = state.cache(self) if state is not None else {}
+        lattice = self.lattice(encoding)[:, :, start : start + size]
+        return score_next_tokens(lattice, text, encoding.lengths, cache)
+
+    def text_scores(
+        self, text: Tensor, encoding: Encoding, text_lengths: Tensor | None = None
+    ) -> Tensor:
+        lattice = self.lattice(encoding)[:, :, : text.shape[1]]
+        if text_lengths is None:
+            return lattice
+        is_real = length_mask(text_lengths, text.shape[1])[:, None, :, None]
+        return torch.where(is_real, lattice, self.padding)
+
+    def lattice(self, encoding: Encoding) -> Tensor:
+        """Returns the scores of all frames and positions; the end is never emitted."""
+        scores = self.table[encoding.frames[:, 0, 0].long() // self.frames]
+        # a shard may have fewer frames
+        scores = scores[:, : encoding.frames.shape[1]]
+        is_real = length_mask(encoding.lengths, scores.shape[1])[..., None, None]
+        is_end = torch.arange(scores.shape[-1]) == END_ID
+        return torch.where(is_real, scores, self.padding).masked_fill(is_end, NEVER)
 
 
 class CertainText(TextModel):
@@ -101,7 +154,7 @@ class CertainText(TextModel):
         self.vocab_size = vocab_size
         self.scale = scale
 
-    def text_scores(self, encoding: Encoding) -> Tensor:
+    def all_scores(self, encoding: Encoding) -> Tensor:
         ids = encoding.frames[..., 0].long()
         is_padding = ~length_mask(encoding.lengths, ids.shape[1])
         # the first frame of each token, then the end

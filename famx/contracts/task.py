@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from famx.contracts import Contract, build_for_test, require
-from famx.contracts._text_models import FreeText
+from famx.contracts._text_models import FreeLattice, FreeText
 from famx.data._tokenizers import encode, train_tokenizer
 from famx.nn.batch import Batch
 from famx.nn.masks import length_mask
@@ -166,8 +166,10 @@ def _example(part: type[Task]) -> tuple[Task, Batch, nn.Module]:
     )
     vocab_size = tokenizer.get_vocab_size()
     model: nn.Module = FreeScores(int(inputs.max()) + 1, vocab_size)
-    if part.has_decoder:
+    if part.decoder_kind == "attention":
         model = FreeText(model, len(TEXTS), FRAMES, vocab_size)
+    elif part.decoder_kind == "transducer":
+        model = FreeLattice(model, len(TEXTS), FRAMES, vocab_size)
     return task, batch, model
 
 

@@ -109,7 +109,7 @@ def part_names(config: Mapping[str, Any]) -> dict[str, str]:
     """Returns the part of each room; for a room of layers all parts in use, joined by +."""
     names = {room: config[room]["name"] for room in registry.ROOMS}
     layers = layer_choices(config)
-    if registry.get("task", names["task"]).has_decoder:
+    if registry.get("task", names["task"]).decoder_kind == "attention":
         # the layers of the decoder
         layers.append(layer_choice(config, {}))
     for room in LAYER_ROOMS:

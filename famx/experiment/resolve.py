@@ -107,7 +107,7 @@ def _check_integer(key: str, value: object, minimum: int, maximum: int) -> None:
 
 def _resolve_decoder(model: dict[str, Any], task_name: str) -> None:
     """Sets the number of pairs of layers of the decoder, if the task has one."""
-    if get("task", task_name).has_decoder:
+    if get("task", task_name).decoder_kind == "attention":
         model["decoder_layers"] = decoder_layers({"model": model})
         _check_integer("model.decoder_layers", model["decoder_layers"], 1, MAX_SIZES["n_layers"])
         return
@@ -116,7 +116,7 @@ def _resolve_decoder(model: dict[str, Any], task_name: str) -> None:
     if n_pairs is not None:
         raise UserError(
             f"model.decoder_layers={n_pairs} has no effect with task={task_name}, whose model has "
-            "no decoder; remove it"
+            "no decoder with attention; remove it"
         )
 
 

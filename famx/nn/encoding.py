@@ -1,4 +1,4 @@
-"""The frames of an encoder, and the interface of a model whose decoder attends to them."""
+"""The frames of an encoder, and the interface of a model that decodes them to texts."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -7,6 +7,9 @@ from torch import Tensor
 
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
+
+BLANK_ID = 0  # the blank of CTC and of transducers, which no text contains
+END_ID = 1  # begins and ends each text of a decoder
 
 
 class Encoding(NamedTuple):
@@ -57,5 +60,18 @@ class EncoderDecoder(Protocol):
         Args:
             state: decode state of the texts that `text` continues.
             text_lengths: tokens of each row without padding; None if no row is padded.
+        """
+        ...
+
+    def text_scores(
+        self,
+        text: Int[Tensor, "b u"],
+        encoding: Encoding,
+        text_lengths: Int[Tensor, " b"] | None = None,
+    ) -> Tensor:
+        """Returns the scores that the loss of complete texts needs.
+
+        They are those of `predict`, (b, u, v); those of a transducer are of all pairs of a frame
+        and a token, (b, t, u, v).
         """
         ...

@@ -114,7 +114,8 @@ class Task(ABC):
             blank (CTC), "tokens", each predicted from the tokens before it, "labels", one for each
             sequence, or "text", whose tokens a decoder predicts.
         other_outputs: further kinds of scores that its model returns.
-        has_decoder: whether its model has a decoder of texts, see `famx.nn.encoding`.
+        decoder_kind: "attention" or "transducer" if its model has a decoder of texts, see
+            `famx.nn.encoding`; None if it has none.
         selection_metric: metric on dev by which checkpoints are selected, "loss" or a name that
             `score` returns; lower is better.
         default_parts: room -> part where the config says `default`.
@@ -129,7 +130,7 @@ class Task(ABC):
     default_parts: ClassVar[Mapping[str, str]]
     special_tokens: ClassVar[tuple[str, ...]] = ()
     other_outputs: ClassVar[tuple[str, ...]] = ()
-    has_decoder: ClassVar[bool] = False
+    decoder_kind: ClassVar[str | None] = None
     predicts_inputs: ClassVar[bool] = False
 
     def __init__(self, tokenizer: Tokenizer, decoder: Decoder):

@@ -19,10 +19,13 @@ from famx.notation import UserError
 SEQ2SEQ = ("task=seq2seq", "model.decoder_layers=1")
 
 
-@pytest.fixture(scope="module")
-def trained(corpus, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("seq2seq") / "run"
-    run(tones_config(corpus, *SEQ2SEQ), folder)
+TASKS = {"seq2seq": SEQ2SEQ, "transducer": ("task=transducer",)}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def trained(request, corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / request.param
+    run(tones_config(corpus, *TASKS[request.param]), folder)
     return folder
 
 
@@ -41,7 +44,7 @@ def test_run_is_evaluated_and_transcribes_with_each_decoder(decode, trained, cor
 
 
 def test_resumed_run_equals_an_unbroken_one(trained, corpus, tmp_path):
-    config = tones_config(corpus, *SEQ2SEQ)
+    config = tones_config(corpus, *TASKS[trained.name])
     with stopped_at(4, signal.SIGTERM):
         run(config, tmp_path / "run")
     run(config, tmp_path / "run", resume=True)

@@ -20,7 +20,7 @@ from famx.nn.hooks import HasPenalty
 from famx.nn.state import DecodeState
 from famx.notation import Modality, UserError
 from famx.registry import LAYER_ROOMS, PARTS, build, names
-from famx.task.seq2seq import text_inputs
+from famx.task._joint_ctc import text_inputs
 from famx.training.loader_config import LoaderConfig
 from famx.training.trainer_config import TrainerConfig
 
@@ -52,7 +52,7 @@ def build_small(*words):
 
 
 def speech_batch(texts=tuple(TEXTS), samples=8000):
-    targets = [torch.tensor(encode(TOKENIZER, text, text)) for text in texts]
+    targets = [torch.tensor(encode(TOKENIZER, text, text), dtype=torch.long) for text in texts]
     return Batch(
         ids=list(texts),
         texts=list(texts),

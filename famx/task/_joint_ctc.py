@@ -1,0 +1,136 @@
+"""Speech to text by a decoder of texts that is trained jointly with CTC on the frames."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from jaxtyping import Float, Int
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from famx import registry
+from famx.nn.batch import Batch
+from famx.nn.encoding import END_ID, EncoderDecoder
+from famx.notation import Modality, UserError
+from famx.task.base import Decoder, EncodingDecoder, Score, ScoresDecoder, Task
+from famx.task.ctc import CTC
+
+
+class JointCTC(Task):
+    """loss = w CTC + (1 - w) L, w = `ctc_weight`; CTC is the loss of `task=ctc` on the encoder.
+
+    A subclass defines L, the loss of the texts.
+
+    Args:
+        tokenizer: its first token is the blank, the second one begins and ends each text.
+        decode: factory of the decoder, of texts or of CTC's frames.
+        vocab_size: number of tokens of the tokenizer; 0 for characters.
+        ctc_weight: w, from 0 to 1.
+    """
+
+    modality: ClassVar[Modality] = Modality.SPEECH
+    causal: ClassVar[bool] = False
+    output: ClassVar[str] = "text"
+    other_outputs: ClassVar[tuple[str, ...]] = ("frames",)
+    selection_metric: ClassVar[str] = "wer"
+    default_parts: ClassVar[dict[str, str]] = {
+        "data": "spoken",
+        "frontend": "log_mel",
+        "decode": "seq2seq_greedy",
+    }
+    special_tokens: ClassVar[tuple[str, ...]] = ("<blank>", "<end>")
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        decode: Callable[..., Decoder] | None,
+        vocab_size: int,
+        ctc_weight: float,
+    ):
+        if not 0 <= ctc_weight <= 1:
+            raise ValueError(f"ctc_weight={ctc_weight} must be from 0 to 1")
+        if decode is None:
+            choice = {"name": self.default_parts["decode"]}
+            decoder = registry.build("decode", choice, tokenizer=tokenizer)
+        else:
+            decoder = decode(tokenizer=tokenizer)
+        if not isinstance(decoder, EncodingDecoder | ScoresDecoder):
+            raise UserError(
+                f"task={self.name} needs a decoder with decode_encoding or decode_scores, but "
+                f"{type(decoder).__name__} has neither"
+            )
+        super().__init__(tokenizer, decoder)
+        self.ctc = CTC(tokenizer)
+        self.vocab_size = vocab_size
+        self.ctc_weight = ctc_weight
+
+    @property
+    def name(self) -> str:
+        """The name of the part, which is that of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @abstractmethod
+    def text_loss(
+        self, text_scores: Tensor, lengths: Int[Tensor, " b"], batch: Batch
+    ) -> Float[Tensor, ""]:
+        """Computes the mean loss of the texts.
+
+        Args:
+            text_scores: what `EncoderDecoder.text_scores` of the model returns.
+            lengths: frames of each row without padding.
+        """
+
+    def count(self, batch: Batch) -> int:
+        """Counts the target tokens, without the ends of texts."""
+        return self.ctc.count(batch)
+
+    def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Score]:
+        """Computes word and character error rates."""
+        return self.ctc.score(references, hypotheses)
+
+    def reject(self, n_frames: int, text: str) -> str | None:
+        """Rejects texts that CTC cannot emit from so few frames, unless it has no weight."""
+        return self.ctc.reject(n_frames, text) if self.ctc_weight else None
+
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        text, text_lengths = text_inputs(batch)
+        # one call, as several processes require
+        frame_scores, lengths, text_scores = model(
+            batch.inputs, batch.lengths, batch.spans, text, text_lengths
+        )
+        return self.loss_of_outputs(frame_scores, lengths, text_scores, batch)
+
+    def loss_of_outputs(
+        self,
+        frame_scores: Float[Tensor, "b t v"],
+        lengths: Int[Tensor, " b"],
+        text_scores: Tensor,
+        batch: Batch,
+    ) -> Float[Tensor, ""]:
+        """Computes the mean loss from the scores of the frames and of the texts."""
+        # both losses are means over the same tokens, counted on the device
+        ctc_loss = self.ctc.loss_of_scores(frame_scores, lengths, batch)
+        loss = self.text_loss(text_scores, lengths, batch)
+        return self.ctc_weight * ctc_loss + (1 - self.ctc_weight) * loss
+
+    def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
+        if not isinstance(model, EncoderDecoder):
+            raise UserError(f"task={self.name} needs a model with a decoder, not {type(model)}")
+        # evaluation blanks nothing, since only training batches have spans
+        encoding = model.encode(batch.inputs, batch.lengths, batch.spans)
+        if isinstance(self.decoder, EncodingDecoder):
+            texts = self.decoder.decode_encoding(model, encoding)
+        else:
+            assert isinstance(self.decoder, ScoresDecoder)
+            texts = self.decoder.decode_scores(encoding.scores, encoding.lengths)
+        # after the steps of decoding, so that metrics are those of the whole texts
+        text, text_lengths = text_inputs(batch)
+        text_scores = model.text_scores(text, encoding, text_lengths)
+        loss = self.loss_of_outputs(encoding.scores, encoding.lengths, text_scores, batch)
+        return loss, texts
+
+
+def text_inputs(batch: Batch) -> tuple[Int[Tensor, "b u"], Int[Tensor, " b"]]:
+    """Returns the inputs of a decoder, the beginning and the tokens of each text; their lengths."""
+    text = nn.functional.pad(batch.targets, (1, 0), value=END_ID)
+    return text, batch.target_lengths + 1

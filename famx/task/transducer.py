@@ -1,0 +1,60 @@
+"""Speech to text by a transducer, trained jointly with CTC (Graves 2012, arXiv:1211.3711)."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from jaxtyping import Float, Int
+from tokenizers import Tokenizer
+from torch import Tensor
+from torchaudio.functional import rnnt_loss
+
+from famx.nn.batch import Batch
+from famx.nn.encoding import BLANK_ID
+from famx.registry import register
+from famx.task._joint_ctc import JointCTC
+from famx.task.base import Decoder
+
+
+@register
+class Transducer(JointCTC):
+    """loss = w CTC + (1 - w) L, w = `ctc_weight`; CTC is the loss of `task=ctc` on the encoder.
+
+    `L = -log p(y | signal) / tokens`, p summed over all paths through the lattice of frames and
+    tokens; see `famx.nn.transducer`. The lattice has `rows * frames * tokens` points, so that a
+    step needs more memory than that of another task. Decoders of texts find the same p(y | signal),
+    one token a step.
+
+    Args:
+        tokenizer: its first token is the blank, the second one begins and ends each text.
+        decode: factory of the decoder, of texts or of CTC's frames.
+        vocab_size: number of tokens of the tokenizer; 0 for characters.
+        ctc_weight: w, from 0 to 1.
+    """
+
+    decoder_kind: ClassVar[str] = "transducer"
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        decode: Callable[..., Decoder] | None = None,
+        *,
+        vocab_size: int = 96,
+        ctc_weight: float = 0.3,
+    ):
+        super().__init__(tokenizer, decode, vocab_size, ctc_weight)
+
+    def text_loss(
+        self, text_scores: Float[Tensor, "b t u v"], lengths: Int[Tensor, " b"], batch: Batch
+    ) -> Float[Tensor, ""]:
+        # torchaudio requires the longest rows to have no padding
+        n_frames = int(lengths.max())
+        n_tokens = int(batch.target_lengths.max())
+        total = rnnt_loss(
+            text_scores[:, :n_frames, : n_tokens + 1].float().contiguous(),
+            batch.targets[:, :n_tokens].int().contiguous(),
+            lengths.int(),
+            batch.target_lengths.int(),
+            blank=BLANK_ID,
+            reduction="sum",
+        )
+        return total / batch.target_lengths.sum().clamp(min=1)
