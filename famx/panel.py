@@ -5,18 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException
+from omegaconf import Container
 from rich.console import Console
 
 from famx import files
-from famx.config.command import Parser, import_user_parts, run_command, user_part_files
-from famx.config.composition import compose_config
-from famx.config.errors import explain_hydra_error
-from famx.config.overrides import parse_override
-from famx.config.schema import register_schemas
-from famx.config.sections import SweepConfig
-from famx.config.text_options import quote_texts
-from famx.config.words import WITHOUT_FOLDER, hydra_words, sweep_folder
-from famx.experiment.jobs import Job, State
 from famx.analysis.panel import (
     Entry,
     Result,
@@ -27,6 +19,15 @@ from famx.analysis.panel import (
     rows,
     table,
 )
+from famx.config.command import Parser, import_user_parts, run_command, user_part_files
+from famx.config.composition import compose_config
+from famx.config.errors import explain_hydra_error
+from famx.config.overrides import parse_override
+from famx.config.schema import register_schemas
+from famx.config.sections import SweepConfig
+from famx.config.text_options import quote_texts
+from famx.config.words import WITHOUT_FOLDER, hydra_words, sweep_folder
+from famx.experiment.jobs import Job, State
 from famx.experiment.sweep import Sweep
 from famx.notation import UserError
 from famx.train import SECTION_TYPES, Runs, remove_unused_folders, sweep_options
@@ -136,7 +137,7 @@ def compose(
     return jobs, refused
 
 
-def _compose(words: Sequence[str]) -> object:
+def _compose(words: Sequence[str]) -> Container:
     """Returns the config of a command line.
 
     Raises:
@@ -195,9 +196,7 @@ def _default_folder(overrides: Sequence[str]) -> Path:
     return Path(f"outputs/panel_{keys[:80]}_{digest}")
 
 
-def _sweep(
-    folder: Path, jobs: Sequence[Job], overrides: Sequence[str], console: Console
-) -> Sweep:
+def _sweep(folder: Path, jobs: Sequence[Job], overrides: Sequence[str], console: Console) -> Sweep:
     settings = SweepConfig(**sweep_options(overrides))
     return Sweep(folder, jobs, len(jobs), settings, console)
 

@@ -19,8 +19,8 @@ from famx.notation import UserError, suggest
 from famx.training.run_dir import RunDir
 
 FOLDER = CONF / "experiment" / "panel"
-KEYS = ("score", "seconds", "reference", "source", "caveat", "ours")
-COLUMNS = ("task", "score", "this run", "stored", "reference", "caveat")
+KEYS = ("score", "seconds", "reference", "source", "caveat", "measured")
+COLUMNS = ("task", "score", "this run", "measured before", "reference", "caveat")
 HEADINGS = {"wer": "words wrong", "cer": "characters wrong", "loss": "nats a token"}
 
 
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
         reference: figure of others.
         source: where the reference is published.
         caveat: why the two figures may not be the same.
-        ours: figure of famx, stored in the file.
+        measured: figure of famx, stored in the file.
         data: option of its data and a path relative to the folder of all data; empty for data that
             needs no files.
     """
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
     reference: str
     source: str
     caveat: str
-    ours: str
+    measured: str
     data: str = ""
 
     @property
@@ -185,26 +185,26 @@ def rows(entries: Sequence[Entry], outcomes: Mapping[str, Result | str]) -> list
     Args:
         outcomes: score by task, or the sentence why there is none.
     """
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for entry in entries:
         outcome = outcomes[entry.name]
-        shown = outcome if isinstance(outcome, str) else describe(outcome)
+        score = outcome if isinstance(outcome, str) else describe(outcome)
         reference = entry.reference
         if entry.source != "none":
             reference += f" [{entry.source}]"
         caveat = entry.caveat
-        cells.append((entry.name, direction(entry), shown, entry.ours, reference, caveat))
+        cells.append((entry.name, direction(entry), score, entry.measured, reference, caveat))
     return cells
 
 
 def table(cells: Sequence[Sequence[str]], title: str) -> Table:
     """Returns the panel as a table for the terminal."""
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_lines=True)
+    panel = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_lines=True)
     for column in COLUMNS:
-        shown.add_column(column, overflow="fold")
+        panel.add_column(column, overflow="fold")
     for row in cells:
-        shown.add_row(*map(Text, row))
-    return shown
+        panel.add_row(*map(Text, row))
+    return panel
 
 
 def markdown(cells: Sequence[Sequence[str]], title: str) -> str:

@@ -1,6 +1,6 @@
 """Speech to text by a decoder with attention, trained jointly with CTC (Watanabe et al. 2017)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from famx.nn.encoding import EncoderDecoder
 from famx.nn.masks import length_mask
 from famx.notation import Modality, UserError
 from famx.registry import register
-from famx.task.base import Decoder, EncodingDecoder, Score, ScoresDecoder, Task
+from famx.task.base import Decoder, EncodingDecoder, ScoresDecoder, Task
 from famx.task.ctc import CTC
 
 END_ID = 1  # begins and ends each text; id 0 is CTC's blank
@@ -84,10 +84,6 @@ class Seq2Seq(Task):
     def count(self, batch: Batch) -> int:
         """Counts the target tokens, without the ends of texts."""
         return self.ctc.count(batch)
-
-    def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Score]:
-        """Computes word and character error rates."""
-        return self.ctc.score(references, hypotheses)
 
     def reject(self, n_frames: int, text: str) -> str | None:
         """Rejects texts that CTC cannot emit from so few frames, unless it has no weight."""

@@ -25,7 +25,17 @@ UNUSED = ("name", "resume", "sweep", "check")
 PACKAGE = Path(__file__).parent.parent
 OTHER_FOLDERS = ("analysis", "contracts")
 """Folders of the package that no training executes."""
-COMMANDS = ("check", "compare", "evaluate", "panel", "parts", "replay", "spectra", "train", "transcribe")
+COMMANDS = (
+    "check",
+    "compare",
+    "evaluate",
+    "panel",
+    "parts",
+    "replay",
+    "spectra",
+    "train",
+    "transcribe",
+)
 
 
 def essential_config(config: Config) -> dict[str, Any]:

@@ -141,3 +141,15 @@ def is_intact(path: Path, name: str, manifest: Mapping[str, Any]) -> bool:
         return file.stat().st_size == entry.get("size") and files.digest(file) == entry["sha256"]
     except (OSError, LookupError):
         return False
+
+
+def are_user_parts(value: object) -> bool:
+    """Returns whether a value is what a config stores of the files of the user's parts."""
+    if not isinstance(value, list):
+        return False
+    for part in value:
+        if not isinstance(part, dict) or part.keys() != {"file", "sha256"}:
+            return False
+        if not all(isinstance(text, str) for text in part.values()):
+            return False
+    return True
