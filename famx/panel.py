@@ -51,6 +51,7 @@ def main() -> int:
         raise UserError(f"--minutes {arguments.minutes:g} must be more than 0")
     entries = choose(read_entries(), names, arguments.minutes)
     _check_overrides(arguments.overrides)
+    settings = SweepConfig(**sweep_options(arguments.overrides))
     console = Console(highlight=False, markup=False, width=max(MIN_WIDTH, Console().width))
     minutes = sum(entry.seconds for entry in entries) / 60
     tasks = ", ".join(entry.name for entry in entries)
@@ -62,7 +63,7 @@ def main() -> int:
     if not jobs:
         # one sentence, if it is the same for all
         raise UserError(next(iter(refused.values())))
-    sweep = _sweep(folder, list(jobs.values()), arguments.overrides, console)
+    sweep = Sweep(folder, list(jobs.values()), len(jobs), settings, console)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         for sentence in refused.values():
@@ -129,9 +130,15 @@ def compose(
     jobs: dict[str, Job] = {}
     refused: dict[str, Result | str] = {}
     for entry in entries:
+        option, _, path = entry.data.partition("=")
+        words = [f"experiment=panel/{entry.name}", *overrides]
+        if data is not None and path:
+            words.insert(1, f"{option}={data.resolve() / path}")
         try:
-            words = [f"experiment=panel/{entry.name}", *_data_words(entry, data), *overrides]
-            jobs[entry.name] = runs.build(_compose(words), folder / entry.name)
+            job = runs.build(_compose(words), folder / entry.name)
+            # a mistake in an override comes first, since it is in all tasks
+            _require_data(entry, data)
+            jobs[entry.name] = job
         except UserError as error:
             refused[entry.name] = str(error)
     return jobs, refused
@@ -153,20 +160,18 @@ def _compose(words: Sequence[str]) -> Container:
         raise mistake from error
 
 
-def _data_words(entry: Entry, data: Path | None) -> list[str]:
-    """Returns the override of the data of a task; none for data that needs no files.
+def _require_data(entry: Entry, data: Path | None) -> None:
+    """Checks that there is the file or folder of the data of a task.
 
     Raises:
-        UserError: there is no such file or folder.
+        UserError: there is none.
     """
     if not entry.data:
-        return []
+        return
     if data is None:
         raise UserError(f"{entry.name} needs --data FOLDER, with {entry.path} in it")
-    path = data.resolve() / entry.path
-    if not path.exists():
+    if not (data / entry.path).exists():
         raise UserError(f"{entry.name} needs {entry.path} in --data {data}, which has none")
-    return [f"{entry.data.partition('=')[0]}={path}"]
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:
@@ -194,11 +199,6 @@ def _default_folder(overrides: Sequence[str]) -> Path:
     keys = "_".join(word.partition("=")[0].rpartition(".")[2] for word in words)
     digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:6]
     return Path(f"outputs/panel_{keys[:80]}_{digest}")
-
-
-def _sweep(folder: Path, jobs: Sequence[Job], overrides: Sequence[str], console: Console) -> Sweep:
-    settings = SweepConfig(**sweep_options(overrides))
-    return Sweep(folder, jobs, len(jobs), settings, console)
 
 
 def _outcome(sweep: Sweep, job: Job, entries: Sequence[Entry]) -> Result | str:

@@ -65,11 +65,22 @@ def _messages(error: BaseException) -> Iterator[str]:
     for cause in (error, error.__cause__):
         if cause is None:
             continue
-        yield one_line(cause)
+        yield _experiment_conflict(cause) or one_line(cause)
         # Hydra's errors contain the option in a separate line
         details = re.search(r"full_key: (\S+)", str(cause))
         if details and details[1] in RENAMED:
             yield f"{details[1]} is now {RENAMED[details[1]]}"
+
+
+def _experiment_conflict(error: BaseException) -> str | None:
+    """Returns the message about an option of an experiment that the chosen part does not have."""
+    pattern = r"In '(\S+)': .*Key '(\w+)' not in '(\w+)_schema'.*full_key: (\w+)"
+    match = re.search(pattern, str(error), re.DOTALL)
+    if match is None:
+        return None
+    file, key, part, option = match.groups()
+    room = option.partition(".")[0]
+    return f"{file} sets {room}.{key}, which {room}={part} does not have"
 
 
 def refuse_renamed(config: Mapping[str, Any], source: str) -> None:
