@@ -14,6 +14,7 @@ COMMANDS = (
     "transcribe",
     "generate",
     "compare",
+    "panel",
     "spectra",
     "parts",
     "check",

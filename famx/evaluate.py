@@ -54,12 +54,17 @@ def main() -> int:
     evaluation = recognizer.evaluate(arguments.split)
     console = Console(highlight=False, markup=False)
     console.print(evaluation.table(arguments.split))
+    if evaluation.analysis is not None:
+        for table in evaluation.analysis.tables():
+            console.print(table)
     title = f"{arguments.split}{recognizer.suffix}"
     written = [run_dir.scores_file(title).name]
     if evaluation.ids:
         written.insert(0, run_dir.hypotheses_file(title).name)
+    if run_dir.differences_file(title).is_file():
+        written.insert(1, run_dir.differences_file(title).name)
     count = f"{len(evaluation.ids)} utterances; " if evaluation.ids else ""
-    files = f"{' and '.join(written)} in {arguments.run}"
+    files = f"{', '.join(written)} in {arguments.run}"
     console.print(f"{count}weights of {evaluation.weights}; {files}", soft_wrap=True)
     return 0
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import Container, OmegaConf
@@ -64,11 +65,22 @@ def _messages(error: BaseException) -> Iterator[str]:
     for cause in (error, error.__cause__):
         if cause is None:
             continue
-        yield one_line(cause)
+        yield _experiment_conflict(cause) or one_line(cause)
         # Hydra's errors contain the option in a separate line
         details = re.search(r"full_key: (\S+)", str(cause))
         if details and details[1] in RENAMED:
             yield f"{details[1]} is now {RENAMED[details[1]]}"
+
+
+def _experiment_conflict(error: BaseException) -> str | None:
+    """Returns the message about an option of an experiment that the chosen part does not have."""
+    pattern = r"In '(\S+)': .*Key '(\w+)' not in '(\w+)_schema'.*full_key: (\w+)"
+    match = re.search(pattern, str(error), re.DOTALL)
+    if match is None:
+        return None
+    file, key, part, option = match.groups()
+    room = option.partition(".")[0]
+    return f"{file} sets {room}.{key}, which {room}={part} does not have"
 
 
 def refuse_renamed(config: Mapping[str, Any], source: str) -> None:
@@ -147,12 +159,11 @@ def _find_mistake(words: Sequence[str], options: Sequence[str]) -> UserError | N
 
 def _refused_choice(overrides: Sequence[Override], search_path: Sequence[str]) -> UserError | None:
     """Returns the explanation of the first unknown part, preset or experiment."""
-    loader = GlobalHydra.instance().config_loader()
     for override in overrides:
         group = override.key_or_group
         if group not in GROUPS:
             continue
-        choices = loader.get_group_options(group, config_name="train", overrides=[*search_path])
+        choices = _choices(group, search_path)
         for value in override_values(override):
             # values that are not names have been refused before
             if not isinstance(value, str) or value in choices:
@@ -162,6 +173,17 @@ def _refused_choice(overrides: Sequence[Override], search_path: Sequence[str]) -
             noun = PRESETS.get(group, "part")
             return UserError(f"{group}={value}: no such {noun}{suggest(value, choices)}")
     return None
+
+
+def _choices(group: str, search_path: Sequence[str]) -> list[str]:
+    """Returns the names of a group's files, also of those in its folders: `panel/yesno`."""
+    loader = GlobalHydra.instance().config_loader()
+    options: dict[str, Any] = {"config_name": "train", "overrides": [*search_path]}
+    choices = loader.get_group_options(group, **options)
+    for folder in loader.get_group_options(group, ObjectType.GROUP, **options):
+        names = loader.get_group_options(f"{group}/{folder}", **options)
+        choices += [f"{folder}/{name}" for name in names]
+    return choices
 
 
 def _refused_option(overrides: Sequence[Override], search_path: Sequence[str]) -> UserError | None:

@@ -25,7 +25,7 @@ class Sentences(Dataset):
         split: "train", "dev" or "test".
         root: folder of the files.
         train, dev, test: names of the files. With `dev=null`, every tenth line of `train` belongs
-            to dev, and the others to train.
+            to dev, with `test=null` the line before it to test, and the others to train.
     """
 
     modality = Modality.TEXT
@@ -39,21 +39,29 @@ class Sentences(Dataset):
         root: str = "",
         train: str = "train.tsv",
         dev: str | None = None,
-        test: str = "test.tsv",
+        test: str | None = "test.tsv",
     ) -> None:
         check_split(split, self.splits)
         if not root:
             raise UserError("data=sentences needs the folder of its files, data.root=DIR")
-        name = {"train": train, "dev": dev or train, "test": test}[split]
+        name = {"train": train, "dev": dev or train, "test": test or train}[split]
         rows = _read(typed_path(root) / name)
-        if dev is None and split != "test":
-            rows = [row for i, row in enumerate(rows) if (i % 10 == 9) == (split == "dev")]
+        if name == train:
+            # by the last digit of the line's number, from 0, the split that it belongs to
+            shared = {8: "test"} if test is None else {}
+            shared |= {9: "dev"} if dev is None else {}
+            rows = [row for i, row in enumerate(rows) if shared.get(i % 10, "train") == split]
         if not rows:
             raise UserError(f"{Path(root) / name} has too few lines for the split {split}")
         self.texts = [label for label, _ in rows]
-        self._sentences = [sentence.encode() for _, sentence in rows]
+        self._sentences = [self.encode(sentence) for _, sentence in rows]
         self.ids = [f"{split}-{i:05d}" for i in range(len(rows))]
         self.lengths = [float(len(sentence)) for sentence in self._sentences]
+
+    @staticmethod
+    def encode(sentence: str) -> Sequence[int]:
+        """Returns the token ids of a sentence, below `input_vocab_size`: its bytes."""
+        return sentence.encode()
 
     @classmethod
     def example(cls, folder: Path) -> dict[str, Any]:

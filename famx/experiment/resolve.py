@@ -175,6 +175,12 @@ def check_parts_fit(config: Config) -> None:
                 f"{room}={config[room]['name']} is for {part.modality.value} and {reason} "
                 f"for {modality.value}; {room} may be {', '.join(fitting)}"
             )
+    frontend = config["frontend"]["name"]
+    if task.causal and getattr(get("frontend", frontend), "sees_later", False):
+        raise UserError(
+            f"frontend={frontend} sees later tokens, which task={task_name} must not; "
+            f"frontend=default is {task.default_parts['frontend']}"
+        )
     # output that the decoder expects
     decoder = get("decode", config["decode"]["name"])
     outputs = (task.output, *task.other_outputs)

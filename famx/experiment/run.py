@@ -1,6 +1,7 @@
 """Runs an experiment: trains the model of a config, then scores it on the test splits."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from rich.console import Console, Group
 from famx import files
 from famx.config.command import format_command
 from famx.data._fingerprint import digest_of
+from famx.data.base import Dataset, Speech
 from famx.experiment import report
 from famx.experiment.build import (
     Experiment,
@@ -37,6 +39,7 @@ from famx.training.device import (
     peak_memory,
     select_device,
 )
+from famx.training.error_analysis import analyse
 from famx.training.evaluate import Evaluation, evaluate
 from famx.training.heartbeat import watch_processes
 from famx.training.hooks import EvaluateOnDev, FollowPlans, Hook, SaveCheckpoints, StopOnDivergence
@@ -119,7 +122,7 @@ def run(
 def score(
     experiment: Experiment, run_dir: RunDir, splits: Iterable[str], weights: str, suffix: str = ""
 ) -> dict[str, Evaluation]:
-    """Evaluates splits, and writes `hypotheses.<split>.tsv` and `scores.<split>.json`.
+    """Evaluates splits; writes hypotheses, differences and scores (`scores.<split>.json`).
 
     Args:
         weights: the weights of the model, in words.
@@ -137,12 +140,28 @@ def score(
             "normaliser": loader.dataset.normaliser,
             "decoder": dict(experiment.config["decode"]),
             "data": digest_of(loader.dataset.fingerprint()),
+            "device": describe_device(experiment.device),
         }
         if not is_checked(experiment.config):
             conditions["check"] = "off"
+        analysis = analyse(
+            experiment.task,
+            evaluation.ids,
+            evaluation.references,
+            evaluation.hypotheses,
+            speakers_of(loader.dataset),
+        )
+        evaluation = dataclasses.replace(evaluation, analysis=analysis)
         run_dir.write_evaluation(evaluation, split + suffix, conditions)
         evaluations[split] = evaluation
     return evaluations
+
+
+def speakers_of(dataset: Dataset) -> dict[str, str]:
+    """Returns the speaker of each example of speech, by its id; of other data, nothing."""
+    if not isinstance(dataset, Speech):
+        return {}
+    return dict(zip(dataset.ids, dataset.speakers, strict=True))
 
 
 def training_hooks(

@@ -18,10 +18,13 @@ class Frontend(nn.Module, ABC):
     Attributes:
         modality: `Modality.SPEECH` for signals of samples at 16 kHz, `Modality.TEXT` for token ids,
             `Modality.IMAGE` for rows of pixels.
+        sees_later: whether a frame of text depends on later tokens, so that no causal task can use
+            the frontend.
         pixels: shape of a row of pixels, (columns, channels); empty for other signals.
     """
 
     modality: ClassVar[Modality]
+    sees_later: ClassVar[bool] = False
     pixels: tuple[int, ...] = ()
 
     @abstractmethod

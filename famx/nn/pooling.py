@@ -1,4 +1,4 @@
-"""Means over the positions of a sequence: of all of it, and up to each position."""
+"""Means and sums over the positions of a sequence: of all of it, and up to each position."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,15 @@ def sequence_mean(x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]) -> Floa
     # padding may hold anything, also what is not finite
     real = x.to(wide).masked_fill(~length_mask(lengths, x.shape[1])[..., None], 0.0)
     return real.sum(1) / lengths[:, None]
+
+
+def sequence_logsumexp(
+    x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]
+) -> Float[Tensor, "b d"]:
+    """Returns log sum exp over the first `lengths[i]` positions of each row, in 32 bits or more."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    padding = ~length_mask(lengths, x.shape[1])[..., None]
+    return x.to(wide).masked_fill(padding, -torch.inf).logsumexp(1)
 
 
 def running_mean(

@@ -1,7 +1,7 @@
 """Speech to text by a decoder of texts that is trained jointly with CTC on the frames."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 from jaxtyping import Float, Int
@@ -12,11 +12,12 @@ from famx import registry
 from famx.nn.batch import Batch
 from famx.nn.encoding import END_ID, EncoderDecoder
 from famx.notation import Modality, UserError
-from famx.task.base import Decoder, EncodingDecoder, Score, ScoresDecoder, Task
+from famx.task._wer import TextScores
+from famx.task.base import Decoder, EncodingDecoder, ScoresDecoder, Task
 from famx.task.ctc import CTC
 
 
-class JointCTC(Task):
+class JointCTC(TextScores, Task):
     """loss = w CTC + (1 - w) L, w = `ctc_weight`; CTC is the loss of `task=ctc` on the encoder.
 
     A subclass defines L, the loss of the texts.
@@ -83,10 +84,6 @@ class JointCTC(Task):
     def count(self, batch: Batch) -> int:
         """Counts the target tokens, without the ends of texts."""
         return self.ctc.count(batch)
-
-    def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Score]:
-        """Computes word and character error rates."""
-        return self.ctc.score(references, hypotheses)
 
     def reject(self, n_frames: int, text: str) -> str | None:
         """Rejects texts that CTC cannot emit from so few frames, unless it has no weight."""

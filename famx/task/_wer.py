@@ -1,12 +1,14 @@
 """Word and character error rates (jiwer), with bootstrap intervals over utterances."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import jiwer
 import numpy as np
 
-from famx.task.base import Score
+from famx.task.base import Confusion, ErrorCounts, Score
 
 Output = jiwer.WordOutput | jiwer.CharacterOutput
 
@@ -82,3 +84,57 @@ def error_rate(
         insertions=insertions,
         units=int(units.sum()),
     )
+
+
+class TextScores:
+    """The scores of a task whose hypotheses are texts: error rates of words and characters."""
+
+    def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Score]:
+        """Computes word and character error rates."""
+        return {name: error_rate(references, hypotheses, unit) for name, unit in UNITS.items()}
+
+    def error_counts(self, references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
+        """Returns errors and units of each utterance, of words and of characters."""
+        counts = {}
+        for name, unit in UNITS.items():
+            errors, units = edits(references, hypotheses, unit)
+            counts[name] = (errors.sum(1), units)
+        return counts
+
+    def confusions(self, references: Sequence[str], hypotheses: Sequence[str]) -> list[Confusion]:
+        """Counts the pairs of words that are substituted, and those inserted and deleted."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for reference, hypothesis in zip(references, hypotheses, strict=True):
+            counts.update(_wrong_pairs(reference, hypothesis))
+        # of equal counts, in alphabetical order
+        pairs = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return [Confusion(*pair, times) for pair, times in pairs]
+
+    def differences(
+        self, ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]
+    ) -> str:
+        """Returns the words of each utterance with errors, the hypothesis below the reference."""
+        parts = []
+        for name, reference, hypothesis in zip(ids, references, hypotheses, strict=True):
+            output = jiwer.process_words(reference, hypothesis)
+            if output.substitutions + output.deletions + output.insertions:
+                text = jiwer.visualize_alignment(output, show_measures=False)
+                # without the number of the sentence, which is always 1
+                lines = [line for line in text.splitlines()[1:] if line.strip()]
+                parts.append("\n".join([name, *lines]))
+        return "\n\n".join(parts)
+
+
+UNITS = {"wer": "word", "cer": "char"}
+"""Names of the error rates -> what they count."""
+
+
+def _wrong_pairs(reference: str, hypothesis: str) -> Iterator[tuple[str, str]]:
+    """Yields each word with the word in its place; "" for none."""
+    output = jiwer.process_words(reference, hypothesis)
+    for chunk in output.alignments[0]:
+        before = output.references[0][chunk.ref_start_idx : chunk.ref_end_idx]
+        after = output.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if chunk.type != "equal":
+            # a substitution has as many words on both sides, others have words on one side
+            yield from zip_longest(before, after, fillvalue="")

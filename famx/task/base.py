@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -69,6 +70,21 @@ class EncodingDecoder(Decoder, Protocol):
     """A decoder that can use an encoding that has already been computed."""
 
     def decode_encoding(self, model: EncoderDecoder, encoding: Encoding) -> list[str]: ...
+
+
+class Confusion(NamedTuple):
+    """How often a hypothesis has a word or label in the place of another one.
+
+    An insertion has an empty `reference`, a deletion an empty `hypothesis`.
+    """
+
+    reference: str
+    hypothesis: str
+    times: int
+
+
+ErrorCounts = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Errors and units of each sequence, by the name of the score."""
 
 
 class Matrix(NamedTuple):
@@ -190,6 +206,24 @@ class Task(ABC):
     def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Score]:
         """Returns the scores of hypotheses by name; empty if the loss is the only score."""
         return {}
+
+    def error_counts(self, references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
+        """Returns errors and units of each sequence, for scores that are their ratio."""
+        return {}
+
+    def confusions(self, references: Sequence[str], hypotheses: Sequence[str]) -> list[Confusion]:
+        """Counts what was taken for what, the most frequent first."""
+        return []
+
+    def differences(
+        self, ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]
+    ) -> str:
+        """Returns the aligned texts of the sequences with errors; empty if there is nothing."""
+        return ""
+
+    def count_characters(self, batch: Batch) -> int:
+        """Counts the characters that the units of a batch are, 0 where this has no meaning."""
+        return 0
 
     def reject(self, n_frames: int, text: str) -> str | None:
         """Returns why a text cannot be learned from this number of frames, None if it can."""

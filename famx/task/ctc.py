@@ -15,12 +15,12 @@ from famx.nn.batch import Batch
 from famx.nn.masks import length_mask
 from famx.notation import Modality
 from famx.registry import register
-from famx.task._wer import error_rate
-from famx.task.base import OnePassTask, Score, ScoresDecoder
+from famx.task._wer import TextScores
+from famx.task.base import OnePassTask, ScoresDecoder
 
 
 @register
-class CTC(OnePassTask):
+class CTC(TextScores, OnePassTask):
     """loss = -log p(text | signal) / tokens, p summed over all alignments; token 0 is the blank.
 
     With consistency c, training compares two views a and b of a batch, which differ in what is
@@ -88,13 +88,6 @@ class CTC(OnePassTask):
     def count(self, batch: Batch) -> int:
         """Counts the target tokens."""
         return int(batch.target_lengths.sum())
-
-    def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Score]:
-        """Computes word and character error rates."""
-        return {
-            "wer": error_rate(references, hypotheses, "word"),
-            "cer": error_rate(references, hypotheses, "char"),
-        }
 
     def reject(self, n_frames: int, text: str) -> str | None:
         """Rejects texts that need more frames: one per token, and one between equal neighbours."""

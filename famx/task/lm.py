@@ -1,8 +1,10 @@
 """Language model: predicts each next character or byte from those before it."""
 
+import re
 from collections.abc import Callable
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -46,10 +48,21 @@ class LanguageModel(Task):
         else:
             decoder = decode(tokenizer=tokenizer)
         super().__init__(tokenizer, decoder)
+        # characters of each token, by its id
+        vocabulary = tokenizer.get_vocab()
+        self._characters = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)
+        for token, index in vocabulary.items():
+            self._characters[index] = n_characters(token)
 
     def count(self, batch: Batch) -> int:
         """Counts the predicted ids."""
         return int(batch.lengths.sum()) - len(batch.ids)
+
+    def count_characters(self, batch: Batch) -> int:
+        """Counts the characters of the predicted ids."""
+        ids = batch.inputs[:, 1:].cpu()
+        real = length_mask(batch.lengths.cpu() - 1, ids.shape[1])
+        return int(self._characters[ids[real]].sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         # without padding no lengths are passed, so attention needs no mask
@@ -63,3 +76,12 @@ class LanguageModel(Task):
     def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
         """Computes the loss alone: a continuation that differs from the text is no error."""
         return self.loss(model, batch), []
+
+
+def n_characters(token: str) -> int:
+    """Returns the number of characters of a token; a byte that continues a character has none."""
+    byte = re.fullmatch("<0x([0-9A-F]{2})>", token)
+    if byte is None:
+        return len(token)
+    # the first bits of such a byte of UTF-8 are 10
+    return 0 if int(byte[1], 16) >> 6 == 0b10 else 1

@@ -1,5 +1,6 @@
 """Evaluation of a model on a split: its loss, its hypotheses and their scores."""
 
+import json
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ from famx.nn.batch import Batch
 from famx.notation import Modality, UserError
 from famx.task.base import Score, Task
 from famx.training.device import describe_precision
+from famx.training.error_analysis import ErrorAnalysis
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class Evaluation:
         seconds: wall time of the evaluation.
         precision: precision of its arithmetic.
         weights: the weights of the model, in words; empty if they are those of a training.
+        units: number of units that the loss is a mean over.
+        characters: number of characters of a text that these units are; 0 for other data.
+        analysis: what is wrong in the hypotheses; None where that is not needed.
     """
 
     loss: float
@@ -41,6 +46,21 @@ class Evaluation:
     seconds: float
     precision: str
     weights: str = ""
+    units: int = 0
+    characters: int = 0
+    analysis: ErrorAnalysis | None = None
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), of a loss of at most 99 nats."""
+        return math.exp(min(self.loss, 99.0))
+
+    @property
+    def bits_per_character(self) -> float | None:
+        """loss · units / (characters · ln 2); None where characters are not counted."""
+        if not self.characters:
+            return None
+        return self.loss * self.units / (self.characters * math.log(2))
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -51,6 +71,23 @@ class Evaluation:
     def real_time_factor(self) -> float:
         """Seconds of computation per second of audio."""
         return self.seconds / max(1e-9, self.amount)
+
+    @property
+    def hypotheses_text(self) -> str:
+        """Lines of id, reference and hypothesis; empty without hypotheses."""
+        rows = zip(self.ids, self.references, self.hypotheses, strict=True)
+        lines = ["id\tref\thyp", *("\t".join(row) for row in rows)]
+        return "\n".join(lines) + "\n" if self.ids else ""
+
+    @property
+    def differences_text(self) -> str:
+        """The aligned texts of utterances with errors; empty if there are none."""
+        differences = self.analysis.differences if self.analysis else ""
+        return f"{differences}\n" if differences else ""
+
+    def scores_text(self, conditions: Mapping[str, object]) -> str:
+        """Returns `summary` as JSON."""
+        return json.dumps(self.summary(conditions), indent=1) + "\n"
 
     def samples(self, n: int = 8) -> list[tuple[str, str]]:
         """Returns `n` pairs of reference and hypothesis, spread over the split."""
@@ -67,6 +104,15 @@ class Evaluation:
         """
         summary: dict[str, Any] = {name: score.summary() for name, score in self.scores.items()}
         summary["loss"] = self.loss
+        if self.bits_per_character is not None:
+            summary["perplexity"] = self.perplexity
+            summary["bits_per_character"] = self.bits_per_character
+        if self.analysis is not None:
+            for name in self.scores:
+                if name in self.analysis.intervals:
+                    low, high = self.analysis.intervals[name]
+                    summary[name] |= {"low_by_speaker": low, "high_by_speaker": high}
+            summary |= self.analysis.summary()
         summary |= conditions
         summary["precision"] = self.precision
         summary["weights"] = self.weights
@@ -83,9 +129,7 @@ class Evaluation:
     def table(self, split: str) -> Table:
         """Returns the scores as a table for the terminal."""
         if not self.scores:
-            table = Table("loss", "perplexity", title=split, title_justify="left")
-            table.add_row(f"{self.loss:.3f}", f"{math.exp(min(self.loss, 99.0)):.3f}")
-            return table
+            return self._loss_table(split)
         # one row per score, with a column for every count that some score has
         title = f"{split}: loss {self.loss:.3f}"
         if self.modality is Modality.SPEECH:
@@ -106,6 +150,15 @@ class Evaluation:
                 _format_interval(scale * score.low, scale * score.high, unit),
                 *counts,
             )
+        return table
+
+    def _loss_table(self, split: str) -> Table:
+        """Returns the table of a task whose loss is its only score."""
+        values = {"loss": self.loss, "perplexity": self.perplexity}
+        if self.bits_per_character is not None:
+            values["bits per character"] = self.bits_per_character
+        table = Table(*values, title=split, title_justify="left")
+        table.add_row(*(f"{value:.3f}" for value in values.values()))
         return table
 
 
@@ -131,6 +184,7 @@ def evaluate(
     started = time.perf_counter()
     total = torch.zeros((), dtype=torch.float64)
     count = 0
+    characters = 0
     amount = 0.0
     modality = task.modality
     ids: list[str] = []
@@ -143,6 +197,7 @@ def evaluate(
         # the mean loss of a batch counts once for each of its units
         total = total + loss.double().cpu() * task.count(batch)
         count += task.count(batch)
+        characters += task.count_characters(batch)
         amount += batch.amount
         modality = batch.modality
         if texts:
@@ -163,4 +218,6 @@ def evaluate(
         seconds=time.perf_counter() - started,
         precision=describe_precision(torch.float32, device),
         weights=weights,
+        units=count,
+        characters=characters,
     )

@@ -26,8 +26,8 @@ PACKAGE = Path(__file__).parent.parent
 OTHER_FOLDERS = ("analysis", "contracts")
 """Folders of the package that no training executes."""
 COMMANDS = (
-    *("__main__", "check", "compare", "evaluate", "export", "generate", "parts", "replay"),
-    *("spectra", "train", "transcribe"),
+    *("__main__", "check", "compare", "evaluate", "export", "generate", "panel", "parts"),
+    *("replay", "spectra", "train", "transcribe"),
 )
 """Modules of the commands, which do not change what a training computes."""
 

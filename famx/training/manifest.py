@@ -143,3 +143,15 @@ def is_intact(path: Path, name: str, manifest: Mapping[str, Any]) -> bool:
     except (OSError, LookupError) as error:
         files.require_handles(error, file)
         return False
+
+
+def are_user_parts(value: object) -> bool:
+    """Returns whether a value is what a config stores of the files of the user's parts."""
+    if not isinstance(value, list):
+        return False
+    for part in value:
+        if not isinstance(part, dict) or part.keys() != {"file", "sha256"}:
+            return False
+        if not all(isinstance(text, str) for text in part.values()):
+            return False
+    return True

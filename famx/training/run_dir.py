@@ -20,7 +20,14 @@ from famx.notation import UserError
 from famx.registry import ROOMS
 from famx.training import checkpoint
 from famx.training.evaluate import Evaluation
-from famx.training.manifest import RunFiles, accept_run_files, entry_of, read_record, run_files
+from famx.training.manifest import (
+    RunFiles,
+    accept_run_files,
+    are_user_parts,
+    entry_of,
+    read_record,
+    run_files,
+)
 from famx.training.tree import MALFORMED
 
 log = logging.getLogger(__name__)
@@ -57,6 +64,9 @@ class RunDir:
 
     def scores_file(self, split: str) -> Path:
         return self.path / f"scores.{split}.json"
+
+    def differences_file(self, split: str) -> Path:
+        return self.path / f"differences.{split}.txt"
 
     def hypotheses_file(self, split: str) -> Path:
         return self.path / f"hypotheses.{split}.tsv"
@@ -225,8 +235,7 @@ class RunDir:
                 f"{self} is not a run: {self.config_file} cannot be read ({reason})"
             ) from error
         # a file of other YAML is reported like one without sections
-        if not isinstance(config, dict):
-            config = {}
+        config = config if isinstance(config, dict) else {}
         refuse_renamed(config, str(self.config_file))
         missing = [key for key in SECTIONS if not isinstance(config.get(key), dict)]
         if missing:
@@ -240,7 +249,7 @@ class RunDir:
                     f"{self} is damaged: {self.config_file} names no part of the room {room}"
                 )
         config = root_defaults() | config
-        if not _are_user_parts(config["famx_parts"]):
+        if not are_user_parts(config["famx_parts"]):
             raise UserError(
                 f"{self} is damaged: famx_parts in {self.config_file} must be a list of mappings "
                 "{file, sha256}"
@@ -263,19 +272,23 @@ class RunDir:
     def write_evaluation(
         self, evaluation: Evaluation, split: str, conditions: Mapping[str, object]
     ) -> None:
-        """Writes `scores.<split>.json`, and `hypotheses.<split>.tsv` (id, ref, hyp) if any."""
-        if evaluation.ids:
-            rows = zip(evaluation.ids, evaluation.references, evaluation.hypotheses, strict=True)
-            lines = ["id\tref\thyp", *("\t".join(row) for row in rows)]
-            files.write_atomic(self.hypotheses_file(split), "\n".join(lines) + "\n")
-        scores = json.dumps(evaluation.summary(conditions), indent=1)
-        files.write_atomic(self.scores_file(split), scores + "\n")
+        """Writes `scores.<split>.json`, and what was recognised: `hypotheses`, `differences`."""
+        # nothing remains of an earlier evaluation that had errors
+        self.differences_file(split).unlink(missing_ok=True)
+        for file, text in (
+            (self.hypotheses_file(split), evaluation.hypotheses_text),
+            (self.differences_file(split), evaluation.differences_text),
+            (self.scores_file(split), evaluation.scores_text(conditions)),
+        ):
+            if text:
+                files.write_atomic(file, text)
 
     def remove_evaluations(self) -> None:
         """Removes the scores and the result of a run that is trained further."""
         self.result_file.unlink(missing_ok=True)
-        for file in [*self.path.glob("scores.*.json"), *self.path.glob("hypotheses.*.tsv")]:
-            file.unlink()
+        for pattern in ("scores.*.json", "hypotheses.*.tsv", "differences.*.txt"):
+            for file in self.path.glob(pattern):
+                file.unlink()
 
 
 def save_sweep_order(folder: Path, names: Sequence[str]) -> None:
@@ -316,18 +329,6 @@ def remove_reserved(folder: Path) -> None:
     if all(path.name == LOCK for path in folder.iterdir()):
         (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
-
-
-def _are_user_parts(value: object) -> bool:
-    """Returns whether a value is what a config stores of the files of the user's parts."""
-    if not isinstance(value, list):
-        return False
-    for part in value:
-        if not isinstance(part, dict) or part.keys() != {"file", "sha256"}:
-            return False
-        if not all(isinstance(text, str) for text in part.values()):
-            return False
-    return True
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[Path]:

@@ -14,6 +14,7 @@ from famx.data.digit_images import DigitImages
 from famx.data.manifest import Manifest
 from famx.data.sentences import Sentences
 from famx.experiment import run
+from famx.experiment.resolve import check_parts_fit, resolve
 from famx.inference import Recognizer
 from famx.notation import UserError
 from famx.task.classify import Classify
@@ -127,3 +128,11 @@ def test_parts_that_do_not_fit_are_refused(words, message, tmp_path):
     path = DigitImages.example(tmp_path)["path"]
     with pytest.raises(UserError, match=message):
         run(config("data=digit_images", f"data.path={path}", *words), tmp_path / "run")
+
+
+def test_frontend_that_sees_later_tokens_is_refused_by_language_models():
+    register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
+        composed = to_plain(compose("train", ["task=lm", "frontend=token_context"]))
+    with pytest.raises(UserError, match="sees later tokens, which task=lm must not"):
+        check_parts_fit(resolve(composed))

@@ -30,6 +30,7 @@ LAYERS = (
         "transcribe",
         "spectra",
         "compare",
+        "panel",
         "parts",
         "check",
         "replay",

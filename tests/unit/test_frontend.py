@@ -118,3 +118,38 @@ def test_invalid_options_are_refused(monkeypatch):
         log_mel(n_mels=3)
     with pytest.raises(UserError, match="context=4 must be odd"):
         log_mel(context=4)
+
+
+def test_token_context_adds_the_neighbours_of_each_token():
+    frontend = build("frontend", {"name": "token_context", "context": 3}, d_model=8, vocab_size=9)
+    tokens = torch.tensor([[1, 2, 3, 4, 5]])
+    y, _ = frontend(tokens, torch.tensor([5]))
+    changed = tokens.clone()
+    changed[0, 4] = 6
+    other, _ = frontend(changed, torch.tensor([5]))
+    # of a token, the one before it and the one after it
+    assert (y - other).abs().amax(-1)[0].gt(0).tolist() == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize("name", ["tokens", "token_context"])
+def test_dropout_of_tokens_is_of_training_alone(name):
+    options = {"name": name, "dropout": 0.5, "token_dropout": 0.5}
+    frontend = build("frontend", options, d_model=64, vocab_size=9)
+    tokens = torch.ones(1, 400, dtype=torch.long)
+    embedding = frontend if name == "tokens" else frontend.tokens
+    x, _ = embedding(tokens, torch.tensor([400]))
+    is_zero = x[0] == 0
+    assert is_zero.all(-1).float().mean().item() == pytest.approx(0.5, abs=0.1)
+    # the others are scaled, so that their mean stays
+    assert is_zero.float().mean().item() == pytest.approx(0.75, abs=0.05)
+    assert x.mean(1)[0].div(embedding.weight[1]).median().item() == pytest.approx(1, abs=0.2)
+    frontend.eval()
+    y, _ = embedding(tokens, torch.tensor([400]))
+    assert torch.equal(y[0, 0], embedding.weight[1]) and torch.equal(y[0, 0], y[0, 399])
+
+
+def test_tokens_without_dropout_draw_no_random_numbers():
+    frontend = build("frontend", {"name": "tokens"}, d_model=8, vocab_size=9)
+    state = torch.get_rng_state()
+    frontend(torch.ones(1, 4, dtype=torch.long), torch.tensor([4]))
+    assert torch.equal(state, torch.get_rng_state())

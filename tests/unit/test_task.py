@@ -159,6 +159,20 @@ def test_classification_is_of_the_mean_frame_without_padding():
     assert task.count(batch) == 2
 
 
+def test_classification_by_logsumexp_sums_over_frames_without_padding():
+    scores = torch.randn(2, 4, 3)
+    scores[1, 2:] = torch.nan
+    task, model, batch = label_batch(scores, [4, 2], [[2], [0]])
+    task = build("task", {"name": "classify", "pooling": "logsumexp"}, tokenizer=task.tokenizer)
+    # p(label) is the sum over frames, divided by that over frames and labels
+    sums = torch.stack([scores[0].exp().sum(0), scores[1, :2].exp().sum(0)])
+    probs = sums / sums.sum(-1, keepdim=True)
+    loss, labels = task.evaluate_batch(model, batch)
+    torch.testing.assert_close(loss, -(probs[0, 2].log() + probs[1, 0].log()) / 2)
+    torch.testing.assert_close(task.loss(model, batch), loss)
+    assert labels == ["abc"[i] for i in probs.argmax(-1)] == task.decode(model, batch)
+
+
 def test_smoothed_labels_share_their_target_equally():
     scores = torch.randn(1, 2, 3)
     task, model, batch = label_batch(scores, [2], [[1]])

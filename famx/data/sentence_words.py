@@ -1,0 +1,35 @@
+"""Sentences with labels as words, whose ids are hashes: files as those of data=sentences."""
+
+import re
+from collections.abc import Sequence
+from zlib import crc32
+
+from famx.data.sentences import Sentences
+from famx.registry import register
+
+N_WORDS = 2**14
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@register
+class SentenceWords(Sentences):
+    """Sentences as lower-case words and single marks; the id of a word is `crc32(word) mod 2^16`.
+
+    No vocabulary is stored, so that any word has an id (the hashing trick, Weinberger et al. 2009,
+    arXiv:0902.2206). Of 10,000 different words, each shares its id with another one with
+    probability 0.14. A word that no training sentence has keeps the vector that its id began with,
+    or that of the words with the same id.
+
+    Args:
+        split: "train", "dev" or "test".
+        root: folder of the files.
+        train, dev, test: names of the files. With `dev=null`, every tenth line of `train` belongs
+            to dev, with `test=null` the line before it to test, and the others to train.
+    """
+
+    input_vocab_size = N_WORDS
+
+    @staticmethod
+    def encode(sentence: str) -> Sequence[int]:
+        """Returns the ids of the words and marks of a sentence."""
+        return [crc32(word.encode()) % N_WORDS for word in WORD.findall(sentence.lower())]
