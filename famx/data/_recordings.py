@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int16
 
 from famx.data._audio import read_audio
-from famx.data._audio_table import AudioFiles, AudioTable, audio_source
+from famx.data._audio_table import AudioFiles, AudioTable, audio_source, extent_of
 from famx.data._cache import SampleCache
 from famx.data._durations import read_durations
 from famx.data._normalisers import NORMALISERS
@@ -28,7 +28,8 @@ class Recordings:
     nothing.
 
     Args:
-        audio: table with the column `audio`: the `path` or the `bytes` of each file.
+        audio: table with the column `audio`: the `path` or the `bytes` of each file. The duration
+            that a list states is used as it is, and examined when the recording is decoded.
         ids: names of the recordings.
         texts: texts of the recordings, before normalisation.
         speakers: speakers of the recordings.
@@ -98,6 +99,15 @@ class Recordings:
             return []
         return self._audio.paths
 
+    def starts(self) -> list[tuple[str, Seconds]]:
+        """Returns the names of the recordings that are parts of files, and where they begin."""
+        starts = []
+        for index, name in enumerate(self.ids):
+            start = extent_of(self._audio, index).start
+            if start is not None:
+                starts.append((name, start))
+        return starts
+
     def use_cache(self, n_bytes: int) -> None:
         """Stores decoded samples in at most `n_bytes` of memory, which forked processes share."""
         if n_bytes == self._cache.n_bytes:  # another loader reads the same recordings
@@ -109,19 +119,32 @@ class Recordings:
         """Returns the samples of one recording, 16 kHz mono.
 
         Raises:
-            UserError: it cannot be decoded.
+            UserError: it cannot be decoded, or is not as long as its list states.
         """
         cached = self._cache.get(index)
         if cached is not None:
             return cached
         name = self.ids[index]
-        signal = read_audio(audio_source(self._audio[index]["audio"], name), name)
+        extent = extent_of(self._audio, index)
+        source = audio_source(self._audio[index]["audio"], name)
+        signal = read_audio(source, name, extent.start, extent.seconds)
+        if extent.seconds is not None:
+            _check_stated(extent.seconds, len(signal) / SAMPLE_RATE, name)
         # 16 bits without loss, even without a cache
         samples = (signal * 2**15).to(torch.int16).numpy()
         if not samples.any():
             raise UserError(f"{name} is silent: all its samples are equal")
         self._cache.put(index, samples)
         return samples
+
+
+def _check_stated(stated: Seconds, actual: Seconds, name: str) -> None:
+    """Raises a UserError if a recording is not as long as its list states, up to rounding."""
+    if abs(actual - stated) > TOLERANCE / SAMPLE_RATE:
+        raise UserError(
+            f"{name} is {actual:,.2f} s long, and its line states {stated:,.2f} s; correct the "
+            "line, or leave the duration out to have it read"
+        )
 
 
 def _check_recording(
