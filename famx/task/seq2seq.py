@@ -13,7 +13,7 @@ from famx import registry
 from famx.nn.batch import Batch
 from famx.nn.encoding import EncoderDecoder
 from famx.nn.masks import length_mask
-from famx.notation import Modality, UserError
+from famx.notation import Modality, Subwords, UserError
 from famx.registry import register
 from famx.task.base import Decoder, EncodingDecoder, Score, ScoresDecoder, Task
 from famx.task.ctc import CTC
@@ -34,6 +34,7 @@ class Seq2Seq(Task):
         tokenizer: its first token is the blank, the second one begins and ends each text.
         decode: factory of the decoder, of texts or of CTC's frames.
         vocab_size: number of tokens of the tokenizer; 0 for characters.
+        subwords: how the tokens are learned: by byte-pair encoding, or as a unigram model.
         ctc_weight: w, from 0 to 1.
         label_smoothing: share of the target that is divided equally among all tokens, from 0 to
             below 1 (Szegedy et al. 2016).
@@ -58,6 +59,7 @@ class Seq2Seq(Task):
         decode: Callable[..., Decoder] | None = None,
         *,
         vocab_size: int = 96,
+        subwords: Subwords = "bpe",
         ctc_weight: float = 0.3,
         label_smoothing: float = 0.1,
     ):
@@ -78,6 +80,7 @@ class Seq2Seq(Task):
         super().__init__(tokenizer, decoder)
         self.ctc = CTC(tokenizer)
         self.vocab_size = vocab_size
+        self.subwords = subwords
         self.ctc_weight = ctc_weight
         self.label_smoothing = label_smoothing
 
