@@ -37,6 +37,8 @@ class Recordings:
             refused.
         max_seconds: longest duration that is accepted, in seconds.
         normaliser: normalisation of the texts, a name in NORMALISERS.
+        keep_empty: whether texts are kept of which normalisation leaves nothing, such as
+            `(laughs)`. All that is recognised there is an insertion.
 
     Attributes:
         ids, texts, speakers, lengths: one per usable recording; lengths in seconds.
@@ -55,6 +57,7 @@ class Recordings:
         skip_bad: bool,
         max_seconds: Seconds,
         normaliser: str = "basic",
+        keep_empty: bool = False,
     ) -> None:
         self.ids: list[str] = []
         self.texts: list[str] = []
@@ -63,12 +66,15 @@ class Recordings:
         # rows of `audio` with usable recordings, and the errors of the others
         usable: list[int] = []
         errors: list[str] = []
+        # texts first, since reading the headers takes longer
+        normalised = [NORMALISERS[normaliser](text) for text in texts]
         durations = read_durations(audio, ids)
-        table = zip(durations, ids, texts, speakers, strict=True)
-        for index, (duration, name, text, speaker) in enumerate(table):
-            text = NORMALISERS[normaliser](text)
+        table = zip(durations, ids, texts, normalised, speakers, strict=True)
+        for index, (duration, name, written, text, speaker) in enumerate(table):
             try:
-                seconds = _check_recording(duration, name, text, max_seconds)
+                seconds = _check_recording(duration, name, max_seconds)
+                if not text and not (keep_empty and written.strip()):
+                    raise UserError(f"{name} has no words in its text")
             except UserError as error:
                 if not skip_bad:
                     raise
@@ -83,6 +89,15 @@ class Recordings:
         if errors:
             log.warning(
                 "%d of %d recordings are left out; the first: %s", len(errors), len(ids), errors[0]
+            )
+        n_empty = self.texts.count("")
+        if n_empty:
+            log.warning(
+                "%d of %d texts are empty after normalisation, the first that of %s: what is "
+                "recognised there counts as insertions",
+                n_empty,
+                len(ids),
+                self.ids[self.texts.index("")],
             )
         if not usable:
             first = f"; {errors[0]}" if errors else ""
@@ -147,13 +162,11 @@ def _check_stated(stated: Seconds, actual: Seconds, name: str) -> None:
         )
 
 
-def _check_recording(
-    duration: Seconds | UserError, name: str, text: str, max_seconds: Seconds
-) -> Seconds:
+def _check_recording(duration: Seconds | UserError, name: str, max_seconds: Seconds) -> Seconds:
     """Returns the duration of a recording.
 
     Raises:
-        UserError: its header is bad, it is too long, or its text is empty.
+        UserError: its header is bad, or it is too long.
     """
     if isinstance(duration, UserError):
         raise duration
@@ -162,6 +175,4 @@ def _check_recording(
             f"{name} is {duration:,.1f} s long, over the limit of {max_seconds:,.1f} s "
             "(data.max_seconds)"
         )
-    if not text:
-        raise UserError(f"{name} has no words in its text")
     return duration

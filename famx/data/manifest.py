@@ -47,8 +47,9 @@ class Manifest(Speech):
             those of the other splits only once.
         skip_bad: skips bad recordings and counts them; otherwise the first one is refused.
         max_seconds: longest recording that is accepted, in seconds.
-        normaliser: normalisation of the texts: lower case without punctuation ("basic"), or as
-            they are written ("unicode").
+        normaliser: normalisation of the texts: lower case without punctuation ("basic"), Whisper's
+            rules for English ("english", of the extra `english`), as written in NFC without
+            invisible characters ("unicode"), or as written ("none").
         unknown: what becomes of texts of dev and test with characters that train lacks.
         allow_outside: whether recordings may be outside of the folder; links that lead there are
             followed if the owner of the folder, or the user, has made them.
@@ -103,6 +104,7 @@ class Manifest(Speech):
             skip_bad=skip_bad,
             max_seconds=max_seconds,
             normaliser=normaliser,
+            keep_empty=split != "train",
         )
         self.skip_bad = skip_bad
         self.normaliser = normaliser
@@ -173,7 +175,7 @@ class Manifest(Speech):
             # the name is that of the first recording with the number of the others
             suffix = f"+{len(group) - 1}" if len(group) > 1 else ""
             ids.append(single.ids[group[0]] + suffix)
-            texts.append(" ".join(single.texts[index] for index in group))
+            texts.append(" ".join(filter(None, (single.texts[index] for index in group))))
             speakers.append(single.speakers[group[0]])
             recorded = sum(single.lengths[index] for index in group)
             lengths.append(recorded + gaps.sum() / SAMPLE_RATE)
