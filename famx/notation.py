@@ -18,6 +18,7 @@ Hertz = float
 SAMPLE_RATE = 16_000
 
 Kind = Literal["conv", "attention", "embedding", "norm", "other"]
+Subwords = Literal["bpe", "unigram"]
 Layout = Literal["equal", "log", "split"]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from famx.config.command import format_command
 from famx.config.schema import flatten
+from famx.data._normalisers import OWN_VERSION
 from famx.notation import UserError
 from famx.registry import LAYER_ROOMS, PARTS, ROOMS, hyperparameters
 from famx.task._wer import edits
@@ -213,7 +214,9 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         parameters = sum(int(group["parameters"]) for group in rows)
     settings = _settings(config)
     metric_name = metric if metric == "loss" else metric.upper()
-    digest = _test_digest(settings, metric, transcripts, scores.get("normaliser", ""))
+    # scores of earlier versions of famx name no version of it
+    normaliser = f"{scores.get('normaliser', '')} {scores.get('normaliser_version', OWN_VERSION)}"
+    digest = _test_digest(settings, metric, transcripts, normaliser)
     return Run(
         folder=run_dir.path,
         settings=settings,

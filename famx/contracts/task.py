@@ -12,7 +12,7 @@ from famx.contracts._text_models import FreeLattice, FreeText
 from famx.data._tokenizers import encode, train_tokenizer
 from famx.nn.batch import Batch
 from famx.nn.masks import length_mask
-from famx.notation import Modality
+from famx.notation import Modality, Subwords
 from famx.registry import hyperparameters
 from famx.task.base import Task
 
@@ -130,7 +130,12 @@ class _Texts:
     def __init__(self) -> None:
         self.texts = list(TEXTS)
 
-    def build_tokenizer(self, vocab_size: int = 0, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    def build_tokenizer(
+        self,
+        vocab_size: int = 0,
+        special_tokens: Sequence[str] = (),
+        subwords: Subwords = "bpe",
+    ) -> Tokenizer:
         return train_tokenizer(TEXTS, special_tokens or ("<blank>",))
 
 

@@ -10,12 +10,17 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from famx.data._decoding import decode, measure
+from famx.data._decoding import decode, decode_part, measure
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 
 
-def read_audio(file: str | Path | bytes, name: str | None = None) -> Float[Tensor, " n"]:
-    """Reads a recording as training, evaluation and transcription use it.
+def read_audio(
+    file: str | Path | bytes,
+    name: str | None = None,
+    start: Seconds | None = None,
+    seconds: Seconds | None = None,
+) -> Float[Tensor, " n"]:
+    """Reads a recording, or a part of one, as training, evaluation and transcription use it.
 
     Any sample rate, length, number of channels, level and offset become 16 kHz, the mean of the
     channels, a mean of 0, and a peak between 1/4 and 1/2 (before resampling) by a power of two, in
@@ -24,13 +29,15 @@ def read_audio(file: str | Path | bytes, name: str | None = None) -> Float[Tenso
     Args:
         file: path of the file, or its bytes.
         name: name of the recording in errors; by default its path.
+        start: where the part begins; None for a complete recording.
+        seconds: duration of the part, None for all that follows; it is shorter where the file ends.
 
     Raises:
         UserError: it cannot be decoded, is truncated, or has no samples or non-finite ones.
     """
     name = name or ("the recording" if isinstance(file, bytes) else str(file))
     _check_exists(file, name)
-    segments = decode(file, name)
+    segments = decode(file, name) if start is None else decode_part(file, name, start, seconds)
     if not all(np.isfinite(samples).all() for samples, _ in segments):
         raise UserError(f"{name} holds samples that are not finite")
     # levels before means, since sums of the largest numbers overflow

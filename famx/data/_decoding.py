@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 from collections.abc import Iterator
 from itertools import groupby
@@ -39,6 +40,8 @@ UNSTATED = ("aac", "amr", "avr", "epaf", "iff", "ircam", "pvf", "sds", "voc")
 FORMATS = ",".join(STATED + FIRST_STATED + UNSTATED)
 # By default FFmpeg decodes a megabyte of a WAV file to see whether it is DTS.
 OPTIONS = {"format_whitelist": FORMATS, "probesize": "4096"}
+# formats in which FFmpeg finds a position exactly; others are decoded from their beginning
+SEEKABLE = ("flac", "wav")
 # codecs that decode exactly as many frames as they were given, or fill up the last block
 EXACT_CODECS = ("pcm_", "adpcm_", "flac", "g726", "gsm", "wavpack")
 # frames by which other decoders differ from headers: delay and padding of the first and last block
@@ -137,17 +140,58 @@ def decode(file: str | Path | bytes, name: str) -> list[Segment]:
                     "holds more"
                 )
     # decoders accept files that are empty or truncated
-    if not mixer.pieces:
-        raise UserError(f"{name} holds no samples")
+    mixer.check(name)
     n_frames = round(mixer.seconds * length.rate)
     if length.frames > n_frames + (0 if codec.startswith(EXACT_CODECS) else BLOCK_FRAMES):
         raise _truncated(name, length.frames, n_frames)
-    if mixer.mono_power < CANCELLED * mixer.power:
-        raise UserError(
-            f"{name} has channels of opposite phase, whose mean is silent; invert one of them or "
-            "keep one alone"
-        )
     return mixer.segments()
+
+
+def decode_part(
+    file: str | Path | bytes, name: str, start: Seconds, seconds: Seconds | None
+) -> list[Segment]:
+    """Decodes a part of a recording, as `decode` decodes all of it.
+
+    Args:
+        start: where the part begins.
+        seconds: its duration, None for all that follows. It is shorter where the file ends.
+
+    Raises:
+        UserError: the file ends before `start`, or `decode` would refuse it.
+    """
+    seconds_after(start, measure(file, name).seconds, name)
+    stop = math.inf if seconds is None else start + seconds
+    mixer = _Mixer()
+    with _open(file, name) as (_, container, stream):
+        stream.codec_context.thread_count = 1
+        can_seek = container.format.name in SEEKABLE
+        if can_seek and stream.time_base:
+            container.seek(math.floor(start / stream.time_base), stream=stream)
+        position = 0.0
+        for frame in container.decode(stream):
+            if can_seek and frame.time is not None:
+                position = frame.time
+            if position >= stop:
+                break
+            end = position + frame.samples / frame.sample_rate
+            if end > start:
+                first = max(0, round((start - position) * frame.sample_rate))
+                last = round((min(stop, end) - position) * frame.sample_rate)
+                mixer.add(frame, first, last)
+            position = end
+    mixer.check(name)
+    return mixer.segments()
+
+
+def seconds_after(start: Seconds, total: Seconds, name: str) -> Seconds:
+    """Returns the duration that a recording of `total` seconds has from `start` on.
+
+    Raises:
+        UserError: it ends before.
+    """
+    if start >= total:
+        raise UserError(f"{name} begins at {start:,.2f} s in a file of {total:,.2f} s")
+    return total - start
 
 
 class _Mixer:
@@ -165,12 +209,14 @@ class _Mixer:
         self.power = 0.0
         self.mono_power = 0.0
 
-    def add(self, frame: "AudioFrame") -> None:
-        """Adds a decoded frame, of any sample format."""
+    def add(self, frame: "AudioFrame", first: int = 0, last: int | None = None) -> None:
+        """Adds a decoded frame of any sample format, or its samples from `first` to `last`."""
         samples = frame.to_ndarray()
         if not frame.format.is_planar:  # channels alternate
             samples = samples.reshape(-1, frame.layout.nb_channels).T
-        channels = samples.astype(np.float64)
+        channels = samples[:, first:last].astype(np.float64)
+        if not channels.size:
+            return
         # integers to [-1, 1); those of 8 bits are unsigned
         if samples.dtype.kind in "iu":
             channels /= 2.0 ** (8 * samples.itemsize - 1)
@@ -184,6 +230,16 @@ class _Mixer:
                 self.power += float(channels.var(1).mean() * len(mono))
                 self.mono_power += float(mono.var() * len(mono))
         self.seconds += len(mono) / frame.sample_rate
+
+    def check(self, name: str) -> None:
+        """Raises a UserError if there are no samples, or the channels cancel each other."""
+        if not self.seconds:
+            raise UserError(f"{name} holds no samples")
+        if self.mono_power < CANCELLED * self.power:
+            raise UserError(
+                f"{name} has channels of opposite phase, whose mean is silent; invert one of them "
+                "or keep one alone"
+            )
 
     def segments(self) -> list[Segment]:
         """Returns the means, joined where the rate is the same."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from famx.data._audio import read_duration
-from famx.data._audio_table import AudioFiles, AudioTable, audio_source
+from famx.data._audio_table import AudioFiles, AudioTable, audio_source, extent_of
+from famx.data._decoding import seconds_after
 from famx.data._fingerprint import Stamp, stamp_of
 from famx.data._rendering import cache_folder
 from famx.notation import Seconds, UserError
@@ -30,7 +31,7 @@ Duration = Seconds | UserError
 
 
 def read_durations(audio: AudioTable, names: Sequence[str]) -> list[Duration]:
-    """Reads the durations of all recordings.
+    """Reads the durations of all recordings from their headers, those that no list states.
 
     Args:
         audio: table with the column `audio`: the `path` or the `bytes` of each file.
@@ -45,7 +46,10 @@ def read_durations(audio: AudioTable, names: Sequence[str]) -> list[Duration]:
         except UserError as error:
             durations.append(error)
             continue
-        if isinstance(source, bytes):
+        stated = extent_of(audio, index).seconds
+        if stated is not None:
+            durations.append(stated)
+        elif isinstance(source, bytes):
             durations.append(_read(source, names[index]))
         else:
             files[index] = source
@@ -53,8 +57,18 @@ def read_durations(audio: AudioTable, names: Sequence[str]) -> list[Duration]:
     paths = list(files.values())
     read = _read_files(paths, [names[index] for index in files])
     for index, duration in zip(files, read, strict=True):
-        durations[index] = duration
+        durations[index] = _from_start(duration, extent_of(audio, index).start, names[index])
     return durations
+
+
+def _from_start(duration: Duration, start: Seconds | None, name: str) -> Duration:
+    """Returns the duration of what is left of a file from `start` on."""
+    if start is None or isinstance(duration, UserError):
+        return duration
+    try:
+        return seconds_after(start, duration, name)
+    except UserError as error:
+        return error
 
 
 def _audio_column(audio: AudioTable) -> Iterator[Mapping[str, Any] | None]:

@@ -1,26 +1,20 @@
-"""The lines of manifests: PATH<TAB>TEXT[<TAB>SPEAKER], and those that belong to a split."""
+"""The rows of manifests of any form, and those that belong to a split."""
 
 import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from famx.data._json_rows import SUFFIXES, read_json_lines
+from famx.data._kaldi_rows import read_kaldi
 from famx.data._paths import RecordingFolder
+from famx.data._rows import Row
+from famx.data._tsv_rows import read_tsv
 from famx.notation import UserError
 
 DEFAULT_DEV = "dev.tsv"
 
 log = logging.getLogger(__name__)
-
-
-class Row(NamedTuple):
-    """A line of a manifest: its three columns, and the absolute path of the file."""
-
-    path: str
-    text: str
-    speaker: str
-    file: str
 
 
 def rows_of_split(
@@ -45,6 +39,7 @@ def rows_of_split(
     # dev.tsv is optional, another name is not
     is_missing = dev == DEFAULT_DEV and not (folder / dev).exists()
     if is_missing:
+        _refuse_other_form(folder / DEFAULT_DEV, train)
         dev = None
     manifest = {"train": train, "dev": dev or train, "test": test}[split]
     rows = _read_manifest(folder, manifest, allow_outside)
@@ -85,31 +80,43 @@ def _random_key(file: str) -> bytes:
 
 
 def _read_manifest(folder: Path, name: str, allow_outside: bool) -> list[Row]:
-    """Reads all lines of a manifest."""
+    """Reads all rows of a manifest, whose format is that of its name."""
     manifest = folder / name
-    if not manifest.is_file():
-        raise UserError(f"there is no manifest {manifest}")
-    try:
-        # with or without the byte order mark of Windows
-        lines = manifest.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{manifest} is not UTF-8: {error.reason} at byte {error.start}") from error
-    recordings = RecordingFolder(folder, allow_outside)
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            rows.append(_parse_line(line, recordings, f"{manifest}, line {number}"))
+    if not _is_manifest(manifest):
+        other = _other_form(manifest)
+        remedy = ""
+        if other:
+            remedy = f"; there is {other.name}, which data.train, data.dev or data.test can name"
+        raise UserError(f"there is no manifest {manifest}{remedy}")
+    if manifest.is_dir():
+        reader = read_kaldi
+    else:
+        reader = read_json_lines if manifest.suffix in SUFFIXES else read_tsv
+    rows = list(reader(manifest, RecordingFolder(folder, allow_outside)))
     if not rows:
         raise UserError(f"the manifest {manifest} is empty")
     return rows
 
 
-def _parse_line(line: str, folder: RecordingFolder, location: str) -> Row:
-    """Parses a line of a manifest, whose recording must be a file."""
-    columns = line.rstrip("\r").split("\t")
-    if len(columns) not in (2, 3):
+def _refuse_other_form(dev: Path, train: str) -> None:
+    """Raises a UserError if dev has a manifest in another form than its default, as train has."""
+    other = _other_form(dev)
+    if other and not train.endswith(".tsv"):
         raise UserError(
-            f"{location}: {len(columns) - 1} tabs, expected PATH<TAB>TEXT[<TAB>SPEAKER]"
+            f"there is no manifest {dev}, and there is {other.name}: set data.dev={other.name}, "
+            f"or data.dev=null to hold out a tenth of {train}"
         )
-    path, text, speaker = [*columns, ""][:3]
-    return Row(path, text, speaker, folder.locate(path, location))
+
+
+def _other_form(manifest: Path) -> Path | None:
+    """Returns the manifest of the same name in another form, None if there is none."""
+    for suffix in (".tsv", *SUFFIXES, ""):
+        other = manifest.parent / (manifest.stem + suffix)
+        if other != manifest and _is_manifest(other):
+            return other
+    return None
+
+
+def _is_manifest(path: Path) -> bool:
+    """Returns whether a path is a file, or a folder in the form of Kaldi."""
+    return path.is_file() or (path / "wav.scp").is_file()

@@ -1,8 +1,12 @@
 """Normalisation of the texts of recordings: the rules by their names."""
 
+import functools
+import importlib.metadata
 import unicodedata
 from collections.abc import Callable
 from typing import Literal
+
+from famx.notation import UserError
 
 RIGHT_QUOTE = "\N{RIGHT SINGLE QUOTATION MARK}"
 # characters of Unicode's property Default_Ignorable_Code_Point outside of the category Cf
@@ -76,13 +80,55 @@ def remove_invisible(text: str) -> str:
     )
 
 
-Normaliser = Literal["basic", "unicode"]
+def normalise_spaces(text: str) -> str:
+    """Joins the words of a text by single spaces, and changes nothing else."""
+    return " ".join(text.split())
+
+
+def normalise_english(text: str) -> str:
+    """Normalises an English text by Whisper's published rules (arXiv:2212.04356, appendix C).
+
+    Lower case; what is in brackets, and words such as `uh`, are removed; contractions and titles
+    are written out, numbers are digits, and the spelling is American.
+
+    Raises:
+        UserError: the package of these rules is not installed.
+    """
+    return str(_whisper_rules()(text)).strip()
+
+
+@functools.cache
+def _whisper_rules() -> Callable[[str], str]:
+    try:
+        # imported late: an extra, whose table of spellings is read here
+        from whisper_normalizer.english import EnglishTextNormalizer
+    except ImportError as error:
+        raise UserError(
+            "data.normaliser=english needs the package whisper-normalizer: "
+            "pip install 'famx[english]'"
+        ) from error
+    return EnglishTextNormalizer()
+
+
+Normaliser = Literal["none", "basic", "unicode", "english"]
 
 NORMALISERS: dict[str, Callable[[str], str]] = {
+    "none": normalise_spaces,
     "basic": normalise_basic,
     "unicode": normalise_unicode,
+    "english": normalise_english,
 }
 DESCRIPTIONS = {
+    "none": "as written",
     "basic": "lower case, without punctuation",
     "unicode": "as written, in NFC",
+    "english": "Whisper's rules for English",
 }
+OWN_VERSION = "1"  # of the rules in this file
+
+
+def normaliser_version(name: str) -> str:
+    """Returns the version of a normaliser; scores of unlike versions are never compared."""
+    if name != "english":
+        return OWN_VERSION
+    return f"whisper-normalizer {importlib.metadata.version('whisper-normalizer')}"

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int16
 
 from famx.data._audio import read_audio
-from famx.data._audio_table import AudioFiles, AudioTable, audio_source
+from famx.data._audio_table import AudioFiles, AudioTable, audio_source, extent_of
 from famx.data._cache import SampleCache
 from famx.data._durations import read_durations
 from famx.data._normalisers import NORMALISERS
@@ -28,7 +28,8 @@ class Recordings:
     nothing.
 
     Args:
-        audio: table with the column `audio`: the `path` or the `bytes` of each file.
+        audio: table with the column `audio`: the `path` or the `bytes` of each file. The duration
+            that a list states is used as it is, and examined when the recording is decoded.
         ids: names of the recordings.
         texts: texts of the recordings, before normalisation.
         speakers: speakers of the recordings.
@@ -36,6 +37,8 @@ class Recordings:
             refused.
         max_seconds: longest duration that is accepted, in seconds.
         normaliser: normalisation of the texts, a name in NORMALISERS.
+        keep_empty: whether texts are kept of which normalisation leaves nothing, such as
+            `(laughs)`. All that is recognised there is an insertion.
 
     Attributes:
         ids, texts, speakers, lengths: one per usable recording; lengths in seconds.
@@ -54,6 +57,7 @@ class Recordings:
         skip_bad: bool,
         max_seconds: Seconds,
         normaliser: str = "basic",
+        keep_empty: bool = False,
     ) -> None:
         self.ids: list[str] = []
         self.texts: list[str] = []
@@ -62,12 +66,15 @@ class Recordings:
         # rows of `audio` with usable recordings, and the errors of the others
         usable: list[int] = []
         errors: list[str] = []
+        # texts first, since reading the headers takes longer
+        normalised = [NORMALISERS[normaliser](text) for text in texts]
         durations = read_durations(audio, ids)
-        table = zip(durations, ids, texts, speakers, strict=True)
-        for index, (duration, name, text, speaker) in enumerate(table):
-            text = NORMALISERS[normaliser](text)
+        table = zip(durations, ids, texts, normalised, speakers, strict=True)
+        for index, (duration, name, written, text, speaker) in enumerate(table):
             try:
-                seconds = _check_recording(duration, name, text, max_seconds)
+                seconds = _check_recording(duration, name, max_seconds)
+                if not text and not (keep_empty and written.strip()):
+                    raise UserError(f"{name} has no words in its text")
             except UserError as error:
                 if not skip_bad:
                     raise
@@ -82,6 +89,15 @@ class Recordings:
         if errors:
             log.warning(
                 "%d of %d recordings are left out; the first: %s", len(errors), len(ids), errors[0]
+            )
+        n_empty = self.texts.count("")
+        if n_empty:
+            log.warning(
+                "%d of %d texts are empty after normalisation, the first that of %s: what is "
+                "recognised there counts as insertions",
+                n_empty,
+                len(ids),
+                self.ids[self.texts.index("")],
             )
         if not usable:
             first = f"; {errors[0]}" if errors else ""
@@ -98,6 +114,15 @@ class Recordings:
             return []
         return self._audio.paths
 
+    def starts(self) -> list[tuple[str, Seconds]]:
+        """Returns the names of the recordings that are parts of files, and where they begin."""
+        starts = []
+        for index, name in enumerate(self.ids):
+            start = extent_of(self._audio, index).start
+            if start is not None:
+                starts.append((name, start))
+        return starts
+
     def use_cache(self, n_bytes: int) -> None:
         """Stores decoded samples in at most `n_bytes` of memory, which forked processes share."""
         if n_bytes == self._cache.n_bytes:  # another loader reads the same recordings
@@ -109,13 +134,17 @@ class Recordings:
         """Returns the samples of one recording, 16 kHz mono.
 
         Raises:
-            UserError: it cannot be decoded.
+            UserError: it cannot be decoded, or is not as long as its list states.
         """
         cached = self._cache.get(index)
         if cached is not None:
             return cached
         name = self.ids[index]
-        signal = read_audio(audio_source(self._audio[index]["audio"], name), name)
+        extent = extent_of(self._audio, index)
+        source = audio_source(self._audio[index]["audio"], name)
+        signal = read_audio(source, name, extent.start, extent.seconds)
+        if extent.seconds is not None:
+            _check_stated(extent.seconds, len(signal) / SAMPLE_RATE, name)
         # 16 bits without loss, even without a cache
         samples = (signal * 2**15).to(torch.int16).numpy()
         if not samples.any():
@@ -124,13 +153,20 @@ class Recordings:
         return samples
 
 
-def _check_recording(
-    duration: Seconds | UserError, name: str, text: str, max_seconds: Seconds
-) -> Seconds:
+def _check_stated(stated: Seconds, actual: Seconds, name: str) -> None:
+    """Raises a UserError if a recording is not as long as its list states, up to rounding."""
+    if abs(actual - stated) > TOLERANCE / SAMPLE_RATE:
+        raise UserError(
+            f"{name} is {actual:,.2f} s long, and its line states {stated:,.2f} s; correct the "
+            "line, or leave the duration out to have it read"
+        )
+
+
+def _check_recording(duration: Seconds | UserError, name: str, max_seconds: Seconds) -> Seconds:
     """Returns the duration of a recording.
 
     Raises:
-        UserError: its header is bad, it is too long, or its text is empty.
+        UserError: its header is bad, or it is too long.
     """
     if isinstance(duration, UserError):
         raise duration
@@ -139,6 +175,4 @@ def _check_recording(
             f"{name} is {duration:,.1f} s long, over the limit of {max_seconds:,.1f} s "
             "(data.max_seconds)"
         )
-    if not text:
-        raise UserError(f"{name} has no words in its text")
     return duration

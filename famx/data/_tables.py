@@ -85,7 +85,7 @@ def _read_json_lines(table: Path) -> Iterator[Row]:
             row = json.loads(line, parse_int=str, parse_float=str)
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is not an object")
-            yield {name: _as_text(value) for name, value in row.items()}
+            yield {name: as_text(value) for name, value in row.items()}
 
 
 def text_column(table: "Dataset", column: str, option: str) -> list[str]:
@@ -106,7 +106,7 @@ def text_column(table: "Dataset", column: str, option: str) -> list[str]:
         if isinstance(feature, ClassLabel) and value is not None:
             # -1 is a class that is not known
             value = feature.int2str(value) if value >= 0 else None
-        text = _as_text(value)
+        text = as_text(value)
         if value is not None and text is None:
             raise UserError(
                 f"{option}={column} holds {type(value).__name__} values, expected texts"
@@ -115,7 +115,7 @@ def text_column(table: "Dataset", column: str, option: str) -> list[str]:
     return texts
 
 
-def _as_text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
     """Returns a plain value as text; None for null, and for lists, mappings and bytes."""
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -2,18 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models
 
-from famx.notation import UserError, suggest
+from famx.data._subwords import check_words, train_subwords
+from famx.notation import Subwords, UserError, suggest
 
 WORD_MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # Metaspace's mark where words begin
 MAX_LISTED = 20  # characters in one message
-# characters of a word; the time of byte-pair encoding grows with their square
-MAX_WORD = 10_000
 
 
 def train_tokenizer(
-    texts: Iterable[str], special_tokens: Sequence[str] = (), vocab_size: int = 0
+    texts: Iterable[str],
+    special_tokens: Sequence[str] = (),
+    vocab_size: int = 0,
+    subwords: Subwords = "bpe",
 ) -> Tokenizer:
     """Builds a tokenizer of the characters of `texts`, or trains one of subwords.
 
@@ -22,9 +24,13 @@ def train_tokenizer(
         special_tokens: tokens that no text contains, such as CTC's blank; they get the first ids.
         vocab_size: number of subwords, special tokens and characters included; 0 for a tokenizer
             of characters, in the order of their code points.
+        subwords: kind of the subwords.
+
+    Raises:
+        UserError: the subwords cannot be trained, see `train_subwords`.
     """
     if vocab_size:
-        return _train_subwords(texts, special_tokens, vocab_size)
+        return train_subwords(list(texts), special_tokens, vocab_size, subwords)
     # BPE without merges: each character is a token
     characters: set[str] = set().union(*texts)
     vocabulary = [*special_tokens, *sorted(characters)]
@@ -34,39 +40,6 @@ def train_tokenizer(
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(list(special_tokens))
     return tokenizer
-
-
-def _train_subwords(
-    texts: Iterable[str], special_tokens: Sequence[str], vocab_size: int
-) -> Tokenizer:
-    """Trains subwords by byte-pair encoding (arXiv:1508.07909), with a mark where words begin.
-
-    Raises:
-        UserError: a word is so long that its encoding would take minutes.
-    """
-    texts = list(texts)
-    for text in texts:
-        _check_words(text, "a text of the training data")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=list(special_tokens), show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def _check_words(text: str, name: str) -> None:
-    """Raises a UserError if a word is longer than `MAX_WORD`."""
-    if len(text) <= MAX_WORD:
-        return
-    longest = max(map(len, text.split()), default=0)
-    if longest > MAX_WORD:
-        raise UserError(
-            f"{name} has a word of {longest:,} characters; subwords are for words of at most "
-            f"{MAX_WORD:,}, and task.vocab_size=0 uses characters"
-        )
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -87,7 +60,7 @@ def encode(tokenizer: Tokenizer, text: str, name: str, is_strict: bool = True) -
         UserError: the text has characters outside the vocabulary, or is no label of training.
     """
     if tokenizer.pre_tokenizer is not None:
-        _check_words(text, name)
+        check_words(text, name)
     if isinstance(tokenizer.model, models.WordLevel):
         # a tokenizer of labels, each of which is one token
         label_id = tokenizer.token_to_id(text)

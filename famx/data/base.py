@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from famx.data._fingerprint import fingerprint
 from famx.data._tokenizers import train_tokenizer
 from famx.nn.batch import Example
-from famx.notation import Modality, Seconds, UserError, suggest
+from famx.notation import Modality, Seconds, Subwords, UserError, suggest
 
 Unknown = Literal["error", "skip", "replace"]
 
@@ -65,12 +65,18 @@ class Dataset(ABC):
         """
 
     @abstractmethod
-    def build_tokenizer(self, vocab_size: int = 0, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    def build_tokenizer(
+        self,
+        vocab_size: int = 0,
+        special_tokens: Sequence[str] = (),
+        subwords: Subwords = "bpe",
+    ) -> Tokenizer:
         """Builds the tokenizer of the texts.
 
         Args:
             vocab_size: number of subwords; 0 for the default of the data set, mostly characters.
             special_tokens: tokens that a task needs and no text contains; they get the first ids.
+            subwords: kind of the subwords.
         """
 
     @abstractmethod
@@ -90,6 +96,14 @@ class Dataset(ABC):
     def fingerprint(self) -> dict[str, str]:
         """Returns a digest of each aspect of the data, by which a resumed run tells changes."""
         return fingerprint(self.ids, self.texts, self.lengths, self.files())
+
+    def use_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Encodes items that are tokens by the tokenizer of a run; by default, does nothing.
+
+        Raises:
+            UserError: the tokenizer has no tokens for some of the text.
+        """
+        return
 
     def use_cache(self, n_bytes: int) -> None:
         """Lets the data set store decoded examples in at most so much memory; by default, none.
@@ -134,9 +148,14 @@ class Speech(Dataset):
         signal = torch.from_numpy(self.samples(index)).float() / 2**15
         return Example(self.ids[index], signal, self.texts[index])
 
-    def build_tokenizer(self, vocab_size: int = 0, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    def build_tokenizer(
+        self,
+        vocab_size: int = 0,
+        special_tokens: Sequence[str] = (),
+        subwords: Subwords = "bpe",
+    ) -> Tokenizer:
         """Builds a tokenizer of the characters of the texts, or of `vocab_size` subwords."""
-        return train_tokenizer(self.texts, special_tokens, vocab_size)
+        return train_tokenizer(self.texts, special_tokens, vocab_size, subwords)
 
 
 def check_max_seconds(max_seconds: Seconds) -> None:

@@ -14,7 +14,7 @@ from famx.data._paths import typed_path
 from famx.data._tokenizers import train_tokenizer
 from famx.data.base import Dataset, check_split
 from famx.nn.batch import Example
-from famx.notation import Modality, UserError
+from famx.notation import Modality, Subwords, UserError
 from famx.registry import register
 
 SIDE = 8  # pixels
@@ -65,9 +65,14 @@ class DigitImages(Dataset):
     def __getitem__(self, index: int) -> Example:
         return Example(self.ids[index], self._images[index], self.texts[index])
 
-    def build_tokenizer(self, vocab_size: int = 0, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    def build_tokenizer(
+        self,
+        vocab_size: int = 0,
+        special_tokens: Sequence[str] = (),
+        subwords: Subwords = "bpe",
+    ) -> Tokenizer:
         """Builds a tokenizer of the characters of the labels."""
-        return train_tokenizer(self.texts, special_tokens, vocab_size)
+        return train_tokenizer(self.texts, special_tokens, vocab_size, subwords)
 
 
 def _read_sklearn() -> np.ndarray:

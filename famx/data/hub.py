@@ -45,8 +45,9 @@ class Hub(Speech):
         speaker: column of the speakers; empty where there is none.
         skip_bad: skips bad recordings and counts them; otherwise the first one is refused.
         max_seconds: longest recording that is accepted, in seconds.
-        normaliser: normalisation of the texts: lower case without punctuation ("basic"), or as
-            they are written ("unicode").
+        normaliser: normalisation of the texts: lower case without punctuation ("basic"), Whisper's
+            rules for English ("english", of the extra `english`), as written in NFC without
+            invisible characters ("unicode"), or as written ("none").
         unknown: what becomes of texts of dev and test with characters that train lacks.
     """
 
@@ -102,6 +103,7 @@ class Hub(Speech):
             skip_bad=skip_bad,
             max_seconds=max_seconds,
             normaliser=normaliser,
+            keep_empty=split != "train",
         )
         self.skip_bad = skip_bad
         self.normaliser = normaliser

@@ -1,4 +1,4 @@
-"""The user's recordings: a folder with train.tsv, dev.tsv and test.tsv (path, text, speaker)."""
+"""The user's recordings: a folder with train.tsv, dev.tsv and test.tsv, JSON lines, or Kaldi's."""
 
 import copy
 from collections.abc import Sequence
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int16
 
-from famx.data._audio_table import AudioFiles
+from famx.data._audio_table import AudioFiles, Extent
 from famx.data._example import write_corpus
+from famx.data._fingerprint import digest
 from famx.data._manifest_rows import rows_of_split
 from famx.data._normalisers import Normaliser
 from famx.data._paths import existing_path, typed_path
@@ -29,22 +30,26 @@ MAX_JOINED = 100  # recordings of one utterance
 class Manifest(Speech):
     """Recordings listed in manifests, optionally several of one speaker joined to an utterance.
 
-    A line of a manifest is PATH<TAB>TEXT or PATH<TAB>TEXT<TAB>SPEAKER.
+    A line of a .tsv manifest is PATH<TAB>TEXT[<TAB>SPEAKER[<TAB>SECONDS]]. One that ends in .jsonl
+    or .json has an object in each line, with the keys of NeMo: audio_filepath, text, and optionally
+    duration, offset and speaker. A folder in the form of Kaldi has wav.scp and text, and optionally
+    utt2spk and segments. A duration that is stated spares reading the header.
 
     Args:
         split: "train", "dev" or "test".
         seed: seed of the groups of training recordings that are joined. The groups of dev and test
             are the same for every seed, so that runs with different seeds have one test.
         root: folder of the manifests, to which the paths of recordings are relative.
-        train, dev, test: file names of the manifests. Without dev.tsv (or with `dev=null`), a
+        train, dev, test: names of the manifests. Without dev.tsv (or with `dev=null`), a
             tenth of `train`, spread over its texts, belongs to dev, and the others to train.
         join: smallest and largest number of recordings that are joined to one utterance. Every
             recording occurs once per epoch. Training recordings are grouped anew in every epoch,
             those of the other splits only once.
         skip_bad: skips bad recordings and counts them; otherwise the first one is refused.
         max_seconds: longest recording that is accepted, in seconds.
-        normaliser: normalisation of the texts: lower case without punctuation ("basic"), or as
-            they are written ("unicode").
+        normaliser: normalisation of the texts: lower case without punctuation ("basic"), Whisper's
+            rules for English ("english", of the extra `english`), as written in NFC without
+            invisible characters ("unicode"), or as written ("none").
         unknown: what becomes of texts of dev and test with characters that train lacks.
         allow_outside: whether recordings may be outside of the folder; links that lead there are
             followed if the owner of the folder, or the user, has made them.
@@ -84,20 +89,22 @@ class Manifest(Speech):
         rows = rows_of_split(folder, split, train, dev, test, allow_outside)
         if join and not all(row.speaker for row in rows):
             raise UserError(
-                f"data.join={list(join)} needs a speaker, the third column, in every line of "
-                f"{folder}'s manifests"
+                f"data.join={list(join)} needs a speaker in every line of {folder}'s manifests"
             )
 
         # their recordings, then the utterances of epoch 0
-        paths, texts, speakers, files = zip(*rows, strict=True)
+        files = AudioFiles(
+            [row.file for row in rows], [Extent(row.seconds, row.start) for row in rows]
+        )
         self._recordings = Recordings(
-            AudioFiles(files),
-            ids=paths,
-            texts=texts,
-            speakers=speakers,
+            files,
+            ids=[row.name for row in rows],
+            texts=[row.text for row in rows],
+            speakers=[row.speaker for row in rows],
             skip_bad=skip_bad,
             max_seconds=max_seconds,
             normaliser=normaliser,
+            keep_empty=split != "train",
         )
         self.skip_bad = skip_bad
         self.normaliser = normaliser
@@ -121,6 +128,11 @@ class Manifest(Speech):
 
     def files(self) -> Sequence[str]:
         return self._recordings.files()
+
+    def fingerprint(self) -> dict[str, str]:
+        starts = self._recordings.starts()
+        aspects = super().fingerprint()
+        return aspects | {"starts": digest(sorted(starts))} if starts else aspects
 
     def use_cache(self, n_bytes: int) -> None:
         self._recordings.use_cache(n_bytes)
@@ -163,7 +175,7 @@ class Manifest(Speech):
             # the name is that of the first recording with the number of the others
             suffix = f"+{len(group) - 1}" if len(group) > 1 else ""
             ids.append(single.ids[group[0]] + suffix)
-            texts.append(" ".join(single.texts[index] for index in group))
+            texts.append(" ".join(filter(None, (single.texts[index] for index in group))))
             speakers.append(single.speakers[group[0]])
             recorded = sum(single.lengths[index] for index in group)
             lengths.append(recorded + gaps.sum() / SAMPLE_RATE)

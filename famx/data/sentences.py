@@ -11,7 +11,7 @@ from famx.data._paths import typed_path
 from famx.data._tokenizers import byte_tokenizer
 from famx.data.base import Dataset, check_split
 from famx.nn.batch import Example
-from famx.notation import Modality, UserError
+from famx.notation import Modality, Subwords, UserError
 from famx.registry import register
 
 N_BYTES = 256
@@ -74,7 +74,12 @@ class Sentences(Dataset):
         signal = torch.tensor(list(self._sentences[index]))
         return Example(self.ids[index], signal, self.texts[index])
 
-    def build_tokenizer(self, vocab_size: int = 0, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    def build_tokenizer(
+        self,
+        vocab_size: int = 0,
+        special_tokens: Sequence[str] = (),
+        subwords: Subwords = "bpe",
+    ) -> Tokenizer:
         """Builds the tokenizer of bytes, which the inputs consist of.
 
         Raises:

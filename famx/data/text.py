@@ -1,11 +1,11 @@
-"""Characters or bytes of one file, for language models; by default Python's own help texts."""
+"""Characters, bytes or subwords of a file, for language models; by default Python's help texts."""
 
 import copy
 import hashlib
 from collections.abc import Sequence
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 from famx.data._fingerprint import digest
 from famx.data._grammar import sentences
 from famx.data._paths import typed_path
-from famx.data._tokenizers import byte_tokenizer, train_tokenizer
+from famx.data._text_units import Unit, encode_units, unit_tokenizer
 from famx.data.base import Dataset, check_split
 from famx.nn.batch import Example
-from famx.notation import Modality, UserError
+from famx.notation import Modality, Subwords, UserError
 from famx.registry import register
 from famx.seeding import numpy_rng
 
@@ -34,7 +34,10 @@ class Text(Dataset):
         split: "train", "dev" or "test".
         seed: seed of the positions of training blocks.
         path: a text file in UTF-8; empty for the text of `pydoc_data.topics`.
-        unit: kind of token.
+        unit: kind of token: characters, bytes, or subwords that are learned from train, by
+            byte-pair encoding or as a unigram model. Subwords encode any text without loss; their
+            spaces belong to the word that follows.
+        vocab_size: number of subwords, the 256 bytes included.
         block: tokens that a model predicts at once, at least 1.
     """
 
@@ -47,28 +50,51 @@ class Text(Dataset):
         seed: int,
         *,
         path: str = "",
-        unit: Literal["chars", "bytes"] = "chars",
+        unit: Unit = "chars",
+        vocab_size: int = 1024,
         block: int = 128,
     ) -> None:
         check_split(split, self.splits)
         if block < 1:
             raise UserError(f"data.block={block} must be at least 1")
-        # tokens of the full text
-        token_ids, self._characters = _encode_file(path, unit)
-        # tokens of the split; its borders are in tenths of the text
-        borders = [len(token_ids) * tenths // 10 for tenths in (0, 8, 9, 10)]
-        start, stop = list(pairwise(borders))[self.splits.index(split)]
-        self._token_ids = token_ids[start:stop]
         self._split = split
         self._seed = seed
+        self._path = path
         self._unit = unit
         self._block = block
-        if len(self._token_ids) <= block:
+        self._tokenizer = self._encode(vocab_size)
+
+    def _encode(self, vocab_size: int = 0, tokenizer: Tokenizer | None = None) -> Tokenizer:
+        """Sets the tokens of the split, and its blocks of epoch 0.
+
+        Args:
+            vocab_size: number of subwords to learn.
+            tokenizer: tokenizer of another text; None for one of this text.
+
+        Returns:
+            The tokenizer.
+        """
+        content = _read(self._path)
+        text = content if self._unit == "bytes" else _decode(content, self._path)
+        # borders of the splits are in tenths of the full text
+        borders = [len(text) * tenths // 10 for tenths in (0, 8, 9, 10)]
+        if tokenizer is None:
+            tokenizer = unit_tokenizer(text, borders[1], self._unit, vocab_size)
+        start, stop = list(pairwise(borders))[self.splits.index(self._split)]
+        part = text[start:stop]
+        name = f"{self._path or 'the text'} ({self._split})"
+        self._token_ids = encode_units(part, tokenizer, self._unit, name)
+        if len(self._token_ids) <= self._block:
             raise UserError(
-                f"data.block={block} is more than the {len(self._token_ids)} tokens of {split} "
-                "can fill"
+                f"data.block={self._block} is more than the {len(self._token_ids)} tokens of "
+                f"{self._split} can fill"
             )
         self._choose_blocks(0)
+        return tokenizer
+
+    def use_tokenizer(self, tokenizer: Tokenizer) -> None:
+        if tokenizer.to_str() != self._tokenizer.to_str():
+            self._tokenizer = self._encode(tokenizer=tokenizer)
 
     @classmethod
     def example(cls, folder: Path) -> dict[str, Any]:
@@ -98,7 +124,7 @@ class Text(Dataset):
 
     def fingerprint(self) -> dict[str, str]:
         content = hashlib.sha256(self._token_ids.tobytes()).hexdigest()
-        characters = digest([self._characters])
+        characters = digest([_vocabulary(self._tokenizer, self._unit)])
         return super().fingerprint() | {"texts": content, "characters": characters}
 
     def __getitem__(self, index: int) -> Example:
@@ -106,8 +132,13 @@ class Text(Dataset):
         block = self._token_ids[start : start + self._block + 1].astype(np.int64)
         return Example(self.ids[index], torch.from_numpy(block), "")
 
-    def build_tokenizer(self, vocab_size: int = 0, special_tokens: Sequence[str] = ()) -> Tokenizer:
-        """Builds the tokenizer of the characters of the full file, or of the 256 bytes.
+    def build_tokenizer(
+        self,
+        vocab_size: int = 0,
+        special_tokens: Sequence[str] = (),
+        subwords: Subwords = "bpe",
+    ) -> Tokenizer:
+        """Returns the tokenizer of the items.
 
         Raises:
             UserError: subwords or special tokens are requested, which the items do not contain.
@@ -117,30 +148,28 @@ class Text(Dataset):
                 f"data=text has one token for each of its {self._unit}, so it has no subwords "
                 f"(vocab_size={vocab_size}) and no special tokens ({', '.join(special_tokens)})"
             )
-        if self._characters is None:
-            return byte_tokenizer()
-        return train_tokenizer([self._characters])
+        return self._tokenizer
 
 
-def _encode_file(path: str, unit: str) -> tuple[np.ndarray, str | None]:
-    """Returns the token ids of a file, and its characters in the order of their ids.
-
-    The characters are None where a token is a byte.
-    """
-    content = _read(path)
+def _vocabulary(tokenizer: Tokenizer, unit: Unit) -> str | None:
+    """Returns what a text decides of its tokenizer; None where a token is a byte."""
     if unit == "bytes":
-        return np.frombuffer(content, np.uint8), None
+        return None
+    return "".join(sorted(tokenizer.get_vocab())) if unit == "chars" else tokenizer.to_str()
+
+
+def _decode(content: bytes, path: str) -> str:
+    """Returns the text of a file.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
     try:
-        text = content.decode()
+        return content.decode()
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 (byte {error.start}); read it with data.unit=bytes"
         ) from error
-    # the id of a character is its rank among the code points of the text
-    code_points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    vocabulary, token_ids = np.unique(code_points, return_inverse=True)
-    characters = "".join(chr(code_point) for code_point in vocabulary)
-    return token_ids.astype(np.int32), characters
 
 
 def _read(path: str) -> bytes:

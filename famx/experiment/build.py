@@ -79,6 +79,8 @@ class Experiment:
 
     def _build_loader(self, dataset: Dataset, split: str) -> Loader:
         target_tokenizer = None if self.task.predicts_inputs else self.tokenizer
+        if self.task.predicts_inputs:
+            dataset.use_tokenizer(self.tokenizer)
         settings = LoaderConfig(**self.config["loader"])
         # the two parts alone, which are sent to the processes of the loader
         learnable = partial(_are_learnable, self.model.frontend, self.task)
@@ -125,8 +127,7 @@ def build_experiment(
     train = None
     if tokenizer is None:
         train = build_dataset(config, "train")
-        task_class = get("task", config["task"]["name"])
-        tokenizer = task_class.build_tokenizer(train, config["task"].get("vocab_size", 0))
+        tokenizer = _build_tokenizer(config["task"], train)
     load_run = partial(load_language_model, device=device)
     decode = partial(build, "decode", config["decode"], load_run=load_run)
     task = build("task", config["task"], tokenizer=tokenizer, decode=decode)
@@ -139,6 +140,16 @@ def build_experiment(
     if train is not None:
         experiment.loaders["train"] = experiment._build_loader(train, "train")
     return experiment
+
+
+def _build_tokenizer(task: Config, train: Dataset) -> Tokenizer:
+    """Builds the tokenizer of a task from its training data."""
+    task_class = get("task", task["name"])
+    vocab_size = task.get("vocab_size", 0)
+    subwords = task.get("subwords", "bpe")
+    if subwords == "bpe":  # tasks of users may have no other kind
+        return task_class.build_tokenizer(train, vocab_size)
+    return task_class.build_tokenizer(train, vocab_size, subwords)
 
 
 def load_language_model(folder: str, device: torch.device) -> LanguageModelRun:

@@ -14,6 +14,7 @@ from rich.console import Console, Group
 from famx import files
 from famx.config.command import format_command
 from famx.data._fingerprint import digest_of
+from famx.data._normalisers import NORMALISERS, normaliser_version
 from famx.data.base import Dataset, Speech
 from famx.experiment import report
 from famx.experiment.build import (
@@ -133,11 +134,16 @@ def score(
     for split in splits:
         loader = experiment.loader(split)
         batches = loader.eval_batches()
+        name = loader.dataset.normaliser
+        learned = run_dir.load_config()["data"].get("normaliser", Speech.normaliser)
+        # a model that has learned other texts is compared under the rules of the references
+        normalise = NORMALISERS.get(name) if name != learned else None
         evaluation = evaluate(
-            experiment.model, experiment.task, batches, experiment.device, weights
+            experiment.model, experiment.task, batches, experiment.device, weights, normalise
         )
         conditions: dict[str, object] = {
-            "normaliser": loader.dataset.normaliser,
+            "normaliser": name,
+            "normaliser_version": normaliser_version(name),
             "decoder": dict(experiment.config["decode"]),
             "data": digest_of(loader.dataset.fingerprint()),
             "device": describe_device(experiment.device),

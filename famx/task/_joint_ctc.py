@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from famx import registry
 from famx.nn.batch import Batch
 from famx.nn.encoding import END_ID, EncoderDecoder
-from famx.notation import Modality, UserError
+from famx.notation import Modality, Subwords, UserError
 from famx.task._wer import TextScores
 from famx.task.base import Decoder, EncodingDecoder, ScoresDecoder, Task
 from famx.task.ctc import CTC
@@ -26,6 +26,7 @@ class JointCTC(TextScores, Task):
         tokenizer: its first token is the blank, the second one begins and ends each text.
         decode: factory of the decoder, of texts or of CTC's frames.
         vocab_size: number of tokens of the tokenizer; 0 for characters.
+        subwords: how the tokens are learned: by byte-pair encoding, or as a unigram model.
         ctc_weight: w, from 0 to 1.
     """
 
@@ -46,6 +47,7 @@ class JointCTC(TextScores, Task):
         tokenizer: Tokenizer,
         decode: Callable[..., Decoder] | None,
         vocab_size: int,
+        subwords: Subwords,
         ctc_weight: float,
     ):
         if not 0 <= ctc_weight <= 1:
@@ -63,6 +65,7 @@ class JointCTC(TextScores, Task):
         super().__init__(tokenizer, decoder)
         self.ctc = CTC(tokenizer)
         self.vocab_size = vocab_size
+        self.subwords = subwords
         self.ctc_weight = ctc_weight
 
     @property

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from famx import registry
 from famx.nn.batch import Batch
 from famx.nn.encoding import EncoderDecoder, Encoding
-from famx.notation import Modality, UserError
+from famx.notation import Modality, Subwords, UserError
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,10 @@ class Corpus(Protocol):
     texts: list[str]
 
     def build_tokenizer(
-        self, vocab_size: int = 0, special_tokens: Sequence[str] = ()
+        self,
+        vocab_size: int = 0,
+        special_tokens: Sequence[str] = (),
+        subwords: Subwords = "bpe",
     ) -> Tokenizer: ...
 
 
@@ -159,13 +162,17 @@ class Task(ABC):
         return cls.default_parts["frontend"]
 
     @classmethod
-    def build_tokenizer(cls, corpus: Corpus, vocab_size: int = 0) -> Tokenizer:
+    def build_tokenizer(
+        cls, corpus: Corpus, vocab_size: int = 0, subwords: Subwords = "bpe"
+    ) -> Tokenizer:
         """Builds the tokenizer of the targets from the training data.
 
         Raises:
             UserError: there is nothing to learn in these texts.
         """
-        return corpus.build_tokenizer(vocab_size, cls.special_tokens)
+        if subwords == "bpe":  # data sets of users may have no other kind
+            return corpus.build_tokenizer(vocab_size, cls.special_tokens)
+        return corpus.build_tokenizer(vocab_size, cls.special_tokens, subwords)
 
     @property
     def throughput_unit(self) -> str:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from famx.nn.batch import Batch
 from famx.nn.pooling import sequence_logsumexp, sequence_mean
-from famx.notation import Modality, UserError
+from famx.notation import Modality, Subwords, UserError
 from famx.registry import register
 from famx.task._labels import LabelScore, confusion_matrix, label_error, macro_f1
 from famx.task.base import (
@@ -80,7 +80,9 @@ class Classify(OnePassTask):
         return by_modality[modality]
 
     @classmethod
-    def build_tokenizer(cls, corpus: Corpus, vocab_size: int = 0) -> Tokenizer:
+    def build_tokenizer(
+        cls, corpus: Corpus, vocab_size: int = 0, subwords: Subwords = "bpe"
+    ) -> Tokenizer:
         """Builds a tokenizer with one token for each label of the training data.
 
         Raises:

@@ -13,7 +13,7 @@ from torch.nn.functional import ctc_loss, kl_div
 from famx import kernels
 from famx.nn.batch import Batch
 from famx.nn.masks import length_mask
-from famx.notation import Modality
+from famx.notation import Modality, Subwords
 from famx.registry import register
 from famx.task._wer import TextScores
 from famx.task.base import OnePassTask, ScoresDecoder
@@ -40,6 +40,7 @@ class CTC(TextScores, OnePassTask):
         decode: factory of the decoder.
         vocab_size: number of tokens of the tokenizer; 0 for characters, of which fast speech has
             more than frames of 40 ms.
+        subwords: how the tokens are learned: by byte-pair encoding, or as a unigram model.
         consistency: weight c, 0 for one view; the paper has 0.2, and 2.5 times as much masking of
             time as without it.
         intermediate_layer: number, from 1, of an earlier layer that is trained too; 0 for none. The
@@ -64,6 +65,7 @@ class CTC(TextScores, OnePassTask):
         decode: Callable[..., ScoresDecoder] | None = None,
         *,
         vocab_size: int = 96,
+        subwords: Subwords = "bpe",
         consistency: float = 0.0,
         intermediate_layer: int = 0,
         intermediate_weight: float = 0.3,
@@ -76,6 +78,7 @@ class CTC(TextScores, OnePassTask):
             raise ValueError(f"intermediate_weight={intermediate_weight} must be from 0 to 1")
         super().__init__(tokenizer, decode)
         self.vocab_size = vocab_size
+        self.subwords = subwords
         self.consistency = consistency
         self.intermediate_layer = intermediate_layer
         self.intermediate_weight = intermediate_weight

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from famx.nn.batch import Batch
 from famx.nn.encoding import END_ID
 from famx.nn.masks import length_mask
+from famx.notation import Subwords
 from famx.registry import register
 from famx.task._joint_ctc import JointCTC
 from famx.task.base import Decoder
@@ -31,6 +32,7 @@ class Seq2Seq(JointCTC):
         tokenizer: its first token is the blank, the second one begins and ends each text.
         decode: factory of the decoder, of texts or of CTC's frames.
         vocab_size: number of tokens of the tokenizer; 0 for characters.
+        subwords: how the tokens are learned: by byte-pair encoding, or as a unigram model.
         ctc_weight: w, from 0 to 1.
         label_smoothing: share of the target that is divided equally among all tokens, from 0 to
             below 1 (Szegedy et al. 2016).
@@ -44,12 +46,13 @@ class Seq2Seq(JointCTC):
         decode: Callable[..., Decoder] | None = None,
         *,
         vocab_size: int = 96,
+        subwords: Subwords = "bpe",
         ctc_weight: float = 0.3,
         label_smoothing: float = 0.1,
     ):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing} must be from 0 to below 1")
-        super().__init__(tokenizer, decode, vocab_size, ctc_weight)
+        super().__init__(tokenizer, decode, vocab_size, subwords, ctc_weight)
         self.label_smoothing = label_smoothing
 
     def text_loss(

@@ -10,6 +10,7 @@ from torchaudio.functional import rnnt_loss
 
 from famx.nn.batch import Batch
 from famx.nn.encoding import BLANK_ID
+from famx.notation import Subwords
 from famx.registry import register
 from famx.task._joint_ctc import JointCTC
 from famx.task.base import Decoder
@@ -28,6 +29,7 @@ class Transducer(JointCTC):
         tokenizer: its first token is the blank, the second one begins and ends each text.
         decode: factory of the decoder, of texts or of CTC's frames.
         vocab_size: number of tokens of the tokenizer; 0 for characters.
+        subwords: how the tokens are learned: by byte-pair encoding, or as a unigram model.
         ctc_weight: w, from 0 to 1.
     """
 
@@ -39,9 +41,10 @@ class Transducer(JointCTC):
         decode: Callable[..., Decoder] | None = None,
         *,
         vocab_size: int = 96,
+        subwords: Subwords = "bpe",
         ctc_weight: float = 0.3,
     ):
-        super().__init__(tokenizer, decode, vocab_size, ctc_weight)
+        super().__init__(tokenizer, decode, vocab_size, subwords, ctc_weight)
 
     def text_loss(
         self, text_scores: Float[Tensor, "b t u v"], lengths: Int[Tensor, " b"], batch: Batch

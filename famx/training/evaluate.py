@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,11 +174,14 @@ def evaluate(
     batches: Iterable[Batch],
     device: torch.device,
     weights: str = "",
+    normalise: Callable[[str], str] | None = None,
 ) -> Evaluation:
     """Evaluates a model on batches of a split, without dropout and without gradients.
 
     Args:
         weights: the weights of the model, in words.
+        normalise: normalisation of the hypotheses; None for a model that has learned the one of
+            the references.
     """
     model.eval()
     started = time.perf_counter()
@@ -203,7 +206,7 @@ def evaluate(
         if texts:
             ids += batch.ids
             references += batch.texts
-            hypotheses += texts
+            hypotheses += map(normalise, texts) if normalise else texts
     if modality is None:
         raise UserError("the split is empty, so there is nothing to evaluate")
     scores = task.score(references, hypotheses) if references else {}

@@ -9,6 +9,7 @@ import soundfile
 from tones import TINY, write_tones
 
 from famx.data._fingerprint import recordings_of
+from famx.data._normalisers import normalise_basic
 from famx.experiment.run import run
 from famx.training.run_dir import RunDir
 
@@ -176,3 +177,38 @@ def test_value_that_cannot_be_read_is_refused_in_one_sentence(value, command):
     result = command("train", "data=manifest", f"trainer.max_steps={value}")
     assert result.status == 2
     assert "cannot be read" in result.sentence
+
+
+@pytest.mark.parametrize("task", ["ctc", "seq2seq"])
+def test_hypotheses_are_compared_under_the_normaliser_of_the_references(
+    task, data, command, tmp_path
+):
+    for manifest in data.glob("*.tsv"):
+        paths_and_texts = [line.split("\t") for line in manifest.read_text().splitlines()]
+        lines = [f"{path}\t{text.upper()}" for path, text, *_ in paths_and_texts]
+        # of the first reference of test, nothing is left
+        if manifest.stem == "test":
+            lines[0] = f"{paths_and_texts[0][0]}\t..."
+        manifest.write_text("\n".join(lines))
+    words = [*TINY, f"task={task}", "data=manifest", f"data.root={data}", "hydra.run.dir=run"]
+    words += ["data.normaliser=none", "task.vocab_size=0", "trainer.max_steps=2"]
+    finished = command("train", *words)
+    assert finished.status == 0, finished.err
+    finished = command("evaluate", "run", "data.normaliser=basic")
+    assert finished.status == 0, finished.err
+
+    def rows(file):
+        return [line.split("\t") for line in file.read_text().splitlines()[1:]]
+
+    written = rows(tmp_path / "run" / "hypotheses.test.tsv")
+    [file] = (tmp_path / "run").glob("hypotheses.test.*basic*.tsv")
+    normalised = rows(file)
+    empty = [row[0] for row in normalised if not row[1]]
+    assert empty == [row[0] for row in written if row[1] == "..."] == ["test0.wav"]
+    for (_, _, hypothesis), (_, _, other) in zip(written, normalised, strict=True):
+        assert other == normalise_basic(hypothesis)
+    assert any(hypothesis.isupper() for _, _, hypothesis in written)
+    [file] = (tmp_path / "run").glob("scores.test.*basic*.json")
+    scores = json.loads(file.read_text())
+    assert (scores["normaliser"], scores["normaliser_version"]) == ("basic", "1")
+    assert scores["wer"]["units"] == sum(len(row[1].split()) for row in normalised)

@@ -1,5 +1,6 @@
 """The commands of the pages for users, run in their order as a reader would, but shorter."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -23,12 +24,23 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
+def write_corpus_forms(folder):
+    """Writes a corpus with manifests in the forms of .tsv, JSON lines and Kaldi."""
+    for split, recordings in write_corpus(folder).items():
+        (folder / split).mkdir()
+        objects = [{"audio_filepath": row.file, "text": row.text} for row in recordings]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, objects)))
+        for name, column in (("wav.scp", "file"), ("text", "text")):
+            lines = [f"{row.file} {getattr(row, column)}" for row in recordings]
+            (folder / split / name).write_text("\n".join(lines))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["fine-tuning.md", "recordings.md", "sweeps.md", "text.md"])
 def test_commands_of_a_page_run_in_their_order(page, command, tmp_path):
     (tmp_path / "large.txt").write_text("to be or not to be " * 200)
     (tmp_path / "small.txt").write_text("not to be or to be " * 99)
-    write_corpus(tmp_path / "corpus")
+    write_corpus_forms(tmp_path / "corpus")
     (tmp_path / "sentences").mkdir()
     for split in ("train", "test"):
         lines = ["good\ta fine day", "bad\tnot so fine"] * 15
