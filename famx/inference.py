@@ -12,7 +12,7 @@ from torch import Tensor
 from famx.data._audio import read_audio
 from famx.decode._recognition import recognize
 from famx.decode._transcript import Timestamps, Transcript
-from famx.decode._windows import MIN_WINDOW, frame_step
+from famx.decode._windows import check_window, frame_step
 from famx.decode.base import FrameDecoder
 from famx.experiment.build import build_experiment
 from famx.experiment.data_record import warn_of_training_recordings
@@ -112,8 +112,7 @@ class Recognizer:
             raise UserError(
                 f"{self.run_dir} is a model of {modality.value}, which cannot transcribe audio"
             )
-        if not window >= MIN_WINDOW:
-            raise UserError(f"window={window} must be at least {MIN_WINDOW} seconds")
+        check_window("window", window)
         if isinstance(recordings, str | Path):
             recordings = [recordings]
         if timestamps is None:
