@@ -121,9 +121,12 @@ class Recognizer:
             raise UserError(f"timestamps={timestamps}{suggest(timestamps, ('word', 'char'))}")
         decoder = self.experiment.task.decoder
         if not isinstance(decoder, FrameDecoder):
+            config = self.experiment.config
+            task = self.experiment.task
+            remedy = "decode=ctc_greedy" if "frames" in task.other_outputs else "a run of task=ctc"
             raise UserError(
-                f"task={self.experiment.config['task']['name']} has no scores of frames, so its "
-                "texts have no times; task=ctc has them"
+                f"task={config['task']['name']} decode={config['decode']['name']} uses no scores "
+                f"of frames, so its texts have no times; {remedy} has them"
             )
         transcripts = []
         for path in recordings:

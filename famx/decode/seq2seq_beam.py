@@ -1,6 +1,7 @@
 """Joint beam search with a decoder of texts and CTC (Watanabe 2017), monotonic in its width."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -78,6 +79,12 @@ class Seq2SeqBeam(TextDecoding):
         self.beam = beam
         self.ctc_weight = ctc_weight
         self.length_norm = length_norm
+
+    @classmethod
+    def decoded_outputs(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Returns the outputs of a model that have a weight in the score."""
+        weights = {"text": 1 - options["ctc_weight"], "frames": options["ctc_weight"]}
+        return tuple(output for output, weight in weights.items() if weight)
 
     def decode_encoding(self, model: EncoderDecoder, encoding: Encoding) -> list[str]:
         hypotheses = self.search(model, encoding)

@@ -1,7 +1,7 @@
 """Speech to text by a decoder with attention, trained jointly with CTC (Watanabe et al. 2017)."""
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -51,6 +51,25 @@ class Seq2Seq(Task):
         "decode": "seq2seq_greedy",
     }
     special_tokens: ClassVar[tuple[str, ...]] = ("<blank>", "<end>")
+
+    @classmethod
+    def untrained_outputs(cls, options: Mapping[str, Any]) -> dict[str, str]:
+        """Returns the outputs that these options leave untrained, with the reason and a remedy.
+
+        The reason completes a sentence about the output.
+        """
+        weight = options["ctc_weight"]
+        if weight == 0:
+            remedy = "decode=seq2seq_greedy, or decode=seq2seq_beam with decode.ctc_weight=0"
+            return {
+                "frames": f"task.ctc_weight={weight} does not train: increase it, or use {remedy}"
+            }
+        if weight == 1:
+            remedy = "decode=ctc_greedy"
+            return {
+                "text": f"task.ctc_weight={weight} does not train: decrease it, or use {remedy}"
+            }
+        return {}
 
     def __init__(
         self,
