@@ -312,4 +312,8 @@ def resume(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(
+        main,
+        memory="use a smaller loader.batch_seconds or loader.batch_tokens, or a smaller model; "
+        "saved checkpoints remain",
+    )

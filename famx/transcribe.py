@@ -140,4 +140,4 @@ def _formatted(file: str, transcript: "Transcript", arguments: argparse.Namespac
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, memory="use a shorter --window, or trainer.device=cpu")
