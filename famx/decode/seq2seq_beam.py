@@ -109,6 +109,10 @@ class Seq2SeqBeam(TextDecoding):
                 ctc_scores = scorer.extension_scores(alignments, beam.last)
                 scores = scores + self.ctc_weight * ctc_scores
             scores[..., BLANK_ID] = -torch.inf
+            # without a frame that is left, a text can only end
+            end = scores[..., END_ID].clone()
+            scores = scores.masked_fill((encoding.lengths <= size)[:, None, None], -torch.inf)
+            scores[..., END_ID] = end
             scores = scores.masked_fill(beam.score[..., None] == -torch.inf, -torch.inf)
 
             # the best of them, and the texts that are complete
