@@ -88,7 +88,7 @@ def _read_manifest(folder: Path, name: str, allow_outside: bool) -> list[Row]:
     """Reads all lines of a manifest."""
     manifest = folder / name
     if not manifest.is_file():
-        raise UserError(f"there is no manifest {manifest}")
+        raise UserError(f"there is no manifest {manifest}: data.root=DIR names the folder of it")
     try:
         # with or without the byte order mark of Windows
         lines = manifest.read_text(encoding="utf-8-sig").split("\n")

@@ -66,6 +66,10 @@ def test_run_of_a_language_model_is_added_to_the_scores(corpus, command, tmp_pat
     assert finished.status == 2
     assert "decode.lm=" in finished.sentence
     assert "is a run of task=ctc; a language model is a run of task=lm" in finished.sentence
+    (tmp_path / "empty").mkdir()
+    finished = command("evaluate", "run", "decode=ctc_beam", "decode.lm=empty")
+    assert "empty is a folder without a run: it names an ARPA file, or the f" in finished.sentence
+    assert "Errno" not in finished.sentence
 
 
 def test_times_are_in_seconds_at_any_rate(corpus, tmp_path):

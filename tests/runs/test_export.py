@@ -141,6 +141,18 @@ def test_model_that_is_no_program_is_exported_without_one(command, corpus, tmp_p
     assert "famx_parts=[largest.py]" in (tmp_path / "out/README.md").read_text()
 
 
+def test_exported_run_names_the_option_of_its_data_and_does_not_go_on(
+    command, trained, tmp_path, monkeypatch
+):
+    assert command("export", "run", "--to", "out", "--no-program").status == 0
+    finished = command("evaluate", "out")
+    assert finished.status == 2
+    assert finished.sentence.endswith("test.tsv: data.root=DIR names the folder of it")
+    finished = command("train", "resume=out", "trainer.max_steps=20")
+    assert finished.status == 2
+    assert finished.sentence.endswith("a new run starts from them by init_from=out")
+
+
 def test_mistakes_are_refused_and_write_nothing(command, trained, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there/mine").write_text("x")

@@ -54,7 +54,8 @@ def no_run(folder):
 
 
 def beam_search(tokenizer, lm, load_run=no_run, **options):
-    options = {"beam": 4096, "blank_threshold": 1.0, "lm_weight": 0.7, **options}
+    weight = {"lm_weight": 0.7} if lm else {}
+    options = {"beam": 4096, "blank_threshold": 1.0, **weight, **options}
     choice = {"name": "ctc_beam", "lm": str(lm), **options}
     return build("decode", choice, tokenizer=tokenizer, load_run=load_run)
 
@@ -162,9 +163,10 @@ def test_language_model_of_other_letters_is_refused(tmp_path):
         beam_search(tokenizer, file)
 
 
-def test_length_bonus_without_a_language_model_is_refused():
-    with pytest.raises(UserError, match=r"length_bonus=1\.0 has no effect without decode\.lm"):
-        beam_search(train_tokenizer(["ab"], ["<blank>"]), "", length_bonus=1.0)
+@pytest.mark.parametrize("option", ["length_bonus", "lm_weight"])
+def test_option_of_a_language_model_without_one_is_refused(option):
+    with pytest.raises(UserError, match=rf"{option}=1\.0 has no effect without decode\.lm"):
+        beam_search(train_tokenizer(["ab"], ["<blank>"]), "", **{option: 1.0})
 
 
 class NextToken(torch.nn.Module):
