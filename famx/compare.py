@@ -8,10 +8,10 @@ from rich.console import Console
 from famx import files
 from famx.analysis.comparison import compare, gene_table, notes, table
 from famx.analysis.comparison_plot import draw
-from famx.analysis.report import write_report
+from famx.analysis.report import report_files, write_report
 from famx.config.command import Parser, run_command
 from famx.registry import load
-from famx.training.run_dir import find_runs
+from famx.training.sweep_dir import find_runs
 
 MIN_WIDTH = 88  # of the table, in characters
 
@@ -45,11 +45,14 @@ def main() -> int:
         effects = gene_table(comparison)
         if effects is not None:
             console.print(effects)
+    replaced = [path.name for path in (file, *report_files(file.parent)) if path.exists()]
     with files.report_os_errors(file):
         draw(comparisons, file)
         reports = write_report(comparisons, file.parent)
     console.print(f"picture: {file}", soft_wrap=True)
     console.print("report:", *reports, soft_wrap=True)
+    if replaced:
+        console.print(f"earlier files are replaced: {', '.join(replaced)}", soft_wrap=True)
     return 0
 
 

@@ -70,4 +70,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, memory="use trainer.device=cpu, or a smaller decode.beam if there is a beam")

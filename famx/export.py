@@ -4,15 +4,23 @@ import shutil
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from famx.config.command import Parser, import_user_parts, run_command, user_part_files
-from famx.experiment.program import export_program, require_onnx, save_onnx, save_program
+from famx.experiment.program import (
+    ONNX,
+    PROGRAM,
+    export_program,
+    require_onnx,
+    save_onnx,
+    save_program,
+)
 from famx.experiment.publication import CARD, publish
 from famx.notation import UserError
 from famx.training.run_dir import RunDir
 
-PROGRAM = "program.pt2"
-ONNX = "model.onnx"
+if TYPE_CHECKING:
+    from famx.experiment.build import Experiment
 
 
 def main() -> int:
@@ -70,18 +78,25 @@ def _write(run_dir: RunDir, folder: Path, arguments: Namespace) -> str | None:
 
     recognizer = Recognizer(run_dir.path, arguments.checkpoint, ["trainer.device=cpu"])
     experiment = recognizer.experiment
+    failure = None if arguments.no_program else _write_programs(experiment, folder, arguments.onnx)
+    # the card lists the programs
     parts = user_part_files(arguments.words)
     publish(run_dir, experiment, arguments.checkpoint, parts, folder)
-    if arguments.no_program:
-        return None
+    return failure
+
+
+def _write_programs(experiment: "Experiment", folder: Path, with_onnx: bool) -> str | None:
+    """Writes the model as programs; returns why one cannot be written, None if all are."""
+    remedy = "--no-program leaves it out"
     try:
         vocab_size = experiment.tokenizer.get_vocab_size()
         program = export_program(experiment.model, experiment.modality, vocab_size)
         save_program(program, folder / PROGRAM)
-        if arguments.onnx:
+        if with_onnx:
+            remedy = f"omit --onnx, which writes {ONNX}"
             save_onnx(program, folder / ONNX)
     except UserError as error:
-        return f"{error}; everything else is exported, --no-program leaves it out"
+        return f"{error}; everything else is exported: {remedy}"
     return None
 
 

@@ -48,8 +48,11 @@ def report_os_errors(path: str | Path = "the disk") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def report_memory_errors() -> Iterator[None]:
+def report_memory_errors(remedy: str) -> Iterator[None]:
     """Raises the errors of exhausted memory as a UserError.
+
+    Args:
+        remedy: what the user can do, for the end of the message.
 
     Raises:
         UserError: the memory of the machine or of the GPU is exhausted.
@@ -64,10 +67,7 @@ def report_memory_errors() -> Iterator[None]:
         if not is_system and not any(phrase in str(error) for phrase in NO_MEMORY):
             raise
         reason = str(error).partition("\n")[0] or "MemoryError"
-        raise UserError(
-            f"the memory is exhausted ({reason}): use a smaller loader.batch_seconds or "
-            "loader.batch_tokens, or a smaller model; saved checkpoints remain"
-        ) from error
+        raise UserError(f"the memory is exhausted ({reason}): {remedy}") from error
 
 
 def require_handles(error: Exception, path: Path) -> None:

@@ -123,4 +123,4 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, memory="use fewer --samples, or trainer.device=cpu")

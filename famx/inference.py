@@ -12,7 +12,7 @@ from torch import Tensor
 from famx.data._audio import read_audio
 from famx.decode._recognition import recognize
 from famx.decode._transcript import Timestamps, Transcript
-from famx.decode._windows import MIN_WINDOW, frame_step
+from famx.decode._windows import check_window, frame_step
 from famx.decode.base import FrameDecoder
 from famx.experiment.build import build_experiment
 from famx.experiment.data_record import warn_of_training_recordings
@@ -112,8 +112,7 @@ class Recognizer:
             raise UserError(
                 f"{self.run_dir} is a model of {modality.value}, which cannot transcribe audio"
             )
-        if not window >= MIN_WINDOW:
-            raise UserError(f"window={window} must be at least {MIN_WINDOW} seconds")
+        check_window("window", window)
         if isinstance(recordings, str | Path):
             recordings = [recordings]
         if timestamps is None:
@@ -122,9 +121,12 @@ class Recognizer:
             raise UserError(f"timestamps={timestamps}{suggest(timestamps, ('word', 'char'))}")
         decoder = self.experiment.task.decoder
         if not isinstance(decoder, FrameDecoder):
+            config = self.experiment.config
+            task = self.experiment.task
+            remedy = "decode=ctc_greedy" if "frames" in task.other_outputs else "a run of task=ctc"
             raise UserError(
-                f"task={self.experiment.config['task']['name']} has no scores of frames, so its "
-                "texts have no times; task=ctc has them"
+                f"task={config['task']['name']} decode={config['decode']['name']} uses no scores "
+                f"of frames, so its texts have no times; {remedy} has them"
             )
         transcripts = []
         for path in recordings:

@@ -1,20 +1,32 @@
 """Trains a run again, and says where the two differ: python -m famx.replay RUN [--to FOLDER]"""
 
+import contextlib
 import json
 import math
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from famx.config.command import Parser, import_user_parts, run_command
+from famx.config.command import Parser, find_override, import_user_parts, run_command
 from famx.experiment.run import run
 from famx.notation import UserError
 from famx.registry import load
 from famx.training import checkpoint
 from famx.training.identity import changed_files, code_digests, list_files, read_code
 from famx.training.run_dir import RunDir
+from famx.training.tree import MALFORMED
 
+# settings that may change on resume, and on which reports or weights depend
+INFLUENTIAL = (
+    "trainer.max_steps",
+    "trainer.eval_every",
+    "trainer.log_every",
+    "trainer.patience",
+    "trainer.device",
+    "trainer.threads",
+)
 # what a report has measured with a clock
 TIMES = ("seconds", "_per_second")
 
@@ -41,6 +53,7 @@ def main() -> int:
         raise UserError(f"{run_dir} is not a finished run: there is no {run_dir.result_file.name}")
     result = json.loads(run_dir.result_file.read_text())
     run_dir.require_unedited("the original files")
+    require_same_settings(run_dir)
     config = run_dir.load_config()
     import_user_parts(arguments.overrides, run_dir.path, config["famx_parts"])
     changed = changed_files(read_code(run_dir), code_digests())
@@ -59,6 +72,34 @@ def main() -> int:
         return 0
     print(f"{run_dir} is not repeated: {difference}")
     return 1
+
+
+def require_same_settings(run_dir: RunDir) -> None:
+    """Checks that no resumption has changed a setting on which reports or weights depend.
+
+    Raises:
+        UserError: one has; the config holds the last value alone, so the run cannot be repeated.
+    """
+    starts: list[list[str]] = []
+    for words in _commands(run_dir):
+        for word in words if find_override("resume", words) else ():
+            key = word.partition("=")[0]
+            is_new = all(word not in earlier for earlier in starts)
+            if is_new and (key in INFLUENTIAL or word == "trust_edits=true"):
+                raise UserError(
+                    f"{run_dir} was resumed with {word}, so that one training cannot repeat it: "
+                    "only runs whose settings stay the same are replayed"
+                )
+        starts.append(words)
+
+
+def _commands(run_dir: RunDir) -> Iterator[list[str]]:
+    """Yields the words of each command that started a run or went on with it."""
+    file = run_dir.provenance_file
+    for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
+        # a damaged line says nothing
+        with contextlib.suppress(*MALFORMED):
+            yield shlex.split(json.loads(line)["command"])
 
 
 def differences(run_dir: RunDir, replayed: RunDir) -> Iterator[str]:

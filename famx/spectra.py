@@ -10,7 +10,7 @@ from famx.analysis.spectra import read_spectra, spectra_table
 from famx.analysis.spectra_plot import draw
 from famx.config.command import Parser, run_command
 from famx.monitoring.optimizer_probe import WINDOW
-from famx.training.run_dir import find_runs
+from famx.training.sweep_dir import find_runs
 
 MIN_WIDTH = 180  # of the table, in characters
 

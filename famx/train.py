@@ -43,13 +43,9 @@ from famx.files import report_os_errors
 from famx.notation import UserError
 from famx.parts import show
 from famx.training.loader_config import LoaderConfig
-from famx.training.run_dir import (
-    SWEEP_ORDER,
-    RunDir,
-    remove_reserved,
-    reserve_folder,
-    save_sweep_order,
-)
+from famx.training.restore import require_optimizer
+from famx.training.run_dir import RunDir, remove_reserved, reserve_folder
+from famx.training.sweep_dir import SWEEP_ORDER, save_sweep_order
 from famx.training.trainer_config import TrainerConfig
 
 SECTION_TYPES = {"trainer": TrainerConfig, "loader": LoaderConfig}
@@ -282,6 +278,7 @@ def resume(words: Sequence[str]) -> int:
     # the stored run
     run_dir = RunDir(name)
     run_dir.require_checkpoints()
+    require_optimizer(run_dir)
     trust_edits = find_override("trust_edits", words) == "true"
     if not trust_edits:
         run_dir.require_unedited("trust_edits=true")
@@ -312,4 +309,8 @@ def resume(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(
+        main,
+        memory="use a smaller loader.batch_seconds or loader.batch_tokens, or a smaller model; "
+        "saved checkpoints remain",
+    )

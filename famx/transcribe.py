@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from famx.config.command import Parser, import_user_parts, run_command
+from famx.decode._windows import check_window
 from famx.files import printable
 from famx.notation import UserError
 from famx.training.run_dir import RunDir
@@ -38,6 +39,7 @@ def main() -> int:
     if arguments.format == "srt":
         _check_subtitles(files, arguments.timestamps)
         arguments.timestamps = "word"
+    check_window("--window", arguments.window)
     # the user's parts are registered before the model is built
     run_dir = RunDir(arguments.run)
     if not arguments.trust_edits:
@@ -138,4 +140,4 @@ def _formatted(file: str, transcript: "Transcript", arguments: argparse.Namespac
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, memory="use a shorter --window, or trainer.device=cpu")

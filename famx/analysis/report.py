@@ -77,13 +77,16 @@ def write_report(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
     # a cell of a Markdown table ends at a bar, and cannot hold a line break
     environment.filters["cell"] = lambda text: text.replace("|", "\\|").replace("\n", " ")
     tests = [_describe(comparison, folder) for comparison in comparisons]
-    paths = []
-    for suffix in ("html", "md"):
-        path = folder / f"report.{suffix}"
-        text = environment.get_template(f"report.{suffix}.j2").render(tests=tests)
+    paths = report_files(folder)
+    for path in paths:
+        text = environment.get_template(f"{path.name}.j2").render(tests=tests)
         files.write_atomic(path, text)
-        paths.append(path)
     return paths
+
+
+def report_files(folder: Path) -> list[Path]:
+    """Returns the files that `write_report` writes into a folder."""
+    return [folder / "report.html", folder / "report.md"]
 
 
 def _describe(comparison: Comparison, folder: Path) -> dict[str, Any]:

@@ -21,6 +21,9 @@ from famx.config.documents import load_yaml
 from famx.notation import UserError
 from famx.registry import load_file
 
+# what needs less memory, of a command whose work has one size
+MEMORY = "it needs a machine with more memory"
+
 
 class Parser(argparse.ArgumentParser):
     """A parser that reports mistakes in one sentence."""
@@ -29,8 +32,12 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}")
 
 
-def run_command(main: Callable[[], int]) -> NoReturn:
+def run_command(main: Callable[[], int], memory: str = MEMORY) -> NoReturn:
     """Runs a command and exits.
+
+    Args:
+        main: returns the exit status.
+        memory: what the user can do where the memory is exhausted.
 
     The exit status is 0 after success, 2 after a mistake of the user (reported in one sentence;
     `FAMX_DEBUG=1` adds the traceback), 130 after Ctrl-C, and 1 after an error of famx.
@@ -43,7 +50,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         with (
             show_warnings(),
             files.report_os_errors(),
-            files.report_memory_errors(),
+            files.report_memory_errors(memory),
             files.quiet_writer_threads(),
         ):
             status = main()

@@ -84,7 +84,7 @@ def _read_manifest(folder: Path, name: str, allow_outside: bool) -> list[Row]:
     manifest = folder / name
     if not _is_manifest(manifest):
         other = _other_form(manifest)
-        remedy = ""
+        remedy = ": data.root=DIR names the folder of it"
         if other:
             remedy = f"; there is {other.name}, which data.train, data.dev or data.test can name"
         raise UserError(f"there is no manifest {manifest}{remedy}")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from famx.notation import UserError
 
+ROOT = 0  # user id of the administrator, who can change any file
+
 
 def typed_path(path: str) -> Path:
     """Returns a path as it was typed, with the user's home in place of `~` if there is one."""
@@ -41,7 +43,7 @@ class RecordingFolder:
     Args:
         folder: folder of the manifest.
         allow_outside: whether recordings may be outside of the folder. A link leads there only if
-            the owner of the folder, or the user, has made it.
+            the owner of the folder, the user or root has made it.
     """
 
     def __init__(self, folder: Path, allow_outside: bool) -> None:
@@ -95,7 +97,7 @@ class RecordingFolder:
 
     def _require_trusted_links(self, path: str, location: str) -> None:
         """Checks that neither a part of the path nor the path is a link of another person."""
-        owners = (os.stat(self.folder).st_uid, os.getuid())
+        owners = (os.stat(self.folder).st_uid, os.getuid(), ROOT)
         part = self.folder
         for name in Path(path).parts:
             part = part / name

@@ -99,7 +99,9 @@ def _read(file: Path) -> list[tuple[str, str]]:
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+        raise UserError(
+            f"{file} cannot be read: {error.strerror}; data.root=DIR names the folder of it"
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8: {error.reason} at byte {error.start}") from error
     rows = []

@@ -13,7 +13,7 @@ from famx.notation import UserError
 UNKNOWN = "<unk>"
 START = "<s>"
 END = "</s>"
-UNKNOWN_LOG10 = -10.0  # of a word outside the file, where the file has no <unk>
+UNKNOWN_LOG10 = -10.0  # of what the file does not have, if it has no <unk> either
 
 
 class NGramModel:
@@ -29,6 +29,7 @@ class NGramModel:
     Attributes:
         ids: word -> number.
         unknown: number of words that the file does not have.
+        has_unknown: whether the file states their probability, that of <unk>.
         start, end: numbers of <s> and </s>, None where the file has none.
 
     Raises:
@@ -38,7 +39,8 @@ class NGramModel:
     def __init__(self, arpa: Arpa):
         self.ids = {word: i for i, word in enumerate(arpa.words)}
         orders = list(arpa.orders)
-        if UNKNOWN not in self.ids:
+        self.has_unknown = UNKNOWN in self.ids
+        if not self.has_unknown:
             self.ids[UNKNOWN] = len(self.ids)
             orders[0] = _with_unknown(orders[0], self.ids[UNKNOWN])
         self.unknown = self.ids[UNKNOWN]

@@ -1,5 +1,8 @@
 """N-grams of words or of characters, added to the score of a prefix of tokens."""
 
+import math
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Bool, Float64, Int
 from tokenizers import Tokenizer
@@ -8,13 +11,15 @@ from torch.nn.functional import pad
 
 from famx.decode._arpa import read_arpa
 from famx.decode._fusion import Fusion, State
-from famx.decode._ngram import NGramModel
+from famx.decode._ngram import UNKNOWN_LOG10, NGramModel
 from famx.decode._surfaces import surfaces
 from famx.notation import UserError
 
 SPACES = ("<space>", "\N{LOWER ONE EIGHTH BLOCK}")  # how a file of characters names the space
 # 64-bit hashes of words, modulo 2^64: hash(word + character) = MULTIPLIER hash(word) + character
 MULTIPLIER = 6364136223846793005
+# of each character of a word outside the file, where the file has no <unk>
+CHARACTER_LOG10 = -3.0
 TABLE_BYTES = 2**28  # of the table of scores of characters, which is emptied beyond them
 NO_WORD = 0  # hash of the empty word
 
@@ -86,12 +91,18 @@ class WordNGrams(NGramFusion):
 
     A word is known by the hash of its characters, however they are cut into tokens. The state of a
     prefix is that of its complete words, and the hash of its last word with the score of it.
+
+    A word that the file does not have counts as its <unk>. In a file without <unk>, each character
+    of the word has the log10 probability `CHARACTER_LOG10`, so that joining two words to one gains
+    nothing. It is added as soon as no known word begins so: the search would otherwise prefer words
+    that do not end.
     """
 
     n_candidates = 0
 
     def _prepare(self, texts: list[str]) -> None:
         self.begins = torch.tensor([text.startswith(" ") for text in texts])
+        self.sizes = torch.tensor([len(text.lstrip(" ")) for text in texts])
         # hash(word + token) = factor[token] hash(word) + hash[token]
         hashes = [_hash(text.lstrip(" ")) for text in texts]
         self.hashes = torch.tensor([_signed(value) for value in hashes])
@@ -102,28 +113,62 @@ class WordNGrams(NGramFusion):
         known.sort()
         self.known_hashes = torch.tensor([value for value, _ in known])
         self.known_ids = torch.tensor([i for _, i in known])
+        # of an unknown word: what replaces the probability of <unk>
+        self.per_character = 0.0
+        self.beginnings = torch.empty(0, dtype=torch.long)
+        if not self.model.has_unknown:
+            self.per_character = CHARACTER_LOG10 * math.log(10)
+            self.beginnings = torch.tensor(sorted(_hashes_of_beginnings(self.model.ids)))
 
     def start(self, n_rows: int) -> State:
         states = self._first_states(n_rows)
-        return self._with_word(states, torch.full_like(states, NO_WORD))
+        nothing = torch.zeros(states.shape, dtype=torch.float64)
+        return self._with_word(states, torch.full_like(states, NO_WORD), states * 0, nothing)
 
-    def _with_word(self, states: Int[Tensor, "b k"], word: Int[Tensor, "b k"]) -> State:
-        """Returns the state of prefixes, with the score of the last word if it ends here."""
-        index = torch.searchsorted(self.known_hashes, word).clamp(max=len(self.known_hashes) - 1)
-        is_known = self.known_hashes[index] == word
+    def _with_word(
+        self,
+        states: Int[Tensor, "b k"],
+        word: Int[Tensor, "b k"],
+        size: Int[Tensor, "b k"],
+        charged: Float64[Tensor, "b k"],
+    ) -> State:
+        """Returns the state of prefixes, with the score of the last word if it ends here.
+
+        Args:
+            states: states of the complete words.
+            word: hash of the last word.
+            size: characters of the last word.
+            charged: what was added for the last word before it ends.
+        """
+        index, is_known = _find(self.known_hashes, word)
         ids = torch.where(is_known, self.known_ids[index], self.model.unknown)
         log_probs, after = self.model.look_up(states, ids)
+        if not self.model.has_unknown:
+            spelled = self.per_character * size - UNKNOWN_LOG10 * math.log(10)
+            log_probs = log_probs + spelled.masked_fill(is_known, 0.0)
         is_empty = word == NO_WORD
         score = self.lm_weight * log_probs + self.length_bonus
         return {
             "state": states,
             "word": word,
+            "size": size,
+            "charged": charged,
+            "due": self._due(word, size),
             "score": score.masked_fill(is_empty, 0.0),
             "after": torch.where(is_empty, states, after),
         }
 
+    def _due(self, word: Int[Tensor, "b k"], size: Int[Tensor, "b k"]) -> Float64[Tensor, "b k"]:
+        """Returns what is added for a word before it ends, since it can be no known one."""
+        due = self.lm_weight * self.per_character * size.double()
+        if self.model.has_unknown:
+            return due
+        _, may_become_known = _find(self.beginnings, word)
+        return due.masked_fill(may_become_known, 0.0)
+
     def next_scores(self, state: State) -> Float64[Tensor, "b k v"]:
-        return state["score"][..., None] * self.begins
+        added = torch.where(self.begins, state["score"][..., None], state["due"][..., None])
+        return added - state["charged"][..., None]
 
     def extend(
         self, state: State, tokens: Int[Tensor, "b k"], is_extended: Bool[Tensor, "b k"]
@@ -131,11 +176,18 @@ class WordNGrams(NGramFusion):
         begins = self.begins[tokens] & is_extended
         states = torch.where(begins, state["after"], state["state"])
         word = state["word"].masked_fill(begins, NO_WORD)
+        size = state["size"].masked_fill(begins, 0)
+        charged = torch.where(is_extended, state["due"], state["charged"])
         longer = self.factors[tokens] * word + self.hashes[tokens]
-        return self._with_word(states, torch.where(is_extended, longer, word))
+        return self._with_word(
+            states,
+            torch.where(is_extended, longer, word),
+            torch.where(is_extended, size + self.sizes[tokens], size),
+            charged.masked_fill(begins, 0.0),
+        )
 
     def end_scores(self, state: State) -> Float64[Tensor, "b k"]:
-        return state["score"] + self._end(state["after"])
+        return state["score"] - state["charged"] + self._end(state["after"])
 
 
 class CharacterNGrams(NGramFusion):
@@ -222,11 +274,35 @@ class CharacterNGrams(NGramFusion):
         return self._end(state["state"])
 
 
+def _find(
+    values: Int[Tensor, " n"], x: Int[Tensor, "b k"]
+) -> tuple[Int[Tensor, "b k"], Bool[Tensor, "b k"]]:
+    """Returns where each x is in sorted values, or would be, and whether it is there."""
+    index = torch.searchsorted(values, x).clamp(max=len(values) - 1)
+    return index, values[index] == x
+
+
+def _hashes_of_beginnings(words: Iterable[str]) -> set[int]:
+    """Returns the hashes of all beginnings of words, whole words and the empty one too."""
+    hashes = {NO_WORD}
+    for word in words:
+        value = 0
+        for character in word:
+            value = _longer(value, character)
+            hashes.add(_signed(value))
+    return hashes
+
+
+def _longer(value: int, character: str) -> int:
+    """Returns the hash of a text with one more character."""
+    return (MULTIPLIER * value + ord(character)) % 2**64
+
+
 def _hash(text: str) -> int:
     """Returns a hash of a text modulo 2^64; that of the empty text is `NO_WORD`."""
     value = 0
     for character in text:
-        value = (MULTIPLIER * value + ord(character)) % 2**64
+        value = _longer(value, character)
     return value
 
 

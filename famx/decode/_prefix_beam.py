@@ -148,7 +148,7 @@ def skip_blanks(
     order = order[:, : int(n_visited.max())]
     visited = log_probs.gather(1, order[..., None].expand(-1, -1, log_probs.shape[2]))
     padding = ~length_mask(n_visited, order.shape[1])
-    certain_blank = torch.full_like(log_probs[0, 0], IMPOSSIBLE)
+    certain_blank = log_probs.new_full(log_probs.shape[2:], IMPOSSIBLE)
     certain_blank[BLANK_ID] = 0.0
     visited = torch.where(padding[..., None], certain_blank, visited)
     # skipped blanks before each visited frame, and after the last one
@@ -158,7 +158,9 @@ def skip_blanks(
     counts_before = pad(counts.gather(1, order), (1, 0))
     gaps = skipped_before.diff(dim=1).masked_fill(padding, 0.0)
     is_after_gap = (counts_before.diff(dim=1) > 0) & ~padding
-    return Frames(visited, gaps, is_after_gap, skipped[:, -1] - gaps.sum(1))
+    # also of signals without frames
+    all_skipped = pad(skipped, (1, 0))[:, -1]
+    return Frames(visited, gaps, is_after_gap, all_skipped - gaps.sum(1))
 
 
 def _empty_prefix(n_rows: int) -> Beam:

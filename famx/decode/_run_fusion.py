@@ -103,14 +103,14 @@ class RunFusion(Fusion):
         sequences = state["tokens"]
         lengths = state["length"]
         is_full = is_extended & (lengths == self.run.context)
-        sequences = torch.where(is_full[..., None], sequences.roll(-1, 2), sequences)
-        lengths = lengths - is_full.long()
-        # the new token follows the others
-        missing = int(lengths.max()) + 1 - sequences.shape[2]
-        sequences = pad(sequences, (0, max(0, missing)))
-        place = torch.arange(sequences.shape[2]) == lengths[..., None]
-        place = place & is_extended[..., None]
-        sequences = torch.where(place, self.ids[tokens][..., None], sequences)
+        if bool(is_full.any()):
+            sequences = torch.where(is_full[..., None], sequences.roll(-1, 2), sequences)
+            lengths = lengths - is_full.long()
+        # the new token follows the others; twice the positions, so that few copies are made
+        if int(lengths.max()) == sequences.shape[2]:
+            sequences = pad(sequences, (0, sequences.shape[2]))
+        places = (*is_extended.nonzero(as_tuple=True), lengths[is_extended])
+        sequences = sequences.index_put(places, self.ids[tokens[is_extended]])
         lengths = lengths + is_extended.long()
         # scores of the extended prefixes
         longest = int(lengths[is_extended].max())

@@ -1,5 +1,6 @@
 """Scores of recordings of any length: overlapping windows, of which each gives its middle."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,19 @@ MIN_WINDOW = 2.0  # seconds
 CONTEXT = 4.0  # seconds of a window on each side that the next window scores again, at most
 BATCH = 4  # windows that pass through the model at once
 PROBED = 10 * SAMPLE_RATE  # lengths by which the step of a frontend is measured
+
+
+def check_window(option: str, seconds: Seconds) -> None:
+    """Checks the length of a window.
+
+    Args:
+        option: how the user set it, for the message.
+
+    Raises:
+        UserError: it is shorter than `MIN_WINDOW`, or not finite.
+    """
+    if not MIN_WINDOW <= seconds < math.inf:
+        raise UserError(f"{option}={seconds} must be at least {MIN_WINDOW} seconds, and finite")
 
 
 class FrameStep(NamedTuple):

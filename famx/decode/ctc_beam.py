@@ -13,6 +13,8 @@ from famx.decode._run_fusion import LoadRun, RunFusion
 from famx.decode.base import FrameDecoder
 from famx.registry import register
 
+LM_WEIGHT = 0.5
+
 
 @register
 class CTCBeam(FrameDecoder):
@@ -47,7 +49,7 @@ class CTCBeam(FrameDecoder):
         beam: int = 8,
         blank_threshold: float = 0.999,
         lm: str = "",
-        lm_weight: float = 0.5,
+        lm_weight: float = LM_WEIGHT,
         length_bonus: float = 0.0,
     ):
         super().__init__(tokenizer)
@@ -57,8 +59,10 @@ class CTCBeam(FrameDecoder):
             raise ValueError(f"blank_threshold={blank_threshold} must be above 0 and at most 1")
         if lm_weight < 0:
             raise ValueError(f"lm_weight={lm_weight} must be at least 0")
-        if length_bonus and not lm:
-            raise ValueError(f"length_bonus={length_bonus} has no effect without decode.lm")
+        unused = {"lm_weight": (lm_weight, LM_WEIGHT), "length_bonus": (length_bonus, 0)}
+        for option, (value, default) in unused.items():
+            if value != default and not lm:
+                raise ValueError(f"{option}={value} has no effect without decode.lm")
         self.beam = beam
         self.blank_threshold = blank_threshold
         self.fusion: Fusion | None = None

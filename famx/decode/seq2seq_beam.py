@@ -1,6 +1,7 @@
 """Joint beam search with a decoder of texts and CTC (Watanabe 2017), monotonic in its width."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -79,6 +80,12 @@ class Seq2SeqBeam(TextDecoding):
         self.ctc_weight = ctc_weight
         self.length_norm = length_norm
 
+    @classmethod
+    def decoded_outputs(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Returns the outputs of a model that have a weight in the score."""
+        weights = {"text": 1 - options["ctc_weight"], "frames": options["ctc_weight"]}
+        return tuple(output for output, weight in weights.items() if weight)
+
     def decode_encoding(self, model: EncoderDecoder, encoding: Encoding) -> list[str]:
         hypotheses = self.search(model, encoding)
         return [self.tokenizer.decode(hypothesis.tokens) for hypothesis in hypotheses]
@@ -102,6 +109,10 @@ class Seq2SeqBeam(TextDecoding):
                 ctc_scores = scorer.extension_scores(alignments, beam.last)
                 scores = scores + self.ctc_weight * ctc_scores
             scores[..., BLANK_ID] = -torch.inf
+            # without a frame that is left, a text can only end
+            end = scores[..., END_ID].clone()
+            scores = scores.masked_fill((encoding.lengths <= size)[:, None, None], -torch.inf)
+            scores[..., END_ID] = end
             scores = scores.masked_fill(beam.score[..., None] == -torch.inf, -torch.inf)
 
             # the best of them, and the texts that are complete

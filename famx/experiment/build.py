@@ -159,6 +159,11 @@ def load_language_model(folder: str, device: torch.device) -> LanguageModelRun:
         UserError: there is no such run, it was edited, or its model predicts no tokens.
     """
     run_dir = RunDir(folder)
+    if not run_dir.config_file.exists():
+        raise UserError(
+            f"decode.lm={folder} is a folder without a run: it names an ARPA file, or the folder "
+            "of a run of task=lm"
+        )
     run_dir.require_unedited("no option; decode.lm is used as it was trained")
     saved = checkpoint.load(run_dir.require_checkpoints(), "best")
     config = run_dir.load_config()

@@ -63,6 +63,29 @@ class Job(NamedTuple):
         return self.folder.name
 
 
+class Reports:
+    """Watches whether a run writes reports, from when its process starts.
+
+    A run that is resumed has reports already, and first removes those that it will repeat.
+
+    Args:
+        folder: folder of the run.
+    """
+
+    def __init__(self, folder: Path):
+        self.file = RunDir(folder).metrics_file
+        self.smallest = self._size()
+
+    def has_grown(self) -> bool:
+        """Returns whether a report has been added."""
+        size = self._size()
+        self.smallest = min(self.smallest, size)
+        return size > self.smallest
+
+    def _size(self) -> int:
+        return self.file.stat().st_size if self.file.is_file() else 0
+
+
 class Outcome(NamedTuple):
     """How a run of a sweep ended.
 

@@ -14,6 +14,8 @@ from torch.export import Dim, ExportedProgram
 
 from famx.notation import SAMPLE_RATE, Modality, UserError
 
+PROGRAM = "program.pt2"
+ONNX = "model.onnx"
 # the shortest input; a shorter one is padded, and `lengths` says how long it is
 MIN_SIZES = {Modality.SPEECH: SAMPLE_RATE, Modality.TEXT: 2}
 MAX_SIZES = {Modality.SPEECH: 600 * SAMPLE_RATE, Modality.TEXT: 2**16}

@@ -13,6 +13,7 @@ from typing import Any
 from famx import files
 from famx.config.schema import DEFAULT
 from famx.experiment.build import Experiment
+from famx.experiment.program import ONNX, PROGRAM
 from famx.experiment.resolve import OVERRIDABLE_ROOMS, path_options
 from famx.registry import ROOMS, get
 from famx.training import checkpoint
@@ -33,7 +34,7 @@ def publish(
         experiment: its model, on the CPU.
         checkpoint_name: `best` on dev, or `last`.
         parts: files of the user's parts, which are copied.
-        target: new folder; it must exist and be empty.
+        target: new folder; it must exist and hold nothing but the programs of the model.
 
     Raises:
         UserError: a checkpoint cannot be read, or the disk is full.
@@ -64,7 +65,8 @@ def publish(
     for room in OVERRIDABLE_ROOMS:
         paths += [f"{room}.{option}" for option in paths_of(room, trained[room])]
     names = [part.name for part in parts]
-    text = card(config, saved["step"], n_parameters, scores, names, paths)
+    programs = [name for name in (PROGRAM, ONNX) if (target / name).is_file()]
+    text = card(config, saved["step"], n_parameters, scores, names, paths, programs)
     files.write_atomic(target / CARD, text)
 
 
@@ -97,6 +99,7 @@ def card(
     scores: Mapping[str, Mapping[str, Any]],
     parts: list[str],
     paths: list[str],
+    programs: list[str],
 ) -> str:
     """Returns the text of the card: what the model is, its scores, how to load it.
 
@@ -105,6 +108,7 @@ def card(
         scores: content of `scores.<split>.json` by split.
         parts: names of the files of the user's parts.
         paths: options that were paths of the machine that trained it.
+        programs: names of the files with the model as a program.
     """
     lines = [f"# {config['name']}", ""]
     lines += [
@@ -135,7 +139,22 @@ def card(
     lines += ["", "## Use", "", "```sh", " ".join(words), "```"]
     if not parts:
         lines += ["", "```python", "import famx", "", 'model = famx.load(".")', "```"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_program_lines(config, programs)]) + "\n"
+
+
+def _program_lines(config: Mapping[str, Any], programs: list[str]) -> list[str]:
+    """Returns what a card says of the programs: how they run, and which part of the model it is."""
+    if not programs:
+        return []
+    text = f"{_listed(programs)}: `(inputs, lengths) -> (scores, lengths)`, without famx."
+    if get("task", config["task"]["name"]).has_decoder:
+        text += " It is the encoder with its CTC scores alone; the decoder of texts is not in it."
+    load = ["import torch", "", f'program = torch.export.load("{PROGRAM}").module()']
+    return ["", text, "", "```python", *load, "```"]
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(f"`{name}`" for name in names)
 
 
 def _score_rows(split: str, values: Mapping[str, Any]) -> list[str]:
@@ -143,7 +162,7 @@ def _score_rows(split: str, values: Mapping[str, Any]) -> list[str]:
     decoder = values.get("decoder")
     conditions = [f"{key} {values[key]}" for key in ("normaliser", "precision") if key in values]
     if isinstance(decoder, Mapping):
-        conditions.insert(0, " ".join(f"{key}={value}" for key, value in decoder.items()))
+        conditions.insert(0, _as_words("decode", decoder))
     rows = []
     for name, score in values.items():
         if not isinstance(score, Mapping) or "rate" not in score:
@@ -154,6 +173,12 @@ def _score_rows(split: str, values: Mapping[str, Any]) -> list[str]:
         condition = ", ".join(conditions)
         rows.append(f"| {split} | {name} | {rate} | {low} to {high} | {condition} |")
     return rows
+
+
+def _as_words(room: str, choice: Mapping[str, Any]) -> str:
+    """Returns a part and its options as the words of a command line."""
+    options = [f"{room}.{key}={value}" for key, value in choice.items() if key != "name"]
+    return " ".join([f"{room}={choice['name']}", *options])
 
 
 def _format(value: float | None, is_fraction: bool) -> str:

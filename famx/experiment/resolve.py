@@ -40,6 +40,22 @@ class HasOutput(Protocol):
 
 
 @runtime_checkable
+class TrainsOutputs(Protocol):
+    """A task whose options may leave an output of its model untrained."""
+
+    @classmethod
+    def untrained_outputs(cls, options: Config) -> dict[str, str]: ...
+
+
+@runtime_checkable
+class DecodesOutputs(Protocol):
+    """A decoder whose options decide which outputs it decodes."""
+
+    @classmethod
+    def decoded_outputs(cls, options: Config) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
 class HasPaths(Protocol):
     """A data set or decoder with hyperparameters that are paths."""
 
@@ -189,6 +205,7 @@ def check_parts_fit(config: Config) -> None:
             f"decode={config['decode']['name']} decodes {decoder.output} and task={task_name} "
             f"gives {' and '.join(outputs)}; decode=default is {task.default_parts['decode']}"
         )
+    _check_outputs_are_trained(config)
     # an earlier layer that the task trains
     intermediate_layer = config["task"].get("intermediate_layer", 0)
     n_layers = config["model"]["n_layers"]
@@ -197,6 +214,26 @@ def check_parts_fit(config: Config) -> None:
             f"task.intermediate_layer={intermediate_layer} must be below the last of "
             f"model.n_layers={n_layers}, or 0 for none"
         )
+
+
+def _check_outputs_are_trained(config: Config) -> None:
+    """Checks that a decoder uses no output that the loss leaves at its initial weights."""
+    # those of another run may be trained
+    if config["init_from"]:
+        return
+    task = get("task", config["task"]["name"])
+    untrained: dict[str, str] = {}
+    if isinstance(task, TrainsOutputs):
+        untrained = task.untrained_outputs(complete_choice("task", config["task"]))
+    decoder = get("decode", config["decode"]["name"])
+    used: tuple[str, ...] = (decoder.output,) if isinstance(decoder, HasOutput) else ()
+    if isinstance(decoder, DecodesOutputs):
+        used = decoder.decoded_outputs(complete_choice("decode", config["decode"]))
+    for output, reason in untrained.items():
+        if output in used:
+            raise UserError(
+                f"decode={config['decode']['name']} decodes the output {output}, which {reason}"
+            )
 
 
 OVERRIDABLE = ("trainer.device", "trainer.threads")  # options of a trained run

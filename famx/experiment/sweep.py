@@ -23,12 +23,20 @@ from rich.text import Text
 
 from famx.config.sections import SweepConfig
 from famx.experiment.checks import check_config
-from famx.experiment.jobs import Job, Outcome, State, read_score, read_state, selection_metric, work
+from famx.experiment.jobs import (
+    Job,
+    Outcome,
+    Reports,
+    State,
+    read_score,
+    read_state,
+    selection_metric,
+    work,
+)
 from famx.experiment.packing import Slots
 from famx.monitoring.progress import format_score
 from famx.notation import UserError
 from famx.training.device import handle_signals
-from famx.training.run_dir import RunDir
 
 STARTABLE = (State.NEW, State.INTERRUPTED)
 OUTPUT = "output.log"
@@ -42,6 +50,7 @@ class Running:
     process: BaseProcess
     receiver: connection.Connection
     start: float
+    reports: Reports
 
 
 class Sweep:
@@ -150,8 +159,8 @@ class Sweep:
         """Measures the machine where the number of runs at once depends on it."""
         if self.slots is None or self.slots.interval is None or not self.running:
             return
-        # a run that has written metrics trains
-        if RunDir(self.running[0].job.folder).metrics_file.exists():
+        # a run that writes reports trains
+        if self.running[0].reports.has_grown():
             message = self.slots.observe()
             if message:
                 self.console.print(message, markup=False, soft_wrap=True)
@@ -208,11 +217,12 @@ class Sweep:
         context = _process_context()
         receiver, sender = context.Pipe(duplex=False)
         arguments = (job, self.settings.mixed_code, log_file, sender)
+        reports = Reports(job.folder)
         process = context.Process(target=work, args=arguments)
         process.start()
         # only the run holds the other end, so that its death closes the pipe
         sender.close()
-        self.running.append(Running(job, process, receiver, time.monotonic()))
+        self.running.append(Running(job, process, receiver, time.monotonic(), reports))
         # a signal may have come since the run was chosen
         if self.stopped_by is not None:
             self._stop(self.stopped_by)

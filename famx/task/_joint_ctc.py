@@ -1,8 +1,8 @@
 """Speech to text by a decoder of texts that is trained jointly with CTC on the frames."""
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
@@ -41,6 +41,25 @@ class JointCTC(TextScores, Task):
         "decode": "seq2seq_greedy",
     }
     special_tokens: ClassVar[tuple[str, ...]] = ("<blank>", "<end>")
+
+    @classmethod
+    def untrained_outputs(cls, options: Mapping[str, Any]) -> dict[str, str]:
+        """Returns the outputs that these options leave untrained, with the reason and a remedy.
+
+        The reason completes a sentence about the output.
+        """
+        weight = options["ctc_weight"]
+        if weight == 0:
+            remedy = "decode=seq2seq_greedy, or decode=seq2seq_beam with decode.ctc_weight=0"
+            return {
+                "frames": f"task.ctc_weight={weight} does not train: increase it, or use {remedy}"
+            }
+        if weight == 1:
+            remedy = "decode=ctc_greedy"
+            return {
+                "text": f"task.ctc_weight={weight} does not train: decrease it, or use {remedy}"
+            }
+        return {}
 
     def __init__(
         self,

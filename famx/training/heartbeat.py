@@ -18,8 +18,8 @@ BEAT: Seconds = 2.0
 MAX_SILENCE: Seconds = 25.0
 # added to the count of a process that has finished, which then no longer changes
 FINISHED = 2**40
-# parts of the messages of gloo and NCCL where another process has ended
-ENDED = ("onnection closed", "onnection reset", "roken pipe", "remote process exited", "NCCL error")
+# parts of the messages of gloo and NCCL where another process has ended; NCCL has other errors too
+ENDED = ("onnection closed", "onnection reset", "roken pipe", "remote process exited")
 
 
 class Heartbeat:
@@ -80,8 +80,7 @@ def watch_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        is_ended = isinstance(error, distributed.DistError)
-        if not is_ended and not any(phrase in str(error) for phrase in ENDED):
+        if not is_loss_of_a_process(error):
             raise
         raise UserError(
             f"another of the {world_size()} processes has ended; its own message is above, or it "
@@ -89,6 +88,12 @@ def watch_processes() -> Iterator[None]:
         ) from error
     finally:
         heartbeat.stop()
+
+
+def is_loss_of_a_process(error: RuntimeError) -> bool:
+    """Returns whether an error of a collective operation says that another process has ended."""
+    is_connection = isinstance(error, distributed.DistNetworkError | distributed.DistStoreError)
+    return is_connection or any(phrase in str(error) for phrase in ENDED)
 
 
 def _key(number: int) -> str:

@@ -1,5 +1,6 @@
 """Restores a trainer from a checkpoint, whose content is checked before it is used."""
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -7,14 +8,36 @@ import torch
 
 from famx.notation import UserError
 from famx.seeding import set_rng_state
+from famx.training import checkpoint
 from famx.training.hooks import Interval
-from famx.training.tree import require_like, restoring
+from famx.training.run_dir import RunDir
+from famx.training.tree import MALFORMED, require_like, restoring
 
 if TYPE_CHECKING:
     from famx.training.trainer import Trainer
 
 # values whose structure changes during a run
 CHANGING = ("latest", "rng", "total_steps", "eval_interval")
+
+
+def require_optimizer(run_dir: RunDir) -> None:
+    """Checks that a run can go on: an exported one has weights alone.
+
+    Raises:
+        UserError: no checkpoint has the state of an optimizer.
+    """
+    for folder in checkpoint.all_folders(run_dir.require_checkpoints()):
+        try:
+            names = json.loads((folder / "state.json").read_text()).keys()
+        except (OSError, *MALFORMED):
+            # a damaged checkpoint, which is reported where it is loaded
+            return
+        if "optimizer" in names:
+            return
+        raise UserError(
+            f"{run_dir} has weights without the state of an optimizer, as an exported run: a new "
+            f"run starts from them by init_from={run_dir}"
+        )
 
 
 def restore(trainer: "Trainer", saved: Mapping[str, Any], trust_edits: bool) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ from famx.training.tree import MALFORMED
 
 log = logging.getLogger(__name__)
 
-SWEEP_ORDER = "runs.txt"
 SECTIONS = (*ROOMS, "model", "trainer", "loader")  # mappings that every stored config has
 LOCK = ".lock"  # reserves a folder, and is locked while a process trains in it
 
@@ -231,9 +230,10 @@ class RunDir:
         # PyYAML raises ValueError for numbers and dates, and other errors for nodes of no sense
         except (OSError, RecursionError, yaml.YAMLError, *MALFORMED) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"{self} is not a run: {self.config_file} cannot be read ({reason})"
-            ) from error
+            state = f"{self.config_file} cannot be read ({reason})"
+            if isinstance(error, FileNotFoundError):
+                state = f"there is no {self.config_file}"
+            raise UserError(f"{self} is not a run: {state}") from error
         # a file of other YAML is reported like one without sections
         config = config if isinstance(config, dict) else {}
         refuse_renamed(config, str(self.config_file))
@@ -291,21 +291,6 @@ class RunDir:
                 file.unlink()
 
 
-def save_sweep_order(folder: Path, names: Sequence[str]) -> None:
-    """Writes the order in which the runs of a sweep were named, after those of earlier commands."""
-    known = sorted(read_sweep_order(folder), key=read_sweep_order(folder).__getitem__)
-    ordered = [*known, *(name for name in names if name not in known)]
-    files.write_atomic(folder / SWEEP_ORDER, "".join(f"{name}\n" for name in ordered))
-
-
-def read_sweep_order(folder: Path) -> dict[str, int]:
-    """Returns the position of each run of a sweep, by the name of its folder."""
-    file = folder / SWEEP_ORDER
-    if not file.is_file():
-        return {}
-    return {name: i for i, name in enumerate(file.read_text().splitlines())}
-
-
 def reserve_folder(path: str) -> str:
     """Creates a folder that no other run uses: the path, or the path with a number.
 
@@ -331,20 +316,13 @@ def remove_reserved(folder: Path) -> None:
         folder.rmdir()
 
 
-def find_runs(paths: Sequence[str | Path]) -> list[Path]:
-    """Lists folders of runs, each once, in their order; the folder of a sweep is all its runs.
-
-    They are in the order of its command, so that the first value of each option is the baseline.
-    """
-    by_target: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        order = read_sweep_order(path)
-        runs = sorted(
-            (file.parent for file in path.glob("*/config.yaml")),
-            key=lambda run: (order.get(run.name, len(order)), run.name),
-        )
-        if (path / "config.yaml").exists() or not runs:
-            runs = [path]
-        for run in runs:
-            by_target.setdefault(run.resolve(), run)
-    return list(by_target.values())
+def _are_user_parts(value: object) -> bool:
+    """Returns whether a value is what a config stores of the files of the user's parts."""
+    if not isinstance(value, list):
+        return False
+    for part in value:
+        if not isinstance(part, dict) or part.keys() != {"file", "sha256"}:
+            return False
+        if not all(isinstance(text, str) for text in part.values()):
+            return False
+    return True

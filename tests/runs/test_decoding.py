@@ -66,6 +66,10 @@ def test_run_of_a_language_model_is_added_to_the_scores(corpus, command, tmp_pat
     assert finished.status == 2
     assert "decode.lm=" in finished.sentence
     assert "is a run of task=ctc; a language model is a run of task=lm" in finished.sentence
+    (tmp_path / "empty").mkdir()
+    finished = command("evaluate", "run", "decode=ctc_beam", "decode.lm=empty")
+    assert "empty is a folder without a run: it names an ARPA file, or the f" in finished.sentence
+    assert "Errno" not in finished.sentence
 
 
 def test_times_are_in_seconds_at_any_rate(corpus, tmp_path):
@@ -87,6 +91,7 @@ def test_times_are_in_seconds_at_any_rate(corpus, tmp_path):
     for arguments, message in (
         ({"window": 0.5}, r"window=0\.5 must be at least 2\.0 seconds"),
         ({"window": float("nan")}, "window=nan must be at least"),
+        ({"window": float("inf")}, "window=inf must be at least 2.0 seconds, and finite"),
     ):
         with pytest.raises(UserError, match=message):
             recognizer.transcribe(tmp_path / "a.wav", **arguments)
@@ -118,11 +123,20 @@ def test_transcripts_are_text_json_or_subtitles(corpus, command, tmp_path):
         ((file, file, "--format", "srt"), "--format srt takes one file"),
         ((file, "--format", "srt", "--timestamps", "char"), "remove --timestamps char"),
         ((file, "--window", "1"), "window=1.0 must be at least 2.0 seconds"),
+        ((file, "--window", "-inf"), "--window"),
+        ((file, "--window=-5"), "--window=-5.0 must be at least 2.0 seconds"),
         ((file, "--format", "xml"), "xml"),
     ):
         finished = command("transcribe", "run", *words)
         assert finished.status == 2
         assert message in finished.sentence
+
+
+@pytest.mark.parametrize("window", ["inf", "nan", "0", "1e400"])
+def test_window_is_checked_before_the_run_is_loaded(window, command):
+    finished = command("transcribe", "no_run", "no_file.wav", f"--window={window}")
+    assert finished.status == 2
+    assert finished.sentence.startswith(f"famx: --window={float(window)} must be at least 2.0 s")
 
 
 def test_language_model_may_move_before_a_run_is_resumed(corpus, command, tmp_path):

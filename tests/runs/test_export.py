@@ -109,6 +109,23 @@ def test_program_gives_the_scores_of_the_model_for_any_batch_and_length(command,
         torch.testing.assert_close(program_scores[i, :size], scores[i, :size], rtol=1e-4, atol=1e-5)
 
 
+def test_card_says_what_the_program_of_a_text_decoder_holds(command, corpus, tmp_path):
+    words = ("task=seq2seq", "model.decoder_layers=1", "decode=seq2seq_beam", "decode.beam=2")
+    words = (*words, "trainer.max_steps=1", "hydra.run.dir=run")
+    assert command("train", *tones_words(corpus, *words)).status == 0
+    finished = export("run", "--to", "out")
+    assert finished.returncode == 0, finished.stderr
+    card = (tmp_path / "out/README.md").read_text()
+    assert "`program.pt2`: `(inputs, lengths) -> (scores, lengths)`, without famx." in card
+    assert "the decoder of texts is not in it" in card
+    # the decoder of the scores, as it is typed
+    assert "| decode=seq2seq_beam decode.beam=2 decode.ctc_weight=0.3 " in card
+    assert "name=" not in card
+    # a card names no program that is not there
+    assert command("export", "run", "--to", "alone", "--no-program").status == 0
+    assert "program.pt2" not in (tmp_path / "alone/README.md").read_text()
+
+
 def test_model_that_is_no_program_is_exported_without_one(command, corpus, tmp_path):
     (tmp_path / "largest.py").write_text(PART)
     part_words = ("famx_parts=[largest.py]", "norm=largest")
@@ -116,11 +133,24 @@ def test_model_that_is_no_program_is_exported_without_one(command, corpus, tmp_p
     finished = export("run", "--to", "out", part_words[0])
     assert finished.returncode == 2
     assert finished.stderr.startswith("famx: torch.export cannot export this model: ")
+    assert finished.stderr.endswith("else is exported: --no-program leaves it out\n")
     assert not (tmp_path / "out/program.pt2").exists()
     # the rest is complete, with the part
     copied = f"famx_parts=[{tmp_path}/out/largest.py]"
     assert command("evaluate", "out", f"data.root={corpus}", copied).status == 0
     assert "famx_parts=[largest.py]" in (tmp_path / "out/README.md").read_text()
+
+
+def test_exported_run_names_the_option_of_its_data_and_does_not_go_on(
+    command, trained, tmp_path, monkeypatch
+):
+    assert command("export", "run", "--to", "out", "--no-program").status == 0
+    finished = command("evaluate", "out")
+    assert finished.status == 2
+    assert finished.sentence.endswith("test.tsv: data.root=DIR names the folder of it")
+    finished = command("train", "resume=out", "trainer.max_steps=20")
+    assert finished.status == 2
+    assert finished.sentence.endswith("a new run starts from them by init_from=out")
 
 
 def test_mistakes_are_refused_and_write_nothing(command, trained, tmp_path):

@@ -35,3 +35,22 @@ def test_run_that_is_not_finished_is_refused(command, tmp_path):
     finished = command("replay", tmp_path)
     assert finished.status == 2
     assert "is not a finished run: there is no result.json" in finished.sentence
+
+
+@pytest.mark.slow
+def test_run_that_was_resumed_with_other_settings_is_refused_before_it_trains(command, corpus):
+    assert command("train", *tones_words(corpus, "hydra.run.dir=run")).status == 0
+    # what changes no result
+    assert command("train", "resume=run", "loader.workers=0", "trainer.save_every=3").status == 0
+    with_commands("run", ["train trainer.max_steps=7", "train resume=run trainer.max_steps=7"])
+    assert command("replay", "run").status == 0
+    with_commands("run", ["train", "train resume=run trainer.max_steps=7", "damaged '"])
+    refused = command("replay", "run")
+    assert refused.status == 2
+    assert "run was resumed with trainer.max_steps=7, so that one training" in refused.sentence
+
+
+def with_commands(folder, commands):
+    """Writes the commands that a run says it was started with."""
+    with open(f"{folder}/provenance.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"command": words}) + "\n" for words in commands)

@@ -1,6 +1,7 @@
 """Runs of speech to text with a decoder: trained, resumed, evaluated, transcribed, transferred."""
 
 import json
+import re
 import signal
 
 import pytest
@@ -11,7 +12,7 @@ from tones import reported_values, saved_weights, stopped_at, tones_config, tone
 import famx
 from famx.experiment.build import build_experiment
 from famx.experiment.report import flops_per_unit
-from famx.experiment.resolve import resolve
+from famx.experiment.resolve import check_parts_fit, resolve
 from famx.experiment.run import run
 from famx.experiment.transfer import initialize_from
 from famx.notation import UserError
@@ -88,6 +89,48 @@ def test_decoders_of_other_tasks_are_refused(corpus, tmp_path):
         run(tones_config(corpus, *SEQ2SEQ, "decode=lm_greedy"), tmp_path / "run")
     with pytest.raises(UserError, match="decodes text and task=ctc gives frames"):
         run(tones_config(corpus, "decode=seq2seq_beam"), tmp_path / "run")
+
+
+def test_decoders_of_untrained_outputs_are_refused(corpus):
+    for words, message in (
+        (
+            ("task.ctc_weight=0", "decode=ctc_greedy"),
+            "decode=ctc_greedy decodes the output frames, which task.ctc_weight=0.0 does not train",
+        ),
+        (("task.ctc_weight=0", "decode=ctc_beam"), "decode=ctc_beam decodes the output frames"),
+        (
+            ("task.ctc_weight=0", "decode=seq2seq_beam"),
+            "or use decode=seq2seq_greedy, or decode=seq2seq_beam with decode.ctc_weight=0",
+        ),
+        (("task.ctc_weight=1",), "decode=seq2seq_greedy decodes the output text, which task.ctc_"),
+        (("task.ctc_weight=1", "decode=seq2seq_beam"), "decrease it, or use decode=ctc_greedy"),
+    ):
+        config = resolve(tones_config(corpus, *SEQ2SEQ, *words))
+        with pytest.raises(UserError, match=re.escape(message)):
+            check_parts_fit(config)
+        # the weights of another run may be trained
+        check_parts_fit(config | {"init_from": "run"})
+    for words in (
+        ("task.ctc_weight=0",),
+        ("task.ctc_weight=0", "decode=seq2seq_beam", "decode.ctc_weight=0"),
+        ("task.ctc_weight=1", "decode=ctc_greedy"),
+        ("task.ctc_weight=1", "decode=seq2seq_beam", "decode.ctc_weight=1"),
+    ):
+        check_parts_fit(resolve(tones_config(corpus, *SEQ2SEQ, *words)))
+
+
+def test_trained_run_refuses_a_decoder_of_an_untrained_output(corpus, tmp_path):
+    run(tones_config(corpus, *SEQ2SEQ, "task.ctc_weight=0", "trainer.max_steps=1"), tmp_path / "a")
+    with pytest.raises(UserError, match=r"output frames, which task\.ctc_weight=0"):
+        famx.load(tmp_path / "a", overrides=["decode=ctc_greedy"])
+
+
+def test_times_of_a_text_decoder_are_refused_with_the_decoder_that_has_them(trained, corpus):
+    with pytest.raises(UserError, match=r"uses no scores of frames.*; decode=ctc_greedy has"):
+        famx.load(trained).transcribe(corpus / "test0.wav", timestamps="word")
+    recognizer = famx.load(trained, overrides=["decode=ctc_greedy"])
+    (transcript,) = recognizer.transcribe(corpus / "test0.wav", timestamps="word")
+    assert [unit.text for unit in transcript.units] == transcript.text.split()
 
 
 @pytest.mark.slow

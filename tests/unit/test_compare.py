@@ -11,7 +11,7 @@ from famx import compare
 from famx.analysis import comparison
 from famx.analysis.runs import Setting, read_run
 from famx.notation import UserError
-from famx.training.run_dir import find_runs
+from famx.training.sweep_dir import find_runs
 
 
 @pytest.fixture
@@ -56,6 +56,10 @@ def test_each_test_has_a_table_and_all_share_a_picture(tmp_path, run_compare, ca
     assert output.index("optim=fam") < output.index("optim=adamw"), "the first run is the baseline"
     assert "unscored is not scored on test" in caplog.text
     assert (sweep / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{first} is named twice, and counts once" in caplog.text
+    assert "replaced" not in output
+    again = run_compare(sweep)
+    assert again.endswith("earlier files are replaced: compare.png, report.html, report.md")
 
 
 def test_the_table_has_rates_intervals_and_verdicts(tmp_path, run_compare):

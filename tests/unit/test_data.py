@@ -173,6 +173,23 @@ def test_link_of_another_person_is_not_followed(path, outside, monkeypatch):
         Manifest("train", 0, root=str(outside))
 
 
+@pytest.mark.parametrize("path", ["link.wav", "folder/a.wav"])
+def test_link_of_root_is_followed(path, outside, monkeypatch):
+    (outside / "train.tsv").write_text(f"{path}\tzero\n")
+    monkeypatch.setattr(os, "getuid", lambda: 1234)
+    os_stat, os_lstat = os.stat, os.lstat
+
+    def with_owner(status, owner):
+        return os.stat_result((*status[:4], owner, *status[5:]))
+
+    def stat_of_user(file, **options):
+        return with_owner(os_stat(file, **options), 1234)
+
+    monkeypatch.setattr(os, "stat", stat_of_user)
+    monkeypatch.setattr(os, "lstat", lambda file: with_owner(os_lstat(file), 0))
+    assert len(Manifest("train", 0, root=str(outside)).ids) == 1
+
+
 @pytest.fixture
 def two_speakers(folder):
     """Options of a manifest of 24 recordings, 12 of each speaker, joined by threes to fives."""

@@ -29,6 +29,8 @@ ngram 2=3
 -0.3 a </s>
 \\end\\
 """
+# without a probability of words that it does not have
+CLOSED = WORDS.replace("-2.0 <unk>\n", "").replace("1=6", "1=5")
 CHARACTERS = """\\data\\
 ngram 1=5
 ngram 2=4
@@ -52,7 +54,8 @@ def no_run(folder):
 
 
 def beam_search(tokenizer, lm, load_run=no_run, **options):
-    options = {"beam": 4096, "blank_threshold": 1.0, "lm_weight": 0.7, **options}
+    weight = {"lm_weight": 0.7} if lm else {}
+    options = {"beam": 4096, "blank_threshold": 1.0, **weight, **options}
     choice = {"name": "ctc_beam", "lm": str(lm), **options}
     return build("decode", choice, tokenizer=tokenizer, load_run=load_run)
 
@@ -77,27 +80,32 @@ def units_of(text, is_of_words):
 
 
 @pytest.mark.parametrize("vocab_size", [0, 6])
-@pytest.mark.parametrize("content", [WORDS, CHARACTERS])
+@pytest.mark.parametrize("content", [WORDS, CLOSED, CHARACTERS])
 def test_score_is_that_of_the_signal_and_of_the_ngrams(content, vocab_size, tmp_path):
     tokenizer = train_tokenizer(["ab a ab", "b ab"], ["<blank>"], vocab_size)
     texts = [tokenizer.id_to_token(i).replace("▁", " ") for i in range(tokenizer.get_vocab_size())]
     assert (" ab" in texts) == bool(vocab_size)
     file = tmp_path / "lm.arpa"
     file.write_text(content)
-    arpa = read_arpa(str(file))
     decoder = beam_search(tokenizer, file, length_bonus=0.4)
+    if content == CLOSED:
+        # 10^-3 for each character of other words, the first one here
+        file.write_text(WORDS.replace("-2.0 <unk>", "-3 <unk>"))
+    arpa = read_arpa(str(file))
     for _ in range(3):
         scores = 2 * torch.randn(1, 5, len(texts))
         expected = {}
         for tokens, log_prob in log_probs_of_texts(scores[0]).items():
             text = "".join(texts[token] for token in tokens)
-            units = [*units_of(text, content == WORDS), "</s>"]
+            units = [*units_of(text, content != CHARACTERS), "</s>"]
             total = log_prob + 0.4 * (len(units) - 1)
             for i, unit in enumerate(units):
                 known = unit if unit in arpa.words else "<unk>"
                 # the file of characters has all of them, and no <unk>
                 before = ["<s>", *(w if w in arpa.words else "<unk>" for w in units[:i])]
                 total += 0.7 * math.log(10) * log10_by_definition(arpa, before, known)
+                if content == CLOSED and known == "<unk>":
+                    total -= 0.7 * math.log(10) * 3 * (len(unit) - 1)
             expected[tokens] = total
         hypotheses = decoder.search(scores, torch.tensor([5]))
         reached = {}
@@ -107,6 +115,18 @@ def test_score_is_that_of_the_signal_and_of_the_ngrams(content, vocab_size, tmp_
                 reached[tuple(token for token in tokens if token >= 0)] = score
         assert reached == pytest.approx(expected)
         assert hypotheses.best()[0] == list(max(expected, key=expected.get))
+
+
+def test_unknown_words_keep_their_boundaries_where_the_file_has_no_unk(tmp_path):
+    tokenizer = train_tokenizer(["ba cab a"], ["<blank>"])
+    file = tmp_path / "lm.arpa"
+    file.write_text(CLOSED)
+    decoder = beam_search(tokenizer, file, beam=8, lm_weight=0.5)
+    for text in ("ba cab", "cab ab ba", "a ba ab bab", "bacaba ab"):
+        frames = [token for id in tokenizer.encode(text).ids for token in (0, id, 0)]
+        one_hot = torch.nn.functional.one_hot(torch.tensor([frames]), tokenizer.get_vocab_size())
+        scores = 12.0 * one_hot + torch.randn(one_hot.shape)
+        assert decoder.decode_scores(scores, torch.tensor([len(frames)])) == [text]
 
 
 @pytest.mark.parametrize("content", [WORDS, CHARACTERS])
@@ -143,9 +163,10 @@ def test_language_model_of_other_letters_is_refused(tmp_path):
         beam_search(tokenizer, file)
 
 
-def test_length_bonus_without_a_language_model_is_refused():
-    with pytest.raises(UserError, match=r"length_bonus=1\.0 has no effect without decode\.lm"):
-        beam_search(train_tokenizer(["ab"], ["<blank>"]), "", length_bonus=1.0)
+@pytest.mark.parametrize("option", ["length_bonus", "lm_weight"])
+def test_option_of_a_language_model_without_one_is_refused(option):
+    with pytest.raises(UserError, match=rf"{option}=1\.0 has no effect without decode\.lm"):
+        beam_search(train_tokenizer(["ab"], ["<blank>"]), "", **{option: 1.0})
 
 
 class NextToken(torch.nn.Module):

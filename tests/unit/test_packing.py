@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from famx.experiment.jobs import Reports
 from famx.experiment.packing import N_SAMPLES, Slots, Usage, n_cores, read_usage, runs_at_once
 from famx.notation import UserError
 
@@ -48,6 +49,25 @@ def test_first_run_on_a_gpu_trains_alone_until_it_is_measured():
     assert slots.interval is None
     assert f"{slots.limit} runs at once: one uses 2,000 MiB of 81,000" in message
     assert "50% of the time" in message
+
+
+def test_run_trains_once_it_adds_reports_also_if_it_is_resumed(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    reports = Reports(tmp_path)
+    assert not reports.has_grown()
+    file.write_text("")
+    assert not reports.has_grown()
+    file.write_text("one\n")
+    assert reports.has_grown()
+    # a resumed run begins with its reports, and removes those that it repeats
+    file.write_text("one\ntwo\nthree\n")
+    reports = Reports(tmp_path)
+    assert not reports.has_grown()
+    file.write_text("one\n")
+    assert not reports.has_grown()
+    file.write_text("one\ntwo\n")
+    assert reports.has_grown()
+    assert reports.has_grown()
 
 
 def test_sweep_goes_on_one_by_one_if_the_gpu_cannot_be_measured_any_more():

@@ -131,6 +131,22 @@ def test_words_have_the_times_at_which_they_are_spelled():
         assert [unit.end for unit in units] == pytest.approx([0.04 * i for i in ends])
 
 
+@pytest.mark.parametrize("window", [5.0, 30.0])
+def test_words_on_both_sides_of_a_long_pause_keep_their_times(window):
+    tokenizer = train_tokenizer(["abc "], ["<blank>"])
+    decoder = build("decode", {"name": "ctc_greedy"}, tokenizer=tokenizer)
+    model = Spelled(tokenizer.get_vocab_size())
+    a, b, space = (tokenizer.token_to_id(character) for character in "ab ")
+    # two words, a pause longer than a window, and two words
+    spoken = [a, a, 0, b, 0, space, 0, b, 0, 0]
+    frames = [0] * 30 + spoken + [0] * 900 + [space, 0] + spoken + [0] * 30
+    units = recognize(model, decoder, spelled_signal(frames), STEP, window, "word").units
+    starts = [30, 37, 942, 949]
+    assert [unit.text for unit in units] == ["ab", "b", "ab", "b"]
+    assert [unit.start for unit in units] == pytest.approx([0.04 * i for i in starts])
+    assert [unit.end - unit.start for unit in units] == pytest.approx([0.16, 0.04, 0.16, 0.04])
+
+
 def test_characters_of_a_subword_share_its_frames():
     spans = [TokenSpan(1, 10, 14), TokenSpan(2, 20, 21)]
     characters = character_times(spans, ["", " ab", "c"], 1, 0.04)

@@ -9,7 +9,7 @@ from scored_runs import WRONG_HYPOTHESES, write_scored_run
 
 from famx import compare
 from famx.notation import UserError
-from famx.training.run_dir import find_runs, save_sweep_order
+from famx.training.sweep_dir import find_runs, save_sweep_order
 
 
 def write_runs(folder, costs=((1.0, 1.0), (1.0, 1.0))):

@@ -121,7 +121,7 @@ def test_labels_distinguish_all_models(tmp_path):
 
 
 def test_a_run_without_the_score_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is not a run"):
+    with pytest.raises(UserError, match=r"is not a run: there is no \S*config\.yaml$"):
         read_run(tmp_path, "test", None)
     with pytest.raises(UnscoredError, match="has no wer on test; its task gives loss"):
         read_run(write_scored_run(tmp_path / "text", "task=lm"), "test", "wer")

@@ -264,6 +264,24 @@ def test_a_beam_as_wide_as_all_texts_has_the_best_one():
     assert hypothesis.score >= best - 1e-5
 
 
+def test_a_signal_without_frames_has_no_text():
+    torch.manual_seed(3)
+    model = build_small()
+    batch = speech_batch(("a", "b"))
+    with torch.inference_mode():
+        encoding = model.encode(batch.inputs, batch.lengths)
+        without = encoding._replace(lengths=encoding.lengths * torch.tensor([0, 1]))
+        expected = [h.tokens for h in beam_search(model, encoding, beam=3, ctc_weight=0.3)]
+        assert expected[1]
+        for weight in (0.0, 0.3, 1.0):
+            (empty, other) = beam_search(model, without, beam=3, ctc_weight=weight)
+            assert empty.tokens == []
+            assert other.tokens or weight != 0.3
+        # as greedy decoding
+        greedy = build("decode", {"name": "seq2seq_greedy"}, tokenizer=TOKENIZER)
+        assert greedy.decode_encoding(model, without)[0] == ""
+
+
 def test_a_model_learns_two_recordings_by_heart():
     model = build_model(compose_config("layer.dropout=0"), VOCAB_SIZE).train()
     task = build("task", {"name": "seq2seq"}, tokenizer=TOKENIZER)
