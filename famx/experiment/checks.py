@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from famx.config.sections import FinetuneConfig
 from famx.experiment.build import Experiment, build_optimizer, build_without_memory
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
 from famx.notation import SAMPLE_RATE, Modality, UserError
@@ -26,6 +27,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     check_parts_fit(resolved)
     probe_level(resolved["probe"])
     TrainerConfig(**resolved["trainer"])
+    FinetuneConfig(**resolved["finetune"])
     LoaderConfig(**resolved["loader"])
     build("schedule", resolved["schedule"], total_steps=1000)
     # any parameter shows whether an optimizer accepts its options

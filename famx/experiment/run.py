@@ -12,6 +12,7 @@ from rich.console import Console, Group
 
 from famx import files
 from famx.config.command import format_command
+from famx.config.sections import FinetuneConfig
 from famx.data._fingerprint import digest_of
 from famx.experiment import report
 from famx.experiment.build import (
@@ -75,6 +76,7 @@ def run(
     probe_level(config["probe"])
     is_checked(config)
     settings = TrainerConfig(**config["trainer"])
+    finetuning = FinetuneConfig(**config["finetune"])
     device = select_device(settings.device, settings.threads)
     is_main_process = join_process_group(device)
     run_dir = RunDir(folder)
@@ -87,10 +89,10 @@ def run(
     for split in experiment.loader("train").dataset.splits:
         check_learnable(experiment, split)
     transfer = _initialize(experiment) if not resume else None
-    freeze(experiment.model, config["finetune"]["freeze"])
+    frozen = freeze(experiment.model, finetuning, settings.max_steps)
     optimizer = build_run_optimizer(experiment, settings)
     run_log = WriteRunLog(run_dir, report.hparams(config))
-    hooks = training_hooks(run_dir, experiment, plans)
+    hooks = [*frozen, *training_hooks(run_dir, experiment, plans)]
     if is_main_process:
         hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)
     trainer = build_trainer(experiment, optimizer, settings, hooks)
