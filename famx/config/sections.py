@@ -177,6 +177,8 @@ class RunConfig:
         sweep: options of a sweep, which no run depends on.
         resume: folder of a run to continue.
         init_from: folder of a run whose weights are the initial ones.
+        logger: where the curves of a run go besides its folder, `tensorboard` for nowhere else, or
+            `mlflow`, `wandb` or `trackio` (docs/trackers.md).
         finetune: which of these weights are loaded, and which are trained from when and how fast.
         famx_parts: files of the user's parts; in a stored config, their names and digests.
         check: whether parts outside of famx are checked before they train, `on` or `off`; not typed
@@ -191,6 +193,7 @@ class RunConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     resume: str | None = None
     init_from: str | None = None
+    logger: str = "tensorboard"
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     famx_parts: Any = field(default_factory=list)
     check: Any = "on"

@@ -29,6 +29,7 @@ from famx.experiment.transfer import Transfer, freeze, initialize_from
 from famx.experiment.user_parts import build_user_hooks, is_checked
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
 from famx.monitoring.optimizer_probe import OptimizerProbe
+from famx.monitoring.trackers import DEFAULT, check_logger
 from famx.notation import UserError
 from famx.training import checkpoint
 from famx.training.checkpoint import describe_weights, load_weights
@@ -74,6 +75,8 @@ def run(
     config = resolve(config)
     check_parts_fit(config)
     probe_level(config["probe"])
+    logger = DEFAULT if is_temporary else config["logger"]
+    check_logger(logger)
     is_checked(config)
     settings = TrainerConfig(**config["trainer"])
     finetuning = FinetuneConfig(**config["finetune"])
@@ -91,7 +94,7 @@ def run(
     transfer = _initialize(experiment) if not resume else None
     frozen = freeze(experiment.model, finetuning, settings.max_steps)
     optimizer = build_run_optimizer(experiment, settings)
-    run_log = WriteRunLog(run_dir, report.hparams(config))
+    run_log = WriteRunLog(run_dir, report.hparams(config), logger)
     hooks = [*frozen, *training_hooks(run_dir, experiment, plans)]
     if is_main_process:
         hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)

@@ -20,8 +20,8 @@ NEUTRAL = {
     "loader": ("workers", "cache_gb"),
 }
 """Options that cannot change a result, by section."""
-UNUSED = ("name", "resume", "sweep", "check")
-"""Options that name, arrange or check runs."""
+UNUSED = ("name", "resume", "sweep", "check", "logger")
+"""Options that name, arrange, check or report runs."""
 PACKAGE = Path(__file__).parent.parent
 OTHER_FOLDERS = ("analysis", "contracts")
 """Folders of the package that no training executes."""
