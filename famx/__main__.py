@@ -19,6 +19,7 @@ COMMANDS = (
     "check",
     "replay",
     "export",
+    "completion",
 )
 
 

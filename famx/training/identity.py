@@ -25,7 +25,10 @@ UNUSED = ("name", "resume", "sweep", "check", "logger")
 PACKAGE = Path(__file__).parent.parent
 OTHER_FOLDERS = ("analysis", "contracts")
 """Folders of the package that no training executes."""
-COMMANDS = ("check", "compare", "evaluate", "parts", "replay", "spectra", "train", "transcribe")
+COMMANDS = (
+    *("__main__", "check", "compare", "completion", "evaluate", "export", "generate", "parts"),
+    *("replay", "spectra", "train", "transcribe"),
+)
 
 
 def essential_config(config: Config) -> dict[str, Any]:

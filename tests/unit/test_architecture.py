@@ -35,6 +35,7 @@ LAYERS = (
         "replay",
         "export",
         "generate",
+        "completion",
         "__main__",
     },
 )
