@@ -20,6 +20,7 @@ COMMANDS = (
     "check",
     "replay",
     "export",
+    "completion",
 )
 
 

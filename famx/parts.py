@@ -162,7 +162,7 @@ def _print_catalogue(groups: Sequence[str]) -> None:
             print(f"  {setting.key:{NAME_WIDTH - 1}} {words}")
             _print_wrapped(setting.description, indent, indent)
         parts = list(_parts(group)) if group in ROOMS else []
-        for entry in [*parts, *_presets(group)]:
+        for entry in [*parts, *presets(group)]:
             _print_wrapped(entry.description, f"  {entry.name:{NAME_WIDTH}}", indent)
             _print_wrapped(entry.settings, indent, indent)
 
@@ -184,7 +184,7 @@ def _parts(room: str) -> Iterator[Entry]:
         yield Entry(name, description, ", ".join(defaults))
 
 
-def _presets(group: str) -> Iterator[Entry]:
+def presets(group: str) -> Iterator[Entry]:
     """Yields each file of a group of conf/ with the comment that it begins with."""
     for file in sorted((CONF / group).glob("*.yaml")):
         comment = []

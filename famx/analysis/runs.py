@@ -12,6 +12,7 @@ import numpy as np
 
 from famx.config.command import format_command
 from famx.config.schema import flatten
+from famx.config.sections import FinetuneConfig
 from famx.data._normalisers import OWN_VERSION
 from famx.notation import UserError
 from famx.registry import LAYER_ROOMS, PARTS, ROOMS, hyperparameters
@@ -298,7 +299,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
         # the layers list their parts; only the norm after the last layer is that of the config
         unused = set(LAYER_ROOMS) - {"norm"}
     settings = {}
-    for section in ("model", *ROOMS, "param_groups", "loader", "trainer"):
+    # a run of an earlier version may lack settings of fine-tuning
+    config = {**config, "finetune": vars(FinetuneConfig(**config["finetune"]))}
+    for section in ("model", *ROOMS, "param_groups", "finetune", "loader", "trainer"):
         if section not in unused:
             settings[section] = config[section].get("name", "")
             for key, value in flatten(config[section], section):

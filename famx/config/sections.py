@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from famx.validate import COUNT, NON_NEGATIVE, SIZE, THREADS, ConfigSection
+from famx.notation import UserError
+from famx.validate import COUNT, NON_NEGATIVE, RATIO, SIZE, THREADS, ConfigSection
 
 
 @dataclass
@@ -120,16 +121,47 @@ class SweepConfig(ConfigSection):
 
 
 @dataclass
-class FinetuneConfig:
-    """Selects the weights of `init_from` that are loaded, and those that are trained.
+class FinetuneConfig(ConfigSection):
+    """Selects the weights of `init_from` that are loaded, those that are trained, and their rates.
 
     Args:
         only: modules whose weights are loaded, such as [frontend,layers.0]; empty for all that fit.
         freeze: modules whose weights are not trained, such as [frontend].
+        freeze_steps: number of steps after which these modules are trained too, or a list with one
+            number for each of them; None for never.
+        layer_decay: factor of the learning rate from each layer to the one below it, which is
+            trained more slowly; 1 for one rate of all layers.
     """
 
     only: list[str] = field(default_factory=list)
     freeze: list[str] = field(default_factory=list)
+    freeze_steps: Any = None
+    layer_decay: Annotated[float, RATIO] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        value = self.freeze_steps
+        if value is None:
+            return
+        key = f"finetune.freeze_steps={str(value).replace(' ', '')}"
+        numbers = self.steps_of_modules()
+        if any(type(number) is not int or number < 1 for number in numbers):
+            raise UserError(f"{key} must be an integer of at least 1, or a list of such integers")
+        if not self.freeze:
+            raise UserError(f"{key} needs modules that are frozen: finetune.freeze=[frontend]")
+        if len(numbers) != len(self.freeze):
+            raise UserError(
+                f"{key} has {len(numbers)} numbers for the {len(self.freeze)} modules of "
+                f"finetune.freeze=[{','.join(self.freeze)}]: give one for each, or one for all"
+            )
+
+    def steps_of_modules(self) -> list[int]:
+        """Returns how many steps each module of `freeze` is frozen; empty for all steps."""
+        if self.freeze_steps is None:
+            return []
+        if isinstance(self.freeze_steps, list):
+            return self.freeze_steps
+        return [self.freeze_steps] * max(1, len(self.freeze))
 
 
 @dataclass
@@ -145,7 +177,9 @@ class RunConfig:
         sweep: options of a sweep, which no run depends on.
         resume: folder of a run to continue.
         init_from: folder of a run whose weights are the initial ones.
-        finetune: which of these weights are loaded, and which weights are not trained.
+        logger: where the curves of a run go besides its folder, `tensorboard` for nowhere else, or
+            `mlflow`, `wandb` or `trackio` (docs/trackers.md).
+        finetune: which of these weights are loaded, and which are trained from when and how fast.
         famx_parts: files of the user's parts; in a stored config, their names and digests.
         check: whether parts outside of famx are checked before they train, `on` or `off`; not typed
             as a string, since YAML reads both as booleans.
@@ -159,6 +193,7 @@ class RunConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     resume: str | None = None
     init_from: str | None = None
+    logger: str = "tensorboard"
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     famx_parts: Any = field(default_factory=list)
     check: Any = "on"

@@ -11,13 +11,15 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 from torch import Tensor, distributed
 
+from famx.config.sections import FinetuneConfig
 from famx.data.base import Dataset
 from famx.decode._run_fusion import LanguageModelRun
+from famx.experiment.transfer import depth_factors
 from famx.frontend.base import Frontend
 from famx.model import Model, build_model
 from famx.notation import Modality, UserError
 from famx.optim import AGC, parameter_groups
-from famx.optim._param_groups import group_settings
+from famx.optim._param_groups import group_settings, scale_rates
 from famx.registry import build, constructor_parameters, get
 from famx.seeding import seed_for
 from famx.task.base import Task
@@ -302,6 +304,9 @@ def build_run_optimizer(experiment: Experiment, settings: TrainerConfig) -> torc
     groups = parameter_groups(
         experiment.model, kinds=config["param_groups"], **group_settings(config["optim"])
     )
+    decay = FinetuneConfig(**config["finetune"]).layer_decay
+    if decay != 1:
+        groups = scale_rates(groups, depth_factors(experiment.model, decay))
     optimizer = build_optimizer(config["optim"], groups, config["momentum"], config["spectrum"])
     # a setting without effect is a mistake
     for kind, group in config["param_groups"].items():

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from famx.config.sections import FinetuneConfig
 from famx.experiment.build import Experiment, build_optimizer, build_without_memory
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
+from famx.monitoring.trackers import check_logger
 from famx.notation import SAMPLE_RATE, Modality, UserError
 from famx.registry import build
 from famx.training.loader_config import LoaderConfig
@@ -25,7 +27,9 @@ def check_config(config: Mapping[str, Any]) -> None:
     resolved = resolve(config)
     check_parts_fit(resolved)
     probe_level(resolved["probe"])
+    check_logger(resolved["logger"])
     TrainerConfig(**resolved["trainer"])
+    FinetuneConfig(**resolved["finetune"])
     LoaderConfig(**resolved["loader"])
     build("schedule", resolved["schedule"], total_steps=1000)
     # any parameter shows whether an optimizer accepts its options

@@ -13,6 +13,7 @@ from rich.console import Console, Group
 
 from famx import files
 from famx.config.command import format_command
+from famx.config.sections import FinetuneConfig
 from famx.data._fingerprint import digest_of
 from famx.data._normalisers import NORMALISERS, normaliser_version
 from famx.data.base import Dataset, Speech
@@ -31,6 +32,7 @@ from famx.experiment.transfer import Transfer, freeze, initialize_from
 from famx.experiment.user_parts import build_user_hooks, is_checked
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
 from famx.monitoring.optimizer_probe import OptimizerProbe
+from famx.monitoring.trackers import DEFAULT, check_logger
 from famx.notation import UserError
 from famx.training import checkpoint
 from famx.training.checkpoint import describe_weights, load_weights
@@ -77,8 +79,11 @@ def run(
     config = resolve(config)
     check_parts_fit(config)
     probe_level(config["probe"])
+    logger = DEFAULT if is_temporary else config["logger"]
+    check_logger(logger)
     is_checked(config)
     settings = TrainerConfig(**config["trainer"])
+    finetuning = FinetuneConfig(**config["finetune"])
     device = select_device(settings.device, settings.threads)
     is_main_process = join_process_group(device)
     run_dir = RunDir(folder)
@@ -91,10 +96,10 @@ def run(
     for split in experiment.loader("train").dataset.splits:
         check_learnable(experiment, split)
     transfer = _initialize(experiment) if not resume else None
-    freeze(experiment.model, config["finetune"]["freeze"])
+    frozen = freeze(experiment.model, finetuning, settings.max_steps)
     optimizer = build_run_optimizer(experiment, settings)
-    run_log = WriteRunLog(run_dir, report.hparams(config))
-    hooks = training_hooks(run_dir, experiment, plans)
+    run_log = WriteRunLog(run_dir, report.hparams(config), logger)
+    hooks = [*frozen, *training_hooks(run_dir, experiment, plans)]
     if is_main_process:
         hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)
     trainer = build_trainer(experiment, optimizer, settings, hooks)

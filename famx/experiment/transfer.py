@@ -1,4 +1,4 @@
-"""Initial weights from another run: matched by name, and those of the vocabulary by token."""
+"""Fine-tuning: initial weights of another run, modules that are frozen, learning rates by depth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,11 +8,14 @@ from rich.table import Table
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from famx.config.sections import FinetuneConfig
 from famx.model import Model, SpeechToText
 from famx.notation import UserError, suggest
 from famx.training import checkpoint
 from famx.training.checkpoint import evaluated_weights
+from famx.training.hooks import Hook
 from famx.training.run_dir import RunDir
+from famx.training.trainer import Trainer
 
 EXCLUDED = "not in finetune.only"
 
@@ -97,18 +100,86 @@ def initialize_from(
     return transfer
 
 
-def freeze(model: Model, modules: Sequence[str]) -> None:
-    """Excludes the weights of modules from training.
+class FreezeForSteps(Hook):
+    """Keeps parameters as they are in the first steps of a run, by dropping their gradients.
+
+    Without a gradient, an optimizer neither changes a parameter nor begins its state. All passes
+    compute all gradients, so CUDA graphs, compiled layers and the exchange between processes are
+    those of a run without frozen modules. The number of the step alone decides, so that a resumed
+    run needs no state.
+
+    Args:
+        steps: parameter -> number of steps in which it does not change.
+    """
+
+    def __init__(self, steps: Mapping[nn.Parameter, int]):
+        self.steps = steps
+
+    def before_optimizer_step(self, trainer: Trainer, grad_norms: Tensor) -> None:
+        for parameter, n_steps in self.steps.items():
+            if trainer.step < n_steps:
+                parameter.grad = None
+
+
+def freeze(
+    model: Model, settings: FinetuneConfig, max_steps: int | None = None
+) -> list[FreezeForSteps]:
+    """Excludes the weights of modules from training, or from its first steps.
+
+    Args:
+        max_steps: number of steps of the run, if it is set.
+
+    Returns:
+        The hook that a run needs whose modules are frozen in its first steps.
 
     Raises:
-        UserError: there is no such module, or nothing would be trained.
+        UserError: there is no such module, it would be frozen in all steps of the run, or nothing
+            would be trained.
     """
+    modules = settings.freeze
     _require_modules(model, "finetune.freeze", modules)
+    numbers = settings.steps_of_modules()
+    if max_steps is not None and max(numbers, default=0) >= max_steps:
+        raise UserError(
+            f"finetune.freeze_steps={max(numbers)} must be below trainer.max_steps={max_steps}; "
+            "leave it out to freeze the modules in all steps"
+        )
+    frozen: dict[nn.Parameter, int] = {}
     for name, parameter in model.named_parameters():
-        if _is_inside(name, modules):
-            parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+        inside = [i for i, module in enumerate(modules) if _is_inside(name, [module])]
+        if inside:
+            frozen[parameter] = max(numbers[i] for i in inside) if numbers else 0
+    if frozen and len(frozen) == len(list(model.parameters())):
         raise UserError(f"finetune.freeze=[{','.join(modules)}] leaves nothing to train")
+    if numbers:
+        return [FreezeForSteps(frozen)]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return []
+
+
+def depth_factors(model: Model, decay: float) -> dict[str, float]:
+    """Returns the factors of the learning rates of all parameters by their depth.
+
+    Layer i of n, counted from 1, has the factor decay^(n - i), the frontend decay^n, and everything
+    after the layers 1: the last norm, the scores, and a decoder. Layers near the input are the most
+    general ones, and change the least (discriminative fine-tuning of ULMFiT, arXiv:1801.06146,
+    section 3.2, where decay = 1 / 2.6).
+
+    Args:
+        decay: factor from a layer to the one below it.
+    """
+    n_layers = len(model.layers)
+    factors = {}
+    for name, _ in model.named_parameters():
+        first, *rest = name.split(".")
+        depth = n_layers
+        if first == "frontend":
+            depth = 0
+        elif first == "layers":
+            depth = int(rest[0]) + 1
+        factors[name] = decay ** (n_layers - depth)
+    return factors
 
 
 def _is_inside(name: str, modules: Sequence[str]) -> bool:

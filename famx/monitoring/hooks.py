@@ -21,6 +21,7 @@ from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.monitoring.progress import TrainingProgress, format_score
 from famx.monitoring.spectrum_log import SpectrumLog
 from famx.monitoring.tensorboard import RunLog
+from famx.monitoring.trackers import Mirror
 from famx.nn.hooks import Observed, set_observed
 from famx.nn.processes import sum_over_processes
 from famx.task.base import DrawsScores, Task
@@ -182,11 +183,13 @@ class WriteRunLog(Hook):
     Args:
         run_dir: folder of the run.
         hparams: settings by which TensorBoard compares the run with others.
+        logger: a tracker that gets the settings and all curves too.
     """
 
-    def __init__(self, run_dir: RunDir, hparams: Mapping[str, Any]):
+    def __init__(self, run_dir: RunDir, hparams: Mapping[str, Any], logger: str = "tensorboard"):
         self.run_dir = run_dir
         self.hparams = hparams
+        self.logger = logger
         self._log: RunLog | None = None
 
     @property
@@ -196,13 +199,15 @@ class WriteRunLog(Hook):
         return self._log
 
     def on_start(self, trainer: Trainer) -> None:
-        self._log = RunLog(self.run_dir, trainer.step)
+        name = trial_name(self.run_dir.path)
+        mirror = Mirror(self.logger, self.run_dir, name, self.hparams, is_new=trainer.step == 0)
+        self._log = RunLog(self.run_dir, trainer.step, mirror)
         facts = provenance(trainer.device, world_size())
         self.run_dir.add_provenance(facts)
         for name, fact in facts.items():
             log.info("%s: %s", name, fact)
         # at the start, so that a run that is stopped or crashes has a row too
-        self.log.log_hparams(trial_name(self.run_dir.path), self.hparams)
+        self.log.log_hparams(name, self.hparams)
 
     def on_report(self, trainer: Trainer, metrics: Metrics) -> None:
         self.log.write(trainer.step, trainer.epoch, trainer.seconds, "train", metrics)

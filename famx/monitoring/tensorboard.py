@@ -16,6 +16,7 @@ from famx import files
 from famx.monitoring.descriptions import describe, how_to_read
 from famx.monitoring.heatmap import heat_map
 from famx.monitoring.metrics import HeatMap
+from famx.monitoring.trackers import Mirror
 from famx.notation import UserError
 from famx.training.run_dir import RunDir
 
@@ -26,9 +27,12 @@ class RunLog:
     Args:
         run_dir: folder of the run, created if it is absent.
         step: reports of later steps are removed (0 for a new run).
+        mirror: copies the curves to a tracker.
     """
 
-    def __init__(self, run_dir: RunDir, step: int = 0):
+    def __init__(self, run_dir: RunDir, step: int = 0, mirror: Mirror | None = None):
+        self.mirror = mirror
+        self.has_failed = False
         run_dir.path.mkdir(parents=True, exist_ok=True)
         self.file = run_dir.metrics_file
         # drops lines of later steps, which will be written again, and lines cut off by a crash
@@ -97,6 +101,8 @@ class RunLog:
             )
             point = Summary.Value(tag=tag, simple_value=float(value), metadata=metadata)
             self.writer._get_file_writer().add_summary(Summary(value=[point]), step)
+        if self.mirror:
+            self.mirror.log(step, values)
 
     def log_charts(self, charts: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         """Adds charts with several curves to TensorBoard's custom scalars.
@@ -153,6 +159,7 @@ class RunLog:
 
     def log_error(self, error: BaseException) -> None:
         """Writes an error to famx.log, with its traceback unless it is a mistake of the user."""
+        self.has_failed = True
         logger = logging.getLogger("famx")
         # a log that cannot be written has removed itself
         if self.handler not in logger.handlers:
@@ -167,6 +174,8 @@ class RunLog:
 
     def close(self) -> None:
         """Writes what is buffered and closes the files."""
+        if self.mirror:
+            self.mirror.finish(self.has_failed)
         self.writer.close()
         logging.getLogger("famx").removeHandler(self.handler)
         self.handler.close()

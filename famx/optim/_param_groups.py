@@ -1,6 +1,6 @@
 """Parameter groups: parameters grouped by the kind of module that owns them (seed.md)."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol, get_args, runtime_checkable
 
 import torch
@@ -102,6 +102,32 @@ def parameter_groups(
         if group["params"]:
             groups.append(group)
     return groups
+
+
+def scale_rates(
+    groups: Sequence[dict[str, Any]], factors: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Returns groups whose learning rates are multiplied by a factor of each parameter.
+
+    A group is split into one group for each factor. The groups with the largest factor come first.
+
+    Args:
+        groups: those of `parameter_groups`, with `lr`.
+        factors: name of a parameter -> factor.
+
+    Raises:
+        UserError: a group has no learning rate.
+    """
+    scaled = []
+    for factor in sorted(set(factors.values()), reverse=True):
+        for group in groups:
+            if "lr" not in group:
+                raise UserError("learning rates by depth need an optimizer with an optim.lr")
+            rows = [i for i, name in enumerate(group["param_names"]) if factors[name] == factor]
+            if rows:
+                part = {key: [group[key][i] for i in rows] for key in ("params", "param_names")}
+                scaled.append({**group, **part, "lr": group["lr"] * factor})
+    return scaled
 
 
 def group_settings(optim: Mapping[str, Any]) -> dict[str, Any]:

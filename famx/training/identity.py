@@ -20,14 +20,14 @@ NEUTRAL = {
     "loader": ("workers", "cache_gb"),
 }
 """Options that cannot change a result, by section."""
-UNUSED = ("name", "resume", "sweep", "check")
-"""Options that name, arrange or check runs."""
+UNUSED = ("name", "resume", "sweep", "check", "logger")
+"""Options that name, arrange, check or report runs."""
 PACKAGE = Path(__file__).parent.parent
 OTHER_FOLDERS = ("analysis", "contracts")
 """Folders of the package that no training executes."""
 COMMANDS = (
-    *("__main__", "check", "compare", "evaluate", "export", "generate", "panel", "parts"),
-    *("replay", "spectra", "train", "transcribe"),
+    *("__main__", "check", "compare", "completion", "evaluate", "export", "generate", "panel"),
+    *("parts", "replay", "spectra", "train", "transcribe"),
 )
 """Modules of the commands, which do not change what a training computes."""
 

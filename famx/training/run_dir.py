@@ -53,6 +53,7 @@ class RunDir:
         self.param_groups_file = self.path / "groups.tsv"
         self.spectrum_file = self.path / "spectrum.parquet"
         self.log_file = self.path / "famx.log"
+        self.tracker_file = self.path / "tracker.txt"
         self.identity_file = self.path / "identity.json"
         self.result_file = self.path / "result.json"
         self.provenance_file = self.path / "provenance.jsonl"

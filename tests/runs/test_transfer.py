@@ -1,18 +1,22 @@
 """Initial weights from runs with other vocabularies, sizes and layers."""
 
+import signal
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from tones import saved_weights, stopped_at
 
 from famx.config.schema import CONF, to_plain
 from famx.config.versions import VERSION_BASE
-from famx.experiment.build import build_experiment
+from famx.experiment.build import build_experiment, build_run_optimizer
 from famx.experiment.resolve import resolve
 from famx.experiment.run import run
 from famx.experiment.transfer import initialize_from
 from famx.notation import UserError
 from famx.training import checkpoint
 from famx.training.run_dir import RunDir
+from famx.training.trainer_config import TrainerConfig
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +131,96 @@ def test_frozen_modules_keep_their_weights_also_when_resumed(texts, source, tmp_
         assert torch.equal(tensor, weights[key]) == is_frozen, key
 
 
+UNFROZEN_BY_STEPS = ("finetune.freeze=[frontend,layers.0.attention]", "finetune.freeze_steps=[4,2]")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["optim=adamw"], ["optim=fam"], ["optim=muon"], ["optim=fam_maxfactor"]),
+        *(["optim=lookahead"], ["optim=ema_nesterov", "optim.start_step=1"], ["optim=adafactor"]),
+        *(["optim=sgd", "trainer.accumulate=2", "trainer.ema=.9"], ["optim=agc"]),
+    ],
+)
+def test_modules_are_trained_after_their_steps_also_when_resumed(words, texts, tmp_path):
+    # steps begin with the full rate
+    words = (*UNFROZEN_BY_STEPS, *words, "trainer.max_steps=6", "schedule=constant", "probe=full")
+    config = text_config(texts, "abc.txt", *words)
+    initial = build_experiment(resolve(config), torch.device("cpu")).model.state_dict()
+    last = {}
+    # a run that ends at each step, resumed at once, and one that is not interrupted
+    for step in range(1, 6):
+        with stopped_at(step, signal.SIGTERM):
+            assert run(config, tmp_path / "run", resume=step > 1)["stopped_by"] == signal.SIGTERM
+        last[step] = checkpoint.load(RunDir(tmp_path / "run").checkpoints)["model"]
+    run(config, tmp_path / "run", resume=True)
+    run(config, tmp_path / "unbroken")
+    for key, tensor in initial.items():
+        n_frozen = 0
+        if key.startswith("frontend."):
+            n_frozen = 4
+        elif key.startswith("layers.0.attention."):
+            n_frozen = 2
+        for step, weights in last.items():
+            assert torch.equal(weights[key], tensor) == (step <= n_frozen), (key, step)
+    resumed, unbroken = saved_weights(tmp_path / "run"), saved_weights(tmp_path / "unbroken")
+    for key, tensor in unbroken.items():
+        assert torch.equal(resumed[key], tensor), key
+
+
+def test_learning_rates_fall_from_the_scores_to_the_frontend(texts):
+    words = ("model.n_layers=3", "finetune.layer_decay=.5", "optim=adamw", "optim.lr=1")
+    config = resolve(text_config(texts, "abc.txt", *words))
+    experiment = build_experiment(config, torch.device("cpu"))
+    optimizer = build_run_optimizer(experiment, TrainerConfig(**config["trainer"]))
+    rates = {}
+    for group in optimizer.param_groups:
+        # embeddings have .8 of the rate
+        factor = 0.8 if group["kind"] == "embedding" else 1.0
+        rates |= dict.fromkeys(group["param_names"], group["lr"] / factor)
+    # decay^(n - i), the formula of ULMFiT
+    expected = {"frontend": 0.125, "layers.0": 0.25, "layers.1": 0.5, "layers.2": 1.0}
+    assert rates.keys() == dict(experiment.model.named_parameters()).keys()
+    for name, rate in rates.items():
+        module = name.split(".")[0]
+        if module == "layers":
+            module = ".".join(name.split(".")[:2])
+        assert rate == pytest.approx(expected.get(module, 1.0)), name
+    # reports show the rate of the first group
+    assert optimizer.param_groups[0]["lr"] == 1.0
+
+
+def test_one_rate_of_all_layers_is_the_default(texts):
+    groups = []
+    for words in ((), ("finetune.layer_decay=1",)):
+        config = resolve(text_config(texts, "abc.txt", *words))
+        experiment = build_experiment(config, torch.device("cpu"))
+        optimizer = build_run_optimizer(experiment, TrainerConfig(**config["trainer"]))
+        groups.append([(group["kind"], group["lr"]) for group in optimizer.param_groups])
+    assert groups[0] == groups[1]
+    kinds = [kind for kind, _ in groups[0]]
+    assert len(kinds) == len(set(kinds))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["finetune.freeze_steps=2"], "finetune.freeze_steps=2 needs modules that are frozen"),
+        (
+            ["finetune.freeze=[frontend]", "finetune.freeze_steps=0"],
+            "finetune.freeze_steps=0 must be an integer of at least 1",
+        ),
+        (
+            ["finetune.freeze=[frontend]", "finetune.freeze_steps=[2,1]"],
+            r"finetune.freeze_steps=\[2,1\] has 2 numbers for the 1 modules",
+        ),
+        (
+            ["finetune.freeze=[frontend]", "finetune.freeze_steps=3"],
+            "finetune.freeze_steps=3 must be below trainer.max_steps=3",
+        ),
+        (["finetune.layer_decay=0"], "finetune.layer_decay=0.0 must be above 0 and at most 1"),
+        (["finetune.layer_decay=1.1"], "finetune.layer_decay=1.1 must be above 0 and at most 1"),
         (["finetune.freeze=[frontend,layers,norm,score]"], "leaves nothing to train"),
         (["finetune.freeze=[layer]"], "finetune.freeze: the model has no layer; did you mean lay"),
         (["finetune.only=[frontend]"], "finetune.only needs a run whose weights are loaded"),

@@ -36,6 +36,7 @@ LAYERS = (
         "replay",
         "export",
         "generate",
+        "completion",
         "__main__",
     },
 )
