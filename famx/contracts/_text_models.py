@@ -5,11 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from famx.nn.encoding import Encoding
+from famx.nn.encoding import END_ID, Encoding
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
-
-END_ID = 1  # begins and ends each text
 
 
 class TextModel(nn.Module):

@@ -216,7 +216,7 @@ def _check_outputs_are_trained(config: Config) -> None:
     if config["init_from"]:
         return
     task = get("task", config["task"]["name"])
-    untrained = {}
+    untrained: dict[str, str] = {}
     if isinstance(task, TrainsOutputs):
         untrained = task.untrained_outputs(complete_choice("task", config["task"]))
     decoder = get("decode", config["decode"]["name"])

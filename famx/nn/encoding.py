@@ -8,6 +8,9 @@ from torch import Tensor
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
 
+BLANK_ID = 0  # CTC's blank, which no text contains
+END_ID = 1  # begins and ends each text of a decoder
+
 
 class Encoding(NamedTuple):
     """A batch of encoded signals.

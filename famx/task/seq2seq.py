@@ -11,14 +11,13 @@ from torch.nn.functional import cross_entropy
 
 from famx import registry
 from famx.nn.batch import Batch
-from famx.nn.encoding import EncoderDecoder
+from famx.nn.encoding import END_ID, EncoderDecoder
 from famx.nn.masks import length_mask
 from famx.notation import Modality, UserError
 from famx.registry import register
 from famx.task.base import Decoder, EncodingDecoder, Score, ScoresDecoder, Task
 from famx.task.ctc import CTC
 
-END_ID = 1  # begins and ends each text; id 0 is CTC's blank
 IGNORED = -100  # target of padding, which cross_entropy ignores
 
 
