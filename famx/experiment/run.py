@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console, Group
+from tokenizers import Tokenizer
 
 from famx import files
 from famx.config.command import format_command
@@ -70,10 +71,7 @@ def run(
         UserError: a mistake in the config, the data, or the run to resume.
     """
     # all checks come before anything is written
-    config = resolve(config)
-    check_parts_fit(config)
-    probe_level(config["probe"])
-    is_checked(config)
+    config = _checked(config)
     settings = TrainerConfig(**config["trainer"])
     device = select_device(settings.device, settings.threads)
     is_main_process = join_process_group(device)
@@ -83,11 +81,8 @@ def run(
 
     # the objects of the run
     tokenizer = run_dir.load_tokenizer() if resume else None
-    experiment = build_experiment(config, device, tokenizer)
-    for split in experiment.loader("train").dataset.splits:
-        check_learnable(experiment, split)
-    transfer = _initialize(experiment) if not resume else None
-    freeze(experiment.model, config["finetune"]["freeze"])
+    experiment = _build_learnable(config, device, tokenizer)
+    transfer = None if resume else _initialize(experiment)
     optimizer = build_run_optimizer(experiment, settings)
     run_log = WriteRunLog(run_dir, report.hparams(config))
     hooks = training_hooks(run_dir, experiment, plans)
@@ -114,6 +109,26 @@ def run(
             _save_result(run_dir, experiment, trainer, latest)
             report.print_next_commands(commands, run_dir.path, experiment.transcribes)
     return latest
+
+
+def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the resolved config, whose parts fit together and whose levels exist."""
+    resolved = resolve(config)
+    check_parts_fit(resolved)
+    probe_level(resolved["probe"])
+    is_checked(resolved)
+    return resolved
+
+
+def _build_learnable(
+    config: Mapping[str, Any], device: torch.device, tokenizer: Tokenizer | None
+) -> Experiment:
+    """Builds an experiment, every split of which can be learned, and freezes what is not."""
+    experiment = build_experiment(config, device, tokenizer)
+    freeze(experiment.model, config["finetune"]["freeze"])
+    for split in experiment.loader("train").dataset.splits:
+        check_learnable(experiment, split)
+    return experiment
 
 
 def score(
