@@ -2,8 +2,8 @@
 
 from rich.console import Console
 
-from famx.config.command import Parser, import_user_parts, run_command
-from famx.training.run_dir import RunDir
+from famx.config.command import Parser, run_command, split_parts
+from famx.training.run_dir import open_run
 
 
 def main() -> int:
@@ -16,17 +16,9 @@ def main() -> int:
     parser = Parser(
         prog="python -m famx.evaluate", description="Decodes and scores a split of a run."
     )
-    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_run()
     parser.add_argument(
         "--split", default="test", help="test, dev, or another split of the run's data"
-    )
-    parser.add_argument(
-        "--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest"
-    )
-    parser.add_argument(
-        "--trust-edits",
-        action="store_true",
-        help="use config.yaml and tokenizer.json although they have changed since the training",
     )
     parser.add_argument(
         "overrides",
@@ -40,13 +32,8 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
 
     # the user's parts are registered before the model is built
-    is_part = [word.startswith("famx_parts=") for word in arguments.overrides]
-    overrides = [word for word, part in zip(arguments.overrides, is_part, strict=True) if not part]
-    run_dir = RunDir(arguments.run)
-    if not arguments.trust_edits:
-        run_dir.require_unedited("--trust-edits")
-    required = run_dir.load_config()["famx_parts"]
-    import_user_parts(arguments.overrides, arguments.run, required)
+    parts, overrides = split_parts(arguments.overrides)
+    run_dir = open_run(arguments.run, parts, arguments.trust_edits)
     from famx.inference import Recognizer
 
     # scores, then the names of the files that hold them

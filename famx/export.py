@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from famx.config.command import Parser, import_user_parts, run_command, user_part_files
+from famx.config.command import Parser, run_command, split_parts, user_part_files
 from famx.experiment.program import (
     ONNX,
     PROGRAM,
@@ -17,7 +17,7 @@ from famx.experiment.program import (
 )
 from famx.experiment.publication import CARD, publish
 from famx.notation import UserError
-from famx.training.run_dir import RunDir
+from famx.training.run_dir import RunDir, open_run
 
 if TYPE_CHECKING:
     from famx.experiment.build import Experiment
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--onnx", action="store_true", help=f"also write {ONNX}")
     parser.add_argument("words", metavar="famx_parts=[file.py]", nargs="*", default=[])
     arguments = parser.parse_intermixed_args()
-    unknown = [word for word in arguments.words if not word.startswith("famx_parts=")]
+    parts, unknown = split_parts(arguments.words)
     if unknown:
         raise UserError(f"{unknown[0]} cannot be set: a run is exported as it was trained")
     if arguments.onnx and arguments.no_program:
@@ -53,9 +53,8 @@ def main() -> int:
         raise UserError(f"--to {target} exists: choose a new folder")
 
     # the user's parts are registered before the model is built
-    run_dir = RunDir(arguments.run)
-    run_dir.require_unedited("no option; an export has what was trained")
-    import_user_parts(arguments.words, arguments.run, run_dir.load_config()["famx_parts"])
+    remedy = "no option; an export has what was trained"
+    run_dir = open_run(arguments.run, parts, remedy=remedy)
     # complete or not at all
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -5,15 +5,14 @@ from argparse import Namespace
 import torch
 from tokenizers import Tokenizer
 
-from famx.config.command import Parser, import_user_parts, run_command
+from famx.config.command import Parser, run_command, split_parts
 from famx.data._tokenizers import known_characters, list_characters
 from famx.files import printable
 from famx.nn.sampling import Sampling, sample_tokens
 from famx.notation import UserError
-from famx.training.run_dir import RunDir
+from famx.training.run_dir import open_run
 from famx.validate import COUNT, NON_NEGATIVE, Rule, check_number
 
-DEFAULT_CONTEXT = 128  # of a model whose data has no blocks
 RULES = {
     "tokens": COUNT,
     "samples": COUNT,
@@ -32,7 +31,7 @@ def parse_arguments() -> Namespace:
     parser = Parser(
         prog="python -m famx.generate", description="Writes text with a run of task=lm."
     )
-    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_run()
     parser.add_argument("--prompt", required=True, help="beginning of the text")
     parser.add_argument("--tokens", type=int, default=200, help="number of tokens to write (200)")
     parser.add_argument("--samples", type=int, default=1, help="number of texts (1)")
@@ -44,9 +43,6 @@ def parse_arguments() -> Namespace:
         "--top-p", type=float, default=1.0, help="only of those whose probabilities sum to P"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random numbers (0)")
-    parser.add_argument(
-        "--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest"
-    )
     parser.add_argument(
         "words",
         metavar="KEY=VALUE",
@@ -69,12 +65,13 @@ def main() -> int:
     """
     arguments = parse_arguments()
     # the user's parts are registered before the model is built
-    config = RunDir(arguments.run).load_config()
-    import_user_parts(arguments.words, arguments.run, config["famx_parts"])
-    overrides = [word for word in arguments.words if not word.startswith("famx_parts=")]
+    parts, overrides = split_parts(arguments.words)
+    config = open_run(arguments.run, parts, arguments.trust_edits).load_config()
+    from famx.experiment.build import context_size
     from famx.inference import Recognizer
 
-    experiment = Recognizer(arguments.run, arguments.checkpoint, overrides).experiment
+    recognizer = Recognizer(arguments.run, arguments.checkpoint, overrides, arguments.trust_edits)
+    experiment = recognizer.experiment
     if experiment.task.output != "tokens":
         raise UserError(
             f"{arguments.run} is a run of task={config['task']['name']}; a run of task=lm writes "
@@ -88,7 +85,7 @@ def main() -> int:
         experiment.model,
         prompt,
         arguments.tokens,
-        config["data"].get("block", DEFAULT_CONTEXT),
+        context_size(config),
         Sampling(arguments.temperature, arguments.top_k, arguments.top_p),
         torch.Generator().manual_seed(arguments.seed),
     )

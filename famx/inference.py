@@ -1,6 +1,8 @@
 """Loads a trained run, to score a split or to transcribe recordings of any length."""
 
+import functools
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -12,10 +14,10 @@ from torch import Tensor
 from famx.data._audio import read_audio
 from famx.decode._recognition import recognize
 from famx.decode._transcript import Timestamps, Transcript
-from famx.decode._windows import check_window, frame_step
+from famx.decode._windows import MIN_WINDOW, check_window, frame_step
 from famx.decode.base import FrameDecoder
 from famx.experiment.build import build_experiment
-from famx.experiment.data_record import warn_of_training_recordings
+from famx.experiment.data_record import longest_of_training, warn_of_training_recordings
 from famx.experiment.resolve import check_parts_fit, override_decoding
 from famx.experiment.run import score
 from famx.nn.batch import Batch
@@ -29,6 +31,7 @@ from famx.training.run_dir import RunDir
 log = logging.getLogger(__name__)
 
 WINDOW = 30.0  # seconds of a longer recording that pass the model at once
+LONGER = 2.0  # times the longest recording of the training, beyond which text may be missing
 SEARCHED = 0.25  # part of a piece, its last one, in which the quietest place is searched
 
 
@@ -116,7 +119,7 @@ class Recognizer:
         if isinstance(recordings, str | Path):
             recordings = [recordings]
         if timestamps is None:
-            return [self._text(read_signal(path), window) for path in recordings]
+            return [self._text(self._read(path, window), window) for path in recordings]
         if timestamps not in ("word", "char"):
             raise UserError(f"timestamps={timestamps}{suggest(timestamps, ('word', 'char'))}")
         decoder = self.experiment.task.decoder
@@ -130,8 +133,31 @@ class Recognizer:
             )
         transcripts = []
         for path in recordings:
-            transcripts.append(self._recognize(decoder, read_signal(path), window, timestamps))
+            signal = self._read(path, window)
+            transcripts.append(self._recognize(decoder, signal, window, timestamps))
         return transcripts
+
+    @functools.cached_property
+    def _longest(self) -> Seconds:
+        """The longest recording of the training; 0 if it is not known, as of an exported run."""
+        if not self.run_dir.data_file.is_file():
+            return 0.0
+        return longest_of_training(self.run_dir.read_record(self.run_dir.data_file))
+
+    def _read(self, path: str | Path, window: Seconds) -> Float[Tensor, " n"]:
+        """Reads a recording; warns if more of it passes the model at once than it has learned."""
+        signal = read_signal(path)
+        seconds = min(len(signal) / SAMPLE_RATE, window)
+        if 0 < LONGER * self._longest < seconds:
+            log.warning(
+                "%s passes the model in pieces of up to %.0f s, and the longest recording of its "
+                "training has %.1f s, so that text may be missing: --window=%d makes shorter ones",
+                path,
+                seconds,
+                self._longest,
+                max(MIN_WINDOW, math.ceil(self._longest)),
+            )
+        return signal
 
     def _text(self, signal: Float[Tensor, " n"], window: Seconds) -> str:
         if not signal.any():

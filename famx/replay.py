@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from famx.config.command import Parser, find_override, import_user_parts, run_command
+from famx.config.command import Parser, find_override, run_command, split_parts
 from famx.experiment.run import run
 from famx.notation import UserError
 from famx.registry import load
 from famx.training import checkpoint
 from famx.training.identity import changed_files, code_digests, list_files, read_code
-from famx.training.run_dir import RunDir
+from famx.training.run_dir import RunDir, open_run
 from famx.training.tree import MALFORMED
 
 # settings that may change on resume, and on which reports or weights depend
@@ -47,15 +47,17 @@ def main() -> int:
     parser.add_argument("--to", type=Path, help="folder of the new run; by default it is removed")
     parser.add_argument("overrides", nargs="*", help="famx_parts=[FILE...], if it had user's parts")
     arguments = parser.parse_args()
+    parts, unknown = split_parts(arguments.overrides)
+    if unknown:
+        raise UserError(f"{unknown[0]} cannot be set: a run is repeated as it was trained")
     load("famx")
     run_dir = RunDir(arguments.run)
     if not run_dir.result_file.is_file():
         raise UserError(f"{run_dir} is not a finished run: there is no {run_dir.result_file.name}")
     result = json.loads(run_dir.result_file.read_text())
-    run_dir.require_unedited("the original files")
+    open_run(arguments.run, parts, remedy="the original files")
     require_same_settings(run_dir)
     config = run_dir.load_config()
-    import_user_parts(arguments.overrides, run_dir.path, config["famx_parts"])
     changed = changed_files(read_code(run_dir), code_digests())
     if changed:
         print(f"the code has changed: {list_files(changed)}")

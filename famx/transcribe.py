@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from famx.config.command import Parser, import_user_parts, run_command
+from famx.config.command import Parser, run_command, split_parts
 from famx.decode._windows import check_window
 from famx.files import printable
 from famx.notation import UserError
-from famx.training.run_dir import RunDir
+from famx.training.run_dir import open_run
 
 if TYPE_CHECKING:
     from famx.decode._transcript import Transcript
@@ -25,26 +25,16 @@ def main() -> int:
         The exit status, 2 if a file is bad.
     """
     arguments = _parser().parse_intermixed_args()
+    parts, words = split_parts(arguments.words)
     # a word is a file if a file of that name exists
-    files = []
-    overrides = []
-    part_words = []
-    for word in arguments.words:
-        if word.startswith("famx_parts="):
-            part_words.append(word)
-        elif word.startswith(OVERRIDES) and not Path(word).exists():
-            overrides.append(word)
-        else:
-            files.append(word)
+    overrides = [word for word in words if word.startswith(OVERRIDES) and not Path(word).exists()]
+    files = [word for word in words if word not in overrides]
     if arguments.format == "srt":
         _check_subtitles(files, arguments.timestamps)
         arguments.timestamps = "word"
     check_window("--window", arguments.window)
     # the user's parts are registered before the model is built
-    run_dir = RunDir(arguments.run)
-    if not arguments.trust_edits:
-        run_dir.require_unedited("--trust-edits")
-    import_user_parts(part_words, arguments.run, run_dir.load_config()["famx_parts"])
+    open_run(arguments.run, parts, arguments.trust_edits)
     import famx
     from famx.decode._transcript import Transcript
 
@@ -69,16 +59,13 @@ def main() -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m famx.transcribe", description="Transcribes audio files.")
-    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_run()
     parser.add_argument(
         "words",
         metavar="FILE",
         nargs="+",
         help="audio of any length, rate and number of channels; also decode=NAME, "
         "decode.KEY=VALUE, trainer.device=NAME, famx_parts=[file.py]",
-    )
-    parser.add_argument(
-        "--checkpoint", default="best", choices=("best", "last"), help="best on dev, or the newest"
     )
     parser.add_argument(
         "--format",
@@ -98,11 +85,6 @@ def _parser() -> Parser:
         default=30.0,
         metavar="SECONDS",
         help="longer recordings pass the model in overlapping windows of this length",
-    )
-    parser.add_argument(
-        "--trust-edits",
-        action="store_true",
-        help="use config.yaml and tokenizer.json although they have changed since the training",
     )
     return parser
 

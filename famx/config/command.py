@@ -28,6 +28,21 @@ MEMORY = "it needs a machine with more memory"
 class Parser(argparse.ArgumentParser):
     """A parser that reports mistakes in one sentence."""
 
+    def add_run(self) -> None:
+        """Adds the options of a command that uses the model of a run."""
+        self.add_argument("run", metavar="RUN", help="folder of a run")
+        self.add_argument(
+            "--checkpoint",
+            default="best",
+            choices=("best", "last"),
+            help="best on dev, or the newest",
+        )
+        self.add_argument(
+            "--trust-edits",
+            action="store_true",
+            help="use config.yaml and tokenizer.json although they have changed since the training",
+        )
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}")
 
@@ -208,6 +223,12 @@ def import_user_parts(
     for path in paths:
         load_file(path)
     return [{"file": name, "sha256": digest} for name, digest in digests.items()]
+
+
+def split_parts(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the words `famx_parts=[...]` of a command line, and the others."""
+    parts = [word for word in words if word.startswith("famx_parts=")]
+    return parts, [word for word in words if word not in parts]
 
 
 def user_part_files(words: Sequence[str]) -> list[Path]:

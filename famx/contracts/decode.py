@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from famx.contracts import Contract, ContractError, build_for_test, require
 from famx.contracts._text_models import CertainText
 from famx.data._tokenizers import train_tokenizer
-from famx.decode.base import BLANK_ID, Decoder, FrameDecoder, TextDecoding
+from famx.decode.base import Decoder, FrameDecoder, TextDecoding
 from famx.nn.batch import Batch
+from famx.nn.encoding import BLANK_ID
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
 from famx.notation import Modality, UserError

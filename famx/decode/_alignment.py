@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from famx.decode.base import BLANK_ID
+from famx.nn.encoding import BLANK_ID
 from famx.notation import Seconds
 
 

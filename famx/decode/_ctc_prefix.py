@@ -7,8 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from famx.decode.base import BLANK_ID, END_ID
-from famx.nn.encoding import Encoding
+from famx.nn.encoding import BLANK_ID, END_ID, Encoding
 from famx.nn.masks import length_mask
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from famx.decode._fusion import Fusion, State
-from famx.decode.base import BLANK_ID
+from famx.nn.encoding import BLANK_ID
 from famx.nn.masks import length_mask
 
 IMPOSSIBLE = -math.inf

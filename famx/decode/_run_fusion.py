@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from famx.decode._fusion import Fusion, State
 from famx.decode._surfaces import surfaces
-from famx.decode.base import BLANK_ID
+from famx.nn.encoding import BLANK_ID
 from famx.notation import UserError
 
 BOUNDARIES = ("\n", " ")  # the first of them that the language model has begins and ends a text

@@ -2,7 +2,7 @@
 
 from tokenizers import Tokenizer
 
-from famx.decode.base import BLANK_ID
+from famx.nn.encoding import BLANK_ID
 from famx.notation import UserError
 
 WORD_MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # mark of subwords that begin a word

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from famx.decode.base import BLANK_ID
+from famx.nn.encoding import BLANK_ID
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 
 MIN_WINDOW = 2.0  # seconds

@@ -12,9 +12,6 @@ from famx.nn.batch import Batch
 from famx.nn.encoding import EncoderDecoder, Encoding
 from famx.notation import UserError
 
-BLANK_ID = 0  # CTC's blank, which no text contains
-END_ID = 1  # begins and ends each text of a decoder
-
 
 class Decoder(ABC):
     """Turns a model's scores into texts; chosen for training, evaluation or transcription.

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from famx.decode.base import BLANK_ID, FrameDecoder
+from famx.decode.base import FrameDecoder
+from famx.nn.encoding import BLANK_ID
 from famx.nn.masks import length_mask
 from famx.registry import register
 

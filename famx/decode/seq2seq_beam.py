@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from famx.decode._ctc_prefix import Alignments, CTCPrefixScorer
-from famx.decode.base import BLANK_ID, END_ID, TextDecoding
-from famx.nn.encoding import EncoderDecoder, Encoding
+from famx.decode.base import TextDecoding
+from famx.nn.encoding import BLANK_ID, END_ID, EncoderDecoder, Encoding
 from famx.nn.state import DecodeState
 from famx.registry import register
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from famx.decode.base import BLANK_ID, END_ID, TextDecoding
-from famx.nn.encoding import EncoderDecoder, Encoding
+from famx.decode.base import TextDecoding
+from famx.nn.encoding import BLANK_ID, END_ID, EncoderDecoder, Encoding
 from famx.nn.state import DecodeState
 from famx.registry import register
 

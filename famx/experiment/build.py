@@ -177,8 +177,15 @@ def load_language_model(folder: str, device: torch.device) -> LanguageModelRun:
         )
     load_weights(language_model.model, saved, run_dir)
     language_model.model.eval()
-    context = config["data"].get("block", MAX_CONTEXT)
-    return LanguageModelRun(folder, language_model.model, language_model.tokenizer, device, context)
+    return LanguageModelRun(
+        folder, language_model.model, language_model.tokenizer, device, context_size(config)
+    )
+
+
+def context_size(config: Config) -> int:
+    """Returns the number of tokens that a language model was trained on at once."""
+    size: int = config["data"].get("block", MAX_CONTEXT)
+    return size
 
 
 def check_memory(config: Config, vocab_size: int, device: torch.device) -> None:

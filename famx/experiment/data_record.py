@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from famx.data._fingerprint import (
     describe_changes,
@@ -15,6 +16,8 @@ from famx.training.run_dir import RunDir
 
 log = logging.getLogger(__name__)
 
+LONGEST = "longest"  # key of the length of the longest example, in seconds, tokens or rows
+
 
 def check_data(experiment: Experiment, run_dir: RunDir) -> None:
     """Records the data of a run that begins or goes on.
@@ -25,7 +28,8 @@ def check_data(experiment: Experiment, run_dir: RunDir) -> None:
     datasets = {split: experiment.loader(split).dataset for split in train.splits}
     # a run that is resumed has digests already
     current = {split: dataset.fingerprint() for split, dataset in datasets.items()}
-    changes = describe_changes(run_dir.read_record(run_dir.data_file), current)
+    saved = run_dir.read_record(run_dir.data_file)
+    changes = describe_changes(saved, current)
     if changes:
         log.warning(
             "the data has changed since %s was saved, and is used as it is now: %s",
@@ -33,10 +37,11 @@ def check_data(experiment: Experiment, run_dir: RunDir) -> None:
             ", ".join(changes),
         )
     # the weights come from all recordings that the run has had
+    longest = {"train": max([*train.lengths, longest_of_training(saved)])}
     recordings = recordings_of(train.files(), run_dir.read_record(run_dir.recordings_file))
     run_dir.write_files(
         {
-            run_dir.data_file: json.dumps(current, indent=1) + "\n",
+            run_dir.data_file: json.dumps(current | {LONGEST: longest}, indent=1) + "\n",
             run_dir.recordings_file: json.dumps(recordings, indent=1) + "\n",
         }
     )
@@ -44,6 +49,17 @@ def check_data(experiment: Experiment, run_dir: RunDir) -> None:
         if split != "train":
             shared = shared_files(train.files(), dataset.files())
             _warn(shared, f"the {len(dataset.files())} recordings of {split} are in train too")
+
+
+def longest_of_training(record: Mapping[str, Any]) -> float:
+    """Returns the length of the longest training example; 0 if the record does not have it.
+
+    Args:
+        record: content of `data.json`.
+    """
+    lengths = record.get(LONGEST)
+    longest = lengths.get("train") if isinstance(lengths, dict) else None
+    return float(longest) if isinstance(longest, int | float) else 0.0
 
 
 def warn_of_training_recordings(experiment: Experiment, run_dir: RunDir, split: str) -> None:

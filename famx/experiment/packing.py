@@ -14,13 +14,13 @@ each core trains one run.
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 
 from famx.notation import UserError
+from famx.training.device import n_cores
 
 N_SAMPLES = 10
 SECONDS_PER_SAMPLE = 1.0
@@ -34,11 +34,6 @@ class Usage(NamedTuple):
     busy: float
     used: float
     total: float
-
-
-def n_cores() -> int:
-    """Returns the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def uses_gpu(config: Mapping[str, Any]) -> bool:

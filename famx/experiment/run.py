@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from rich.console import Console, Group
+from tokenizers import Tokenizer
 
 from famx import files
 from famx.config.command import format_command
@@ -76,12 +77,9 @@ def run(
         UserError: a mistake in the config, the data, or the run to resume.
     """
     # all checks come before anything is written
-    config = resolve(config)
-    check_parts_fit(config)
-    probe_level(config["probe"])
+    config = _checked(config)
     logger = DEFAULT if is_temporary else config["logger"]
     check_logger(logger)
-    is_checked(config)
     settings = TrainerConfig(**config["trainer"])
     finetuning = FinetuneConfig(**config["finetune"])
     device = select_device(settings.device, settings.threads)
@@ -92,10 +90,8 @@ def run(
 
     # the objects of the run
     tokenizer = run_dir.load_tokenizer() if resume else None
-    experiment = build_experiment(config, device, tokenizer)
-    for split in experiment.loader("train").dataset.splits:
-        check_learnable(experiment, split)
-    transfer = _initialize(experiment) if not resume else None
+    experiment = _build_learnable(config, device, tokenizer)
+    transfer = None if resume else _initialize(experiment)
     frozen = freeze(experiment.model, finetuning, settings.max_steps)
     optimizer = build_run_optimizer(experiment, settings)
     run_log = WriteRunLog(run_dir, report.hparams(config), logger)
@@ -123,6 +119,25 @@ def run(
             _save_result(run_dir, experiment, trainer, latest)
             report.print_next_commands(commands, run_dir.path, experiment.transcribes)
     return latest
+
+
+def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the resolved config, whose parts fit together and whose levels exist."""
+    resolved = resolve(config)
+    check_parts_fit(resolved)
+    probe_level(resolved["probe"])
+    is_checked(resolved)
+    return resolved
+
+
+def _build_learnable(
+    config: Mapping[str, Any], device: torch.device, tokenizer: Tokenizer | None
+) -> Experiment:
+    """Builds an experiment, every split of which can be learned."""
+    experiment = build_experiment(config, device, tokenizer)
+    for split in experiment.loader("train").dataset.splits:
+        check_learnable(experiment, split)
+    return experiment
 
 
 def score(

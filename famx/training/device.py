@@ -36,6 +36,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def n_cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def join_process_group(device: torch.device) -> bool:
     """Joins torchrun's other processes, if any; returns whether this is process 0."""
     if world_size() > 1 and not distributed.is_initialized():

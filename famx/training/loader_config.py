@@ -1,13 +1,13 @@
 """The options of the loader: `loader.KEY=VALUE`."""
 
 import os
-import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
 
 from famx.notation import Modality, UserError
+from famx.training.device import n_cores
 from famx.training.fixed_shapes import DEFAULT_SHAPES
 from famx.validate import COUNT, FACTOR, FRACTION, NON_NEGATIVE, POSITIVE, ConfigSection, between
 
@@ -93,7 +93,7 @@ class LoaderConfig(ConfigSection):
         if device.type != "cuda":
             return 0
         # each process of the trainer needs a core
-        return max(0, min(MAX_WORKERS, _n_cores() // _n_trainers() - 1))
+        return max(0, min(MAX_WORKERS, n_cores() // _n_trainers() - 1))
 
     def cache_bytes(self) -> int:
         """Returns the memory for decoded recordings of a split, in bytes."""
@@ -101,11 +101,6 @@ class LoaderConfig(ConfigSection):
             return int(self.cache_gb * 1e9)
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return min(int(MAX_CACHE_GB * 1e9), memory // 4 // _n_trainers())
-
-
-def _n_cores() -> int:
-    """Returns the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _n_trainers() -> int:

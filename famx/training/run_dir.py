@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 
 from famx import files
+from famx.config.command import import_user_parts
 from famx.config.documents import load_yaml
 from famx.config.errors import refuse_renamed
 from famx.config.schema import root_defaults
@@ -290,6 +291,30 @@ class RunDir:
         for pattern in ("scores.*.json", "hypotheses.*.tsv", "differences.*.txt"):
             for file in self.path.glob(pattern):
                 file.unlink()
+
+
+def open_run(
+    path: str | Path,
+    parts: Sequence[str],
+    trust_edits: bool = False,
+    remedy: str = "--trust-edits",
+) -> RunDir:
+    """Opens a run for a command that builds its model, and registers the user's parts first.
+
+    Args:
+        path: folder of the run.
+        parts: words `famx_parts=[...]` of the command line.
+        trust_edits: whether its config and tokenizer may have changed.
+        remedy: what an error about such changes recommends.
+
+    Raises:
+        UserError: there is no such run, it has been edited, or needs other parts.
+    """
+    run_dir = RunDir(path)
+    if not trust_edits:
+        run_dir.require_unedited(remedy)
+    import_user_parts(parts, path, run_dir.load_config()["famx_parts"])
+    return run_dir
 
 
 def reserve_folder(path: str) -> str:

@@ -132,6 +132,19 @@ def test_transcripts_are_text_json_or_subtitles(corpus, command, tmp_path):
         assert message in finished.sentence
 
 
+def test_recording_much_longer_than_those_of_the_training_is_named(corpus, tmp_path, caplog):
+    run(tones_config(corpus, "trainer.max_steps=1"), tmp_path / "run")
+    soundfile.write(tmp_path / "long.wav", np.tile(recording_of("abcab"), 9), 16_000)
+    recognizer = famx.load(tmp_path / "run")
+    recognizer.transcribe(corpus / "test0.wav")
+    recognizer.transcribe(tmp_path / "long.wav", window=2.4)
+    assert "may be missing" not in caplog.text
+    recognizer.transcribe(tmp_path / "long.wav")
+    # texts of two to five letters, of .25 s each
+    assert "long.wav passes the model in pieces of up to 11 s" in caplog.text
+    assert "training has 1.2 s, so that text may be missing: --window=2 makes" in caplog.text
+
+
 @pytest.mark.parametrize("window", ["inf", "nan", "0", "1e400"])
 def test_window_is_checked_before_the_run_is_loaded(window, command):
     finished = command("transcribe", "no_run", "no_file.wav", f"--window={window}")

@@ -28,6 +28,15 @@ def test_prompt_is_continued(run):
     assert again.out == written.out
 
 
+def test_edited_run_is_used_only_if_edits_are_trusted(run, tmp_path):
+    config = tmp_path / "run/config.yaml"
+    config.write_text(config.read_text() + "# edited\n")
+    refused = run("generate", "run", "--prompt", "to")
+    assert refused.status == 2
+    assert "config.yaml has changed since the run's checkpoints were saved" in refused.sentence
+    assert run("generate", "run", "--prompt", "to", "--trust-edits", "--tokens", "2").status == 0
+
+
 def test_mistakes_are_refused(run, corpus):
     for words, sentence in {
         ("run", "--prompt", "é"): "--prompt has characters outside the vocabulary: 'é'",

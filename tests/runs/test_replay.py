@@ -35,6 +35,8 @@ def test_run_that_is_not_finished_is_refused(command, tmp_path):
     finished = command("replay", tmp_path)
     assert finished.status == 2
     assert "is not a finished run: there is no result.json" in finished.sentence
+    finished = command("replay", tmp_path, "optim.lr=1")
+    assert "optim.lr=1 cannot be set: a run is repeated as it was trained" in finished.sentence
 
 
 @pytest.mark.slow

@@ -168,9 +168,9 @@ class ConstantModel(Fusion):
 
 @pytest.mark.parametrize("threshold", [0.9, 1.0])
 def test_signals_without_frames_have_the_empty_text(threshold):
-    found = prefix_beam_search(torch.randn(2, 0, 5), torch.tensor([0, 0]), 3, threshold)
-    assert found.best() == [[], []]
-    assert found.log_probs[:, 0].tolist() == [0.0, 0.0]
+    hypotheses = prefix_beam_search(torch.randn(2, 0, 5), torch.tensor([0, 0]), 3, threshold)
+    assert hypotheses.best() == [[], []]
+    assert hypotheses.log_probs[:, 0].tolist() == [0.0, 0.0]
     scores = torch.randn(2, 4, 5)
     mixed = prefix_beam_search(scores, torch.tensor([0, 4]), 3, threshold)
     alone = prefix_beam_search(scores[1:], torch.tensor([4]), 3, threshold)

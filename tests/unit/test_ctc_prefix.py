@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from famx.decode._ctc_prefix import CTCPrefixScorer
-from famx.decode.base import END_ID as END
+from famx.nn.encoding import END_ID as END
 from famx.nn.encoding import Encoding
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from famx.experiment.jobs import Reports
-from famx.experiment.packing import N_SAMPLES, Slots, Usage, n_cores, read_usage, runs_at_once
+from famx.experiment.packing import N_SAMPLES, Slots, Usage, read_usage, runs_at_once
 from famx.notation import UserError
+from famx.training.device import n_cores
 
 IDLE = Usage(0.0, 1_000, 81_000)
 

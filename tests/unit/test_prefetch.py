@@ -106,7 +106,7 @@ def test_batches_arrive_on_the_device_while_it_computes(world_size):
 
 
 def test_workers_are_started_by_default_on_cuda_alone(monkeypatch):
-    monkeypatch.setattr("famx.training.loader_config._n_cores", lambda: 6)
+    monkeypatch.setattr("famx.training.loader_config.n_cores", lambda: 6)
     assert LoaderConfig().n_workers(torch.device("cpu")) == 0
     assert LoaderConfig().n_workers(torch.device("cuda")) == 5
     assert LoaderConfig(workers=0).n_workers(torch.device("cuda")) == 0
@@ -114,5 +114,5 @@ def test_workers_are_started_by_default_on_cuda_alone(monkeypatch):
     # two processes of torchrun share the cores
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert LoaderConfig().n_workers(torch.device("cuda")) == 2
-    monkeypatch.setattr("famx.training.loader_config._n_cores", lambda: 64)
+    monkeypatch.setattr("famx.training.loader_config.n_cores", lambda: 64)
     assert LoaderConfig().n_workers(torch.device("cuda")) == 8
