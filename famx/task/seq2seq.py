@@ -15,6 +15,7 @@ from famx.nn.encoding import EncoderDecoder
 from famx.nn.masks import length_mask
 from famx.notation import Modality, UserError
 from famx.registry import register
+from famx.task._wer import TextScores
 from famx.task.base import Decoder, EncodingDecoder, ScoresDecoder, Task
 from famx.task.ctc import CTC
 
@@ -23,7 +24,7 @@ IGNORED = -100  # target of padding, which cross_entropy ignores
 
 
 @register
-class Seq2Seq(Task):
+class Seq2Seq(TextScores, Task):
     """loss = w CTC + (1 - w) CE, w = `ctc_weight`; CTC is the loss of `task=ctc` on the encoder.
 
     `CE = -sum_u log p(y_u | y_<u, signal) / tokens`, over the tokens of a text and its end, with
