@@ -180,7 +180,7 @@ def tokenizer_encodes_items(build: Builder) -> None:
     dataset = build.dataset()
     # the items of text are token ids already, of the inputs or of the targets
     if dataset.modality is Modality.TEXT:
-        vocab_size = dataset.build_tokenizer().get_vocab_size()
+        vocab_size = dataset.input_vocab_size or dataset.build_tokenizer().get_vocab_size()
         for index in range(len(dataset)):
             largest = int(dataset[index].signal.max())
             require(largest < vocab_size, f"id {largest} is outside {vocab_size} tokens")
