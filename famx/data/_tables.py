@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +15,23 @@ if TYPE_CHECKING:
 Row = dict[str, str | None]
 
 
-def read_file_table(table: Path, column: str, folder: Path) -> "Dataset":
-    """Reads a table of one recording per row, and adds the recordings as its column `audio`.
+def read_file_table(
+    table: Path, columns: Sequence[str], folder: Path, audio: str = "audio"
+) -> "Dataset":
+    """Reads a table of one recording per row, with the recordings as its column `audio`.
 
     Values stay as they are written: `007`, `1.50`, `true` and `null` are texts. Nothing is cached,
     so an edited table is always read anew.
 
     Args:
         table: a .csv, .tsv or .jsonl file in UTF-8.
-        column: column of the file names.
+        columns: names that the column of the file names may have; the first in the table is read.
         folder: folder of the files.
+        audio: name of the column of the recordings. Another than "audio" is the name of the column
+            of the file names.
 
     Raises:
-        UserError: the table is of another format, damaged or empty, or lacks the column.
+        UserError: the table is of another format, damaged or empty, or lacks the columns.
     """
     from datasets import Dataset
 
@@ -45,15 +49,20 @@ def read_file_table(table: Path, column: str, folder: Path) -> "Dataset":
 
     # columns of all rows, in the order of their first occurrence
     names = dict.fromkeys(name for row in rows for name in row)
-    if column not in names:
-        raise UserError(f"{table} has no column {column}{suggest(column, names)}")
-    columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in names}
-    audio = []
-    for number, name in enumerate(columns[column], 1):
+    candidates = [audio] if audio != "audio" else list(columns)
+    column = next((name for name in candidates if name in names), None)
+    if column is None:
+        raise UserError(
+            f"{table} has no column {' or '.join(candidates)}{suggest(candidates[0], names)}; "
+            "data.audio names the one of the file names"
+        )
+    values: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in names}
+    files = []
+    for number, name in enumerate(values[column], 1):
         if not name or "\0" in name:
             raise UserError(f"{table}: row {number} has no file name in its column {column}")
-        audio.append({"path": str(existing_path(folder / name)), "bytes": None})
-    return Dataset.from_dict(columns | {"audio": audio})
+        files.append({"path": str(existing_path(folder / name)), "bytes": None})
+    return Dataset.from_dict(values | {audio: files})
 
 
 def _read_csv(table: Path) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 import glob
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 # branch in which the hub stores data sets that are code as parquet: SUBSET/SPLIT/0000.parquet
 PARQUET = "refs/convert/parquet"
+# columns of file names in a table SPLIT.csv or SPLIT.tsv
+FILE_COLUMNS = ("path", "file_name", "audio")
+# other names of a split
+ALIASES = {"validation": ("dev", "valid")}
 
 
 @register
@@ -35,12 +39,13 @@ class Hub(Speech):
     Args:
         split: "train", "dev" or "test".
         path: OWNER/NAME on the hub, with @REVISION for another revision than the newest. Or a
-            folder: of `save_to_disk`, of parquet files, an audiofolder, or one of Common Voice with
-            SPLIT.tsv and `clips`.
+            folder: of `save_to_disk`, of parquet files, an audiofolder, or one with SPLIT.csv or
+            SPLIT.tsv, whose files are in the folder, or in `clips` as in Common Voice.
         subset: configuration of the data set, if it has several.
         splits: names of train, dev and test in the data set, in this order; each may be a slice
             such as `train[:90%]`, or a sum such as `train+validation`.
-        audio: column of the recordings ("audio" in an audiofolder and in Common Voice).
+        audio: column of the recordings, or of their file names. By default, in an audiofolder it is
+            `file_name`, and in a table `path` or `file_name`.
         text: column of the texts.
         speaker: column of the speakers; empty where there is none.
         skip_bad: skips bad recordings and counts them; otherwise the first one is refused.
@@ -80,7 +85,7 @@ class Hub(Speech):
 
         # the table of the split, which must have the named columns
         source_split = splits[self.splits.index(split)]
-        table = _load(path, subset, source_split)
+        table = _load(path, subset, source_split, audio)
         _require_columns(table, path, {"audio": audio, "text": text, "speaker": speaker})
 
         # its columns
@@ -148,9 +153,12 @@ def _audio_column(table: "Dataset", column: str) -> "Dataset":
         UserError: the column does not hold audio files.
     """
     import pyarrow
-    from datasets import Audio
+    from datasets import Audio, Value
 
     files = table.select_columns([column]).rename_columns({column: "audio"})
+    # paths as pandas writes them
+    if files.features["audio"] == Value("large_string"):
+        files = files.cast_column("audio", Value("string"))
     try:
         return files.cast_column("audio", Audio(decode=False))
     # an array of samples, or null in all rows
@@ -158,7 +166,7 @@ def _audio_column(table: "Dataset", column: str) -> "Dataset":
         kind = type(table.features[column]).__name__
         raise UserError(
             f"data.audio={column} is a column of {kind}, expected audio files: paths, bytes, or "
-            "a column of datasets.Audio"
+            f"a column of datasets.Audio; the columns are {', '.join(table.column_names)}"
         ) from error
 
 
@@ -184,7 +192,7 @@ def _require_columns(table: "Dataset", path: str, columns: Mapping[str, str]) ->
             raise UserError(f"{path} has no column data.{option}={column}{similar}")
 
 
-def _load(path: str, subset: str, split: str) -> "Dataset":
+def _load(path: str, subset: str, split: str, audio: str) -> "Dataset":
     """Loads a split, or the slices and sums of splits that `split` requests.
 
     Raises:
@@ -200,7 +208,7 @@ def _load(path: str, subset: str, split: str) -> "Dataset":
     try:
         for part in split.split("+"):
             name = part.partition("[")[0]
-            table = _load_split(path, subset, name)
+            table = _load_split(path, subset, name, audio)
             [selected] = ReadInstruction.from_spec(part).to_absolute({name: len(table)})
             tables.append(table.select(range(selected.from_, selected.to)))
         return concatenate_datasets(tables)
@@ -216,7 +224,7 @@ def _load(path: str, subset: str, split: str) -> "Dataset":
         raise UserError(f"data.path={path}: {' '.join(message.split())}") from error
 
 
-def _load_split(path: str, subset: str, split: str) -> "Dataset":
+def _load_split(path: str, subset: str, split: str, audio: str) -> "Dataset":
     """Loads a full split from a folder of any supported kind, or from the hub."""
     from datasets import load_dataset
 
@@ -224,19 +232,21 @@ def _load_split(path: str, subset: str, split: str) -> "Dataset":
     # folders of save_to_disk
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
         return _load_saved(path, folder, split)
-    # Common Voice
-    if (folder / f"{split}.tsv").is_file():
-        return read_file_table(folder / f"{split}.tsv", "path", folder / "clips")
+    # tables of file names, also those of Common Voice
+    if table := _table_of(path, folder, split):
+        clips = folder / "clips"
+        files = clips if clips.is_dir() else folder
+        return read_file_table(table, FILE_COLUMNS, files, audio)
     # an audiofolder; the reader of `datasets` would need torchcodec, although nothing is decoded
     if metadata := sorted((folder / split).glob("metadata.*")):
-        return read_file_table(metadata[0], "file_name", folder / split)
+        return read_file_table(metadata[0], ("file_name",), folder / split, audio)
     # a folder of parquet files
     if folder.is_dir():
-        files = _files_by_split(folder) if glob.has_magic(str(folder)) else None
+        patterns = _files_by_split(folder) if glob.has_magic(str(folder)) else None
         return load_dataset(
             str(folder),
             subset or None,
-            data_files=files,
+            data_files=patterns,
             split=split,
             cache_dir=_cache_of(folder),
         )
@@ -257,12 +267,35 @@ def _load_saved(path: str, folder: Path, split: str) -> "Dataset":
     # a single data set has one split, whose name is rarely set
     tables = {str(saved.split or "train"): saved} if isinstance(saved, Dataset) else saved
     if split not in tables:
-        remedy = suggest(split, tables)
-        if len(tables) == 1:
-            [name] = tables
-            remedy += f"; data.splits=[{name}[:80%],{name}[80%:90%],{name}[90%:]] divides it"
-        raise UserError(f"{path} has no split {split!r}{remedy}")
+        raise _no_split(path, split, tables)
     return tables[split].with_format(None)
+
+
+def _table_of(path: str, folder: Path, split: str) -> Path | None:
+    """Returns the table SPLIT.csv or SPLIT.tsv in a folder; None if the folder has no tables.
+
+    Raises:
+        UserError: there are tables, but none of this split.
+    """
+    for name in (split, *ALIASES.get(split, ())):
+        for suffix in (".csv", ".tsv"):
+            table = folder / (name + suffix)
+            if table.is_file():
+                return table
+    # tables of file names alone: other data files have splits of their own
+    tables = sorted(file.stem for file in folder.glob("*.csv")) if folder.is_dir() else []
+    if "train" in tables and not (folder / split).exists():
+        raise _no_split(path, split, tables)
+    return None
+
+
+def _no_split(path: str, split: str, names: Collection[str]) -> UserError:
+    """Returns the error that a data set has no such split, with a way out."""
+    remedy = suggest(split, names)
+    if len(names) == 1:
+        [name] = names
+        remedy += f"; data.splits=[{name}[:80%],{name}[80%:90%],{name}[90%:]] divides it"
+    return UserError(f"{path} has no split {split!r}{remedy}")
 
 
 def _cache_of(folder: Path) -> str:
