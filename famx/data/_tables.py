@@ -35,18 +35,7 @@ def read_file_table(
     """
     from datasets import Dataset
 
-    readers = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_json_lines}
-    if table.suffix not in readers:
-        raise UserError(f"{table} is a {table.suffix} file{suggest(table.suffix, readers)}")
-    try:
-        rows = list(readers[table.suffix](table))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{table} is not UTF-8: {error.reason} at byte {error.start}") from error
-    except (csv.Error, ValueError, RecursionError) as error:
-        raise UserError(f"{table} cannot be read: {error}") from error
-    if not rows:
-        raise UserError(f"the table {table} is empty")
-
+    rows = _read_rows(table)
     # columns of all rows, in the order of their first occurrence
     names = dict.fromkeys(name for row in rows for name in row)
     candidates = [audio] if audio != "audio" else list(columns)
@@ -63,6 +52,39 @@ def read_file_table(
             raise UserError(f"{table}: row {number} has no file name in its column {column}")
         files.append({"path": str(existing_path(folder / name)), "bytes": None})
     return Dataset.from_dict(values | {audio: files})
+
+
+def read_table(table: Path) -> "Dataset":
+    """Reads a table without recordings, whose values stay as they are written.
+
+    Raises:
+        UserError: the table is of another format, damaged or empty.
+    """
+    from datasets import Dataset
+
+    rows = _read_rows(table)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+
+
+def _read_rows(table: Path) -> list[Row]:
+    """Reads the rows of a table.
+
+    Raises:
+        UserError: the table is of another format, damaged or empty.
+    """
+    readers = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_json_lines}
+    if table.suffix not in readers:
+        raise UserError(f"{table} is a {table.suffix} file{suggest(table.suffix, readers)}")
+    try:
+        rows = list(readers[table.suffix](table))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{table} is not UTF-8: {error.reason} at byte {error.start}") from error
+    except (csv.Error, ValueError, RecursionError) as error:
+        raise UserError(f"{table} cannot be read: {error}") from error
+    if not rows:
+        raise UserError(f"the table {table} is empty")
+    return rows
 
 
 def _read_csv(table: Path) -> Iterator[Row]:
