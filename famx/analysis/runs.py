@@ -13,7 +13,7 @@ import numpy as np
 from famx.config.command import format_command
 from famx.config.schema import flatten
 from famx.config.sections import FinetuneConfig
-from famx.data._normalisers import OWN_VERSION
+from famx.data._normalisers import RULES_VERSION
 from famx.notation import UserError
 from famx.registry import LAYER_ROOMS, PARTS, ROOMS, hyperparameters
 from famx.task._wer import edits
@@ -216,7 +216,7 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
     settings = _settings(config)
     metric_name = metric if metric == "loss" else metric.upper()
     # scores of earlier versions of famx name no version of it
-    normaliser = f"{scores.get('normaliser', '')} {scores.get('normaliser_version', OWN_VERSION)}"
+    normaliser = f"{scores.get('normaliser', '')} {scores.get('normaliser_version', RULES_VERSION)}"
     digest = _test_digest(settings, metric, transcripts, normaliser)
     return Run(
         folder=run_dir.path,

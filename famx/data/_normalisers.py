@@ -124,11 +124,11 @@ DESCRIPTIONS = {
     "unicode": "as written, in NFC",
     "english": "Whisper's rules for English",
 }
-OWN_VERSION = "1"  # of the rules in this file
+RULES_VERSION = "1"  # of the rules in this file
 
 
 def normaliser_version(name: str) -> str:
     """Returns the version of a normaliser; scores of unlike versions are never compared."""
     if name != "english":
-        return OWN_VERSION
+        return RULES_VERSION
     return f"whisper-normalizer {importlib.metadata.version('whisper-normalizer')}"

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +15,64 @@ if TYPE_CHECKING:
 Row = dict[str, str | None]
 
 
-def read_file_table(table: Path, column: str, folder: Path) -> "Dataset":
-    """Reads a table of one recording per row, and adds the recordings as its column `audio`.
+def read_file_table(
+    table: Path, columns: Sequence[str], folder: Path, audio: str = "audio"
+) -> "Dataset":
+    """Reads a table of one recording per row, with the recordings as its column `audio`.
 
     Values stay as they are written: `007`, `1.50`, `true` and `null` are texts. Nothing is cached,
     so an edited table is always read anew.
 
     Args:
         table: a .csv, .tsv or .jsonl file in UTF-8.
-        column: column of the file names.
+        columns: names that the column of the file names may have; the first in the table is read.
         folder: folder of the files.
+        audio: name of the column of the recordings. Another than "audio" is the name of the column
+            of the file names.
 
     Raises:
-        UserError: the table is of another format, damaged or empty, or lacks the column.
+        UserError: the table is of another format, damaged or empty, or lacks the columns.
     """
     from datasets import Dataset
 
+    rows = _read_rows(table)
+    # columns of all rows, in the order of their first occurrence
+    names = dict.fromkeys(name for row in rows for name in row)
+    candidates = [audio] if audio != "audio" else list(columns)
+    column = next((name for name in candidates if name in names), None)
+    if column is None:
+        raise UserError(
+            f"{table} has no column {' or '.join(candidates)}{suggest(candidates[0], names)}; "
+            "data.audio names the one of the file names"
+        )
+    values: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in names}
+    files = []
+    for number, name in enumerate(values[column], 1):
+        if not name or "\0" in name:
+            raise UserError(f"{table}: row {number} has no file name in its column {column}")
+        files.append({"path": str(existing_path(folder / name)), "bytes": None})
+    return Dataset.from_dict(values | {audio: files})
+
+
+def read_table(table: Path) -> "Dataset":
+    """Reads a table without recordings, whose values stay as they are written.
+
+    Raises:
+        UserError: the table is of another format, damaged or empty.
+    """
+    from datasets import Dataset
+
+    rows = _read_rows(table)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+
+
+def _read_rows(table: Path) -> list[Row]:
+    """Reads the rows of a table.
+
+    Raises:
+        UserError: the table is of another format, damaged or empty.
+    """
     readers = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_json_lines}
     if table.suffix not in readers:
         raise UserError(f"{table} is a {table.suffix} file{suggest(table.suffix, readers)}")
@@ -42,18 +84,7 @@ def read_file_table(table: Path, column: str, folder: Path) -> "Dataset":
         raise UserError(f"{table} cannot be read: {error}") from error
     if not rows:
         raise UserError(f"the table {table} is empty")
-
-    # columns of all rows, in the order of their first occurrence
-    names = dict.fromkeys(name for row in rows for name in row)
-    if column not in names:
-        raise UserError(f"{table} has no column {column}{suggest(column, names)}")
-    columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in names}
-    audio = []
-    for number, name in enumerate(columns[column], 1):
-        if not name or "\0" in name:
-            raise UserError(f"{table}: row {number} has no file name in its column {column}")
-        audio.append({"path": str(existing_path(folder / name)), "bytes": None})
-    return Dataset.from_dict(columns | {"audio": audio})
+    return rows
 
 
 def _read_csv(table: Path) -> Iterator[Row]:

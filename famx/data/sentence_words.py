@@ -7,7 +7,7 @@ from zlib import crc32
 from tokenizers import Tokenizer
 
 from famx.data.sentences import Sentences
-from famx.notation import UserError
+from famx.notation import Subwords, UserError
 from famx.registry import register
 
 N_WORDS = 2**14
@@ -37,7 +37,12 @@ class SentenceWords(Sentences):
         """Returns the ids of the words and marks of a sentence."""
         return [crc32(word.encode()) % N_WORDS for word in WORD.findall(sentence.lower())]
 
-    def build_tokenizer(self, vocab_size: int = 0, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    def build_tokenizer(
+        self,
+        vocab_size: int = 0,
+        special_tokens: Sequence[str] = (),
+        subwords: Subwords = "bpe",
+    ) -> Tokenizer:
         """Refuses: a hash is not the id of one word, so that no text can be made of ids.
 
         Raises:

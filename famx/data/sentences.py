@@ -53,6 +53,10 @@ class Sentences(Dataset):
             rows = [row for i, row in enumerate(rows) if shared.get(i % 10, "train") == split]
         if not rows:
             raise UserError(f"{Path(root) / name} has too few lines for the split {split}")
+        self._set_rows(split, rows)
+
+    def _set_rows(self, split: str, rows: Sequence[tuple[str, str]]) -> None:
+        """Sets the items of a split, given by their labels and sentences."""
         self.texts = [label for label, _ in rows]
         self._sentences = [self.encode(sentence) for _, sentence in rows]
         self.ids = [f"{split}-{i:05d}" for i in range(len(rows))]

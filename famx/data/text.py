@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Sequence
-from itertools import islice, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from famx.seeding import numpy_rng
 class Text(Dataset):
     """Blocks of a text: train is its first 80 %, dev the next 10 %, test the last 10 %.
 
+    With files of their own for dev and test, train is all of `path`.
+
     As many training blocks as fit into the text begin at random positions, sampled anew in every
     epoch; blocks of the other splits follow one another. An item has block + 1 token ids: the
     inputs are all but the last, the targets all but the first.
@@ -34,6 +36,7 @@ class Text(Dataset):
         split: "train", "dev" or "test".
         seed: seed of the positions of training blocks.
         path: a text file in UTF-8; empty for the text of `pydoc_data.topics`.
+        dev, test: text files of the other splits; both or neither.
         unit: kind of token: characters, bytes, or subwords that are learned from train, by
             byte-pair encoding or as a unigram model. Subwords encode any text without loss; their
             spaces belong to the word that follows.
@@ -42,7 +45,7 @@ class Text(Dataset):
     """
 
     modality = Modality.TEXT
-    path_options = ("path",)
+    path_options = ("path", "dev", "test")
 
     def __init__(
         self,
@@ -50,6 +53,8 @@ class Text(Dataset):
         seed: int,
         *,
         path: str = "",
+        dev: str = "",
+        test: str = "",
         unit: Unit = "chars",
         vocab_size: int = 1024,
         block: int = 128,
@@ -59,7 +64,12 @@ class Text(Dataset):
             raise UserError(f"data.block={block} must be at least 1")
         self._split = split
         self._seed = seed
+        if bool(dev) != bool(test):
+            raise UserError(
+                f"data.dev={dev} and data.test={test} must both name files, or neither of them"
+            )
         self._path = path
+        self._other_paths = (dev, test) if dev else ()
         self._unit = unit
         self._block = block
         self._tokenizer = self._encode(vocab_size)
@@ -74,15 +84,17 @@ class Text(Dataset):
         Returns:
             The tokenizer.
         """
-        content = _read(self._path)
-        text = content if self._unit == "bytes" else _decode(content, self._path)
-        # borders of the splits are in tenths of the full text
-        borders = [len(text) * tenths // 10 for tenths in (0, 8, 9, 10)]
+        text, sizes = self._read()
+        # borders of the splits: those of the files, or in tenths of the full text
+        borders = [0, *accumulate(sizes)]
+        if not self._other_paths:
+            borders = [len(text) * tenths // 10 for tenths in (0, 8, 9, 10)]
         if tokenizer is None:
             tokenizer = unit_tokenizer(text, borders[1], self._unit, vocab_size)
         start, stop = list(pairwise(borders))[self.splits.index(self._split)]
         part = text[start:stop]
-        name = f"{self._path or 'the text'} ({self._split})"
+        paths = dict(zip(self.splits, (self._path, *self._other_paths), strict=False))
+        name = f"{paths.get(self._split, self._path) or 'the text'} ({self._split})"
         self._token_ids = encode_units(part, tokenizer, self._unit, name)
         if len(self._token_ids) <= self._block:
             raise UserError(
@@ -91,6 +103,17 @@ class Text(Dataset):
             )
         self._choose_blocks(0)
         return tokenizer
+
+    def _read(self) -> tuple[str | bytes, list[int]]:
+        """Returns the texts of all files as one, and their sizes; bytes where a token is a byte."""
+        paths = {"data.path": self._path}
+        if self._other_paths:
+            paths["data.dev"], paths["data.test"] = self._other_paths
+        contents = [_read(option, path) for option, path in paths.items()]
+        if self._unit == "bytes":
+            return b"".join(contents), [len(content) for content in contents]
+        texts = [_decode(*pair) for pair in zip(contents, paths.values(), strict=True)]
+        return "".join(texts), [len(text) for text in texts]
 
     def use_tokenizer(self, tokenizer: Tokenizer) -> None:
         if tokenizer.to_str() != self._tokenizer.to_str():
@@ -172,7 +195,7 @@ def _decode(content: bytes, path: str) -> str:
         ) from error
 
 
-def _read(path: str) -> bytes:
+def _read(option: str, path: str) -> bytes:
     """Returns the content of a file, or Python's help texts where the path is empty."""
     if not path:
         from pydoc_data.topics import topics
@@ -181,4 +204,4 @@ def _read(path: str) -> bytes:
     try:
         return typed_path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"data.path={path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{option}={path} cannot be read: {error.strerror}") from error

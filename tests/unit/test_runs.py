@@ -1,5 +1,7 @@
 """Scored runs are read, and grouped by test and setting."""
 
+import json
+
 import numpy as np
 import pytest
 from scored_runs import WRONG_HYPOTHESES, write_scored_run
@@ -118,6 +120,24 @@ def test_labels_distinguish_all_models(tmp_path):
     assert len({tuple(label) for label in all_labels}) == len(all_words)
     assert "model.drawn.seed=3" in all_labels[0]
     assert all(len(line) < 60 for label in all_labels for line in label)
+
+
+def test_scores_of_unlike_normalisers_or_versions_are_not_of_one_test(tmp_path):
+    tests = []
+    changes = [
+        {},
+        {"normaliser_version": "1"},
+        {"normaliser_version": "2"},
+        {"normaliser": "basic"},
+    ]
+    for index, change in enumerate(changes):
+        folder = write_scored_run(tmp_path / str(index))
+        file = folder / "scores.test.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+        tests.append(read_run(folder, "test", "wer").test)
+    # scores of earlier versions of famx name no version
+    assert tests[0] == tests[1]
+    assert len(set(tests)) == 3
 
 
 def test_a_run_without_the_score_is_refused(tmp_path):

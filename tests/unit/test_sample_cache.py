@@ -32,10 +32,10 @@ def decoded(monkeypatch, tmp_path):
     log.touch()
     read_audio = _recordings.read_audio
 
-    def read_and_log(file, name):
+    def read_and_log(file, name, *part):
         with log.open("a") as stream:
             stream.write(name + "\n")
-        return read_audio(file, name)
+        return read_audio(file, name, *part)
 
     monkeypatch.setattr(_recordings, "read_audio", read_and_log)
     return lambda: log.read_text().split()

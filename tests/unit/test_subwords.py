@@ -190,3 +190,27 @@ def test_tokenizer_of_another_unit_is_refused(play):
         tokenizer = Text("dev", 0, unit=unit, **options).build_tokenizer()
         with pytest.raises(UserError, match=rf"^data\.unit={other} is not the unit of the run"):
             Text("dev", 0, unit=other, **options).use_tokenizer(tokenizer)
+
+
+# files of their own for dev and test
+
+
+@pytest.mark.parametrize("unit", ["chars", "bytes", *KINDS])
+def test_files_of_dev_and_test_are_those_splits(unit, tmp_path):
+    texts = {"train": "to be or not " * 200, "dev": "a b c " * 50, "test": "xyz é " * 60}
+    for split, text in texts.items():
+        (tmp_path / f"{split}.txt").write_text(text, encoding="utf-8")
+    names = ("path", "dev", "test")
+    options = dict(zip(names, (str(tmp_path / f"{split}.txt") for split in texts), strict=True))
+    options |= {"unit": unit, "vocab_size": 300, "block": 16}
+    for split, text in texts.items():
+        assert decoded(Text(split, 0, **options)) == text
+    tokenizers = {Text(split, 0, **options).build_tokenizer().to_str() for split in texts}
+    assert len(tokenizers) == 1
+
+
+def test_one_file_of_dev_and_test_is_refused_and_an_absent_one_is_named(play):
+    with pytest.raises(UserError, match=r"^data\.dev= and data\.test=a must both name files"):
+        Text("train", 0, path=str(play), test="a")
+    with pytest.raises(UserError, match=r"^data\.test=nowhere cannot be read: No such file"):
+        Text("train", 0, path=str(play), dev=str(play), test="nowhere")
