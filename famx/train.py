@@ -30,7 +30,7 @@ from famx.config.schema import (
     section_schema,
     to_plain,
 )
-from famx.config.sections import SweepConfig
+from famx.config.sections import FinetuneConfig, SweepConfig
 from famx.config.text_options import quote_texts, replace_texts, restore_texts
 from famx.config.words import hydra_words, split_words, sweep_folder
 from famx.experiment.jobs import Job, carry_out
@@ -60,6 +60,7 @@ RESUMABLE = (
     "trainer.threads",
     "loader.workers",
     "loader.cache_gb",
+    "logger",
 )
 
 
@@ -299,9 +300,15 @@ def resume(words: Sequence[str]) -> int:
                 f"{', '.join((*RESUMABLE, *paths))}"
             )
         section, _, option = key.partition(".")
-        config[section][option] = value if key in paths else parse_yaml(key, value)
+        parsed = value if key in paths else parse_yaml(key, value)
+        if option:
+            config[section][option] = parsed
+        else:
+            config[section] = parsed
     # checks the types of changed options, and adds the defaults of options newer than the run
-    for section, fields in SECTION_TYPES.items():
+    for section, fields in (SECTION_TYPES | {"finetune": FinetuneConfig}).items():
+        if not isinstance(config[section], dict):
+            raise UserError(f"{run_dir} is damaged: {section} in its config is no mapping")
         config[section] = fill_defaults(section_schema(fields), config[section], section)
     check_user_parts(config)
     results = run(config, run_dir.path, resume=True, trust_edits=trust_edits)

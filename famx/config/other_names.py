@@ -53,6 +53,16 @@ OTHER_NAMES = {
     "output_dir": "hydra.run.dir",
     "dataset": "data",
     "tokenizer": "task.vocab_size",
+    "freeze_param": "finetune.freeze",
+    "freeze": "finetune.freeze",
+    "layer_decay": "finetune.layer_decay",
+    "layerwise_lr_decay": "finetune.layer_decay",
+    "llrd": "finetune.layer_decay",
+    "report_to": "logger",
+    "tracker": "logger",
+    "use_wandb": "logger=wandb",
+    "wandb": "logger=wandb",
+    "mlflow": "logger=mlflow",
 }
 """Names in other frameworks -> options of famx."""
 

@@ -173,6 +173,10 @@ def fill_defaults(schema: type, values: Mapping[str, Any], where: str) -> dict[s
 def one_line(error: BaseException) -> str:
     """Returns the message of an error of Hydra or OmegaConf without its lines of details."""
     text = re.sub(r"\s+", " ", str(error)).strip()
+    # what OmegaConf says of its own classes
+    text = re.sub(
+        r"Invalid value assigned: \w+ is not a ListConfig.*", "it must be a list: [a,b]", text
+    )
     return re.sub(r" (full_key|reference_type|object_type)[:=].*", "", text)
 
 

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from famx import files, registry
 from famx.config.command import format_command, format_tensorboard, python_command
 from famx.config.schema import flatten
+from famx.config.sections import FinetuneConfig
 from famx.data._normalisers import DESCRIPTIONS
 from famx.data.base import Dataset
 from famx.experiment.build import Experiment
@@ -178,10 +179,16 @@ def _as_utf8(text: str) -> str:
 
 
 def hparams(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values by which TensorBoard compares runs: parts, seed and all set options."""
-    options: dict[str, Any] = {}
-    for section in SECTIONS:
-        for key, value in flatten(config[section], section):
+    """Returns the values by which TensorBoard compares runs: parts, seed and all set options.
+
+    Of fine-tuning, those that are not the defaults.
+    """
+    sections = {section: config[section] for section in SECTIONS}
+    defaults = vars(FinetuneConfig())
+    finetune = {key: x for key, x in config["finetune"].items() if x != defaults[key]}
+    options: dict[str, Any] = {"init_from": config["init_from"]} if config["init_from"] else {}
+    for section, settings in (sections | {"finetune": finetune}).items():
+        for key, value in flatten(settings, section):
             if value in (None, {}) or key.endswith(".layers"):
                 continue
             # TensorBoard accepts only plain values, and texts that are UTF-8

@@ -137,7 +137,7 @@ TRACKERS: dict[str, type[Tracker]] = {"mlflow": Mlflow, "wandb": Wandb, "trackio
 """Value of `logger`, which is the name of its package too -> its class."""
 
 
-def check_logger(logger: str) -> None:
+def check_logger(logger: object) -> None:
     """Checks that a tracker exists and is installed, without importing it.
 
     Raises:
@@ -145,9 +145,9 @@ def check_logger(logger: str) -> None:
     """
     if logger == DEFAULT:
         return
-    if logger not in TRACKERS:
+    if not isinstance(logger, str) or logger not in TRACKERS:
         choices = (DEFAULT, *TRACKERS)
-        raise UserError(f"logger={logger}: no such tracker{suggest(logger, choices)}")
+        raise UserError(f"logger={logger}: no such tracker{suggest(str(logger), choices)}")
     spec = find_spec(logger)
     # a folder of this name, such as wandb's own output, is found too, but has no file
     if spec is None or spec.origin is None:

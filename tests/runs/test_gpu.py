@@ -65,7 +65,15 @@ def test_each_block_trains_in_graphs(corpus, tmp_path, attention, caplog):
         assert value == pytest.approx(expected[step], rel=2e-2)
 
 
-@pytest.mark.parametrize("words", [("optim=fam",), ("optim=fam_adamw", "trainer.accumulate=2")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("optim=fam",),
+        ("optim=fam_adamw", "trainer.accumulate=2"),
+        # trained after the run has been stopped and resumed
+        ("finetune.freeze=[frontend]", "finetune.freeze_steps=36", "finetune.layer_decay=.8"),
+    ],
+)
 def test_resumed_run_equals_an_unbroken_one(corpus, tmp_path, words):
     trained(corpus, tmp_path / "unbroken", *words)
     with stopped_at(33, signal.SIGTERM):

@@ -92,6 +92,11 @@ def test_malformed_config_of_a_run_is_refused(command, run_config):
             finished = command(*words)
             assert finished.status == 2, finished.err
             assert expected in finished.sentence
+    for finetune, expected in ((5, "finetune in its config is no mapping"), ({"x": 1}, "x")):
+        run_config.write_text(yaml.safe_dump(config | {"finetune": finetune}))
+        finished = command("train", "resume=run", "trust_edits=true")
+        assert finished.status == 2, finished.err
+        assert expected in finished.sentence
 
 
 WORDS = (f"seed={5000 * '9'}", f"name={3000 * '{'}", f"optim.betas={3000 * '['}{3000 * ']'}")

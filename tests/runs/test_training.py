@@ -138,6 +138,7 @@ def test_settings_of_a_run_are_hyperparameters_in_tensorboard(corpus, tmp_path):
     assert settings["trainer.unit_clip"] == 0.005
     assert "layer" in settings
     assert all(isinstance(value, str | int | float) for value in settings.values())
+    assert not [key for key in settings if key.startswith(("finetune", "init_from"))]
 
 
 def test_a_stopped_run_has_its_row_of_hyperparameters_and_results(corpus, tmp_path):

@@ -10,6 +10,7 @@ from tones import saved_weights, stopped_at
 from famx.config.schema import CONF, to_plain
 from famx.config.versions import VERSION_BASE
 from famx.experiment.build import build_experiment, build_run_optimizer
+from famx.experiment.report import hparams
 from famx.experiment.resolve import resolve
 from famx.experiment.run import run
 from famx.experiment.transfer import initialize_from
@@ -241,6 +242,16 @@ def test_fine_tuning_beats_training_from_scratch_on_little_data(texts, tmp_path)
     words = (f"init_from={tmp_path / 'long'}", *words)
     tuned = run(text_config(texts, "little.txt", *words), tmp_path / "tuned")
     assert tuned["test/loss"] < 0.5 * scratch["test/loss"]
+
+
+def test_fine_tuning_is_among_the_settings_that_tell_runs_apart(texts, source):
+    words = (f"init_from={source}", *UNFROZEN_BY_STEPS, "finetune.layer_decay=.5")
+    settings = hparams(resolve(text_config(texts, "abc.txt", *words)))
+    assert settings["init_from"] == str(source)
+    assert settings["finetune.freeze"] == "['frontend', 'layers.0.attention']"
+    assert settings["finetune.freeze_steps"] == "[4, 2]"
+    assert settings["finetune.layer_decay"] == 0.5
+    assert "finetune.only" not in settings
 
 
 def test_run_prints_what_was_loaded(texts, source, tmp_path, capsys):

@@ -120,3 +120,12 @@ def test_a_picture_that_cannot_be_written_is_refused(tmp_path, run_compare):
 def test_a_split_that_is_not_scored_is_refused(tmp_path, run_compare):
     with pytest.raises(UserError, match="is not scored on dev"):
         run_compare(write_scored_run(tmp_path / "run"), "--split", "dev")
+
+
+def test_runs_that_differ_in_fine_tuning_are_two_settings(tmp_path, run_compare):
+    words = ["task=lm", "init_from=outputs/large"]
+    write_scored_run(tmp_path / "all", *words)
+    write_scored_run(tmp_path / "gradual", *words, "finetune.layer_decay=.8")
+    output = run_compare(tmp_path / "all", tmp_path / "gradual")
+    assert "finetune.layer_decay=1.0" in output
+    assert "finetune.layer_decay=0.8" in output

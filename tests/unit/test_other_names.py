@@ -5,13 +5,18 @@ import re
 import pytest
 
 from famx.config.other_names import OTHER_NAMES
-from famx.config.sections import ModelConfig
+from famx.config.sections import FinetuneConfig, ModelConfig
 from famx.registry import PARTS, ROOMS, hyperparameters, names
 from famx.training.loader_config import LoaderConfig
 from famx.training.trainer_config import TrainerConfig
 
-SECTIONS = {"trainer": TrainerConfig, "loader": LoaderConfig, "model": ModelConfig}
-OPTIONS = set(ROOMS) | {"hydra.run.dir"}
+SECTIONS = {
+    "trainer": TrainerConfig,
+    "loader": LoaderConfig,
+    "model": ModelConfig,
+    "finetune": FinetuneConfig,
+}
+OPTIONS = set(ROOMS) | {"hydra.run.dir", "logger"}
 OPTIONS |= {f"{name}.{key}" for name, cls in SECTIONS.items() for key in cls.__dataclass_fields__}
 for room in ROOMS:
     for name in names(room):
