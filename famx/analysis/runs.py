@@ -215,7 +215,7 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         parameters = sum(int(group["parameters"]) for group in rows)
     settings = _settings(config)
     metric_name = metric if metric == "loss" else metric.upper()
-    # scores of earlier versions of famx name no version of it
+    # scores name no version of it where it is the first one
     normaliser = f"{scores.get('normaliser', '')} {scores.get('normaliser_version', RULES_VERSION)}"
     digest = _test_digest(settings, metric, transcripts, normaliser)
     return Run(

@@ -16,7 +16,7 @@ from famx import files
 from famx.config.command import format_command
 from famx.config.sections import FinetuneConfig
 from famx.data._fingerprint import digest_of
-from famx.data._normalisers import NORMALISERS, normaliser_version
+from famx.data._normalisers import NORMALISERS, RULES_VERSION, normaliser_version
 from famx.data.base import Dataset, Speech
 from famx.experiment import report
 from famx.experiment.build import (
@@ -163,11 +163,13 @@ def score(
         )
         conditions: dict[str, object] = {
             "normaliser": name,
-            "normaliser_version": normaliser_version(name),
             "decoder": dict(experiment.config["decode"]),
             "data": digest_of(loader.dataset.fingerprint()),
             "device": describe_device(experiment.device),
         }
+        # none is named for the first version of famx's own rules
+        if (version := normaliser_version(name)) != RULES_VERSION:
+            conditions["normaliser_version"] = version
         if not is_checked(experiment.config):
             conditions["check"] = "off"
         analysis = analyse(

@@ -135,7 +135,7 @@ def test_scores_of_unlike_normalisers_or_versions_are_not_of_one_test(tmp_path):
         file = folder / "scores.test.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | change))
         tests.append(read_run(folder, "test", "wer").test)
-    # scores of earlier versions of famx name no version
+    # scores name no version where it is the first one
     assert tests[0] == tests[1]
     assert len(set(tests)) == 3
 
