@@ -55,7 +55,8 @@ def main() -> int:
     console = Console(highlight=False, markup=False, width=max(MIN_WIDTH, Console().width))
     minutes = sum(entry.seconds for entry in entries) / 60
     tasks = ", ".join(entry.name for entry in entries)
-    console.print(f"{len(entries)} tasks, about {minutes:.0f} minutes on two cores: {tasks}")
+    plural = "" if len(entries) == 1 else "s"
+    console.print(f"{len(entries)} task{plural}, about {minutes:.0f} minutes on two cores: {tasks}")
 
     # the runs, and the sentences of tasks that the overrides or the data do not fit
     folder = (sweep_folder(arguments.overrides) or _default_folder(arguments.overrides)).resolve()

@@ -49,7 +49,8 @@ def rows_of_split(
     dev_files = _sample_tenth(rows)
     if not dev_files:
         raise UserError(
-            f"{folder / train} has too few lines for a tenth of them to be dev; set data.dev"
+            f"{folder / train} names {len({row.file for row in rows})} different files; dev is a "
+            "tenth of at least 10: set data.dev"
         )
     if is_missing:
         log.warning(
@@ -84,6 +85,10 @@ def _read_manifest(folder: Path, name: str, allow_outside: bool) -> list[Row]:
     manifest = folder / name
     if not _is_manifest(manifest):
         other = _other_form(manifest)
+        if manifest.is_dir():
+            raise UserError(
+                f"there is no file {manifest / 'wav.scp'}, which a folder in the form of Kaldi has"
+            )
         remedy = ": data.root=DIR names the folder of it"
         if other:
             remedy = f"; there is {other.name}, which data.train, data.dev or data.test can name"

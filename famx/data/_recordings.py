@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int16
 
 from famx.data._audio import read_audio
-from famx.data._audio_table import AudioFiles, AudioTable, audio_source, extent_of
+from famx.data._audio_table import AudioFiles, AudioTable, Extent, audio_source, extent_of
 from famx.data._cache import SampleCache
 from famx.data._durations import read_durations
 from famx.data._normalisers import NORMALISERS
@@ -143,8 +143,7 @@ class Recordings:
         extent = extent_of(self._audio, index)
         source = audio_source(self._audio[index]["audio"], name)
         signal = read_audio(source, name, extent.start, extent.seconds)
-        if extent.seconds is not None:
-            _check_stated(extent.seconds, len(signal) / SAMPLE_RATE, name)
+        _check_stated(extent, len(signal) / SAMPLE_RATE, name)
         # 16 bits without loss, even without a cache
         samples = (signal * 2**15).to(torch.int16).numpy()
         if not samples.any():
@@ -153,13 +152,20 @@ class Recordings:
         return samples
 
 
-def _check_stated(stated: Seconds, actual: Seconds, name: str) -> None:
+def _check_stated(extent: Extent, actual: Seconds, name: str) -> None:
     """Raises a UserError if a recording is not as long as its list states, up to rounding."""
-    if abs(actual - stated) > TOLERANCE / SAMPLE_RATE:
+    stated = extent.seconds
+    if stated is None or abs(actual - stated) <= TOLERANCE / SAMPLE_RATE:
+        return
+    if extent.start is None:
         raise UserError(
             f"{name} is {actual:,.2f} s long, and its line states {stated:,.2f} s; correct the "
             "line, or leave the duration out to have it read"
         )
+    raise UserError(
+        f"{name} is {actual:,.2f} s long, and its line states {stated:,.2f} s from "
+        f"{extent.start:,.2f} s on; correct the line, since the file ends there"
+    )
 
 
 def _check_recording(duration: Seconds | UserError, name: str, max_seconds: Seconds) -> Seconds:

@@ -62,7 +62,9 @@ def parse_seconds(written: str, name: str, location: str) -> Seconds:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise UserError(f"{location}: {name} is {written!r}, expected a number of seconds")
+        raise UserError(
+            f"{location}: {name} is {written!r}, expected a number of seconds, at least 0"
+        )
     return seconds
 
 

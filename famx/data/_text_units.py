@@ -5,7 +5,7 @@ from typing import Literal, cast
 
 import numpy as np
 from jaxtyping import Shaped
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from famx.data._subwords import train_byte_subwords
 from famx.data._tokenizers import byte_tokenizer, list_characters, train_tokenizer
@@ -54,7 +54,7 @@ def encode_units(
     Raises:
         UserError: the tokenizer is one of another unit, or has no token for a character.
     """
-    if unit_of(tokenizer) != ("bpe" if unit == "unigram" else unit):
+    if unit_of(tokenizer) != unit:
         raise UserError(f"data.unit={unit} is not the unit of the run that reads {name}")
     if isinstance(text, bytes):
         return np.frombuffer(text, np.uint8)
@@ -69,9 +69,9 @@ def encode_units(
 
 
 def unit_of(tokenizer: Tokenizer) -> Unit | None:
-    """Returns the unit of a tokenizer of texts, "bpe" for subwords of any kind; None for others."""
+    """Returns the unit of a tokenizer of texts; None for tokenizers of other data."""
     if isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
-        return "bpe"
+        return "bpe" if isinstance(tokenizer.model, models.BPE) else "unigram"
     vocabulary = tokenizer.get_vocab()
     if vocabulary == byte_tokenizer().get_vocab():
         return "bytes"

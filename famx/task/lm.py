@@ -1,12 +1,13 @@
 """Language model: predicts each next character or byte from those before it."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -51,8 +52,9 @@ class LanguageModel(Task):
         # characters of each token, by its id
         vocabulary = tokenizer.get_vocab()
         self._characters = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)
+        is_bytes = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
         for token, index in vocabulary.items():
-            self._characters[index] = n_characters(token)
+            self._characters[index] = n_characters(token, is_bytes)
 
     def count(self, batch: Batch) -> int:
         """Counts the predicted ids."""
@@ -78,10 +80,25 @@ class LanguageModel(Task):
         return self.loss(model, batch), []
 
 
-def n_characters(token: str) -> int:
-    """Returns the number of characters of a token; a byte that continues a character has none."""
+def n_characters(token: str, is_bytes: bool = False) -> int:
+    """Returns the number of characters of a token; a byte that continues a character has none.
+
+    Args:
+        token: characters, or one byte in the form `<0xC3>`.
+        is_bytes: whether each character of the token stands for a byte, as in GPT-2.
+    """
+    if is_bytes:
+        return sum(symbol not in _continuations() for symbol in token)
     byte = re.fullmatch("<0x([0-9A-F]{2})>", token)
     if byte is None:
         return len(token)
     # the first bits of such a byte of UTF-8 are 10
     return 0 if int(byte[1], 16) >> 6 == 0b10 else 1
+
+
+@functools.cache
+def _continuations() -> frozenset[str]:
+    """Returns the symbols of the bytes 80 to BF, the second ones of U+0080 to U+00BF."""
+    symbols = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    characters = map(chr, range(0x80, 0xC0))
+    return frozenset(symbols.pre_tokenize_str(character)[0][0][-1] for character in characters)

@@ -109,8 +109,9 @@ def test_program_gives_the_scores_of_the_model_for_any_batch_and_length(command,
         torch.testing.assert_close(program_scores[i, :size], scores[i, :size], rtol=1e-4, atol=1e-5)
 
 
-def test_card_says_what_the_program_of_a_text_decoder_holds(command, corpus, tmp_path):
-    words = ("task=seq2seq", "model.decoder_layers=1", "decode=seq2seq_beam", "decode.beam=2")
+@pytest.mark.parametrize("task", [("task=seq2seq", "model.decoder_layers=1"), ("task=transducer",)])
+def test_card_says_what_the_program_of_a_text_decoder_holds(task, command, corpus, tmp_path):
+    words = (*task, "decode=seq2seq_beam", "decode.beam=2")
     words = (*words, "trainer.max_steps=1", "hydra.run.dir=run")
     assert command("train", *tones_words(corpus, *words)).status == 0
     finished = export("run", "--to", "out")

@@ -9,6 +9,7 @@ import torch
 from scored_runs import REFERENCES
 from tokenizers import Tokenizer, models
 
+from famx.data._subwords import train_byte_subwords
 from famx.data._tokenizers import byte_tokenizer, train_tokenizer
 from famx.nn.batch import Batch
 from famx.notation import Modality
@@ -147,6 +148,15 @@ def test_characters_of_bytes_are_those_of_the_text():
     rows = [first, second + [0] * (len(first) - len(second))]
     # the first id of a row is not predicted, and padding is none
     assert task.count_characters(text_batch(rows, [len(first), 2])) == 4 + 1
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_characters_of_subwords_are_those_of_the_text(kind):
+    tokenizer = train_byte_subwords(["one été, two 日本 \n"] * 9, 300, kind)
+    task = build("task", {"name": "lm"}, tokenizer=tokenizer)
+    text = "x one été äöz€ 日本語😀\u0085\xad\n"
+    ids = tokenizer.encode(text).ids
+    assert task.count_characters(text_batch([ids], [len(ids)])) == len(text) - 1
 
 
 def test_bits_per_character_count_characters_and_not_tokens():

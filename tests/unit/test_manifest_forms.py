@@ -124,11 +124,11 @@ def test_duration_that_is_no_positive_number_is_refused(written, corpus):
         ('{"audio_filepath": "a\\u0000b", "text": "a"}', r"is not a path"),
         (
             '{"audio_filepath": "anna0.wav", "text": "a", "duration": true}',
-            r"duration is 'true', expected a number of seconds$",
+            r"duration is 'true', expected a number of seconds, at least 0$",
         ),
         (
             '{"audio_filepath": "anna0.wav", "text": "a", "duration": NaN}',
-            r"duration is 'nan', expected a number of seconds$",
+            r"duration is 'nan', expected a number of seconds, at least 0$",
         ),
         (
             '{"audio_filepath": "anna0.wav", "text": "a", "offset": 0.1}',
@@ -223,7 +223,11 @@ def test_segments_that_have_moved_change_the_fingerprint_alone(long):
 @pytest.mark.parametrize(
     ("offset", "duration", "message"),
     [
-        (8.5, 1.0, r"is 0\.50 s long, and its line states 1\.00 s"),
+        (
+            8.5,
+            1.0,
+            r"is 0\.50 s long, and its line states 1\.00 s from 8\.50 s on; correct the line",
+        ),
         (12.0, 1.0, r"begins at 12\.00 s in a file of 9\.00 s$"),
     ],
 )
@@ -265,7 +269,11 @@ def test_open_segment_beyond_the_end_is_refused_before_training(long):
         ("segments", "u anna-0 0 1 2", r"line 1: expected UTTERANCE RECORDING START END, got"),
         ("segments", "u bob-0 0 1", r"line 1: bob-0 is not in wav\.scp$"),
         ("segments", "u anna-0 1 0.5", r"the end, 0\.5 s, is not after the start, 1 s$"),
-        ("segments", "u anna-0 x 1", r"the start is 'x', expected a number of seconds$"),
+        (
+            "segments",
+            "u anna-0 x 1",
+            r"the start is 'x', expected a number of seconds, at least 0$",
+        ),
         ("segments", "u anna-0 0 1", r"text, line 1: anna-0 is not in .*segments$"),
     ],
 )
@@ -283,6 +291,12 @@ def test_bad_folder_of_kaldi_is_refused_in_one_sentence(
 def test_folder_of_kaldi_without_texts_is_refused(corpus):
     (corpus / "train" / "text").unlink()
     with pytest.raises(UserError, match=r"there is no file .*text, which a folder in the form of"):
+        read(corpus, "")
+
+
+def test_folder_of_kaldi_without_recordings_is_refused(corpus):
+    (corpus / "train" / "wav.scp").unlink()
+    with pytest.raises(UserError, match=r"there is no file .*train.wav\.scp, which a folder in"):
         read(corpus, "")
 
 

@@ -64,7 +64,9 @@ def test_missing_dev_manifest_is_reported_unless_it_is_null(tmp_path, caplog):
 
 def test_too_few_lines_for_a_dev_are_refused(tmp_path):
     write_repeated(tmp_path, ["one"], n_speakers=9)
-    with pytest.raises(UserError, match=r"too few lines for a tenth of them to be dev"):
+    with pytest.raises(
+        UserError, match=r"different files; dev is a tenth of at least 10: set data\.dev"
+    ):
         Manifest("train", 0, root=str(tmp_path))
 
 

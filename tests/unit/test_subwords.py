@@ -185,7 +185,7 @@ def test_character_that_the_run_does_not_know_is_named(play, tmp_path):
 
 def test_tokenizer_of_another_unit_is_refused(play):
     options = {"path": str(play), "vocab_size": 300}
-    units = ("chars", "bytes", "bpe")
+    units = ("chars", "bytes", *KINDS)
     for unit, other in itertools.permutations(units, 2):
         tokenizer = Text("dev", 0, unit=unit, **options).build_tokenizer()
         with pytest.raises(UserError, match=rf"^data\.unit={other} is not the unit of the run"):
