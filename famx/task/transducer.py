@@ -6,7 +6,6 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
-from torchaudio.functional import rnnt_loss
 
 from famx.nn.batch import Batch
 from famx.nn.encoding import BLANK_ID
@@ -49,6 +48,9 @@ class Transducer(JointCTC):
     def text_loss(
         self, text_scores: Float[Tensor, "b t u v"], lengths: Int[Tensor, " b"], batch: Batch
     ) -> Float[Tensor, ""]:
+        # imported late: no other task needs it
+        from torchaudio.functional import rnnt_loss
+
         # torchaudio requires the longest rows to have no padding
         n_frames = int(lengths.max())
         n_tokens = int(batch.target_lengths.max())
