@@ -150,6 +150,8 @@ def table(comparison: Comparison) -> Table:
         if len({getattr(run, name) for run in comparison.runs}) > 1:
             costs.append(name)
     mean_heading = "mean %" if comparison.is_fraction else "mean"
+    if any(len(setting.runs) > 1 for setting in comparison.settings):
+        mean_heading += "\nmin to max"  # of the seeds; the table's other ranges are intervals
     columns = ["seeds", *(headings[name] for name in costs), mean_heading, "difference", "verdict"]
 
     # one row per setting; the baseline has no difference

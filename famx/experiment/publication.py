@@ -147,7 +147,7 @@ def _program_lines(config: Mapping[str, Any], programs: list[str]) -> list[str]:
     if not programs:
         return []
     text = f"{_listed(programs)}: `(inputs, lengths) -> (scores, lengths)`, without famx."
-    if get("task", config["task"]["name"]).has_decoder:
+    if get("task", config["task"]["name"]).decoder_kind is not None:
         text += " It is the encoder with its CTC scores alone; the decoder of texts is not in it."
     load = ["import torch", "", f'program = torch.export.load("{PROGRAM}").module()']
     return ["", text, "", "```python", *load, "```"]

@@ -62,6 +62,17 @@ def test_each_test_has_a_table_and_all_share_a_picture(tmp_path, run_compare, ca
     assert again.endswith("earlier files are replaced: compare.png, report.html, report.md")
 
 
+def test_the_range_of_the_seeds_is_not_taken_for_an_interval(tmp_path):
+    runs = [
+        write_scored_run(tmp_path / f"{optim}{seed}", f"optim={optim}", f"seed={seed}")
+        for optim in ("adamw", "fam")
+        for seed in (0, 1)
+    ]
+    (result,) = comparison.compare(runs, "test", "wer")
+    headings = [column.header for column in comparison.table(result).columns]
+    assert "mean %\nmin to max" in headings
+
+
 def test_the_table_has_rates_intervals_and_verdicts(tmp_path, run_compare):
     baseline = write_scored_run(tmp_path / "a", "optim=adamw")
     worse = write_scored_run(tmp_path / "b", "optim=fam", hypotheses=WRONG_HYPOTHESES)
