@@ -150,6 +150,8 @@ def table(comparison: Comparison) -> Table:
         if len({getattr(run, name) for run in comparison.runs}) > 1:
             costs.append(name)
     mean_heading = "mean %" if comparison.is_fraction else "mean"
+    if any(len(setting.runs) > 1 for setting in comparison.settings):
+        mean_heading += "\nmin to max"  # of the seeds; the table's other ranges are intervals
     columns = ["seeds", *(headings[name] for name in costs), mean_heading, "difference", "verdict"]
 
     # one row per setting; the baseline has no difference
@@ -209,8 +211,9 @@ def notes(comparison: Comparison) -> Iterator[str]:
     shared_costs = _format_shared_costs(runs)
     if shared_costs:
         yield f"Each run: {shared_costs}."
+    yield from _cautions(comparison)
     if not differences:
-        yield "All runs have the same settings, so there is nothing to compare."
+        yield "Only one setting is scored on this test, so there is nothing to compare."
         return
     # how to read a difference and its interval
     yield (
@@ -239,6 +242,17 @@ def notes(comparison: Comparison) -> Iterator[str]:
         )
     if not np.isfinite([run.rate for run in runs]).all():
         yield "Runs with nan or inf have diverged."
+
+
+def _cautions(comparison: Comparison) -> Iterator[str]:
+    """Yields a note on each setting whose parts were not checked before they trained."""
+    for setting in comparison.settings:
+        if any(run.result.get("check") == "off" for run in setting.runs.values()):
+            label = " ".join(setting.label.split())
+            yield (
+                f"Caution: {label} was trained with check=off: its own parts may break the rules "
+                "of their rooms, and see the future of a text."
+            )
 
 
 def _new_table(title: Text | str, first_column: str, columns: Sequence[str]) -> Table:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from famx.notation import SAMPLE_RATE, Modality, UserError
 
@@ -61,7 +62,16 @@ def export_program(model: nn.Module, modality: Modality, vocab_size: int) -> Exp
             f"the scores of the exported program differ by {difference:.1e} of the largest from "
             f"those of the model, which is more than {TOLERANCE:.0e}"
         )
+    _remove_traces(program)
     return program
+
+
+def _remove_traces(program: ExportedProgram) -> None:
+    """Removes the lines of source that operations are from, with the paths of this machine."""
+    for module in program.graph_module.modules():
+        if isinstance(module, GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
 
 
 def save_program(program: ExportedProgram, file: Path) -> None:

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +82,14 @@ def test_exported_folder_tells_nothing_of_the_machine(command, trained, corpus, 
             assert str(corpus.parent).encode() not in file.read_bytes(), file
     names = {file.name for file in (tmp_path / "out").rglob("*.safetensors")}
     assert names == {"model.safetensors"}
+
+
+def test_program_holds_no_path_of_the_source(command, trained, tmp_path):
+    finished = export("run", "--to", "out")
+    assert finished.returncode == 0, finished.stderr
+    with zipfile.ZipFile(tmp_path / "out/program.pt2") as archive:
+        for name in archive.namelist():
+            assert str(Path(famx.__file__).parent).encode() not in archive.read(name), name
 
 
 def test_data_set_of_the_hub_remains_named(command, trained, tmp_path):

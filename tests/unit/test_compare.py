@@ -1,5 +1,6 @@
 """`python -m famx.compare` prints a table for each test and draws one picture."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -60,6 +61,27 @@ def test_each_test_has_a_table_and_all_share_a_picture(tmp_path, run_compare, ca
     assert "replaced" not in output
     again = run_compare(sweep)
     assert again.endswith("earlier files are replaced: compare.png, report.html, report.md")
+
+
+def test_a_setting_that_was_not_checked_is_named(tmp_path):
+    runs = [write_scored_run(tmp_path / optim, f"optim={optim}") for optim in ("adamw", "fam")]
+    (runs[1] / "result.json").write_text(json.dumps({"check": "off"}))
+    (result,) = comparison.compare(runs, "test", "wer")
+    cautions = [note for note in comparison.notes(result) if "check=off" in note]
+    assert len(cautions) == 1
+    assert "optim=fam" in cautions[0]
+    assert "adamw" not in cautions[0]
+
+
+def test_the_range_of_the_seeds_is_not_taken_for_an_interval(tmp_path):
+    runs = [
+        write_scored_run(tmp_path / f"{optim}{seed}", f"optim={optim}", f"seed={seed}")
+        for optim in ("adamw", "fam")
+        for seed in (0, 1)
+    ]
+    (result,) = comparison.compare(runs, "test", "wer")
+    headings = [column.header for column in comparison.table(result).columns]
+    assert "mean %\nmin to max" in headings
 
 
 def test_the_table_has_rates_intervals_and_verdicts(tmp_path, run_compare):
