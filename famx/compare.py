@@ -45,6 +45,9 @@ def main() -> int:
         effects = gene_table(comparison)
         if effects is not None:
             console.print(effects)
+    # earlier files are better than empty ones
+    if not any(comparison.differences for comparison in comparisons):
+        return 0
     replaced = [path.name for path in (file, *report_files(file.parent)) if path.exists()]
     with files.report_os_errors(file):
         draw(comparisons, file)

@@ -41,6 +41,8 @@ def main() -> int:
     evaluation = recognizer.evaluate(arguments.split)
     console = Console(highlight=False, markup=False)
     console.print(evaluation.table(arguments.split))
+    if recognizer.experiment.config["check"] == "off":
+        console.print("the run was trained with check=off: its parts may see what they must not")
     if evaluation.analysis is not None:
         for table in evaluation.analysis.tables():
             console.print(table)

@@ -1,5 +1,6 @@
 """Tries settings on all tasks of the panel: python -m famx.panel [--minutes M] attention=worm"""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,18 +71,24 @@ def main() -> int:
         for sentence in refused.values():
             console.print(f"refused: {sentence}", soft_wrap=True)
         if arguments.dry:
-            return max(sweep.print_plan(), 2 if refused else 0)
+            return sweep.print_plan()
         status = sweep.carry_out()
     finally:
         remove_unused_folders(folder, list(jobs.values()))
 
     # the table
-    outcomes = refused | {name: _outcome(sweep, jobs[name], entries) for name in jobs}
+    outcomes = refused | {
+        entry.name: _outcome(sweep, jobs[entry.name], entry)
+        for entry in entries
+        if entry.name in jobs
+    }
     title = " ".join(["famx panel", *arguments.overrides])
-    cells = rows(entries, outcomes)
-    console.print(table(cells, title))
+    console.print(table(rows(entries, outcomes), title))
     if any(isinstance(outcome, Result) for outcome in outcomes.values()):
-        files.write_atomic(folder / "panel.md", markdown(cells, title))
+        # with the scores of earlier calls for other tasks
+        outcomes = _earlier_results(folder) | outcomes
+        known = [entry for entry in read_entries() if entry.name in outcomes]
+        files.write_atomic(folder / "panel.md", markdown(rows(known, outcomes), title))
         console.print(f"table: {folder / 'panel.md'}", soft_wrap=True)
         return 0 if status == 2 else status
     return status
@@ -202,13 +209,22 @@ def _default_folder(overrides: Sequence[str]) -> Path:
     return Path(f"outputs/panel_{keys[:80]}_{digest}")
 
 
-def _outcome(sweep: Sweep, job: Job, entries: Sequence[Entry]) -> Result | str:
+def _earlier_results(folder: Path) -> dict[str, Result | str]:
+    """Returns the scores of the tasks of a folder, those that have one."""
+    results: dict[str, Result | str] = {}
+    for entry in read_entries():
+        with contextlib.suppress(UserError):
+            results[entry.name] = read_result(folder / entry.name, entry)
+    return results
+
+
+def _outcome(sweep: Sweep, job: Job, entry: Entry) -> Result | str:
     """Returns the score of a run that has ended, or the sentence why it has none."""
     outcome = sweep.outcomes[job.name]
     if outcome.state not in (State.DONE, State.FINISHED):
         return outcome.message or outcome.state.value
     try:
-        return read_result(job.folder, next(x for x in entries if x.name == job.name))
+        return read_result(job.folder, entry)
     except UserError as error:
         return str(error)
 

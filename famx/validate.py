@@ -29,7 +29,7 @@ SIZE = Rule(lambda x: 1 <= x < 2**63, "at least 1 and below 2**63")
 THREADS = between(1, 1024)
 NON_NEGATIVE = Rule(lambda x: x >= 0, "at least 0")
 FRACTION = Rule(lambda x: 0 <= x <= 1, "between 0 and 1")
-RATIO = Rule(lambda x: 0 < x <= 1, "above 0 and at most 1")
+RATIO = Rule(lambda x: 0.01 <= x <= 1, "at least 0.01 and at most 1")
 DECAY = Rule(lambda x: 0 <= x < 1, "at least 0 and less than 1")
 FACTOR = Rule(lambda x: 0.2 <= x <= 5, "between 0.2 and 5")
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from famx.data._decoding import decode, decode_part, measure
+from famx.nn.torchaudio import import_torchaudio
 from famx.notation import SAMPLE_RATE, Seconds, UserError
 
 
@@ -83,19 +84,8 @@ def _filter_bank(rate: int, new_rate: int) -> tuple[Float[Tensor, "taps phases"]
 
     A narrow bank is repeated along the diagonal, since a wider matrix product is faster.
     """
-    # imported late: it takes seconds, and most commands resample nothing
-    try:
-        from torchaudio.transforms import Resample
-    # OSError: a library of torch for another device is missing
-    except (ImportError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"torchaudio cannot be imported with torch {torch.__version__} ({reason}): install "
-            "both for the same device, without a GPU by pip install torch torchaudio --index-url "
-            "https://download.pytorch.org/whl/cpu"
-        ) from error
-
-    resampler = Resample(rate, new_rate)
+    # imported late, since most commands resample nothing
+    resampler = import_torchaudio("transforms").Resample(rate, new_rate)
     bank = resampler.kernel[:, 0].T
     repeats = math.ceil(16 / new_rate)
     n_taps = len(bank)

@@ -1,5 +1,6 @@
 """Tokenizers of subwords: byte-pair encoding and unigram, of words of characters or of raw text."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,8 @@ from famx.notation import Subwords, UserError
 MAX_WORD = 10_000
 N_ROUNDS = 5  # of Viterbi training
 N_BYTES = 256
+
+log = logging.getLogger(__name__)
 
 
 def train_subwords(
@@ -104,6 +107,14 @@ def _train(
     except Exception as error:  # tokenizers raises nothing more specific
         raise UserError(f"{option} cannot be trained by unigram: {error}") from error
     _settle(tokenizer, texts, special_tokens)
+    n_tokens = tokenizer.get_vocab_size()
+    if n_tokens < vocab_size:
+        log.warning(
+            "%s: unigram has learned only %d tokens, since few parts of words are in several "
+            "words; byte-pair encoding (bpe) learns more",
+            option,
+            n_tokens,
+        )
 
 
 def _settle(tokenizer: Tokenizer, texts: Sequence[str], special_tokens: Sequence[str]) -> None:

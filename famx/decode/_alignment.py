@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from famx.nn.encoding import BLANK_ID
+from famx.nn.torchaudio import import_torchaudio
 from famx.notation import Seconds
 
 
@@ -34,15 +35,14 @@ def align(scores: Float[Tensor, "t v"], tokens: Sequence[int]) -> list[TokenSpan
     The network emits a token in few frames, often in one, so that the end of a token is rather when
     it is recognised than when its sound ends.
     """
-    # imported late: it takes seconds, and few commands align
-    from torchaudio.functional import forced_align, merge_tokens
-
     if not tokens:
         return []
+    # imported late, since few commands align
+    functional = import_torchaudio("functional")
     log_probs = scores.float().log_softmax(-1)[None].cpu()
     targets = torch.tensor([tokens])
-    path, path_scores = forced_align(log_probs, targets, blank=BLANK_ID)
-    spans = merge_tokens(path[0], path_scores[0], blank=BLANK_ID)
+    path, path_scores = functional.forced_align(log_probs, targets, blank=BLANK_ID)
+    spans = functional.merge_tokens(path[0], path_scores[0], blank=BLANK_ID)
     return [TokenSpan(int(span.token), span.start, span.end) for span in spans]
 
 

@@ -27,6 +27,7 @@ from famx.training.device import describe_precision, forward_dtype
 from famx.training.evaluate import Evaluation
 
 SECTIONS = (*registry.ROOMS, "model", "trainer", "loader", "param_groups")
+HOUR = 3600  # seconds
 GROUP_COLUMNS = ("kind", "tensors", "parameters", "lr", "weight_decay", "alpha", "n_bands")
 
 
@@ -64,7 +65,7 @@ def _describe_split(dataset: Dataset) -> str:
     total = sum(dataset.lengths)
     amount = f"{total:,.0f} {dataset.modality.unit}s"
     if dataset.modality is Modality.SPEECH:
-        amount = f"{total / 3600:.2f} hours"
+        amount = f"{total / HOUR:.2f} hours" if total >= HOUR else f"{total / 60:.1f} minutes"
     return f"{len(dataset)} examples, {amount}"
 
 

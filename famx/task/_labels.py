@@ -12,7 +12,7 @@ from famx.task.base import Score
 
 @dataclass(frozen=True)
 class LabelScore(Score):
-    """rate = 1 - accuracy, or 1 - macro F1.
+    """rate = 1 - accuracy.
 
     Args:
         wrong: number of wrong labels.
@@ -35,9 +35,7 @@ def label_error(references: Sequence[str], hypotheses: Sequence[str]) -> LabelSc
     return LabelScore(wrong / total, float(interval.low), float(interval.high), wrong, total)
 
 
-def macro_f1(
-    references: Sequence[str], hypotheses: Sequence[str], resamples: int = 1000
-) -> LabelScore:
+def macro_f1(references: Sequence[str], hypotheses: Sequence[str], resamples: int = 1000) -> Score:
     """Returns 1 - macro F1: the mean of 1 - F1 over the labels that occur in the references.
 
     F1 = 2 hits / (references + hypotheses) of a label. The interval is a bootstrap over sequences.
@@ -48,9 +46,8 @@ def macro_f1(
     rng = np.random.default_rng(0)
     samples = rng.multinomial(total, counts.flatten() / total, size=resamples)
     low, high = np.quantile(_f1_errors(samples.reshape(-1, *counts.shape)), [0.025, 0.975])
-    wrong = total - int(counts.trace())
     rate = float(_f1_errors(counts[None])[0])
-    return LabelScore(rate, float(low), float(high), wrong, total)
+    return Score(rate, float(low), float(high))
 
 
 def confusion_matrix(

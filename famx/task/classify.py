@@ -15,7 +15,7 @@ from famx.nn.batch import Batch
 from famx.nn.pooling import sequence_logsumexp, sequence_mean
 from famx.notation import Modality, Subwords, UserError
 from famx.registry import register
-from famx.task._labels import LabelScore, confusion_matrix, label_error, macro_f1
+from famx.task._labels import confusion_matrix, label_error, macro_f1
 from famx.task.base import (
     Confusion,
     Corpus,
@@ -109,11 +109,10 @@ class Classify(OnePassTask):
 
     def score(self, references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Score]:
         """Computes 1 - accuracy and 1 - macro F1, both as errors, since lower is better."""
-        scores: dict[str, LabelScore] = {
+        return {
             "error": label_error(references, hypotheses),
             "f1_error": macro_f1(references, hypotheses),
         }
-        return dict(scores)
 
     def error_counts(self, references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
         """Returns 1 for each wrong label, of one."""

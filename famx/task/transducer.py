@@ -9,6 +9,7 @@ from torch import Tensor
 
 from famx.nn.batch import Batch
 from famx.nn.encoding import BLANK_ID
+from famx.nn.torchaudio import import_torchaudio
 from famx.notation import Subwords
 from famx.registry import register
 from famx.task._joint_ctc import JointCTC
@@ -22,7 +23,8 @@ class Transducer(JointCTC):
     `L = -log p(y | signal) / tokens`, p summed over all paths through the lattice of frames and
     tokens; see `famx.nn.transducer`. The lattice has `rows * frames * tokens` points, so that a
     step needs more memory than that of another task. Decoders of texts find the same p(y | signal),
-    one token a step.
+    one token a step. The loss reads the lengths of each batch on the host, so that steps on CUDA
+    are not captured as graphs.
 
     Args:
         tokenizer: its first token is the blank, the second one begins and ends each text.
@@ -48,13 +50,11 @@ class Transducer(JointCTC):
     def text_loss(
         self, text_scores: Float[Tensor, "b t u v"], lengths: Int[Tensor, " b"], batch: Batch
     ) -> Float[Tensor, ""]:
-        # imported late: no other task needs it
-        from torchaudio.functional import rnnt_loss
-
         # torchaudio requires the longest rows to have no padding
         n_frames = int(lengths.max())
         n_tokens = int(batch.target_lengths.max())
-        total = rnnt_loss(
+        # imported late, since no other task needs it
+        total = import_torchaudio("functional").rnnt_loss(
             text_scores[:, :n_frames, : n_tokens + 1].float().contiguous(),
             batch.targets[:, :n_tokens].int().contiguous(),
             lengths.int(),

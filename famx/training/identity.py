@@ -25,6 +25,8 @@ UNUSED = ("name", "resume", "sweep", "check", "logger")
 PACKAGE = Path(__file__).parent.parent
 OTHER_FOLDERS = ("analysis", "contracts")
 """Folders of the package that no training executes."""
+OTHER_FILES = ("experiment/program.py", "experiment/publication.py")
+"""Further files that no training executes, but the export of a run."""
 COMMANDS = (
     *("__main__", "check", "compare", "completion", "evaluate", "export", "generate", "panel"),
     *("parts", "replay", "spectra", "train", "transcribe"),
@@ -70,7 +72,8 @@ def code_digests(package: Path = PACKAGE) -> dict[str, str]:
     for file in sorted(package.rglob("*.py")):
         path = file.relative_to(package)
         is_command = len(path.parts) == 1 and path.stem in COMMANDS
-        if path.parts[0] not in OTHER_FOLDERS and not is_command:
+        is_other = path.parts[0] in OTHER_FOLDERS or path.as_posix() in OTHER_FILES
+        if not is_other and not is_command:
             digests[path.as_posix()] = _digest(file.read_bytes())
     return digests
 

@@ -62,6 +62,9 @@ def test_tasks_are_trained_and_listed_with_their_references(data, tmp_path):
         accuracy = 100 * (1 - scores["error"]["rate"])
         assert f"| {accuracy:.2f} % ({100 * (1 - scores['error']['high']):.2f} to " in row
         assert "higher is better" in row and reference in row
+    # a call for one of them keeps the row of the other
+    assert panel(tmp_path, *words, "--only", "trec6").returncode == 0
+    assert (folder / "panel.md").read_text().splitlines() == lines
     # the same command trains nothing again
     repeated = panel(tmp_path, *words)
     assert repeated.returncode == 0, repeated.stderr

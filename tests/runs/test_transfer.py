@@ -220,8 +220,14 @@ def test_one_rate_of_all_layers_is_the_default(texts):
             ["finetune.freeze=[frontend]", "finetune.freeze_steps=3"],
             "finetune.freeze_steps=3 must be below trainer.max_steps=3",
         ),
-        (["finetune.layer_decay=0"], "finetune.layer_decay=0.0 must be above 0 and at most 1"),
-        (["finetune.layer_decay=1.1"], "finetune.layer_decay=1.1 must be above 0 and at most 1"),
+        (
+            ["finetune.layer_decay=0"],
+            "finetune.layer_decay=0.0 must be at least 0.01 and at most 1",
+        ),
+        (
+            ["finetune.layer_decay=1.1"],
+            "finetune.layer_decay=1.1 must be at least 0.01 and at most 1",
+        ),
         (["finetune.freeze=[frontend,layers,norm,score]"], "leaves nothing to train"),
         (["finetune.freeze=[layer]"], "finetune.freeze: the model has no layer; did you mean lay"),
         (["finetune.only=[frontend]"], "finetune.only needs a run whose weights are loaded"),

@@ -63,6 +63,15 @@ def test_each_test_has_a_table_and_all_share_a_picture(tmp_path, run_compare, ca
     assert again.endswith("earlier files are replaced: compare.png, report.html, report.md")
 
 
+def test_files_remain_where_there_is_nothing_to_compare(tmp_path, run_compare):
+    sweep = write_sweep(tmp_path / "sweep")
+    run_compare(sweep)
+    files = [sweep / name for name in ("compare.png", "report.html", "report.md")]
+    before = [file.read_bytes() for file in files]
+    assert "nothing to compare" in run_compare(sweep / "lm,fam")
+    assert [file.read_bytes() for file in files] == before
+
+
 def test_a_setting_that_was_not_checked_is_named(tmp_path):
     runs = [write_scored_run(tmp_path / optim, f"optim={optim}") for optim in ("adamw", "fam")]
     (runs[1] / "result.json").write_text(json.dumps({"check": "off"}))
@@ -73,7 +82,7 @@ def test_a_setting_that_was_not_checked_is_named(tmp_path):
     assert "adamw" not in cautions[0]
 
 
-def test_the_range_of_the_seeds_is_not_taken_for_an_interval(tmp_path):
+def test_the_range_of_the_seeds_is_named_as_such(tmp_path):
     runs = [
         write_scored_run(tmp_path / f"{optim}{seed}", f"optim={optim}", f"seed={seed}")
         for optim in ("adamw", "fam")

@@ -189,10 +189,12 @@ def test_scores_of_labels_equal_those_counted_by_hand():
     scores = task.score(references, hypotheses)
     # F1 of a: 2 * 1 / (2 + 1), of b: 2 * 3 / (3 + 5), of c: 0
     assert scores["error"].rate == pytest.approx(2 / 6)
+    # the wrong labels are those of the error
+    assert scores["error"].counts == {"wrong": 2, "of": 6}
+    assert not scores["f1_error"].counts
     assert scores["f1_error"].rate == pytest.approx(1 - (2 / 3 + 6 / 8 + 0) / 3)
     for score in scores.values():
         assert 0 <= score.low <= score.rate <= score.high <= 1
-        assert score.counts == {"wrong": 2, "of": 6}
     _, matrix = task.picture(references, hypotheses)
     expected = torch.tensor([[0.5, 0.5, 0], [0, 1, 0], [0, 1, 0]])
     torch.testing.assert_close(matrix.values, expected)
