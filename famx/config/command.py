@@ -4,8 +4,10 @@ import argparse
 import contextlib
 import hashlib
 import io
+import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -116,13 +118,14 @@ def show_warnings() -> Iterator[None]:
     handler.addFilter(_OncePerMessage())
     logger = logging.getLogger("famx")
     logger.addHandler(handler)
-    level = logger.level
+    levels = {each: each.level for each in (logger, logging.root)}
     # Hydra sets the root logger to errors only
     logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for each, level in levels.items():
+            each.setLevel(level)
         logger.removeHandler(handler)
 
 
@@ -153,10 +156,13 @@ def find_override(key: str, words: Sequence[str]) -> str | None:
 
 def format_command(command: str, *words: str) -> str:
     """Returns a command of famx to copy, with the `famx_parts` of the current command line."""
-    # the other command needs the same parts
-    user_parts = find_override("famx_parts", sys.argv[1:])
-    if user_parts:
-        words = (*words, f"famx_parts={user_parts}")
+    # the other command needs the same parts, from whichever folder
+    files = [os.path.abspath(file) for file in user_part_files(sys.argv[1:])]
+    if files:
+        is_plain = all(re.fullmatch(r"[\w./-]+", file) for file in files)
+        # a path with a comma or a bracket needs quotes of YAML
+        items = files if is_plain else [json.dumps(file, ensure_ascii=False) for file in files]
+        words = (*words, f"famx_parts=[{','.join(items)}]")
     return shlex.join([python_command(), "-m", f"famx.{command}", *words])
 
 

@@ -87,12 +87,6 @@ class Experiment:
         # the two parts alone, which are sent to the processes of the loader
         learnable = partial(_are_learnable, self.model.frontend, self.task)
         two_views = self.task.compares_views and split == "train"
-        if two_views and not settings.has_masks:
-            raise UserError(
-                "task.consistency compares two views of a batch with different masks, but "
-                "loader.time_masks=0, loader.mel_masks=0 and loader.time_masks_per_second=0 mask "
-                "nothing: set one of them, or task.consistency=0"
-            )
         return Loader(
             dataset,
             target_tokenizer,

@@ -12,10 +12,12 @@ from famx.config.command import parse_yaml
 from famx.config.schema import complete_choice
 from famx.config.text_options import is_text_option
 from famx.experiment.search import sample_layers
+from famx.frontend.base import Frontend
 from famx.model import decoder_layers, layer_choices
 from famx.monitoring.optimizer_probe import ProbeLevel
 from famx.notation import Modality, UserError, suggest
 from famx.registry import get
+from famx.training.loader_config import LoaderConfig
 from famx.training.trainer_config import TrainerConfig
 from famx.validate import check_folder_name, check_number
 
@@ -192,7 +194,8 @@ def check_parts_fit(config: Config) -> None:
                 f"for {modality.value}; {room} may be {', '.join(fitting)}"
             )
     frontend = config["frontend"]["name"]
-    if task.causal and getattr(get("frontend", frontend), "sees_later", False):
+    frontend_part = get("frontend", frontend)
+    if task.causal and issubclass(frontend_part, Frontend) and frontend_part.sees_later:
         raise UserError(
             f"frontend={frontend} sees later tokens, which task={task_name} must not; "
             f"frontend=default is {task.default_parts['frontend']}"
@@ -206,6 +209,18 @@ def check_parts_fit(config: Config) -> None:
             f"gives {' and '.join(outputs)}; decode=default is {task.default_parts['decode']}"
         )
     _check_outputs_are_trained(config)
+    _check_training(config)
+
+
+def _check_training(config: Config) -> None:
+    """Checks options of a task that depend on those of the loader and the model."""
+    # two views of a batch, which differ in their masks alone
+    if config["task"].get("consistency") and not LoaderConfig(**config["loader"]).has_masks:
+        raise UserError(
+            "task.consistency compares two views of a batch with different masks, but "
+            "loader.time_masks=0, loader.mel_masks=0 and loader.time_masks_per_second=0 mask "
+            "nothing: set one of them, or task.consistency=0"
+        )
     # an earlier layer that the task trains
     intermediate_layer = config["task"].get("intermediate_layer", 0)
     n_layers = config["model"]["n_layers"]
