@@ -19,7 +19,7 @@ from famx.decode.base import FrameDecoder
 from famx.experiment.build import build_experiment
 from famx.experiment.data_record import longest_of_training, warn_of_training_recordings
 from famx.experiment.resolve import check_parts_fit, override_decoding
-from famx.experiment.run import score
+from famx.experiment.scoring import score
 from famx.nn.batch import Batch
 from famx.notation import SAMPLE_RATE, Modality, Seconds, UserError, suggest
 from famx.training import checkpoint

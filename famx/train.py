@@ -43,8 +43,9 @@ from famx.files import report_os_errors
 from famx.notation import UserError
 from famx.parts import show
 from famx.training.loader_config import LoaderConfig
+from famx.training.reservation import remove_reserved, reserve_folder
 from famx.training.restore import require_optimizer
-from famx.training.run_dir import RunDir, remove_reserved, reserve_folder
+from famx.training.run_dir import RunDir
 from famx.training.sweep_dir import SWEEP_ORDER, save_sweep_order
 from famx.training.trainer_config import TrainerConfig
 

@@ -116,6 +116,7 @@ def show_warnings() -> Iterator[None]:
     handler.setLevel(logging.WARNING)
     handler.setFormatter(files.PrintableFormatter("famx: %(message)s"))
     handler.addFilter(_OncePerMessage())
+    _shown.clear()
     logger = logging.getLogger("famx")
     logger.addHandler(handler)
     levels = {each: each.level for each in (logger, logging.root)}
@@ -129,15 +130,19 @@ def show_warnings() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-class _OncePerMessage(logging.Filter):
-    def __init__(self) -> None:
-        super().__init__()
-        self.messages: set[str] = set()
+def shown_warnings() -> list[str]:
+    """Returns the warnings that this command has printed so far."""
+    return list(_shown)
 
+
+_shown: dict[str, None] = {}  # in the order of the first time
+
+
+class _OncePerMessage(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        is_new = message not in self.messages
-        self.messages.add(message)
+        is_new = message not in _shown
+        _shown[message] = None
         return is_new
 
 

@@ -292,4 +292,8 @@ def _unknown_option(node: Mapping[str, Any], path: list[str], config: Any) -> Us
     if meant:
         return UserError(f"{owner} has no {option}: set {meant}")
     known = [name for name in node if name != "name"]
-    return UserError(f"{owner} has no {option}{suggest(key, known)}")
+    ending = suggest(key, known)
+    if owners and "did you mean" not in ending:
+        others = " or ".join(f"{room}={name}" for name in owners)
+        return UserError(f"{owner} has no {option}, which is an option of {others}")
+    return UserError(f"{owner} has no {option}{ending}")

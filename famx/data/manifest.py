@@ -76,7 +76,7 @@ class Manifest(Speech):
         # the options
         check_split(split, self.splits)
         if not root:
-            raise UserError("data=manifest needs the folder of the manifests, data.root=DIR")
+            raise UserError("it needs the folder of the manifests, data.root=DIR")
         check_max_seconds(max_seconds)
         if join and (len(join) != 2 or not 1 <= join[0] <= join[1] <= MAX_JOINED):
             raise UserError(

@@ -1,7 +1,6 @@
 """Runs an experiment: trains the model of a config, then scores it on the test splits."""
 
 import contextlib
-import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,9 +14,6 @@ from tokenizers import Tokenizer
 from famx import files
 from famx.config.command import format_command
 from famx.config.sections import FinetuneConfig
-from famx.data._fingerprint import digest_of
-from famx.data._normalisers import NORMALISERS, RULES_VERSION, normaliser_version
-from famx.data.base import Dataset, Speech
 from famx.experiment import report
 from famx.experiment.build import (
     Experiment,
@@ -28,6 +24,7 @@ from famx.experiment.build import (
 from famx.experiment.checks import check_learnable
 from famx.experiment.data_record import check_data
 from famx.experiment.resolve import check_parts_fit, probe_level, resolve
+from famx.experiment.scoring import score
 from famx.experiment.search import layer_table
 from famx.experiment.transfer import Transfer, freeze, initialize_from
 from famx.experiment.user_parts import build_user_hooks, is_checked
@@ -43,8 +40,7 @@ from famx.training.device import (
     peak_memory,
     select_device,
 )
-from famx.training.error_analysis import analyse
-from famx.training.evaluate import Evaluation, evaluate
+from famx.training.evaluate import Evaluation
 from famx.training.heartbeat import watch_processes
 from famx.training.hooks import EvaluateOnDev, FollowPlans, Hook, SaveCheckpoints, StopOnDivergence
 from famx.training.identity import changed_files, identity, list_files, read_code
@@ -77,11 +73,8 @@ def run(
         UserError: a mistake in the config, the data, or the run to resume.
     """
     # all checks come before anything is written
-    config = _checked(config)
-    logger = DEFAULT if is_temporary else config["logger"]
-    check_logger(logger)
+    config = _checked(config, is_temporary)
     settings = TrainerConfig(**config["trainer"])
-    finetuning = FinetuneConfig(**config["finetune"])
     device = select_device(settings.device, settings.threads)
     is_main_process = join_process_group(device)
     run_dir = RunDir(folder)
@@ -92,9 +85,9 @@ def run(
     tokenizer = run_dir.load_tokenizer() if resume else None
     experiment = _build_learnable(config, device, tokenizer)
     transfer = None if resume else _initialize(experiment)
-    frozen = freeze(experiment.model, finetuning, settings.max_steps)
+    frozen = freeze(experiment.model, FinetuneConfig(**config["finetune"]), settings.max_steps)
     optimizer = build_run_optimizer(experiment, settings)
-    run_log = WriteRunLog(run_dir, report.hparams(config), logger)
+    run_log = WriteRunLog(run_dir, report.hparams(config), config["logger"])
     hooks = [*frozen, *training_hooks(run_dir, experiment, plans)]
     if is_main_process:
         hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)
@@ -108,7 +101,7 @@ def run(
         console = Console(quiet=not is_main_process, markup=False)
         commands = Console(quiet=is_temporary or not is_main_process, markup=False)
         if is_main_process:
-            _begin(console, experiment, trainer, run_dir, transfer)
+            _begin(console, experiment, trainer, run_log, transfer)
         with watch_processes():
             latest = trainer.fit()
         if trainer.stopped_by:
@@ -121,9 +114,15 @@ def run(
     return latest
 
 
-def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the resolved config, whose parts fit together and whose levels exist."""
+def _checked(config: Mapping[str, Any], is_temporary: bool) -> dict[str, Any]:
+    """Returns the resolved config, whose parts fit together and whose levels exist.
+
+    A temporary run has no tracker.
+    """
     resolved = resolve(config)
+    if is_temporary:
+        resolved["logger"] = DEFAULT
+    check_logger(resolved["logger"])
     check_parts_fit(resolved)
     probe_level(resolved["probe"])
     is_checked(resolved)
@@ -138,58 +137,6 @@ def _build_learnable(
     for split in experiment.loader("train").dataset.splits:
         check_learnable(experiment, split)
     return experiment
-
-
-def score(
-    experiment: Experiment, run_dir: RunDir, splits: Iterable[str], weights: str, suffix: str = ""
-) -> dict[str, Evaluation]:
-    """Evaluates splits; writes hypotheses, differences and scores (`scores.<split>.json`).
-
-    Args:
-        weights: the weights of the model, in words.
-        suffix: appended to the split in the names of the files.
-    """
-    # each split is written as soon as it is scored
-    evaluations = {}
-    for split in splits:
-        loader = experiment.loader(split)
-        batches = loader.eval_batches()
-        name = loader.dataset.normaliser
-        learned = run_dir.load_config()["data"].get("normaliser", Speech.normaliser)
-        # a model that has learned other texts is compared under the rules of the references
-        normalise = NORMALISERS.get(name) if name != learned else None
-        evaluation = evaluate(
-            experiment.model, experiment.task, batches, experiment.device, weights, normalise
-        )
-        conditions: dict[str, object] = {
-            "normaliser": name,
-            "decoder": dict(experiment.config["decode"]),
-            "data": digest_of(loader.dataset.fingerprint()),
-            "device": describe_device(experiment.device),
-        }
-        # none is named for the first version of famx's own rules
-        if (version := normaliser_version(name)) != RULES_VERSION:
-            conditions["normaliser_version"] = version
-        if not is_checked(experiment.config):
-            conditions["check"] = "off"
-        analysis = analyse(
-            experiment.task,
-            evaluation.ids,
-            evaluation.references,
-            evaluation.hypotheses,
-            speakers_of(loader.dataset),
-        )
-        evaluation = dataclasses.replace(evaluation, analysis=analysis)
-        run_dir.write_evaluation(evaluation, split + suffix, conditions)
-        evaluations[split] = evaluation
-    return evaluations
-
-
-def speakers_of(dataset: Dataset) -> dict[str, str]:
-    """Returns the speaker of each example of speech, by its id; of other data, nothing."""
-    if not isinstance(dataset, Speech):
-        return {}
-    return dict(zip(dataset.ids, dataset.speakers, strict=True))
 
 
 def training_hooks(
@@ -255,16 +202,18 @@ def _begin(
     console: Console,
     experiment: Experiment,
     trainer: Trainer,
-    run_dir: RunDir,
+    run_log: WriteRunLog,
     transfer: Transfer | None,
 ) -> None:
     """Writes the config and the identity of a run, checks its data, and prints an overview."""
+    run_dir = run_log.run_dir
     run_dir.save_setup(experiment.config, experiment.tokenizer)
     _save_identity(run_dir, experiment.config)
     check_data(experiment, run_dir)
     _print_overview(console, experiment, trainer, run_dir)
     if transfer:
         console.print(transfer.table())
+        run_log.notes.append(transfer.summary())
 
 
 def _restore(trainer: Trainer, run_dir: RunDir, trust_edits: bool) -> None:

@@ -40,6 +40,15 @@ class Transfer:
     initial: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
 
+    def summary(self) -> str:
+        """Returns the content of the table as one line, for famx.log."""
+        facts = [f"loaded {len(self.loaded)} tensors"]
+        for name, n_rows in self.by_token.items():
+            facts.append(f"of {name} {n_rows} of {self.n_tokens} rows")
+        facts += [f"{name} anew ({reason})" for name, reason in self.initial.items()]
+        facts += [f"{name} unused" for name in self.unused]
+        return f"weights of {self.source}: {', '.join(facts)}"
+
     def table(self) -> Table:
         """Returns what was loaded, by token, and what starts anew, for the terminal."""
         title = f"weights of {self.source}"

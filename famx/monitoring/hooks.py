@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from famx.config.command import shown_warnings
 from famx.monitoring.metrics import (
     HeatMap,
     module_images,
@@ -184,12 +185,16 @@ class WriteRunLog(Hook):
         run_dir: folder of the run.
         hparams: settings by which TensorBoard compares the run with others.
         logger: a tracker that gets the settings and all curves too.
+
+    Attributes:
+        notes: messages for famx.log that it gets when training starts.
     """
 
     def __init__(self, run_dir: RunDir, hparams: Mapping[str, Any], logger: str = "tensorboard"):
         self.run_dir = run_dir
         self.hparams = hparams
         self.logger = logger
+        self.notes: list[str] = []
         self._log: RunLog | None = None
 
     @property
@@ -206,6 +211,9 @@ class WriteRunLog(Hook):
         self.run_dir.add_provenance(facts)
         for name, fact in facts.items():
             log.info("%s: %s", name, fact)
+        # what was said before this log was open
+        for message in (*shown_warnings(), *self.notes):
+            log.info("before training: %s", message)
         # at the start, so that a run that is stopped or crashes has a row too
         self.log.log_hparams(name, self.hparams)
 

@@ -1,7 +1,6 @@
 """The folder of a run, and every file in it."""
 
 import contextlib
-import itertools
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -225,7 +224,8 @@ class RunDir:
             UserError: it is missing or damaged, or the folder has links.
         """
         if not self.path.is_dir():
-            raise UserError(f"{self} is not a run: there is no such folder")
+            state = "it is a file" if self.path.is_file() else "there is no such folder"
+            raise UserError(f"{self} is not a run: {state}")
         files.require_regular_files(self.path)
         try:
             config = load_yaml(self.config_file.read_text(encoding="utf-8"))
@@ -315,31 +315,6 @@ def open_run(
         run_dir.require_unedited(remedy)
     import_user_parts(parts, path, run_dir.load_config()["famx_parts"])
     return run_dir
-
-
-def reserve_folder(path: str) -> str:
-    """Creates a folder that no other run uses: the path, or the path with a number.
-
-    A folder that cannot be created is reported where the run writes into it.
-    """
-    for number in itertools.count(1):
-        folder = Path(path if number == 1 else f"{path}_{number}")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / LOCK).touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        except OSError:
-            return path
-        return str(folder)
-    raise AssertionError("the numbers do not end")
-
-
-def remove_reserved(folder: Path) -> None:
-    """Removes the folder of a run that was refused, unless it has files."""
-    if all(path.name == LOCK for path in folder.iterdir()):
-        (folder / LOCK).unlink(missing_ok=True)
-        folder.rmdir()
 
 
 def _are_user_parts(value: object) -> bool:

@@ -46,6 +46,9 @@ UNKNOWN = {
     ],
     "frontend.n_mels=40": ["frontend.n_mels", "not chosen yet: add frontend=log_mel"],
     "task.vocab_size=0": ["task=lm has no task.vocab_size"],
+    "decode=lm_greedy decode.lm=a.arpa": [
+        "has no decode.lm, which is an option of decode=ctc_beam"
+    ],
     "probe=loud": ["probe=loud: no such level; choose from full, light, off"],
     "param_groups.conv.alfa=0.5": ["no param_groups.conv.alfa; did you mean alpha?"],
     "param_groups.convv.alpha=0.5": ["no param_groups.convv; did you mean conv?"],

@@ -19,7 +19,8 @@ from famx.experiment.run import run
 from famx.inference import Recognizer
 from famx.notation import UserError
 from famx.training import checkpoint
-from famx.training.run_dir import RunDir, remove_reserved, reserve_folder
+from famx.training.reservation import remove_reserved, reserve_folder
+from famx.training.run_dir import RunDir
 
 # folders of runs
 

@@ -1,6 +1,7 @@
 """Whole runs on a corpus of tones: they learn, stop, and resume exactly."""
 
 import json
+import logging
 import shlex
 import signal
 import socket
@@ -15,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tones import TONES, reported_values, saved_weights, stopped_at, tones_config
 
 import famx
+from famx.config.command import show_warnings
 from famx.data._fingerprint import digest_of
 from famx.data.manifest import Manifest
 from famx.experiment import report
@@ -173,6 +175,13 @@ def test_a_run_says_for_each_start_where_it_comes_from(corpus, tmp_path):
     assert facts["host"] == socket.gethostname()
     assert facts["device"] == "cpu"
     assert f"command: {facts['command']}" in (folder / "famx.log").read_text()
+
+
+def test_warnings_from_before_the_training_are_in_the_log(corpus, tmp_path):
+    with show_warnings():
+        logging.getLogger("famx.data").warning("a recording is silent")
+        run(tones_config(corpus, "trainer.max_steps=1"), tmp_path / "run")
+    assert "before training: a recording is silent" in (tmp_path / "run" / "famx.log").read_text()
 
 
 @pytest.mark.parametrize("word", ["trainer.ema=0.5", "trainer.tail_average=0.5"])
