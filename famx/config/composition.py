@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -28,6 +27,7 @@ from famx.config.documents import read_yaml
 from famx.config.launchers import LAUNCHERS
 from famx.config.overrides import parse_override
 from famx.config.schema import CONF, limited_resolvers, one_line
+from famx.config.sharing import SharingLoader
 from famx.config.versions import VERSION_BASE
 from famx.config.words import user_folders
 from famx.notation import UserError
@@ -153,7 +153,7 @@ class CheckedRepository(ConfigRepository):
         return copy.deepcopy(self.results[key])
 
 
-class CheckedLoader(ConfigLoaderImpl):
+class CheckedLoader(SharingLoader):
     """Hydra's loader, through which every config of a run and of a sweep comes, with checks."""
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:

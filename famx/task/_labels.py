@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int
-from scipy.stats import binomtest
 
 from famx.task.base import Score
 
@@ -29,6 +28,9 @@ class LabelScore(Score):
 
 def label_error(references: Sequence[str], hypotheses: Sequence[str]) -> LabelScore:
     """Returns 1 - accuracy, with the interval of Wilson (1927)."""
+    # imported late: it takes a second
+    from scipy.stats import binomtest
+
     wrong = sum(a != b for a, b in zip(references, hypotheses, strict=True))
     total = len(references)
     interval = binomtest(wrong, total).proportion_ci(method="wilson")

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
 
 from famx.analysis.settings import SECTIONS, settings_of
 from famx.config.composition import initialized_hydra
@@ -54,6 +56,32 @@ def test_runs_of_a_sweep_are_composed_as_if_each_were_alone():
     together = list(sweep_configs(words))
     alone = [config for word in words for config in sweep_configs([word])]
     assert together == alone
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["seed=1", "optim.lr=1e-3", "seed=2"],
+        ["optim.lr=0.1", "optim=fam", "momentum=kalman", "param_groups.conv.alpha=.5"],
+        ["loader.speed=[1.0]", "trainer.max_steps=null", "name=a", "frontend=log_mel"],
+        ["trainer.max_steps=1", "trainer={max_steps:2}"],
+        ["trainer={max_steps:2}", "trainer.max_steps=1"],
+        ["++optim.lr=2", "optim.lr=3"],
+        ["model=drawn", "model.draw.seed=7", "data.root='a b'", "experiment=digits"],
+        ["hydra.sweep.dir=x", "task=lm", "data=text", "data.path=1.10"],
+    ],
+)
+def test_runs_that_share_a_config_are_those_of_hydra(words):
+    with initialized_hydra([]) as hydra, limited_resolvers():
+        loader = hydra.config_loader
+        master = hydra.compose_config("train", ["hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+        expected = ConfigLoaderImpl.load_sweep_config(loader, master, words)
+        for other in ([*words, "seed=9"], words):
+            config = loader.load_sweep_config(master, other)
+    assert config == expected
+    assert OmegaConf.to_yaml(config) == OmegaConf.to_yaml(expected)
+    with pytest.raises(ConfigAttributeError):
+        config.trainer.nothing = 1
 
 
 def sweep_configs(runs):
