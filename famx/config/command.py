@@ -116,7 +116,7 @@ def show_warnings() -> Iterator[None]:
     handler.setLevel(logging.WARNING)
     handler.setFormatter(files.PrintableFormatter("famx: %(message)s"))
     handler.addFilter(_OncePerMessage())
-    _shown.clear()
+    _printed.clear()
     logger = logging.getLogger("famx")
     logger.addHandler(handler)
     levels = {each: each.level for each in (logger, logging.root)}
@@ -130,19 +130,19 @@ def show_warnings() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def shown_warnings() -> list[str]:
+def printed_warnings() -> list[str]:
     """Returns the warnings that this command has printed so far."""
-    return list(_shown)
+    return list(_printed)
 
 
-_shown: dict[str, None] = {}  # in the order of the first time
+_printed: dict[str, None] = {}  # in the order of the first time
 
 
 class _OncePerMessage(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        is_new = message not in _shown
-        _shown[message] = None
+        is_new = message not in _printed
+        _printed[message] = None
         return is_new
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from famx.config.command import shown_warnings
+from famx.config.command import printed_warnings
 from famx.monitoring.metrics import (
     HeatMap,
     module_images,
@@ -212,7 +212,7 @@ class WriteRunLog(Hook):
         for name, fact in facts.items():
             log.info("%s: %s", name, fact)
         # what was said before this log was open
-        for message in (*shown_warnings(), *self.notes):
+        for message in (*printed_warnings(), *self.notes):
             log.info("before training: %s", message)
         # at the start, so that a run that is stopped or crashes has a row too
         self.log.log_hparams(name, self.hparams)
