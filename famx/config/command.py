@@ -130,9 +130,9 @@ def show_warnings() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def printed_warnings() -> list[str]:
-    """Returns the warnings that this command has printed so far."""
-    return list(_printed)
+def printed_warnings() -> Iterator[str]:
+    """Yields the warnings that this command has printed so far."""
+    yield from _printed
 
 
 _printed: dict[str, None] = {}  # in the order of the first time
@@ -164,7 +164,7 @@ def format_command(command: str, *words: str) -> str:
     # the other command needs the same parts, from whichever folder
     files = [os.path.abspath(file) for file in user_part_files(sys.argv[1:])]
     if files:
-        is_plain = all(re.fullmatch(r"[\w./-]+", file) for file in files)
+        is_plain = all(re.fullmatch(r"[\w ./-]+", file) for file in files)
         # a path with a comma or a bracket needs quotes of YAML
         items = files if is_plain else [json.dumps(file, ensure_ascii=False) for file in files]
         words = (*words, f"famx_parts=[{','.join(items)}]")

@@ -87,7 +87,7 @@ def test_limit_of_the_size_of_files(size, command, continued):
     continued()
 
 
-@pytest.mark.parametrize("n_handles", range(6))
+@pytest.mark.parametrize("n_handles", range(3))
 def test_limit_of_open_files(n_handles, command, continued):
     # the system gives the lowest number that is free, and the limit is one above the highest
     lowest = os.open(os.devnull, os.O_RDONLY)

@@ -1,6 +1,7 @@
 """Settings, curves and scores that a run copies to trackers; trackers that are absent or fail."""
 
 import json
+import logging
 import os
 import sqlite3
 import subprocess
@@ -128,6 +129,7 @@ class FailingTracker(Tracker):
 
 
 def test_a_tracker_that_fails_is_named_once_and_training_goes_on(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING, "famx")
     monkeypatch.setitem(trackers.TRACKERS, "failing", FailingTracker)
     mirror = Mirror("failing", RunDir(tmp_path), "name", {})
     tracker = mirror.tracker

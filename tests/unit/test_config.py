@@ -3,6 +3,7 @@
 import enum
 import errno
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -275,7 +276,7 @@ def test_printed_command_names_this_python_where_the_shell_finds_another(program
 def test_printed_command_repeats_the_users_parts(monkeypatch, programs):
     monkeypatch.setattr("sys.argv", ["train", "famx_parts=[a b.py]", "seed=1"])
     assert format_command("evaluate", "run") == (
-        "python -m famx.evaluate run 'famx_parts=[a b.py]'"
+        f"python -m famx.evaluate run 'famx_parts=[{os.getcwd()}/a b.py]'"
     )
     monkeypatch.setattr("sys.argv", ["train", "seed=1"])
     assert format_command("evaluate", "run") == "python -m famx.evaluate run"
