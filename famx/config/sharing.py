@@ -4,10 +4,13 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal import config_loader_impl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+
+from famx.config.versions import IS_NEW
 
 
 class SharingLoader(ConfigLoaderImpl):
@@ -32,7 +35,8 @@ class SharingLoader(ConfigLoaderImpl):
 
     def _load_configuration_impl(self, *arguments: Any, **options: Any) -> Any:
         words = options["overrides"]
-        overrides = _parse(words) if self._shares else None
+        # Hydra 1.4 stores more of the words, so there each run is composed alone
+        overrides = _parse(words) if self._shares and not IS_NEW else None
         if overrides is None:
             return super()._load_configuration_impl(*arguments, **options)
         # the files, which only other words choose
@@ -46,7 +50,7 @@ class SharingLoader(ConfigLoaderImpl):
         of_run = [x for x in overrides if not x.is_hydra_override()]
         config.hydra.overrides.task = [x.input_line for x in of_run]
         form = config.hydra.job.config.override_dirname
-        config.hydra.job.override_dirname = get_overrides_dirname(
+        config.hydra.job.override_dirname = config_loader_impl.get_overrides_dirname(
             overrides=of_run,
             kv_sep=form.kv_sep,
             item_sep=form.item_sep,
