@@ -170,9 +170,7 @@ class SpeechToText(Model):
         text_lengths: Int[Tensor, " b"] | None = None,
     ) -> Tensor:
         """See `famx.nn.encoding.EncoderDecoder.text_scores`."""
-        if isinstance(self.decoder, TransducerDecoder):
-            return self.decoder.lattice(text, encoding)
-        return self.predict(text, encoding, text_lengths=text_lengths)
+        return self.decoder.text_scores(text, encoding, text_lengths)
 
 
 def layer_choices(config: Mapping[str, Any]) -> list[dict[str, Any]]:

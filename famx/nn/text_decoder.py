@@ -63,3 +63,13 @@ class TextDecoder(nn.Module):
             x = text_layer(x, mask=mask, state=state)
             x = memory_layer(x, encoding.frames, memory_mask, state)
         return self.score(self.norm(x))
+
+    def text_scores(
+        self,
+        text: Int[Tensor, "b u"],
+        encoding: Encoding,
+        lengths: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b u v"]:
+        """See `famx.nn.encoding.EncoderDecoder.text_scores`."""
+        scores: Tensor = self(text, encoding, lengths=lengths)
+        return scores

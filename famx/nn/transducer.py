@@ -35,7 +35,12 @@ class TransducerDecoder(nn.Module):
         self.of_frames = nn.Linear(d_model, d_model)
         self.score = nn.Linear(d_model, vocab_size)
 
-    def lattice(self, text: Int[Tensor, "b u"], encoding: Encoding) -> Float[Tensor, "b t u v"]:
+    def text_scores(
+        self,
+        text: Int[Tensor, "b u"],
+        encoding: Encoding,
+        lengths: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b t u v"]:
         """Returns z for each frame and after each token of texts that begin with id 1."""
         return self._lattice(encoding, self._predict(text))
 

@@ -61,7 +61,7 @@ def log_prob(model, encoding, row, tokens):
     """Returns log p(text | signal) by the loss of torchaudio."""
     n_frames = int(encoding.lengths[row])
     one = Encoding(*(tensor[row : row + 1].clone() for tensor in encoding))
-    lattice = model.decoder.lattice(text_of(tokens), one)[:, :n_frames]
+    lattice = model.decoder.text_scores(text_of(tokens), one)[:, :n_frames]
     targets = torch.tensor([tokens], dtype=torch.int32).view(1, -1)
     sizes = [torch.tensor([n], dtype=torch.int32) for n in (n_frames, len(tokens))]
     return -float(rnnt_loss(lattice.contiguous(), targets, *sizes, blank=BLANK, reduction="sum"))
