@@ -83,8 +83,13 @@ class FreeText(TextModel):
     def __init__(self, score_frames: nn.Module, rows: int, frames: int, vocab_size: int):
         super().__init__(score_frames)
         self.frames = frames
-        self.text_table = nn.Parameter(torch.randn(rows, frames + 1, vocab_size))
+        self.text_table = nn.Parameter(torch.randn(rows, *self.shape(frames), vocab_size))
         self.padding = nn.Parameter(torch.randn(vocab_size))
+
+    @staticmethod
+    def shape(frames: int) -> tuple[int, ...]:
+        """Returns the shape of the scores of one row, without the tokens."""
+        return (frames + 1,)
 
     def all_scores(self, encoding: Encoding) -> Tensor:
         return self.text_table[encoding.frames[:, 0, 0].long() // self.frames]
@@ -93,21 +98,12 @@ class FreeText(TextModel):
         return self.padding
 
 
-class FreeLattice(TextModel):
-    """A model whose lattice is parameters: scores for each row, frame and position of a text.
+class FreeLattice(FreeText):
+    """A model whose lattice is parameters: scores for each row, frame and position of a text."""
 
-    Args:
-        score_frames: a module that scores the inputs frame by frame.
-        rows: number of rows of the batch; of row i, the first input is `i * frames`.
-        frames: number of frames of a row, which no text exceeds.
-        vocab_size: number of tokens.
-    """
-
-    def __init__(self, score_frames: nn.Module, rows: int, frames: int, vocab_size: int):
-        super().__init__(score_frames)
-        self.frames = frames
-        self.table = nn.Parameter(torch.randn(rows, frames, frames + 1, vocab_size))
-        self.padding = nn.Parameter(torch.randn(vocab_size))
+    @staticmethod
+    def shape(frames: int) -> tuple[int, ...]:
+        return (frames, frames + 1)
 
     def predict(
         self,
@@ -133,9 +129,8 @@ class FreeLattice(TextModel):
 
     def lattice(self, encoding: Encoding) -> Tensor:
         """Returns the scores of all frames and positions; the end is never emitted."""
-        scores = self.table[encoding.frames[:, 0, 0].long() // self.frames]
         # a shard may have fewer frames
-        scores = scores[:, : encoding.frames.shape[1]]
+        scores = self.all_scores(encoding)[:, : encoding.frames.shape[1]]
         is_real = length_mask(encoding.lengths, scores.shape[1])[..., None, None]
         is_end = torch.arange(scores.shape[-1]) == END_ID
         return torch.where(is_real, scores, self.padding).masked_fill(is_end, NEVER)
