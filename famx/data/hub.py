@@ -81,10 +81,8 @@ class Hub(Speech):
         paths = _paths(files)
         self._files = [path for path in paths if path and Path(path).is_absolute()]
         texts = text_column(table, text, "data.text")
-        speakers = [""] * len(table)
-        if speaker:
-            speakers = text_column(table, speaker, "data.speaker")
-
+        unknown_speakers = [""] * len(table)
+        speakers = text_column(table, speaker, "data.speaker") if speaker else unknown_speakers
         # a recording without a file is named after its row
         ids = [file or f"{source_split}[{index}]" for index, file in enumerate(paths)]
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from rich.console import Console, Group
-from tokenizers import Tokenizer
 
 from famx import files
 from famx.config.command import format_command
@@ -82,8 +81,7 @@ def run(
         run_dir.require_empty()
 
     # the objects of the run
-    tokenizer = run_dir.load_tokenizer() if resume else None
-    experiment = _build_learnable(config, device, tokenizer)
+    experiment = _build_learnable(config, device, run_dir if resume else None)
     transfer = None if resume else _initialize(experiment)
     frozen = freeze(experiment.model, FinetuneConfig(**config["finetune"]), settings.max_steps)
     optimizer = build_run_optimizer(experiment, settings)
@@ -130,9 +128,14 @@ def _checked(config: Mapping[str, Any], is_temporary: bool) -> dict[str, Any]:
 
 
 def _build_learnable(
-    config: Mapping[str, Any], device: torch.device, tokenizer: Tokenizer | None
+    config: Mapping[str, Any], device: torch.device, run_dir: RunDir | None
 ) -> Experiment:
-    """Builds an experiment, every split of which can be learned."""
+    """Builds an experiment, every split of which can be learned.
+
+    Args:
+        run_dir: folder of a run that is resumed, which has the tokenizer; None builds a new one.
+    """
+    tokenizer = run_dir.load_tokenizer() if run_dir else None
     experiment = build_experiment(config, device, tokenizer)
     for split in experiment.loader("train").dataset.splits:
         check_learnable(experiment, split)

@@ -79,11 +79,8 @@ def parameter_groups(
     check_number("lr", lr, NON_NEGATIVE)
     check_number("weight_decay", weight_decay, NON_NEGATIVE)
     overrides = _check_overrides(kinds or {})
-    for_all_kinds: dict[str, Any] = {}
-    if alpha is not None:
-        for_all_kinds["alpha"] = alpha
-    if n_bands is not None:
-        for_all_kinds["n_bands"] = n_bands
+    options = {"alpha": alpha, "n_bands": n_bands}
+    for_all_kinds = {key: value for key, value in options.items() if value is not None}
     # one group per kind
     params = _params_by_kind(model)
     name_of = {p: name for name, p in model.named_parameters()}
