@@ -1,11 +1,15 @@
-"""Fixtures of the tests of kernels, which Triton's interpreter runs where there is no GPU."""
+"""Corpora for tests of data sets, and Triton's interpreter for kernels where there is no GPU."""
 
 import importlib
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
 import famx.kernels
+from famx.data._example import Recording, write_corpus
+from famx.data.hub import Hub
 
 
 @pytest.fixture
@@ -28,3 +32,33 @@ def rounding_of_a_gpu(monkeypatch):
 def with_kernels(monkeypatch):
     """Takes the way of the kernels on this device."""
     monkeypatch.setattr(famx.kernels, "available", lambda device: True)
+
+
+class Corpus(NamedTuple):
+    """A folder, and its recordings by split."""
+
+    folder: Path
+    recordings: dict[str, list[Recording]]
+
+
+@pytest.fixture(scope="module")
+def hub_cache(tmp_path_factory):
+    """Replaces the cache of Hugging Face's data sets."""
+    import datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hub"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Returns a folder of recordings, and what is in it."""
+    folder = tmp_path_factory.mktemp("corpus")
+    return Corpus(folder, write_corpus(folder))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Returns a folder of `save_to_disk`, as the options of Hub."""
+    return Hub.example(tmp_path_factory.mktemp("saved"))

@@ -3,43 +3,16 @@
 import os
 import socket
 import time
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 
-from famx.data._example import Recording, write_corpus
 from famx.data.hub import Hub
 from famx.notation import UserError
 
 SPLITS = ("train", "dev", "test")
 
-
-class Corpus(NamedTuple):
-    folder: Path
-    recordings: dict[str, list[Recording]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    import datasets
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hub"))
-        yield
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    return Corpus(folder, write_corpus(folder))
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A folder of `save_to_disk`, as the options of Hub."""
-    return Hub.example(tmp_path_factory.mktemp("saved"))
+pytestmark = pytest.mark.usefixtures("hub_cache")
 
 
 def assert_equal(dataset, expected):
@@ -93,82 +66,6 @@ def test_common_voice_is_read(corpus, saved, tmp_path):
     dataset = Hub("dev", path=str(tmp_path), **options)
     assert_equal(dataset, Hub("dev", **saved))
     assert set(dataset.speakers) == {"bob"}
-
-
-@pytest.fixture
-def tables(corpus, tmp_path):
-    """Returns a function that writes recordings and a table of each split, as options of Hub."""
-
-    def write(header="path,text,speaker", splits=SPLITS, separator=","):
-        for split in splits:
-            lines = [header]
-            for row in corpus.recordings[split]:
-                (tmp_path / row.file).write_bytes((corpus.folder / row.file).read_bytes())
-                lines.append(separator.join(row))
-            suffix = "csv" if separator == "," else "tsv"
-            text = "\n".join(lines).replace(",", separator)
-            (tmp_path / f"{split}.{suffix}").write_text(text)
-        return {"path": str(tmp_path)}
-
-    return write
-
-
-@pytest.mark.parametrize("separator", [",", "\t"])
-@pytest.mark.parametrize(
-    ("header", "options"),
-    [
-        ("path,text,speaker", {}),
-        ("file_name,text,speaker", {}),
-        ("audio,text,speaker", {}),
-        ("path,text,speaker", {"audio": "path"}),
-        ("recording,text,speaker", {"audio": "recording"}),
-    ],
-)
-def test_folder_with_tables_of_file_names_is_read(header, options, separator, tables, saved):
-    path = tables(header, separator=separator)
-    # dev.csv is read as the split validation too, as `datasets` names it
-    for split in SPLITS:
-        dataset = Hub(split, speaker="speaker", **path, **options)
-        assert_equal(dataset, Hub(split, **saved))
-    assert set(dataset.speakers) == {"carl"}
-    assert_equal(Hub("dev", splits=SPLITS, **path, **options), Hub("dev", **saved))
-
-
-def test_table_without_file_names_is_refused_with_its_columns_and_the_way_out(tables):
-    path = tables("recording,words,speaker")
-    with pytest.raises(
-        UserError, match=r"train\.csv has no column path or file_name or audio; "
-    ) as e:
-        Hub("train", **path)
-    for part in ("recording, speaker, words", "; data.audio names the one of the file names"):
-        assert part in str(e.value)
-    with pytest.raises(UserError, match=r"no column record; did you mean recording\?.*data\.audio"):
-        Hub("train", audio="record", **path)
-    with pytest.raises(
-        UserError, match=r"has no column data\.text=text; .*recording, speaker, words"
-    ):
-        Hub("train", audio="recording", **path)
-
-
-def test_folder_with_the_table_of_one_split_says_how_to_divide_it(tables):
-    path = tables(splits=("train",))
-    divided = ("train[:80%]", "train[80%:90%]", "train[90%:]")
-    with pytest.raises(UserError, match="has no split 'validation'") as refusal:
-        Hub("dev", **path)
-    assert f"data.splits=[{','.join(divided)}] divides it" in str(refusal.value)
-    assert [len(Hub(split, splits=divided, **path)) for split in SPLITS] == [10, 1, 1]
-
-
-def test_paths_as_pandas_writes_them_are_read(corpus, tmp_path):
-    import pandas
-
-    rows = corpus.recordings["train"]
-    files = [str(corpus.folder / row.file) for row in rows]
-    table = pandas.DataFrame({"path": files, "text": [row.text for row in rows]})
-    table.to_parquet(tmp_path / "train.parquet")
-    dataset = Hub("train", path=str(tmp_path), audio="path")
-    assert dataset.files() == files
-    assert len(dataset[0].signal)
 
 
 @pytest.fixture

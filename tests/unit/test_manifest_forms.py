@@ -309,9 +309,6 @@ def test_recordings_of_kaldi_without_a_text_are_counted(corpus, caplog):
     assert "10 of the 12 utterances of" in caplog.text
 
 
-# the choice of a form
-
-
 @pytest.mark.parametrize("suffix", [".jsonl", ""])
 def test_paths_of_every_form_are_confined_if_requested(suffix, corpus):
     elsewhere = corpus.parent / "elsewhere.wav"

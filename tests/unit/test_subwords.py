@@ -1,5 +1,6 @@
 """Subwords by byte-pair encoding and unigram, of speech's texts and of language models."""
 
+import functools
 import itertools
 import json
 import math
@@ -127,10 +128,9 @@ def test_subwords_of_bytes_encode_any_text_without_loss(kind, text):
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
-def _byte_subwords(kind, cache={}):  # noqa: B006
-    if kind not in cache:
-        cache[kind] = train_byte_subwords(TEXTS, 400, kind)
-    return cache[kind]
+@functools.cache
+def _byte_subwords(kind):
+    return train_byte_subwords(TEXTS, 400, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
