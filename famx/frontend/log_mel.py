@@ -18,7 +18,9 @@ CONTEXT_GROUPS = 8  # groups of the context convolution
 
 @register
 class LogMel(MelSpectrogram):
-    """`y + gelu(conv(y))`, `y = z - mean(z)`, `z = W conv(conv(normalised log(mel |FFT(hann x)|^2)))`.
+    """`y + gelu(conv(y))`, `y = z - mean z`, `z = W conv(conv(x))`, x the normalised spectrogram.
+
+    That is `log(mel |FFT(hann signal)|^2)` with zero mean and unit variance of each bin.
 
     n samples become `ceil(n_windows / 4)` frames, `n_windows = 1 + ceil(max(0, n - 400) / 160)`:
     every sample lies in a window, also in short signals. All positions after the end of an

@@ -12,7 +12,7 @@ from torch import Tensor
 from famx.data._audio import resample
 from famx.notation import SAMPLE_RATE
 from famx.seeding import numpy_rng
-from famx.training.loader_config import LoaderConfig
+from famx.training.loader_config import LoaderConfig, Masks
 
 MASK_STEP = 8  # the number of masks per second is rounded up to a multiple of it
 Learnable = Callable[[Int[Tensor, " items"], Sequence[str]], list[bool]]
@@ -56,35 +56,36 @@ def sample_augmentation(
     """Samples the augmentation of an epoch, as a function of the arguments alone.
 
     Args:
-        seconds: durations of the recordings; only masks that depend on them read them.
+        seconds: durations of the recordings.
         two_views: whether to sample the spans of a second view.
     """
     n_items = len(seconds)
     durations = np.asarray(seconds, np.float64)
+    masks = config.masks(float(durations.sum()))
     return Augmentation(
         speed=numpy_rng(seed, "speed", epoch).choice(config.speed, n_items),
         snr=numpy_rng(seed, "snr", epoch).choice(config.snr or [np.inf], n_items),
         noise_seeds=numpy_rng(seed, "noise", epoch).integers(2**63, size=n_items),
-        spans=_sample_spans(config, durations, seed, epoch, 0),
-        other_spans=_sample_spans(config, durations, seed, epoch, 1) if two_views else None,
+        spans=_sample_spans(masks, durations, seed, epoch, 0),
+        other_spans=_sample_spans(masks, durations, seed, epoch, 1) if two_views else None,
     )
 
 
 def _sample_spans(
-    config: LoaderConfig, seconds: Float[np.ndarray, " items"], seed: int, epoch: int, view: int
+    masks: Masks, seconds: Float[np.ndarray, " items"], seed: int, epoch: int, view: int
 ) -> Float[np.ndarray, "items masks 4"]:
     # the longest time span of each recording, as a fraction of it
-    time_width = np.full((len(seconds), 1), config.time_width)
-    if config.time_seconds is not None:
-        time_width = np.minimum(time_width, config.time_seconds / seconds[:, None])
+    time_width = np.full((len(seconds), 1), masks.time_width)
+    if masks.time_seconds is not None:
+        time_width = np.minimum(time_width, masks.time_seconds / seconds[:, None])
     # spans of time, then of mel
-    is_time_mask = np.arange(config.time_masks + config.mel_masks) < config.time_masks
-    largest = np.where(is_time_mask, time_width, config.mel_width)
+    is_time_mask = np.arange(masks.time_masks + masks.mel_masks) < masks.time_masks
+    largest = np.where(is_time_mask, time_width, masks.mel_width)
     spans = _place_spans(is_time_mask, largest, numpy_rng(seed, "masks", epoch, view))
-    if not config.time_masks_per_second:
+    if not masks.time_masks_per_second:
         return spans
     # further spans of time; those that a shorter recording does not have are empty
-    count = np.rint(config.time_masks_per_second * seconds)[:, None]
+    count = np.rint(masks.time_masks_per_second * seconds)[:, None]
     # few different numbers, since each is a shape of a batch
     n_masks = MASK_STEP * max(1, math.ceil(count.max() / MASK_STEP))
     largest = np.where(np.arange(n_masks) < count, time_width, 0.0)

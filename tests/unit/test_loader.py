@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from famx.data.text import Text
 from famx.notation import Modality, UserError
 from famx.training.augmentation import sample_augmentation
 from famx.training.loader import Loader, cut_into_batches, shuffle_in_buckets
-from famx.training.loader_config import LoaderConfig
+from famx.training.loader_config import SMALL_CORPUS, LoaderConfig, Masks
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_augmentation_stays_within_its_bounds():
 
 def test_masks_per_second_grow_with_the_recording_and_change_no_other_draw():
     seconds = [0.3, 1.0, 4.0, 12.0]
-    without = sample_augmentation(LoaderConfig(), 3, 5, seconds)
+    without = sample_augmentation(LoaderConfig(time_masks=2), 3, 5, seconds)
     config = LoaderConfig(time_masks_per_second=2.0)
     augmentation = sample_augmentation(config, 3, 5, seconds)
     assert (augmentation.speed == without.speed).all()
@@ -94,6 +95,14 @@ def test_masks_per_second_grow_with_the_recording_and_change_no_other_draw():
     # a multiple of eight, of which shorter recordings leave some empty
     assert augmentation.spans.shape == (4, 4 + 24, 4)
     assert sample_augmentation(config, 3, 5, seconds[:2]).spans.shape == (2, 4 + 8, 4)
+
+
+def test_small_corpora_are_masked_more_unless_an_option_of_masks_is_set():
+    large = Masks(2, 0.0, 0.05, None, 2, 0.15)
+    assert LoaderConfig().masks(SMALL_CORPUS - 1) == Masks(0, 0.75, 0.2, 0.3, 2, 0.3)
+    assert LoaderConfig().masks(SMALL_CORPUS) == large
+    for option in ({"mel_width": 0.0}, {"time_seconds": 0.1}, {"time_masks": 3}, {"mel_masks": 2}):
+        assert LoaderConfig(**option).masks(1.0) == replace(large, **option)
 
 
 def test_time_masks_have_a_longest_duration():
