@@ -40,6 +40,7 @@ class JointCTC(TextScores, Task):
         "frontend": "log_mel",
         "decode": "seq2seq_greedy",
     }
+    default_model: ClassVar[str] = "conformer_small"
     special_tokens: ClassVar[tuple[str, ...]] = ("<blank>", "<end>")
 
     @classmethod

@@ -138,6 +138,8 @@ class Task(ABC):
         selection_metric: metric on dev by which checkpoints are selected, "loss" or a name that
             `score` returns; lower is better.
         default_parts: room -> part where the config says `default`.
+        default_model: file of conf/model that the task chooses, unless a command or an experiment
+            chooses another.
         special_tokens: first tokens of the vocabulary.
         predicts_inputs: whether its targets are the inputs themselves, and not their texts.
     """
@@ -147,6 +149,7 @@ class Task(ABC):
     output: ClassVar[str]
     selection_metric: ClassVar[str]
     default_parts: ClassVar[Mapping[str, str]]
+    default_model: ClassVar[str] = "transformer"
     special_tokens: ClassVar[tuple[str, ...]] = ()
     other_outputs: ClassVar[tuple[str, ...]] = ()
     decoder_kind: ClassVar[str | None] = None

@@ -18,7 +18,7 @@ SMALL_CORPUS: Seconds = 5 * 3600.0  # a corpus that a model repeats often enough
 
 @dataclass(frozen=True)
 class Masks:
-    """What is blanked in the spectrograms of training; see `LoaderConfig`."""
+    """Numbers and sizes of the spans that training blanks; see `LoaderConfig`."""
 
     time_masks: int = 2
     time_masks_per_second: float = 0.0
