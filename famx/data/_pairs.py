@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
+from jaxtyping import Int
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from famx.data._fingerprint import digest
 from famx.data._normalisers import NORMALISERS, Normaliser
@@ -60,11 +62,11 @@ class PairDataset(Dataset):
         self.ids = [f"{split}-{i:05d}" for i in range(len(kept))]
         self.lengths = [float(len(source)) for source in self.sources]
         self._tokenizer = self.build_tokenizer()
-        self._ending: tuple[int, ...] = ()
+        self._has_end = False
 
     def __getitem__(self, index: int) -> Example:
-        tokens = [*self._tokenizer.encode(self.sources[index]).ids, *self._ending]
-        return Example(self.ids[index], torch.tensor(tokens), self.texts[index])
+        tokens = encode_source(self.sources[index], self._tokenizer, self._has_end)
+        return Example(self.ids[index], tokens, self.texts[index])
 
     def build_tokenizer(
         self,
@@ -85,7 +87,7 @@ class PairDataset(Dataset):
             raise UserError("pairs of texts are data for task=translate")
         warn_of_unknown(self.sources, tokenizer, f"sources of {self._split}")
         self._tokenizer = tokenizer
-        self._ending = (END_ID,)
+        self._has_end = True
         self.lengths = [float(n) for n in source_lengths(self.sources, tokenizer)]
 
     def fingerprint(self) -> dict[str, str]:
@@ -97,6 +99,12 @@ class PairDataset(Dataset):
 
     def contents(self) -> Sequence[str]:
         return [f"{source}\t{text}" for source, text in zip(self.sources, self.texts, strict=True)]
+
+
+def encode_source(source: str, tokenizer: Tokenizer, has_end: bool = True) -> Int[Tensor, " n"]:
+    """Returns the token ids of a source and its end, as a model reads them."""
+    ending = [END_ID] if has_end else []
+    return torch.tensor([*tokenizer.encode(source).ids, *ending])
 
 
 def warn_of_unknown(sources: Sequence[str], tokenizer: Tokenizer, name: str) -> None:

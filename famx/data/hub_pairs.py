@@ -54,16 +54,13 @@ class HubPairs(PairDataset):
                 f"data.splits={list(splits)} must name three splits, for train, dev and test"
             )
         name = splits[self.splits.index(split)]
-        table = load_table(path, subset, name).flatten()
+        # the format of a table stays bound to the columns that it had before
+        table = load_table(path, subset, name).flatten().with_format(None)
         require_columns(table, path, {"source": source, "target": target})
-        columns = [
-            text_column(table, source, "data.source"),
-            text_column(table, target, "data.target"),
-        ]
-        pairs = [
-            Pair(*sides, f"data.path={path}, {name}[{index}]")
-            for index, sides in enumerate(zip(*columns, strict=True))
-        ]
+        locations = [f"data.path={path}, {name}[{index}]" for index in range(len(table))]
+        sources = text_column(table, source, "data.source")
+        targets = text_column(table, target, "data.target")
+        pairs = list(map(Pair, sources, targets, locations))
         super().__init__(split, pairs, normaliser, skip_bad)
 
     @classmethod

@@ -69,7 +69,7 @@ class Pairs(PairDataset):
         for split, start, size in (("train", 0, 24), ("dev", 24, 6), ("test", 30, 6)):
             lines = []
             for i in range(start, start + size):
-                digits = [i % 5, i // 5, i * i % 5][: 1 + i % 3]
+                digits = [i % 5, i // 5 % 5, i * i % 5][: 1 + i % 3]
                 source = " ".join(map(str, digits))
                 lines.append(f"{source} .\t{' '.join(words[digit] for digit in digits)} .")
             (folder / f"{split}.tsv").write_text("\n".join(lines))
