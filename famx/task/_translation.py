@@ -35,7 +35,8 @@ def bleu(
     """Computes `BLEU = min(1, e^(1 - r/c)) (p_1 p_2 p_3 p_4)^(1/4)` (Papineni et al. 2002).
 
     p_n is the share of the n-grams of words of the hypotheses that are in their references, r and c
-    are the numbers of words of the references and of the hypotheses.
+    are the numbers of words of the references and of the hypotheses. Where no reference has four
+    words, the mean is over the n that some has, and the signature has `eff:yes`.
 
     Args:
         words: how sentences are divided into words.
@@ -44,7 +45,10 @@ def bleu(
     from sacrebleu.metrics.bleu import BLEU
 
     # forced: references are as they are written, also where they look divided into words
-    return _score(BLEU(tokenize=words, force=True), references, hypotheses)
+    metric = BLEU(tokenize=words, force=True)
+    if not metric.corpus_score(references, [references]).score:
+        metric = BLEU(tokenize=words, force=True, effective_order=True)
+    return _score(metric, references, hypotheses)
 
 
 def chrf(references: Sequence[str], hypotheses: Sequence[str]) -> TranslationScore:
