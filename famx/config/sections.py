@@ -56,9 +56,9 @@ class ModelConfig(ConfigSection):
         layers: one mapping per layer, such as {attention: worm, n_heads: 8}; values that it leaves
             out are those of the config.
         draw: the search space, if layers are sampled.
-        decoder_layers: pairs of layers of the decoder of `task=seq2seq`, the first to attend to the
-            text, the second to the encoder, with the parts of the config; None for half of
-            `n_layers`.
+        decoder_layers: pairs of layers of the decoder of `task=seq2seq` and `task=translate`, the
+            first to attend to the text, the second to the encoder, with the parts of the config;
+            None for half of `n_layers`.
     """
 
     name: str = MISSING

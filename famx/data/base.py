@@ -93,6 +93,13 @@ class Dataset(ABC):
         """Returns the paths of the recordings that are read; empty where there are no files."""
         return []
 
+    def contents(self) -> Sequence[str]:
+        """Returns the content of each example that is no file; empty where there are files.
+
+        Examples of equal content in two splits are reported.
+        """
+        return []
+
     def fingerprint(self) -> dict[str, str]:
         """Returns a digest of each aspect of the data, by which a resumed run tells changes."""
         return fingerprint(self.ids, self.texts, self.lengths, self.files())

@@ -146,9 +146,13 @@ def _program_lines(config: Mapping[str, Any], programs: list[str]) -> list[str]:
     """Returns what a card says of the programs: how they run, and which part of the model it is."""
     if not programs:
         return []
-    text = f"{_listed(programs)}: `(inputs, lengths) -> (scores, lengths)`, without famx."
-    if get("task", config["task"]["name"]).decoder_kind is not None:
-        text += " It is the encoder with its CTC scores alone; the decoder of texts is not in it."
+    task = get("task", config["task"]["name"])
+    has_scores = task.decoder_kind is None or "frames" in task.other_outputs
+    result = "scores" if has_scores else "frames"
+    text = f"{_listed(programs)}: `(inputs, lengths) -> ({result}, lengths)`, without famx."
+    if task.decoder_kind is not None:
+        encoder = "encoder with its CTC scores alone" if has_scores else "encoder alone"
+        text += f" It is the {encoder}; the decoder of texts is not in it."
     load = ["import torch", "", f'program = torch.export.load("{PROGRAM}").module()']
     return ["", text, "", "```python", *load, "```"]
 
@@ -170,9 +174,15 @@ def _score_rows(split: str, values: Mapping[str, Any]) -> list[str]:
         bounds = [score["rate"], score["low"], score["high"]]
         is_fraction = score.get("is_fraction", True)
         rate, low, high = (_format(bound, is_fraction) for bound in bounds)
-        condition = ", ".join(conditions)
+        condition = ", ".join([*conditions, *_signature(score)])
         rows.append(f"| {split} | {name} | {rate} | {low} to {high} | {condition} |")
     return rows
+
+
+def _signature(score: Mapping[str, Any]) -> list[str]:
+    """Returns sacrebleu's settings and version, of scores that have them."""
+    # a bar would end the cell
+    return [f"sacrebleu {score['signature'].replace('|', ' ')}"] if "signature" in score else []
 
 
 def _as_words(room: str, choice: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from famx.config.sections import FinetuneConfig
 from famx.data._normalisers import DESCRIPTIONS
 from famx.data.base import Dataset
 from famx.experiment.build import Experiment
-from famx.model import SpeechToText, layer_choice, layer_choices
+from famx.model import ModelWithDecoder, layer_choice, layer_choices
 from famx.monitoring.metrics import room_by_module
 from famx.notation import SAMPLE_RATE, Modality
 from famx.registry import LAYER_ROOMS
@@ -91,7 +91,7 @@ def flops_per_unit(experiment: Experiment) -> float:
     example = _example_input(dataset).to(experiment.device)
     model = experiment.model.eval()
     options = {}
-    if isinstance(model, SpeechToText):
+    if isinstance(model, ModelWithDecoder):
         n_tokens = len(experiment.tokenizer.encode(dataset.texts[0]).ids) + 1
         options["text"] = torch.zeros(1, n_tokens, dtype=torch.long, device=experiment.device)
     # plain attention, since fused attention is not counted on every device

@@ -200,13 +200,18 @@ def check_parts_fit(config: Config) -> None:
             f"frontend={frontend} sees later tokens, which task={task_name} must not; "
             f"frontend=default is {task.default_parts['frontend']}"
         )
-    # output that the decoder expects
+    # outputs that the decoder expects
     decoder = get("decode", config["decode"]["name"])
     outputs = (task.output, *task.other_outputs)
-    if isinstance(decoder, HasOutput) and decoder.output not in outputs:
+    missing = [output for output in _decoded_outputs(config) if output not in outputs]
+    if missing:
+        remedy = f"decode=default is {task.default_parts['decode']}"
+        # a joint decoder, of which the task has one output
+        if decoder.output in outputs:
+            remedy += ", and decode.ctc_weight=0 decodes text alone"
         raise UserError(
-            f"decode={config['decode']['name']} decodes {decoder.output} and task={task_name} "
-            f"gives {' and '.join(outputs)}; decode=default is {task.default_parts['decode']}"
+            f"decode={config['decode']['name']} decodes {' and '.join(missing)} and "
+            f"task={task_name} gives {' and '.join(outputs)}; {remedy}"
         )
     _check_outputs_are_trained(config)
     _check_training(config)
@@ -240,15 +245,20 @@ def _check_outputs_are_trained(config: Config) -> None:
     untrained: dict[str, str] = {}
     if isinstance(task, TrainsOutputs):
         untrained = task.untrained_outputs(complete_choice("task", config["task"]))
-    decoder = get("decode", config["decode"]["name"])
-    used: tuple[str, ...] = (decoder.output,) if isinstance(decoder, HasOutput) else ()
-    if isinstance(decoder, DecodesOutputs):
-        used = decoder.decoded_outputs(complete_choice("decode", config["decode"]))
+    used = _decoded_outputs(config)
     for output, reason in untrained.items():
         if output in used:
             raise UserError(
                 f"decode={config['decode']['name']} decodes the output {output}, which {reason}"
             )
+
+
+def _decoded_outputs(config: Config) -> tuple[str, ...]:
+    """Returns the outputs of a model that the decoder uses; none where it does not say."""
+    decoder = get("decode", config["decode"]["name"])
+    if isinstance(decoder, DecodesOutputs):
+        return decoder.decoded_outputs(complete_choice("decode", config["decode"]))
+    return (decoder.output,) if isinstance(decoder, HasOutput) else ()
 
 
 OVERRIDABLE = ("trainer.device", "trainer.threads")  # options of a trained run

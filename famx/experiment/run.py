@@ -250,7 +250,7 @@ def _save_result(
     """
     result = {
         "step": trainer.step,
-        "score": trainer.best_score,
+        "score": experiment.task.cost(trainer.best_score),
         "seconds": trainer.seconds,
         "flops": report.flops_per_unit(experiment),
         "unit": experiment.loader("train").dataset.modality.unit,

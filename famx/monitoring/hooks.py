@@ -239,7 +239,8 @@ class WriteRunLog(Hook):
         results = {"Results/training steps": float(trainer.step)}
         # infinite before the first evaluation
         if math.isfinite(trainer.best_score):
-            results[f"Results/best dev {trainer.task.selection_metric}"] = trainer.best_score
+            best = trainer.task.cost(trainer.best_score)
+            results[f"Results/best dev {trainer.task.selection_metric}"] = best
         self.log.log_curves(trainer.step, results)
 
     def finish(self, scores: Mapping[str, float], step: int) -> None:
@@ -296,5 +297,5 @@ class ShowProgress(Hook):
             total_steps=trainer.total_steps,
             rate=rate,
             seconds=trainer.seconds,
-            best_score=trainer.best_score,
+            best_score=trainer.task.cost(trainer.best_score),
         )

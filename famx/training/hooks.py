@@ -180,7 +180,8 @@ class EvaluateOnDev(Hook):
         # compare with the best score so far
         metrics = {f"dev/{name}": value for name, value in evaluation.metrics.items()}
         trainer.latest |= metrics
-        trainer.dev_score = metrics[f"dev/{trainer.task.selection_metric}"]
+        value = metrics[f"dev/{trainer.task.selection_metric}"]
+        trainer.dev_score = trainer.task.cost(value)
         improved = trainer.dev_score < trainer.best_score
         if improved and math.isfinite(evaluation.loss):
             trainer.best_score = trainer.dev_score

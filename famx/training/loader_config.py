@@ -13,7 +13,7 @@ from famx.validate import COUNT, FACTOR, FRACTION, NON_NEGATIVE, POSITIVE, Confi
 
 MAX_WORKERS = 8  # more than a GPU needs for recordings that are decoded already
 MAX_CACHE_GB = 4.0  # 35 hours of recordings
-SMALL_CORPUS: Seconds = 5 * 3600.0  # a corpus that a model repeats often enough to learn by heart
+SMALL_CORPUS: Seconds = 2 * 3600.0  # as much as a training repeats so often that it is learned by heart
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class LoaderConfig(ConfigSection):
         snr: ratios of signal to white noise in dB; one is sampled for each recording, if any.
         time_masks: number of time spans to blank (SpecAugment, arXiv:1904.08779). If this option
             and the next five are all None, they depend on the amount of training speech: below
-            five hours they are 0, 0.75, 0.2, 0.3, 2 and 0.3, otherwise 2, 0, 0.05, None, 2 and
+            two hours they are 0, 0.75, 0.2, 0.3, 2 and 0.3, otherwise 2, 0, 0.05, None, 2 and
             0.15. If some are set, the others are those of large corpora.
         time_masks_per_second: number of further time spans to blank for each second of a recording
             before its change of speed, rounded (arXiv:1912.05533).

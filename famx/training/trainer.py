@@ -67,6 +67,7 @@ class Trainer:
     hooks: Sequence[Hook] = ()
 
     # the state of the run; `step` and what SAVED names are stored in checkpoints
+    # scores on dev are those of `Task.cost`, so that lower is better
     step: int = field(default=0, init=False)
     epoch: int = field(default=0, init=False)
     position: int = field(default=0, init=False)
