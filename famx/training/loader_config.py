@@ -13,7 +13,7 @@ from famx.validate import COUNT, FACTOR, FRACTION, NON_NEGATIVE, POSITIVE, Confi
 
 MAX_WORKERS = 8  # more than a GPU needs for recordings that are decoded already
 MAX_CACHE_GB = 4.0  # 35 hours of recordings
-SMALL_CORPUS: Seconds = 2 * 3600.0  # as much as a training repeats so often that it is learned by heart
+SMALL_CORPUS: Seconds = 2 * 3600.0  # trainings of minutes repeat it often, and learn it by heart
 
 
 @dataclass(frozen=True)
