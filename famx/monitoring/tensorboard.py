@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+import numpy as np
+from jaxtyping import UInt8
 from tensorboard.compat.proto.summary_pb2 import DataClass, Summary, SummaryMetadata
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from torch import Tensor
@@ -130,6 +132,13 @@ class RunLog:
         for tag, image in {**self.matrices, **images}.items():
             self.writer.add_image(tag, heat_map(image), step, dataformats="HWC")
         self.matrices.clear()
+
+    def log_pictures(
+        self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "height width 3"]]
+    ) -> None:
+        """Writes pictures that are drawn already, by tag."""
+        for tag, pixels in pictures.items():
+            self.writer.add_image(tag, pixels, step, dataformats="HWC")
 
     def log_text_table(
         self, step: int, tag: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]
