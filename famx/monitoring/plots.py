@@ -1,6 +1,7 @@
 """Pictures of an utterance and of attention, drawn by matplotlib without a display."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,8 +11,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import pad
 
+from famx.decode._surfaces import WORD_MARK
 from famx.frontend._mel import HOP, N_FFT, WINDOW, mel_filters
-from famx.monitoring.utterance import FrameMap, Utterance
+from famx.monitoring.utterance import SPACE, FrameMap, TimedToken, Utterance
 from famx.notation import SAMPLE_RATE, Seconds
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ WIDTH = 10.0
 LEFT = 0.95
 RIGHT = 0.85
 BAR_WIDTH = 0.12
-TEXT_HEIGHT = 0.68  # of the texts above a spectrogram
+LINE_HEIGHT = 0.17  # of the texts above a spectrogram
 LEVELS = 3  # lines of the tokens above a spectrogram
 LEVEL_HEIGHT = 0.15
 ROW_HEIGHT = 0.16
@@ -36,7 +38,7 @@ GAP = 0.34
 N_MELS = 80
 RANGE = 70.0  # decibels from the loudest cell to the darkest colour
 TICKS = (250, 500, 1000, 2000, 4000, 8000)  # Hz
-MAX_TITLE = 118  # characters of a line of text
+LINE_LENGTH = 106  # characters of a text
 MISSING = "□"  # in place of a character that no font has
 # fonts for characters that the default font does not have, where they are installed
 OTHER_FONTS = ("Noto Sans CJK JP", "Noto Sans", "Arial Unicode MS", "Hiragino Sans", "Unifont")
@@ -67,12 +69,13 @@ class Axis(NamedTuple):
 def draw_utterance(utterance: Utterance) -> UInt8[np.ndarray, "height width 3"]:
     """Draws the spectrogram of an utterance with its tokens, and its maps over the same seconds."""
     heights = [_height(frame_map) for frame_map in utterance.maps]
-    labels = _place(utterance)
+    labels = _labels(utterance)
     n_levels = 1 + max((label.level for label in labels), default=-1)
-    above = TEXT_HEIGHT + LEVEL_HEIGHT * n_levels
+    lines = _lines(utterance)
+    above = LINE_HEIGHT * (len(lines) + 1) + LEVEL_HEIGHT * n_levels
     height = above + SPECTROGRAM_HEIGHT + sum(heights) + GAP * len(heights) + 0.5
     figure = _figure(WIDTH, height)
-    _draw_texts(figure, utterance)
+    _draw_texts(figure, lines)
 
     # panels from the top to the bottom
     top = height - above
@@ -100,9 +103,12 @@ def draw_attention(
     # axes of tokens have the room that these need
     width = _extent(columns)
     height = _extent(rows)
-    figure = _figure(LEFT + width + RIGHT + 0.3, height + 1.3)
+    is_short = all(len(name) <= 2 for name in columns.names)
+    left = 0.4 + _room(rows)
+    bottom = 0.4 + (ROW_HEIGHT if is_short else _room(columns))
+    figure = _figure(left + width + RIGHT + 0.3, bottom + height + 0.4)
     total_width, total_height = figure.get_size_inches()
-    box = (LEFT / total_width, 0.8 / total_height, width / total_width, height / total_height)
+    box = (left / total_width, bottom / total_height, width / total_width, height / total_height)
     axes = figure.add_axes(box)
     axes.set_title(printable(title), fontsize=FONT_SIZE, loc="left", parse_math=False)
     finite = shares[shares.isfinite()]
@@ -112,7 +118,6 @@ def draw_attention(
     axes.set_facecolor("0.8")
     axes.set_xlabel(f"input: {columns.title}", fontsize=FONT_SIZE)
     axes.set_ylabel(f"output: {rows.title}", fontsize=FONT_SIZE)
-    is_short = all(len(name) <= 2 for name in columns.names)
     _label(axes.xaxis, columns, width, rotation=0 if is_short else 90)
     _label(axes.yaxis, rows, height)
     _colour_bar(figure, axes, image, "‖∂output / ∂input‖, share of its row", extend="max")
@@ -188,20 +193,24 @@ def _colour_bar(
 # an utterance
 
 
-def _draw_texts(figure: "Figure", utterance: Utterance) -> None:
-    """Writes the name and both texts above the panels."""
+def _lines(utterance: Utterance) -> list[str]:
+    """Returns the name and both texts of an utterance, each cut after two lines."""
+    lines = [f"{utterance.name}   ({utterance.seconds:.2f} s)"]
+    for heading, text in (("reference", utterance.reference), ("hypothesis", utterance.hypothesis)):
+        wrapped = textwrap.wrap(text, LINE_LENGTH, max_lines=2, placeholder=" …") or [""]
+        lines.append(f"{heading:12}{wrapped[0]}")
+        lines += [f"{'':12}{line}" for line in wrapped[1:]]
+    return lines
+
+
+def _draw_texts(figure: "Figure", lines: Sequence[str]) -> None:
+    """Writes lines above the panels."""
     height = figure.get_size_inches()[1]
-    lines = (
-        f"{utterance.name}   ({utterance.seconds:.2f} s)",
-        f"reference   {utterance.reference}",
-        f"hypothesis  {utterance.hypothesis}",
-    )
     for number, line in enumerate(lines):
-        cut = line if len(line) <= MAX_TITLE else line[: MAX_TITLE - 1] + "…"
         figure.text(
             0.1 / WIDTH,
-            1 - (0.06 + 0.17 * number) / height,
-            printable(cut),
+            1 - (0.06 + LINE_HEIGHT * number) / height,
+            printable(line),
             fontsize=FONT_SIZE,
             family=["DejaVu Sans Mono", *_families()],
             verticalalignment="top",
@@ -214,6 +223,7 @@ def _draw_spectrogram(axes: "Axes", utterance: Utterance) -> None:
     top = _mel(SAMPLE_RATE / 2)
     extent = (0.0, utterance.seconds, 0.0, top)
     image = _show(axes, decibels.T, "magma", extent, (-RANGE, 0.0))
+    axes.autoscale(False)
     axes.set_yticks([_mel(hertz) for hertz in TICKS], [f"{hertz:,}" for hertz in TICKS])
     axes.set_ylabel("Hz (mel scale)", fontsize=FONT_SIZE)
     _colour_bar(axes.figure, axes, image, "dB")
@@ -232,18 +242,27 @@ def _mel(hertz: float) -> float:
     return float(2595 * np.log10(1 + hertz / 700))
 
 
-def _place(utterance: Utterance) -> list[Label]:
-    """Places the tokens above the spectrogram at the middle of their frames.
-
-    A token is on the first of `LEVELS` lines on which it does not touch the one before it. Where
-    there is no such line, its name is left out.
-    """
+def _labels(utterance: Utterance) -> list[Label]:
+    """Places the tokens above the spectrogram; words, where tokens have no room on two lines."""
     inches_per_second = (WIDTH - LEFT - RIGHT) / utterance.seconds
-    ends = [-1.0] * LEVELS  # of the last name on each line, in inches
+    labels = _place(utterance.tokens, inches_per_second, 2)
+    if len(labels) == len(utterance.tokens):
+        return labels
+    return _place(_words(utterance.tokens), inches_per_second, LEVELS)
+
+
+def _place(
+    tokens: Iterable[TimedToken], inches_per_second: float, n_levels: int
+) -> list[Label]:
+    """Places names at the middle of their times, each on the first line where it touches no other.
+
+    A name that has no room on any line is left out.
+    """
+    ends = [-1.0] * n_levels  # of the last name on each line, in inches
     labels = []
-    for token in utterance.tokens:
+    for token in tokens:
         seconds = (token.start + token.end) / 2
-        text = _shortened(token.text)
+        text = printable(token.text)
         half = _width(text) / 2 + 0.015
         for level, end in enumerate(ends):
             if end <= inches_per_second * seconds - half:
@@ -251,6 +270,22 @@ def _place(utterance: Utterance) -> list[Label]:
                 labels.append(Label(text, seconds, level))
                 break
     return labels
+
+
+def _words(tokens: Iterable[TimedToken]) -> Iterator[TimedToken]:
+    """Joins tokens to words, of which a space or the mark of a word begins a new one."""
+    word: TimedToken | None = None
+    for token in tokens:
+        text = token.text.lstrip(SPACE + WORD_MARK)
+        if word is not None and text != token.text:
+            yield word
+            word = None
+        if word is not None:
+            word = TimedToken(word.text + text, word.start, token.end)
+        elif text:
+            word = token._replace(text=text)
+    if word is not None:
+        yield word
 
 
 def _draw_tokens(axes: "Axes", utterance: Utterance, labels: Sequence[Label]) -> None:
@@ -294,6 +329,11 @@ def _height(frame_map: FrameMap) -> float:
 def _extent(axis: Axis) -> float:
     """Returns the length of an axis of an attention map in inches."""
     return min(9.0, max(4.0, ROW_HEIGHT * len(axis.names)))
+
+
+def _room(axis: Axis) -> float:
+    """Returns the width of the names of an axis in inches."""
+    return max([0.4, *(0.1 + _width(_shortened(name)) for name in axis.names)])
 
 
 def _end(axis: Axis) -> float:

@@ -22,8 +22,9 @@ from famx.task.base import Task
 MAX_ROWS = 24  # tokens of a picture of posteriors
 PROBABLE = 0.1  # probability in some frame from which on a token is shown
 MAX_TOKENS = 128  # rows of an alignment
+SPACE = "␣"
 # characters that no font shows, and what is shown in their place
-VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
+VISIBLE = str.maketrans({" ": SPACE, "\n": "↵", "\t": "⇥"})
 
 
 class FrameMap(NamedTuple):
