@@ -1,25 +1,23 @@
-"""Pictures of one example of dev: what the model hears at evaluations, its attention at the end."""
+"""Pictures of a run: an utterance and confusions of dev at evaluations, attention at the end."""
 
 import logging
 import math
 from collections.abc import Callable, Collection, Sequence
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import nn
 
 from famx.data._tokenizers import byte_tokenizer
 from famx.data.base import Dataset
+from famx.monitoring.figures import Axis, Pixels, draw_matrix
 from famx.monitoring.hooks import WriteRunLog
-from famx.monitoring.plots import Axis, draw_attention, draw_utterance
 from famx.monitoring.sensitivity import Sensitivity, attention_blocks, measure_sensitivity
 from famx.monitoring.utterance import predicted_names, recognise, text_tokens, token_names
+from famx.monitoring.utterance_figure import draw_utterance
 from famx.nn.batch import Batch
 from famx.nn.encoding import EncoderDecoder
 from famx.notation import Modality
-from famx.task.base import Task
-from famx.training.averaging import AveragedWeights
+from famx.task.base import DrawsScores, Task
 from famx.training.evaluate import Evaluation
 from famx.training.hooks import Hook
 from famx.training.loader import Loader
@@ -31,14 +29,15 @@ MAX_SECONDS = 10.0  # of the utterance that is drawn
 MAX_TOKENS = 64  # of the text that is drawn, its first ones
 N_BYTES = 256  # vocabulary of inputs that are bytes
 
-Pictures = dict[str, UInt8[np.ndarray, "height width 3"]]
+Pictures = dict[str, Pixels]
 """Pictures by tag."""
 
 
 class DrawPictures(Hook):
     """Draws one example of dev, that of median length, in the whole run the same one.
 
-    `dev/utterance` of speech is drawn at each evaluation; `attention/NAME` of each attention block,
+    `dev/utterance` of speech, and what a task draws of its scores (`dev/confusion`), are drawn at
+    each evaluation; `attention/NAME` of each attention block,
     at the end of the run, of the weights that are scored. An error ends the pictures and not the
     run.
 
@@ -54,12 +53,7 @@ class DrawPictures(Hook):
         self._batch: Batch | None = None
 
     def on_evaluation(self, trainer: Trainer, evaluation: Evaluation) -> None:
-        if self.loader.dataset.modality is not Modality.SPEECH:
-            return
-        model = trainer.evaluated_model
-        if isinstance(model, AveragedWeights):
-            model = model.module
-        self._log(trainer.step, lambda: self._utterance(trainer.task, model))
+        self._log(trainer.step, lambda: self._evaluation(trainer, evaluation))
 
     def finish(self, task: Task, model: nn.Module, step: int) -> None:
         """Draws the attention of a trained model, in evaluation mode."""
@@ -85,11 +79,23 @@ class DrawPictures(Hook):
             self._batch = self.loader.read_example(index)
         return None if self._batch is None else self._batch.to(device)
 
-    def _utterance(self, task: Task, model: nn.Module) -> Pictures:
-        batch = self._example(next(model.parameters()).device)
-        if batch is None:
-            return {}
-        return {"dev/utterance": draw_utterance(recognise(task, model, batch))}
+    def _evaluation(self, trainer: Trainer, evaluation: Evaluation) -> Pictures:
+        task = trainer.task
+        pictures = {}
+        if isinstance(task, DrawsScores):
+            name, matrix = task.picture(evaluation.references, evaluation.hypotheses)
+            rows = Axis(matrix.row_title, matrix.rows)
+            columns = Axis(matrix.columns, matrix.column_names, matrix.values.shape[1])
+            pictures[f"dev/{name}"] = draw_matrix(
+                matrix.values, f"{name}, step {trainer.step}", rows, columns, 1.0, "", True
+            )
+        batch = None
+        if self.loader.dataset.modality is Modality.SPEECH:
+            batch = self._example(trainer.device)
+        if batch is not None:
+            utterance = recognise(task, trainer.evaluated_model, batch)
+            pictures["dev/utterance"] = draw_utterance(utterance)
+        return pictures
 
     def _attention(self, task: Task, model: nn.Module) -> Pictures:
         batch = self._example(next(model.parameters()).device)
@@ -143,13 +149,15 @@ def attention_pictures(
         part = type(blocks[name]).__module__.rpartition(".")[2]
         title = f"{name.replace('_', ' ')} ({part}), {batch.ids[0]}"
         rows, columns = _axes(name, sensitivity, encoder, task, batch)
-        pictures[f"attention/{name}"] = draw_attention(sensitivity.shares, title, rows, columns)
+        rows = rows._replace(title=f"output: {rows.title}")
+        columns = columns._replace(title=f"input: {columns.title}")
+        pictures[f"attention/{name}"] = draw_matrix(
+            sensitivity.shares, title, rows, columns, legend="‖∂output / ∂input‖, share of its row"
+        )
     return pictures
 
 
-def input_names(
-    task: Task, inputs: Sequence[int], input_vocab_size: int | None
-) -> tuple[str, ...]:
+def input_names(task: Task, inputs: Sequence[int], input_vocab_size: int | None) -> tuple[str, ...]:
     """Returns the names of the tokens of a text; none where their vocabulary is not known."""
     if task.predicts_inputs:
         return token_names(task.tokenizer, inputs)
@@ -170,9 +178,9 @@ def _axes(
     axis = encoder
     if name.startswith("text_"):
         axis = Axis("token", ("begin", *predicted_names(task.tokenizer, batch)[:-1]))
-    if batch.modality is not Modality.SPEECH or axis.names:
+    has_seconds = batch.modality is Modality.SPEECH and not axis.names
+    if not has_seconds and len(axis.names) != sensitivity.length:
         # a frontend may have other positions than the inputs
-        if len(axis.names) != sensitivity.length:
-            axis = Axis("position", size=sensitivity.length)
+        axis = Axis("position", size=sensitivity.length)
     rows = axis._replace(names=tuple(axis.names[query] for query in queries if axis.names))
     return rows, axis

@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-import numpy as np
-from jaxtyping import UInt8
 from tensorboard.compat.proto.summary_pb2 import DataClass, Summary, SummaryMetadata
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from torch import Tensor
@@ -16,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from famx import files
 from famx.monitoring.descriptions import describe, how_to_read
+from famx.monitoring.figures import Pixels
 from famx.monitoring.heatmap import heat_map
 from famx.monitoring.metrics import HeatMap
 from famx.monitoring.trackers import Mirror
@@ -133,9 +132,7 @@ class RunLog:
             self.writer.add_image(tag, heat_map(image), step, dataformats="HWC")
         self.matrices.clear()
 
-    def log_pictures(
-        self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "height width 3"]]
-    ) -> None:
+    def log_pictures(self, step: int, pictures: Mapping[str, Pixels]) -> None:
         """Writes pictures that are drawn already, by tag."""
         for tag, pixels in pictures.items():
             self.writer.add_image(tag, pixels, step, dataformats="HWC")
