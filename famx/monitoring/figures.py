@@ -84,7 +84,7 @@ def draw_matrix(
         _write_numbers(axes, values, largest)
     axes.set_xlabel(columns.title, fontsize=FONT_SIZE)
     axes.set_ylabel(rows.title, fontsize=FONT_SIZE)
-    label_axis(axes.xaxis, columns, width, rotation=0 if is_short else 90)
+    label_axis(axes.xaxis, columns, width, is_vertical=not is_short)
     label_axis(axes.yaxis, rows, height)
     has_larger = bool((finite > largest).any())
     colour_bar(axes, image, legend, extend="max" if has_larger else "neither")
@@ -180,7 +180,7 @@ def _end(axis: Axis) -> float:
     return float(len(axis.names)) if axis.names else axis.size
 
 
-def label_axis(axis: Any, labels: Axis, inches: float, rotation: float = 0) -> None:
+def label_axis(axis: Any, labels: Axis, inches: float, is_vertical: bool = False) -> None:
     """Writes the names of positions, of every n-th one if there is no room for all."""
     if not labels.names:
         axis.set_tick_params(labelsize=FONT_SIZE)
@@ -192,7 +192,7 @@ def label_axis(axis: Any, labels: Axis, inches: float, rotation: float = 0) -> N
         [_shortened(labels.names[position]) for position in shown],
         fontsize=SMALL,
         family=font_families(),
-        rotation=rotation,
+        rotation=90 if is_vertical else 0,
         parse_math=False,
     )
     axis.set_tick_params(length=2)

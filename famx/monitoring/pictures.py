@@ -85,7 +85,7 @@ class DrawPictures(Hook):
         if isinstance(task, DrawsScores):
             name, matrix = task.picture(evaluation.references, evaluation.hypotheses)
             rows = Axis(matrix.row_title, matrix.rows)
-            columns = Axis(matrix.columns, matrix.column_names, matrix.values.shape[1])
+            columns = Axis(matrix.columns, matrix.column_names, float(matrix.values.shape[1]))
             pictures[f"dev/{name}"] = draw_matrix(
                 matrix.values, f"{name}, step {trainer.step}", rows, columns, 1.0, "", True
             )
@@ -181,6 +181,6 @@ def _axes(
     has_seconds = batch.modality is Modality.SPEECH and not axis.names
     if not has_seconds and len(axis.names) != sensitivity.length:
         # a frontend may have other positions than the inputs
-        axis = Axis("position", size=sensitivity.length)
+        axis = Axis("position", size=float(sensitivity.length))
     rows = axis._replace(names=tuple(axis.names[query] for query in queries if axis.names))
     return rows, axis

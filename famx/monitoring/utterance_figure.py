@@ -119,7 +119,7 @@ def _draw_texts(figure: "Figure", lines: Sequence[str]) -> None:
 
 def _draw_spectrogram(axes: "Axes", utterance: Utterance) -> None:
     decibels = _log_mel(utterance.signal)
-    top = _mel(SAMPLE_RATE / 2)
+    top = _mel(SAMPLE_RATE // 2)
     extent = (0.0, utterance.seconds, 0.0, top)
     image = show(axes, decibels.T, "magma", extent, (-RANGE, 0.0))
     axes.autoscale(False)
@@ -137,7 +137,7 @@ def _log_mel(signal: Float[Tensor, " n"]) -> Float[Tensor, "t f"]:
     return 10 * (energy / energy.max().clamp(min=1e-30)).clamp(min=1e-10).log10()
 
 
-def _mel(hertz: float) -> float:
+def _mel(hertz: int) -> float:
     return float(2595 * np.log10(1 + hertz / 700))
 
 
@@ -147,7 +147,9 @@ def _labels(utterance: Utterance) -> list[Label]:
     labels = _place(utterance.tokens, inches_per_second, 2)
     if len(labels) == len(utterance.tokens):
         return labels
-    return _place(_words(utterance.tokens), inches_per_second, LEVELS)
+    words = list(_words(utterance.tokens))
+    # some languages have no spaces
+    return _place(words if len(words) > 1 else utterance.tokens, inches_per_second, LEVELS)
 
 
 def _place(tokens: Iterable[TimedToken], inches_per_second: float, n_levels: int) -> list[Label]:
