@@ -340,3 +340,17 @@ def probe_level(value: object) -> ProbeLevel:
         if value == level:
             return level
     raise UserError(f"probe={value}: no such level{suggest(str(value), levels)}")
+
+
+def is_on(config: Mapping[str, Any], key: str) -> bool:
+    """Returns whether a setting is on.
+
+    Raises:
+        UserError: it is neither on nor off.
+    """
+    # YAML reads a bare on and off as booleans
+    levels = {"on": True, "off": False, "True": True, "False": False}
+    value = str(config[key])
+    if value not in levels:
+        raise UserError(f"{key}={value}: no such level{suggest(value, ('on', 'off'))}")
+    return levels[value]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from famx.config.command import printed_warnings
 from famx.monitoring.metrics import (
-    HeatMap,
     module_images,
     module_metrics,
     optimizer_metrics,
@@ -25,7 +24,7 @@ from famx.monitoring.tensorboard import RunLog
 from famx.monitoring.trackers import Mirror
 from famx.nn.hooks import Observed, set_observed
 from famx.nn.processes import sum_over_processes
-from famx.task.base import DrawsScores, Task
+from famx.task.base import Task
 from famx.training.device import world_size
 from famx.training.evaluate import Evaluation
 from famx.training.hooks import Hook, Interval, Metrics, require_finite
@@ -226,9 +225,6 @@ class WriteRunLog(Hook):
         header = ("reference", "hypothesis")
         self.log.log_text_table(trainer.step, "dev/samples", header, evaluation.samples())
         self.log.log_images(trainer.step, module_images(trainer.evaluated_model))
-        if isinstance(trainer.task, DrawsScores):
-            name, picture = trainer.task.picture(evaluation.references, evaluation.hypotheses)
-            self.log.log_images(trainer.step, {f"dev/{name}": HeatMap(*picture)})
         self._log_results(trainer)
 
     def on_stop(self, trainer: Trainer) -> None:

@@ -94,11 +94,21 @@ ErrorCounts = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class Matrix(NamedTuple):
-    """A matrix to be drawn: its values, the names of its rows, and what its columns are."""
+    """A matrix to be drawn.
+
+    Args:
+        values: shares, from 0 to 1; NaN where they are not defined.
+        rows: names of the rows.
+        columns: what the columns are.
+        column_names: names of the columns; empty for numbers.
+        row_title: what the rows are.
+    """
 
     values: Float[Tensor, "rows columns"]
     rows: tuple[str, ...]
     columns: str
+    column_names: tuple[str, ...] = ()
+    row_title: str = ""
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ NEUTRAL = {
     "loader": ("workers", "cache_gb"),
 }
 """Options that cannot change a result, by section."""
-UNUSED = ("name", "resume", "sweep", "check", "logger")
+UNUSED = ("name", "resume", "sweep", "check", "logger", "pictures")
 """Options that name, arrange, check or report runs."""
 PACKAGE = Path(__file__).parent.parent
 OTHER_FOLDERS = ("analysis", "contracts")

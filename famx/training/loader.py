@@ -158,6 +158,11 @@ class Loader:
         for _, _, batch in self._read(self._eval_plan(), None, 0):
             yield batch
 
+    def read_example(self, index: int) -> Batch | None:
+        """Returns an example of an evaluation as a batch of one, None if it cannot be read."""
+        plan = [PlannedBatch(0, 0, [index], None)]
+        return next((batch for _, _, batch in self._read(plan, None, 0)), None)
+
     def n_eval_batches(self) -> int:
         """Returns the number of batches of `eval_batches`."""
         return len(self._eval_plan())

@@ -252,7 +252,9 @@ class Trainer:
         """The averaged model if it has an average already, else the model."""
         if self.averaged is None or self.averaged.is_empty:
             return self.model
-        return self.averaged
+        # the model itself, whose methods decoders call
+        average: nn.Module = self.averaged.module
+        return average
 
     def _is_due(self, every: int | None) -> bool:
         tenth = max(1, (self.total_steps or 2**31) // 10)
