@@ -156,7 +156,9 @@ def _normalised(pairs: Sequence[Pair], normaliser: Normaliser, skip_bad: bool) -
             raise UserError(f"{problem}; data.skip_bad=true leaves out such pairs")
         first = first or problem
     if first:
-        log.warning("%d of %d pairs are left out: %s", len(pairs) - len(normalised), len(pairs), first)
+        log.warning(
+            "%d of %d pairs are left out: %s", len(pairs) - len(normalised), len(pairs), first
+        )
     if not normalised:
         raise UserError("there is no pair with a source and a target")
     return normalised
