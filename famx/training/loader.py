@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from tokenizers import Tokenizer, models
 
 from famx.data._tokenizers import encode, known_characters, list_characters
@@ -23,6 +23,7 @@ from famx.training.augmentation import (
     sample_augmentation,
     sample_speeds_again,
 )
+from famx.training.buckets import cut_into_batches, shuffle_in_buckets
 from famx.training.fixed_shapes import Shape, choose_shapes, fill_shapes, padded_samples
 from famx.training.loader_config import LoaderConfig
 from famx.training.reader import (
@@ -32,6 +33,7 @@ from famx.training.reader import (
     ignore_interrupts,
     without_traceback,
 )
+from famx.training.sounds import Sounds, sounds_of
 
 log = logging.getLogger(__name__)
 
@@ -40,33 +42,6 @@ EPOCHS_MEASURED = 8
 
 ReadStep = tuple[int, int, Batch]
 """Epoch, position of the batch in it, and the batch."""
-
-
-def shuffle_in_buckets(
-    lengths: Float[np.ndarray, " items"], n_buckets: int, rng: np.random.Generator
-) -> Int[np.ndarray, " items"]:
-    """Returns all indices by length, shuffled inside each of `n_buckets` equally large groups."""
-    buckets = np.array_split(np.argsort(lengths, kind="stable"), n_buckets)
-    return np.concatenate([rng.permutation(bucket) for bucket in buckets])
-
-
-def cut_into_batches(
-    order: Int[np.ndarray, " selected"], lengths: Float[np.ndarray, " items"], budget: float
-) -> list[list[int]]:
-    """Cuts indices, in their order, into batches with rows · longest <= budget.
-
-    A batch has at least one item, even if that is longer than the budget.
-    """
-    batches: list[list[int]] = []
-    longest = 0.0
-    for index in order:
-        # a longer item makes all rows of the batch longer
-        longest = max(longest, float(lengths[index]))
-        if not batches or longest * (len(batches[-1]) + 1) > budget:
-            batches.append([])
-            longest = float(lengths[index])
-        batches[-1].append(int(index))
-    return batches
 
 
 class Loader:
@@ -107,6 +82,7 @@ class Loader:
         self.learnable = learnable
         self.two_views = two_views
         self._fits: Bool[np.ndarray, "items speeds"] | None = None
+        self._sounds: Sounds | None = None
         self.dataset = dataset
         self.tokenizer = tokenizer
         self.seed = seed
@@ -124,6 +100,16 @@ class Loader:
         n_shapes = self.config.n_shapes(self.device)
         if n_shapes and dataset.modality is Modality.SPEECH:
             self.shapes = self._choose_shapes(n_shapes, longest_target)
+
+    def load_sounds(self) -> Sounds:
+        """Loads the folders of noise and of rooms, which only training needs, when first called.
+
+        Raises:
+            UserError: there is no such folder, or no recording in it.
+        """
+        if self._sounds is None:
+            self._sounds = sounds_of(self.config)
+        return self._sounds
 
     def plan(self, epoch: int) -> list[PlannedBatch]:
         """Returns all batches of an epoch in their order."""
@@ -256,8 +242,9 @@ class Loader:
 
     def _augmentation(self, epoch: int) -> Augmentation:
         view = self.dataset.at(epoch)
+        sounds = self.load_sounds()
         augmentation = sample_augmentation(
-            self.config, self.seed, epoch, view.lengths, self.two_views
+            self.config, self.seed, epoch, view.lengths, self.two_views, sounds
         )
         fits = self._fitting_speeds(view)
         if not fits.all():

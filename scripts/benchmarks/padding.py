@@ -3,8 +3,8 @@
 import numpy as np
 
 from famx.notation import SAMPLE_RATE
+from famx.training.buckets import cut_into_batches, shuffle_in_buckets
 from famx.training.fixed_shapes import choose_shapes, fill_shapes, padded_samples
-from famx.training.loader import cut_into_batches, shuffle_in_buckets
 from famx.training.loader_config import LoaderConfig
 
 N_UTTERANCES = 20_000

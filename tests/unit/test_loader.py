@@ -15,7 +15,8 @@ from famx.data.manifest import Manifest
 from famx.data.text import Text
 from famx.notation import Modality, UserError
 from famx.training.augmentation import sample_augmentation
-from famx.training.loader import Loader, cut_into_batches, shuffle_in_buckets
+from famx.training.buckets import cut_into_batches, shuffle_in_buckets
+from famx.training.loader import Loader
 from famx.training.loader_config import LoaderConfig
 
 
