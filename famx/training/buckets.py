@@ -1,4 +1,6 @@
-"""Batches of similar lengths: shuffled groups of neighbouring lengths, cut by a budget."""
+"""Batches of similar lengths: shuffled groups of neighbouring lengths, cut by budgets."""
+
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,20 +14,33 @@ def shuffle_in_buckets(
     return np.concatenate([rng.permutation(bucket) for bucket in buckets])
 
 
-def cut_into_batches(
-    order: Int[np.ndarray, " selected"], lengths: Float[np.ndarray, " items"], budget: float
-) -> list[list[int]]:
-    """Cuts indices, in their order, into batches with rows · longest <= budget.
+class Budget(NamedTuple):
+    """A limit of a batch: rows · longest <= limit.
 
-    A batch has at least one item, even if that is longer than the budget.
+    Args:
+        sizes: sizes of all items, such as seconds or tokens.
+        limit: limit of the padded size of a batch, in the same unit.
+    """
+
+    sizes: Float[np.ndarray, " items"]
+    limit: float
+
+
+def cut_into_batches(order: Int[np.ndarray, " selected"], *budgets: Budget) -> list[list[int]]:
+    """Cuts indices, in their order, into batches within all budgets.
+
+    A batch has at least one item, even if that is larger than a budget.
     """
     batches: list[list[int]] = []
-    longest = 0.0
+    longest = [0.0 for _ in budgets]
     for index in order:
+        sizes = [float(budget.sizes[index]) for budget in budgets]
         # a longer item makes all rows of the batch longer
-        longest = max(longest, float(lengths[index]))
-        if not batches or longest * (len(batches[-1]) + 1) > budget:
+        longest = list(map(max, longest, sizes))
+        rows = len(batches[-1]) + 1 if batches else 1
+        pairs = zip(longest, budgets, strict=True)
+        if not batches or any(size * rows > budget.limit for size, budget in pairs):
             batches.append([])
-            longest = float(lengths[index])
+            longest = sizes
         batches[-1].append(int(index))
     return batches

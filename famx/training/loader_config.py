@@ -22,6 +22,9 @@ class LoaderConfig(ConfigSection):
 
     Args:
         batch_seconds: budget of a batch of speech, padding included, in seconds.
+        batch_targets: budget of the texts of a batch of speech, padding included, in tokens, beside
+            that in seconds; None for no such budget. A transducer needs memory for each pair of a
+            frame and a token of all rows.
         batch_tokens: budget of a batch of text, padding included, in tokens.
         batch_rows: budget of a batch of images, padding included, in rows of pixels.
         buckets: groups of similar length, inside which the order of an epoch is shuffled.
@@ -59,6 +62,7 @@ class LoaderConfig(ConfigSection):
     path_options: ClassVar[tuple[str, ...]] = ("noise", "rooms")
 
     batch_seconds: Annotated[float, POSITIVE] = 24.0
+    batch_targets: Annotated[int | None, COUNT] = None
     batch_tokens: Annotated[int, COUNT] = 1024
     batch_rows: Annotated[int, COUNT] = 512
     buckets: Annotated[int, between(1, 100_000)] = 30
