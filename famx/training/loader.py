@@ -92,9 +92,10 @@ class Loader:
         dataset.use_cache(self.config.cache_bytes())
         # unknown characters are reported here and not after hours of training
         self.split = split
-        self.is_strict = split == "train"
-        self.skipped = set() if self.is_strict else self._check_characters()
-        self._targets = self._target_lengths(dataset)
+        # later windows of a stream may have characters that its tokenizer lacks
+        self.is_strict = split == "train" and not dataset.n_streamed
+        self.skipped = set() if split == "train" else self._check_characters()
+        self._n_tokens = self._count_tokens(dataset)
         # blocks of text have one length already
         self.shapes: list[Shape] = []
         n_shapes = self.config.n_shapes(self.device)
@@ -137,6 +138,9 @@ class Loader:
             augment = self._augmentation
             self._report_speeds(epoch)
         workers = self.config.n_workers(self.device)
+        # each process would read all of a stream
+        if self.dataset.n_streamed and self.config.workers is None:
+            workers = 0
         yield from self._read(self._steps(epoch, skip), augment, workers)
 
     def eval_batches(self) -> Iterator[Batch]:
@@ -158,7 +162,7 @@ class Loader:
             plan.append(PlannedBatch(0, position, indices, None))
         return plan
 
-    def _target_lengths(self, dataset: Dataset) -> Int[np.ndarray, " items"]:
+    def _count_tokens(self, dataset: Dataset) -> Int[np.ndarray, " items"]:
         """Returns the number of token ids of each text, 0 without a tokenizer.
 
         Raises:
@@ -174,7 +178,7 @@ class Loader:
         """Returns the budgets of the batches of an epoch, given the sizes of its examples."""
         budgets = [Budget(sizes, self.budget)]
         if self.config.batch_targets and view.modality is Modality.SPEECH:
-            targets = self._targets if view is self.dataset else self._target_lengths(view)
+            targets = self._n_tokens if view is self.dataset else self._count_tokens(view)
             budgets.append(Budget(targets.astype(np.float64), self.config.batch_targets))
         return budgets
 
@@ -219,13 +223,13 @@ class Loader:
     def _choose_shapes(self, n_shapes: int) -> list[Shape]:
         """Chooses the fixed shapes, from the data set and the options alone."""
         seconds = [self.dataset.lengths]
-        longest_target = int(self._targets.max())
-        for epoch in range(1, EPOCHS_MEASURED):
+        longest_target = int(self._n_tokens.max())
+        for epoch in range(1, 1 if self.dataset.n_streamed else EPOCHS_MEASURED):
             view = self.dataset.at(epoch)
             if view is self.dataset:  # the same examples in every epoch
                 break
             seconds.append(view.lengths)
-            longest_target = max(longest_target, int(self._target_lengths(view).max()))
+            longest_target = max(longest_target, int(self._count_tokens(view).max()))
         # a recording has each of the speeds equally often
         speeds = np.asarray(self.config.speed, dtype=np.float64)
         durations = np.concatenate(seconds).astype(np.float64)

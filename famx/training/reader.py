@@ -95,10 +95,10 @@ class Reader(torch.utils.data.Dataset):
         self.augmentation = self.augment(epoch) if self.augment else None
 
     def __getitem__(self, planned: PlannedBatch) -> ReadBatch:
-        # the batches of a worker are in the order of epochs
-        if planned.epoch != self.epoch:
-            self._start_epoch(planned.epoch)
         try:
+            # the batches of a worker are in the order of epochs
+            if planned.epoch != self.epoch:
+                self._start_epoch(planned.epoch)
             batch = self._read_batch(planned)
         except UserError as error:
             return ReadBatch(planned.epoch, planned.position, error)
