@@ -27,10 +27,10 @@ from famx.experiment.scoring import score
 from famx.nn.batch import Batch
 from famx.notation import SAMPLE_RATE, Modality, Seconds, UserError, suggest
 from famx.training import checkpoint
+from famx.training.buckets import Budget, cut_into_batches
 from famx.training.checkpoint import describe_weights, load_weights
 from famx.training.device import select_device
 from famx.training.evaluate import Evaluation
-from famx.training.loader import cut_into_batches
 from famx.training.loader_config import LoaderConfig
 from famx.training.run_dir import RunDir
 
@@ -171,7 +171,7 @@ class Recognizer:
         order = np.array([index for index in order if sources[index]], np.int64)
         budget = LoaderConfig(**config["loader"]).budget(Modality.TEXT)
         translations = [""] * len(sources)
-        for indices in cut_into_batches(order, lengths, budget):
+        for indices in cut_into_batches(order, Budget(lengths, budget)):
             signals = [encode_source(sources[index], tokenizer) for index in indices]
             batch = _batch(signals, Modality.TEXT).to(self.experiment.device)
             decoded = task.decode(self.experiment.model, batch)

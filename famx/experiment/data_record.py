@@ -30,6 +30,8 @@ def check_data(experiment: Experiment, run_dir: RunDir) -> None:
     datasets = {split: experiment.loader(split).dataset for split in train.splits}
     # a run that is resumed has digests already
     current = {split: dataset.fingerprint() for split, dataset in datasets.items()}
+    # sounds that are added to the recordings of train
+    current["train"] |= experiment.loader("train").load_sounds().fingerprint()
     saved = run_dir.read_record(run_dir.data_file)
     changes = describe_changes(saved, current)
     if changes:

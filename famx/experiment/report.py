@@ -70,6 +70,8 @@ def _describe_split(dataset: Dataset) -> str:
     amount = f"{total:,.0f} {dataset.modality.unit}s"
     if dataset.modality is Modality.SPEECH:
         amount = f"{total / HOUR:.2f} hours" if total >= HOUR else f"{total / 60:.1f} minutes"
+    if dataset.n_streamed:
+        return f"{dataset.n_streamed:,} examples, in windows of some {len(dataset)} ({amount})"
     return f"{len(dataset)} examples, {amount}"
 
 

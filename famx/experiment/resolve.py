@@ -59,7 +59,7 @@ class DecodesOutputs(Protocol):
 
 @runtime_checkable
 class HasPaths(Protocol):
-    """A data set or decoder with hyperparameters that are paths."""
+    """A data set, a decoder or a section with options that are paths."""
 
     path_options: tuple[str, ...]
 
@@ -102,8 +102,8 @@ def resolve(config: Config) -> dict[str, Any]:
     # paths
     if config["init_from"]:
         resolved["init_from"] = _absolute(config["init_from"])
-    for room in OVERRIDABLE_ROOMS:
-        resolved[room] = _with_absolute_paths(room, resolved[room])
+    for section in SECTIONS_WITH_PATHS:
+        resolved[section] = _with_absolute_paths(section, resolved[section])
     return resolved
 
 
@@ -149,18 +149,22 @@ def _resolve_optimizer(config: Config) -> dict[str, Any]:
     return optim
 
 
-def _with_absolute_paths(room: str, choice: Config) -> dict[str, Any]:
-    """Returns the config of a part with absolute paths of existing files and folders."""
-    resolved = dict(choice)
-    for option in path_options(room, choice["name"]):
-        if choice.get(option):
-            resolved[option] = _absolute(choice[option])
+def _with_absolute_paths(section: str, values: Config) -> dict[str, Any]:
+    """Returns a section of a config with absolute paths of existing files and folders."""
+    resolved = dict(values)
+    for option in path_options(section, values):
+        if values.get(option):
+            resolved[option] = _absolute(values[option])
     return resolved
 
 
-def path_options(room: str, name: str) -> tuple[str, ...]:
-    """Returns the hyperparameters of a part that are paths."""
-    part = get(room, name)
+def path_options(section: str, values: Config) -> tuple[str, ...]:
+    """Returns the options of a section of a config that are paths.
+
+    Args:
+        section: one of SECTIONS_WITH_PATHS.
+    """
+    part = LoaderConfig if section == "loader" else get(section, values["name"])
     return part.path_options if isinstance(part, HasPaths) else ()
 
 
@@ -215,6 +219,13 @@ def check_parts_fit(config: Config) -> None:
         )
     _check_outputs_are_trained(config)
     _check_training(config)
+    # folders of noise and of rooms
+    for option in LoaderConfig.path_options:
+        if config["loader"].get(option) and modality is not Modality.SPEECH:
+            raise UserError(
+                f"loader.{option} changes recordings, and data={config['data']['name']} has none; "
+                "remove it"
+            )
 
 
 def _check_training(config: Config) -> None:
@@ -263,6 +274,7 @@ def _decoded_outputs(config: Config) -> tuple[str, ...]:
 
 OVERRIDABLE = ("trainer.device", "trainer.threads")  # options of a trained run
 OVERRIDABLE_ROOMS = ("data", "decode")
+SECTIONS_WITH_PATHS = (*OVERRIDABLE_ROOMS, "loader")
 MAX_LABEL = 100  # characters of a label in the name of a file
 
 

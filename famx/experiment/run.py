@@ -139,7 +139,9 @@ def _build_learnable(
     """
     tokenizer = run_dir.load_tokenizer() if run_dir else None
     experiment = build_experiment(config, device, tokenizer)
-    for split in experiment.loader("train").dataset.splits:
+    train = experiment.loader("train")
+    train.load_sounds()
+    for split in train.dataset.splits:
         check_learnable(experiment, split)
     return experiment
 

@@ -19,7 +19,7 @@ from famx.training.averaging import build_average
 from famx.training.device import handle_signals, rank, world_size
 from famx.training.duration import StepTimer, plan_run
 from famx.training.gradients import Position, StepGradients
-from famx.training.hooks import EvaluateOnDev, Hook, Interval
+from famx.training.hooks import EvaluateOnDev, Hook, Interval, save_if_stream_breaks
 from famx.training.prefetch import Prefetched
 from famx.training.restore import restore
 from famx.training.trainer_config import TrainerConfig
@@ -126,7 +126,7 @@ class Trainer:
         for hook in self.hooks:
             hook.on_start(self)
         try:
-            with handle_signals(self._stop):
+            with handle_signals(self._stop), save_if_stream_breaks(self):
                 while not self.is_done and not self.stopped_by:
                     self.advance(batches)
                 if self.stopped_by:
