@@ -1,4 +1,4 @@
-"""What is drawn of an utterance: tokens at their frames, posteriors, alignments, and the drawing."""
+"""What is drawn of an utterance: tokens at their frames, posteriors, alignments; any text."""
 
 from itertools import combinations
 
@@ -137,7 +137,7 @@ def test_emissions_of_a_transducer_equal_the_sum_over_all_paths():
 
 
 def test_names_of_tokens_are_visible():
-    tokens = list("a b\n".encode())
+    tokens = list(b"a b\n")
     assert token_names(byte_tokenizer(), tokens) == ("a", "␣", "b", "↵")
 
 
