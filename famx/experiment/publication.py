@@ -14,7 +14,7 @@ from famx import files
 from famx.config.schema import DEFAULT
 from famx.experiment.build import Experiment
 from famx.experiment.program import ONNX, PROGRAM
-from famx.experiment.resolve import OVERRIDABLE_ROOMS, path_options
+from famx.experiment.resolve import OVERRIDABLE_ROOMS, PATH_ROOMS, path_options
 from famx.registry import ROOMS, get
 from famx.training import checkpoint
 from famx.training.checkpoint import evaluated_weights
@@ -73,7 +73,7 @@ def publish(
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a config whose paths are names without their folders."""
     published = dict(config)
-    for room in OVERRIDABLE_ROOMS:
+    for room in PATH_ROOMS:
         choice = dict(config[room])
         for option in paths_of(room, choice):
             choice[option] = Path(choice[option]).name

@@ -59,9 +59,17 @@ class DecodesOutputs(Protocol):
 
 @runtime_checkable
 class HasPaths(Protocol):
-    """A data set or decoder with hyperparameters that are paths."""
+    """A data set, decoder or frontend with hyperparameters that are paths."""
 
     path_options: tuple[str, ...]
+
+
+@runtime_checkable
+class CompletesOptions(Protocol):
+    """A frontend with options that its files decide, and that a run stores in their place."""
+
+    @classmethod
+    def complete(cls, options: Config) -> dict[str, Any]: ...
 
 
 def resolve(config: Config) -> dict[str, Any]:
@@ -69,7 +77,8 @@ def resolve(config: Config) -> dict[str, Any]:
 
     `default` frontends, data sets and decoders become those of the task; `model.layers` becomes
     complete, whether listed or sampled (`model.drawn` then records the search space); paths become
-    absolute. The `default` momentum and spectrum stay, since an optimizer may have none.
+    absolute; the architecture of a pretrained frontend is that of its folder. The `default`
+    momentum and spectrum stay, since an optimizer may have none.
 
     Raises:
         UserError: a size, the seed or the name is not allowed.
@@ -102,8 +111,12 @@ def resolve(config: Config) -> dict[str, Any]:
     # paths
     if config["init_from"]:
         resolved["init_from"] = _absolute(config["init_from"])
-    for room in OVERRIDABLE_ROOMS:
+    for room in PATH_ROOMS:
         resolved[room] = _with_absolute_paths(room, resolved[room])
+    # what the files of a frontend decide
+    frontend = get("frontend", resolved["frontend"]["name"])
+    if isinstance(frontend, CompletesOptions):
+        resolved["frontend"] = frontend.complete(resolved["frontend"])
     return resolved
 
 
@@ -253,6 +266,7 @@ def _check_outputs_are_trained(config: Config) -> None:
 
 OVERRIDABLE = ("trainer.device", "trainer.threads")  # options of a trained run
 OVERRIDABLE_ROOMS = ("data", "decode")
+PATH_ROOMS = (*OVERRIDABLE_ROOMS, "frontend")  # rooms of parts with paths
 MAX_LABEL = 100  # characters of a label in the name of a file
 
 

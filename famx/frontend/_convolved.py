@@ -1,6 +1,5 @@
 """Encoders of samples: strided convolutions, then layers of attention (wav2vec 2.0, HuBERT)."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -56,7 +55,7 @@ class ConvolvedSamples(Pretrained):
         d_model: int,
         path: str | None,
         frozen: bool,
-        architecture: Mapping[str, Any] | None,
+        architecture: dict[str, Any] | None,
     ):
         super().__init__(d_model, path, frozen, architecture)
         config = self.encoder.config
@@ -93,7 +92,8 @@ class ConvolvedSamples(Pretrained):
         x = signal.float().masked_fill(~real, 0.0)
         if self.normalize:
             x = standardized(x, real, lengths)
-        x = pad(x, (0, max(0, self.width - x.shape[1])))
+        if x.shape[1] < self.width:
+            x = pad(x, (0, self.width - x.shape[1]))
         x, lengths = self._convolve(x.to(self.out.weight.dtype), lengths.clamp(min=self.width))
         # the frames; the projection of wav2vec 2.0 also returns its input
         x = self.encoder.feature_projection(x)

@@ -47,7 +47,7 @@ class Pretrained(Frontend):
         d_model: int,
         path: str | None,
         frozen: bool,
-        architecture: Mapping[str, Any] | None,
+        architecture: dict[str, Any] | None,
     ):
         super().__init__()
         self.path = path

@@ -1,6 +1,5 @@
 """A pretrained encoder of HuBERT (arXiv:2106.07447)."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from famx.frontend._convolved import SIZES, ConvolvedSamples
@@ -26,7 +25,7 @@ class Hubert(ConvolvedSamples):
         *,
         path: str | None = None,
         frozen: bool = True,
-        architecture: Mapping[str, Any] | None = None,
+        architecture: dict[str, Any] | None = None,
     ):
         super().__init__(d_model, path, frozen, architecture)
 

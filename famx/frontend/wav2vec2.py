@@ -1,6 +1,5 @@
 """A pretrained encoder of wav2vec 2.0 (arXiv:2006.11477)."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from famx.frontend._convolved import ConvolvedSamples
@@ -25,7 +24,7 @@ class Wav2Vec2(ConvolvedSamples):
         *,
         path: str | None = None,
         frozen: bool = True,
-        architecture: Mapping[str, Any] | None = None,
+        architecture: dict[str, Any] | None = None,
     ):
         super().__init__(d_model, path, frozen, architecture)
 

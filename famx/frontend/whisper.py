@@ -1,6 +1,5 @@
 """A pretrained encoder of Whisper (arXiv:2212.04356)."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -56,7 +55,7 @@ class Whisper(Pretrained):
         path: str | None = None,
         frozen: bool = True,
         seconds: Seconds = 30.0,
-        architecture: Mapping[str, Any] | None = None,
+        architecture: dict[str, Any] | None = None,
     ):
         self.seconds = seconds
         super().__init__(d_model, path, frozen, architecture)
