@@ -22,7 +22,8 @@ from famx.decode._windows import MIN_WINDOW, check_window, frame_step
 from famx.decode.base import FrameDecoder
 from famx.experiment.build import build_experiment
 from famx.experiment.data_record import longest_of_training, warn_of_training_recordings
-from famx.experiment.resolve import check_parts_fit, override_decoding
+from famx.experiment.overriding import override_decoding
+from famx.experiment.resolve import check_parts_fit
 from famx.experiment.scoring import score
 from famx.nn.batch import Batch
 from famx.notation import SAMPLE_RATE, Modality, Seconds, UserError, suggest

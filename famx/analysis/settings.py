@@ -37,7 +37,7 @@ SECTIONS: dict[str, tuple[str, type]] = {
     "sweep": ("sweep.", SweepConfig),
 }
 """Section -> the beginning of its keys, and its dataclass."""
-DESCRIBED_ROOMS = ("data", "task")
+DESCRIBED_ROOMS = ("data", "task", "frontend")
 """Rooms whose parts are described on the page of settings; parts.md lists all rooms."""
 HEADING = """\
 # Settings

@@ -1,11 +1,14 @@
 """Contracts of frontends: right lengths, and frames that padding does not change."""
 
+import functools
+
 import torch
 from torch import Tensor
 
-from famx.contracts import Contract, build_for_test, require, require_finite
+from famx.contracts import Contract, require, require_finite
 from famx.frontend.base import Frontend
 from famx.notation import Modality
+from famx.registry import select_context
 
 D_MODEL = 24
 VOCAB_SIZE = 11
@@ -93,17 +96,25 @@ def half_precision(part: type[Frontend]) -> None:
 
 
 def every_gradient(part: type[Frontend]) -> None:
-    """Every parameter gets a gradient."""
+    """Every parameter that is trained gets a gradient."""
     frontend = _build(part).train()
     y, _ = frontend(_signal(part, 2, 1000), torch.tensor([1000, 800]))
     # random weights, so that gradients of different frames do not cancel
     (y * torch.randn_like(y)).sum().backward()
     for name, p in frontend.named_parameters():
+        if not p.requires_grad:
+            continue
         require(p.grad is not None and p.grad.any(), f"parameter {name} gets no gradient")
 
 
 def _build(part: type[Frontend]) -> Frontend:
-    return build_for_test(part, d_model=D_MODEL, vocab_size=VOCAB_SIZE).eval()
+    # hyperparameters that famx.check was called with come before those of the example
+    options = part.example() if issubclass(part, Frontend) else {}
+    init = vars(part).get("__init__")
+    if isinstance(init, functools.partialmethod):
+        options |= init.keywords
+    context = select_context(part, {"d_model": D_MODEL, "vocab_size": VOCAB_SIZE})
+    return part(**context, **options).eval()
 
 
 def _signal(part: type[Frontend], batch: int, size: int) -> Tensor:

@@ -188,7 +188,8 @@ def _as_utf8(text: str) -> str:
 def hparams(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values by which TensorBoard compares runs: parts, seed and all set options.
 
-    Of fine-tuning, those that are not the defaults.
+    Of fine-tuning, those that are not the defaults, and of layers and a pretrained frontend no
+    sizes.
     """
     sections = {section: config[section] for section in SECTIONS}
     defaults = vars(FinetuneConfig())
@@ -196,7 +197,7 @@ def hparams(config: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"init_from": config["init_from"]} if config["init_from"] else {}
     for section, settings in (sections | {"finetune": finetune}).items():
         for key, value in flatten(settings, section):
-            if value in (None, {}) or key.endswith(".layers"):
+            if value in (None, {}) or key.endswith(".layers") or ".architecture." in key:
                 continue
             # TensorBoard accepts only plain values, and texts that are UTF-8
             is_plain = isinstance(value, int | float)

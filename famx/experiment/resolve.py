@@ -1,16 +1,12 @@
 """Resolves a composed config: default parts of the task, sampled layers, absolute paths."""
 
-import hashlib
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, get_args, runtime_checkable
 
 from famx import registry
-from famx.config.command import parse_yaml
 from famx.config.schema import complete_choice
-from famx.config.text_options import is_text_option
 from famx.experiment.search import sample_layers
 from famx.frontend.base import Frontend
 from famx.model import decoder_layers, layer_choices
@@ -18,11 +14,12 @@ from famx.monitoring.optimizer_probe import ProbeLevel
 from famx.notation import Modality, UserError, suggest
 from famx.registry import get
 from famx.training.loader_config import LoaderConfig
-from famx.training.trainer_config import TrainerConfig
 from famx.validate import check_folder_name, check_number
 
 Config = Mapping[str, Any]
 
+# sections of a config with options that are paths
+SECTIONS_WITH_PATHS = ("data", "decode", "frontend", "loader")
 # sizes beyond which no model is meant; famx/experiment/build.py compares the memory
 MAX_SIZES = {"d_model": 2**20, "n_heads": 2**20, "n_layers": 2000}
 
@@ -59,9 +56,17 @@ class DecodesOutputs(Protocol):
 
 @runtime_checkable
 class HasPaths(Protocol):
-    """A data set, a decoder or a section with options that are paths."""
+    """A data set, decoder, frontend or section with options that are paths."""
 
     path_options: tuple[str, ...]
+
+
+@runtime_checkable
+class CompletesOptions(Protocol):
+    """A frontend with options that its files decide, and that a run stores in their place."""
+
+    @classmethod
+    def complete(cls, options: Config) -> dict[str, Any]: ...
 
 
 def resolve(config: Config) -> dict[str, Any]:
@@ -69,7 +74,8 @@ def resolve(config: Config) -> dict[str, Any]:
 
     `default` frontends, data sets and decoders become those of the task; `model.layers` becomes
     complete, whether listed or sampled (`model.drawn` then records the search space); paths become
-    absolute. The `default` momentum and spectrum stay, since an optimizer may have none.
+    absolute; the architecture of a pretrained frontend is that of its folder. The `default`
+    momentum and spectrum stay, since an optimizer may have none.
 
     Raises:
         UserError: a size, the seed or the name is not allowed.
@@ -103,7 +109,11 @@ def resolve(config: Config) -> dict[str, Any]:
     if config["init_from"]:
         resolved["init_from"] = _absolute(config["init_from"])
     for section in SECTIONS_WITH_PATHS:
-        resolved[section] = _with_absolute_paths(section, resolved[section])
+        resolved[section] = with_absolute_paths(section, resolved[section])
+    # what the files of a frontend decide
+    frontend = get("frontend", resolved["frontend"]["name"])
+    if isinstance(frontend, CompletesOptions):
+        resolved["frontend"] = frontend.complete(resolved["frontend"])
     return resolved
 
 
@@ -149,7 +159,7 @@ def _resolve_optimizer(config: Config) -> dict[str, Any]:
     return optim
 
 
-def _with_absolute_paths(section: str, values: Config) -> dict[str, Any]:
+def with_absolute_paths(section: str, values: Config) -> dict[str, Any]:
     """Returns a section of a config with absolute paths of existing files and folders."""
     resolved = dict(values)
     for option in path_options(section, values):
@@ -270,69 +280,6 @@ def _decoded_outputs(config: Config) -> tuple[str, ...]:
     if isinstance(decoder, DecodesOutputs):
         return decoder.decoded_outputs(complete_choice("decode", config["decode"]))
     return (decoder.output,) if isinstance(decoder, HasOutput) else ()
-
-
-OVERRIDABLE = ("trainer.device", "trainer.threads")  # options of a trained run
-OVERRIDABLE_ROOMS = ("data", "decode")
-SECTIONS_WITH_PATHS = (*OVERRIDABLE_ROOMS, "loader")
-MAX_LABEL = 100  # characters of a label in the name of a file
-
-
-def override_decoding(config: Config, words: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """Applies words such as `decode.beam=8` or `data.root=FOLDER` to a trained run's config.
-
-    The device is selected again unless a word sets it.
-
-    Returns:
-        The config, and a label of what changed for file names, empty if that is nothing.
-
-    Raises:
-        UserError: a word sets another option, or one that does not exist.
-    """
-    # another machine may have another device
-    trainer = dict(config["trainer"]) | {"device": "auto", "threads": None}
-    choices = {room: dict(config[room]) for room in OVERRIDABLE_ROOMS}
-    options: dict[str, dict[str, Any]] = {room: {} for room in OVERRIDABLE_ROOMS}
-    for word in words:
-        key, equals, text = word.partition("=")
-        room, _, option = key.partition(".")
-        if not equals or (key not in OVERRIDABLE and room not in OVERRIDABLE_ROOMS):
-            raise UserError(
-                f"{word} cannot be set for a trained run; these can: decode=NAME, "
-                "decode.KEY=VALUE, data=NAME, data.KEY=VALUE, trainer.device=NAME, "
-                "trainer.threads=N"
-            )
-        if key == room:
-            choices[room] = {"name": text}
-        elif room in OVERRIDABLE_ROOMS:
-            # a path stays as it is typed
-            is_text = is_text_option(key) and text != "null"
-            options[room][option] = text if is_text else parse_yaml(key, text)
-        else:
-            trainer[option] = parse_yaml(key, text)
-    # complete choices; only those that differ have a label
-    changed: dict[str, Any] = {}
-    labels = []
-    for room, choice in choices.items():
-        # a default, as training would have resolved it
-        if choice["name"] == "default":
-            choice["name"] = get("task", config["task"]["name"]).default_parts[room]
-        changed[room] = complete_choice(room, choice | options[room])
-        changed[room] = _with_absolute_paths(room, changed[room])
-        if changed[room] != complete_choice(room, config[room]):
-            labels.append(_label(changed[room]["name"], options[room]))
-    trainer = vars(TrainerConfig(**trainer))
-    return dict(config) | changed | {"trainer": trainer}, ".".join(reversed(labels))
-
-
-def _label(name: str, options: Config) -> str:
-    """Returns the name of a part and its options as part of a file's name."""
-    label = ",".join([name, *(f"{key}={value}" for key, value in options.items())])
-    if re.fullmatch(r"[\w.,=+-]*", label) and len(label) <= MAX_LABEL:
-        return label
-    # a digest tells apart what looks the same without its slashes or its beginning
-    digest = hashlib.sha256(label.encode(errors="surrogateescape")).hexdigest()[:8]
-    return re.sub(r"[^\w.,=+-]+", "_", label)[:MAX_LABEL] + f"-{digest}"
 
 
 def _fits(part: type, modality: Modality | None) -> bool:

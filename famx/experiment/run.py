@@ -31,6 +31,7 @@ from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, W
 from famx.monitoring.optimizer_probe import OptimizerProbe
 from famx.monitoring.pictures import DrawPictures
 from famx.monitoring.trackers import DEFAULT, check_logger
+from famx.nn.hooks import StartsPretrained
 from famx.notation import UserError
 from famx.training import checkpoint
 from famx.training.checkpoint import describe_weights, load_weights
@@ -83,6 +84,7 @@ def run(
 
     # the objects of the run
     experiment = _build_learnable(config, device, run_dir if resume else None)
+    pretrained = None if resume else _load_pretrained(experiment)
     transfer = None if resume else _initialize(experiment)
     frozen = freeze(experiment.model, FinetuneConfig(**config["finetune"]), settings.max_steps)
     optimizer = build_run_optimizer(experiment, settings)
@@ -100,7 +102,7 @@ def run(
         console = Console(quiet=not is_main_process, markup=False)
         commands = Console(quiet=is_temporary or not is_main_process, markup=False)
         if is_main_process:
-            _begin(console, experiment, trainer, run_log, transfer)
+            _begin(console, experiment, trainer, run_log, transfer, pretrained)
         with watch_processes():
             latest = trainer.fit()
         if trainer.stopped_by:
@@ -181,6 +183,12 @@ def monitoring_hooks(
     return hooks
 
 
+def _load_pretrained(experiment: Experiment) -> str | None:
+    """Loads the weights of a frontend that begins with those of a folder; says which."""
+    frontend = experiment.model.frontend
+    return frontend.load_pretrained() if isinstance(frontend, StartsPretrained) else None
+
+
 def _initialize(experiment: Experiment) -> Transfer | None:
     """Loads the weights of `init_from`, if it is set."""
     source = experiment.config["init_from"]
@@ -213,6 +221,7 @@ def _begin(
     trainer: Trainer,
     run_log: WriteRunLog,
     transfer: Transfer | None,
+    pretrained: str | None,
 ) -> None:
     """Writes the config and the identity of a run, checks its data, and prints an overview."""
     run_dir = run_log.run_dir
@@ -220,6 +229,9 @@ def _begin(
     _save_identity(run_dir, experiment.config)
     check_data(experiment, run_dir)
     _print_overview(console, experiment, trainer, run_dir)
+    if pretrained:
+        console.print(pretrained, soft_wrap=True)
+        run_log.notes.append(pretrained)
     if transfer:
         console.print(transfer.table())
         run_log.notes.append(transfer.summary())

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, distributed
 from torch.nn.functional import pad
 
+from famx.frontend._spans import span_cells
 from famx.frontend.base import Frontend
 from famx.nn.masks import length_mask
 from famx.notation import SAMPLE_RATE
@@ -66,7 +67,7 @@ class MelSpectrogram(Frontend):
             x = self.standardize(x, length_mask(lengths, x.shape[1])[..., None])
             # with spans at the mean of 0
             if spans is not None:
-                x = x.masked_fill(self.span_mask(spans, lengths, x.shape[1]), 0.0)
+                x = x.masked_fill(span_cells(spans, lengths, x.shape[1], self.n_mels), 0.0)
         return x, lengths
 
     def features(
@@ -118,18 +119,6 @@ class MelSpectrogram(Frontend):
         weight = count / self.count
         self.mean.lerp_(total / count, weight)
         self.square.lerp_(square / count, weight)
-
-    def span_mask(
-        self, spans: Float[Tensor, "b m 4"], lengths: Int[Tensor, " b"], size: int
-    ) -> Bool[Tensor, "b {size} f"]:
-        """Returns True for the cells of `size` windows whose centre lies in any of the spans."""
-        time, time_width, mel, mel_width = spans.float()[..., None].unbind(2)
-        # centres of windows and of mel bins, as fractions
-        times = (torch.arange(size, device=spans.device) + 0.5) / lengths[:, None, None]
-        mels = (torch.arange(self.n_mels, device=spans.device) + 0.5) / self.n_mels
-        rows = (time <= times) & (times < time + time_width)
-        columns = (mel <= mels) & (mels < mel + mel_width)
-        return rows.mT.float() @ columns.float() > 0
 
 
 def n_windows_of(lengths: Int[Tensor, "..."]) -> Int[Tensor, "..."]:

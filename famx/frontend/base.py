@@ -1,7 +1,7 @@
 """Frontends: the interface."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
@@ -45,3 +45,8 @@ class Frontend(nn.Module, ABC):
     @abstractmethod
     def n_frames(self, lengths: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """Returns the number of frames of signals of these lengths."""
+
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        """Returns the options with which the contract tests build it, if the defaults do not."""
+        return {}

@@ -77,6 +77,15 @@ class HasSelfAttentionModules(Protocol):
 
 
 @runtime_checkable
+class StartsPretrained(Protocol):
+    """A frontend whose weights a new run reads from a folder, before those of `init_from`."""
+
+    def load_pretrained(self) -> str | None:
+        """Reads the weights; returns one line about them, None if there is no folder."""
+        ...
+
+
+@runtime_checkable
 class HasExemptions(Protocol):
     """A part that does not give some guarantees: name of the contract -> reason."""
 

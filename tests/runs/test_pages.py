@@ -6,9 +6,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import transformers
 
 from famx.check import main
 from famx.data._example import write_corpus
+from famx.frontend.wav2vec2 import Wav2Vec2
 from famx.registry import PARTS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -35,12 +37,20 @@ def write_corpus_forms(folder):
             (folder / split / name).write_text("\n".join(lines))
 
 
+def write_encoder(folder):
+    """Writes a small encoder with random weights, as the library saves it."""
+    sizes = Wav2Vec2.example()["architecture"]
+    config = transformers.Wav2Vec2Config(**sizes)
+    transformers.Wav2Vec2Model(config).save_pretrained(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["fine-tuning.md", "recordings.md", "sweeps.md", "text.md"])
 def test_commands_of_a_page_run_in_their_order(page, command, tmp_path):
     (tmp_path / "large.txt").write_text("to be or not to be " * 200)
     (tmp_path / "small.txt").write_text("not to be or to be " * 99)
     write_corpus_forms(tmp_path / "corpus")
+    write_encoder(tmp_path / "wav2vec2-base")
     (tmp_path / "sentences").mkdir()
     for split in ("train", "test"):
         lines = ["good\ta fine day", "bad\tnot so fine"] * 15

@@ -6,6 +6,7 @@ import torch
 import torchaudio
 from torch.testing import assert_close
 
+from famx.frontend._spans import span_cells
 from famx.notation import Modality, UserError
 from famx.registry import build, get
 
@@ -92,7 +93,7 @@ def test_spans_cover_the_cells_whose_centres_they_contain():
             [[0.0, 0.5, 0.0, 0.5], [0.0, 0.0, 0.0, 0.0]],
         ]
     )
-    covered = log_mel(n_mels=10).span_mask(spans, torch.tensor([8, 4]), 8)
+    covered = span_cells(spans, torch.tensor([8, 4]), 8, 10)
     expected = torch.zeros(2, 8, 10, dtype=torch.bool)
     expected[0, 2:6] = True
     expected[0, :, 5] = True

@@ -9,6 +9,7 @@ from famx.decode._alignment import TimedText, TokenSpan, align, character_times,
 from famx.decode._recognition import recognize
 from famx.decode._transcript import subtitles
 from famx.decode._windows import FrameStep, cut_at_blanks, frame_step, windowed_scores
+from famx.frontend._pretrained import Pretrained
 from famx.notation import SAMPLE_RATE, UserError
 from famx.registry import PARTS, build
 
@@ -186,13 +187,15 @@ def test_pieces_between_blanks_decode_to_the_same_tokens():
 def test_frames_of_every_frontend_have_their_times(name):
     if PARTS["frontend"][name].modality.value != "speech":
         pytest.skip("not of speech")
-    frontend = build("frontend", {"name": name}, d_model=8)
+    part = PARTS["frontend"][name]
+    frontend = build("frontend", {"name": name, **part.example()}, d_model=8)
     step = frame_step(frontend.n_frames)
     # a later beginning by whole steps leaves out as many frames
     lengths = torch.arange(30_000, 33_000, 7)
     later = frontend.n_frames(lengths - 3 * step.samples)
     assert torch.equal(frontend.n_frames(lengths) - later, torch.full_like(later, 3 * step.frames))
-    assert step.seconds == pytest.approx(0.04)
+    # a pretrained encoder has the step that it was trained with
+    assert step.seconds == pytest.approx(0.04) or issubclass(part, Pretrained)
 
 
 def test_frontend_of_patches_has_several_frames_at_once():
