@@ -19,7 +19,7 @@ FONT_SIZE = 9.0
 SMALL = 7.5  # of names of rows and of tokens
 # inches
 BAR_WIDTH = 0.12
-BESIDE = 1.15  # width of a bar of colours with its numbers and label
+BAR_MARGIN = 1.15  # width of a bar of colours with its numbers and label
 ROW_HEIGHT = 0.16  # of a name
 MAX_NAME = 14  # characters
 MAX_NUMBERED = 16  # rows of a matrix whose values are written into its cells
@@ -65,7 +65,7 @@ def draw_matrix(
     is_short = all(len(name) <= 2 for name in columns.names)
     left = 0.4 + _room(rows)
     bottom = 0.4 + (ROW_HEIGHT if is_short else _room(columns))
-    figure = new_figure(left + width + BESIDE, bottom + height + 0.4)
+    figure = new_figure(left + width + BAR_MARGIN, bottom + height + 0.4)
     total_width, total_height = figure.get_size_inches()
     box = (left / total_width, bottom / total_height, width / total_width, height / total_height)
     axes = figure.add_axes(box)
@@ -141,8 +141,8 @@ def colour_bar(axes: "Axes", image: "AxesImage", label: str, extend: str = "neit
     figure: Any = axes.figure
     box = axes.get_position()
     width = figure.get_size_inches()[0]
-    beside = figure.add_axes((box.x1 + 0.1 / width, box.y0, BAR_WIDTH / width, box.height))
-    bar = figure.colorbar(image, cax=beside, extend=extend)
+    bar_axes = figure.add_axes((box.x1 + 0.1 / width, box.y0, BAR_WIDTH / width, box.height))
+    bar = figure.colorbar(image, cax=bar_axes, extend=extend)
     bar.ax.tick_params(labelsize=SMALL)
     bar.set_label(label, fontsize=SMALL)
 
@@ -186,10 +186,10 @@ def label_axis(axis: Any, labels: Axis, inches: float, is_vertical: bool = False
         axis.set_tick_params(labelsize=FONT_SIZE)
         return
     every = -(-len(labels.names) * 0.85 * ROW_HEIGHT // inches)
-    shown = range(0, len(labels.names), max(1, int(every)))
+    positions = range(0, len(labels.names), max(1, int(every)))
     axis.set_ticks(
-        [position + 0.5 for position in shown],
-        [_shortened(labels.names[position]) for position in shown],
+        [position + 0.5 for position in positions],
+        [_shortened(labels.names[position]) for position in positions],
         fontsize=SMALL,
         family=font_families(),
         rotation=90 if is_vertical else 0,

@@ -1,4 +1,4 @@
-"""What each position of an attention block reads from: norms of Jacobians, for every block."""
+"""Norms of Jacobians: from which positions each position of an attention block reads."""
 
 import inspect
 import re

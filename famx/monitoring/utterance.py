@@ -1,4 +1,4 @@
-"""What a model hears in one utterance: the frames of its tokens, posteriors, an alignment."""
+"""A picture of one utterance: the frames of its tokens, posteriors, and an alignment."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
