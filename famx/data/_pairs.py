@@ -56,10 +56,10 @@ class PairDataset(Dataset):
         self._split = split
         self.normaliser = normaliser
         self.skip_bad = skip_bad
-        pairs = _normalised(pairs, normaliser, skip_bad)
-        self.sources = [pair.source for pair in pairs]
-        self.texts = [pair.target for pair in pairs]
-        self.ids = [f"{split}-{i:05d}" for i in range(len(pairs))]
+        remaining = _normalised(pairs, normaliser, skip_bad)
+        self.sources = [pair.source for pair in remaining]
+        self.texts = [pair.target for pair in remaining]
+        self.ids = [f"{split}-{i:05d}" for i in range(len(remaining))]
         self.lengths = [float(len(source)) for source in self.sources]
         self._tokenizer = self.build_tokenizer()
         self._has_end = False
@@ -140,13 +140,13 @@ def source_lengths(sources: Sequence[str], tokenizer: Tokenizer) -> list[int]:
 def _normalised(pairs: Sequence[Pair], normaliser: Normaliser, skip_bad: bool) -> list[Pair]:
     """Returns the normalised pairs, without those of which a side is empty."""
     normalise = NORMALISERS[normaliser]
-    normalised = []
+    remaining = []
     first = ""
     for pair in pairs:
         source = normalise(pair.source)
         target = normalise(pair.target)
         if source and target:
-            normalised.append(Pair(source, target, pair.location))
+            remaining.append(Pair(source, target, pair.location))
             continue
         side, written = ("target", pair.target) if source else ("source", pair.source)
         # a text of punctuation alone may be empty after normalising
@@ -157,8 +157,8 @@ def _normalised(pairs: Sequence[Pair], normaliser: Normaliser, skip_bad: bool) -
         first = first or problem
     if first:
         log.warning(
-            "%d of %d pairs are left out: %s", len(pairs) - len(normalised), len(pairs), first
+            "%d of %d pairs are left out: %s", len(pairs) - len(remaining), len(pairs), first
         )
-    if not normalised:
+    if not remaining:
         raise UserError("there is no pair with a source and a target")
-    return normalised
+    return remaining
