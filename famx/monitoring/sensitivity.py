@@ -1,4 +1,4 @@
-"""What each position of an attention block reads from: norms of Jacobians, for every block."""
+"""Maps of what attention blocks read from: norms of their Jacobians, defined for every block."""
 
 import inspect
 import re
