@@ -19,7 +19,7 @@ FONT_SIZE = 9.0
 SMALL = 7.5  # of names of rows and of tokens
 # inches
 BAR_WIDTH = 0.12
-BAR_MARGIN = 1.15  # width of a bar of colours with its numbers and label
+LEGEND_WIDTH = 1.15  # width of a bar of colours with its numbers and label
 ROW_HEIGHT = 0.16  # of a name
 MAX_NAME = 14  # characters
 MAX_NUMBERED = 16  # rows of a matrix whose values are written into its cells
@@ -65,7 +65,7 @@ def draw_matrix(
     is_short = all(len(name) <= 2 for name in columns.names)
     left = 0.4 + _room(rows)
     bottom = 0.4 + (ROW_HEIGHT if is_short else _room(columns))
-    figure = new_figure(left + width + BAR_MARGIN, bottom + height + 0.4)
+    figure = new_figure(left + width + LEGEND_WIDTH, bottom + height + 0.4)
     total_width, total_height = figure.get_size_inches()
     box = (left / total_width, bottom / total_height, width / total_width, height / total_height)
     axes = figure.add_axes(box)
@@ -101,6 +101,7 @@ def printable(text: str) -> str:
 
 
 def new_figure(width: float, height: float) -> "Figure":
+    """Returns an empty figure of a size in inches."""
     # imported late, since commands that draw nothing start faster; without pyplot there is neither
     # a display nor a figure that outlives its picture
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -112,6 +113,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def pixels(figure: "Figure") -> Pixels:
+    """Draws a figure."""
     canvas: Any = figure.canvas
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
@@ -124,6 +126,13 @@ def show(
     extent: tuple[float, float, float, float],
     limits: tuple[float, float],
 ) -> "AxesImage":
+    """Draws a matrix into axes.
+
+    Args:
+        colours: name of a colour map of matplotlib.
+        extent: values of the axes at the left, the right, the bottom and the top of the matrix.
+        limits: values of the first and of the last colour.
+    """
     return axes.imshow(
         values.numpy(),
         cmap=colours,
@@ -186,10 +195,10 @@ def label_axis(axis: Any, labels: Axis, inches: float, is_vertical: bool = False
         axis.set_tick_params(labelsize=FONT_SIZE)
         return
     every = -(-len(labels.names) * 0.85 * ROW_HEIGHT // inches)
-    positions = range(0, len(labels.names), max(1, int(every)))
+    labelled = range(0, len(labels.names), max(1, int(every)))
     axis.set_ticks(
-        [position + 0.5 for position in positions],
-        [_shortened(labels.names[position]) for position in positions],
+        [position + 0.5 for position in labelled],
+        [_shortened(labels.names[position]) for position in labelled],
         fontsize=SMALL,
         family=font_families(),
         rotation=90 if is_vertical else 0,

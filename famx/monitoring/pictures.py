@@ -37,9 +37,8 @@ class DrawPictures(Hook):
     """Draws one example of dev, that of median length, in the whole run the same one.
 
     `dev/utterance` of speech, and what a task draws of its scores (`dev/confusion`), are drawn at
-    each evaluation; `attention/NAME` of each attention block,
-    at the end of the run, of the weights that are scored. An error ends the pictures and not the
-    run.
+    each evaluation; `attention/NAME` of each attention block at the end of the run, of the weights
+    that are scored. An error ends the pictures and not the run.
 
     Args:
         loader: reads the examples of dev.
@@ -68,7 +67,8 @@ class DrawPictures(Hook):
         except Exception as error:
             # a part of the user may do anything, and hours of training matter more than a picture
             self.has_failed = True
-            log.warning("no pictures from step %d on: %s: %s", step, type(error).__name__, error)
+            reason = str(error).partition("\n")[0]
+            log.warning("no pictures from step %d on: %s: %s", step, type(error).__name__, reason)
         else:
             self.run_log.log.log_pictures(step, pictures)
 

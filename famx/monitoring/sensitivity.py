@@ -1,4 +1,4 @@
-"""Norms of Jacobians: from which positions each position of an attention block reads."""
+"""Maps of what attention blocks read from: norms of their Jacobians, defined for every block."""
 
 import inspect
 import re

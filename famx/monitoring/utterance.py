@@ -1,4 +1,4 @@
-"""A picture of one utterance: the frames of its tokens, posteriors, and an alignment."""
+"""Recognises one utterance for a picture: frames of its tokens, posteriors, an alignment."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from famx.decode._alignment import align
+from famx.decode._alignment import TokenSpan, align
 from famx.decode.base import FrameDecoder
 from famx.monitoring.sensitivity import attention_blocks, measure_sensitivity
 from famx.nn.batch import Batch
@@ -85,9 +85,9 @@ def recognise(task: Task, model: nn.Module, batch: Batch) -> Utterance:
       layers, when it predicts each token of the reference,
     - the probability that a transducer emits each token of the reference at each frame.
     """
+    scores: Tensor | None = None
+    alignment: FrameMap | None = None
     with torch.no_grad():
-        hypothesis = task.decode(model, batch)[0]
-        scores, alignment = None, None
         if isinstance(model, EncoderDecoder):
             encoding = model.encode(batch.inputs)
             alignment = _alignment(task, model, batch, encoding)
@@ -95,18 +95,18 @@ def recognise(task: Task, model: nn.Module, batch: Batch) -> Utterance:
                 scores = encoding.scores
         elif task.output in ("frames", "labels"):
             scores, _ = model(batch.inputs)
-    maps: list[FrameMap] = []
-    tokens: list[TimedToken] = []
+        hypothesis, tokens = _decode(task, model, batch, scores)
     signal = batch.inputs[0].float().cpu()
+    maps: list[FrameMap] = []
+    timed: list[TimedToken] = []
     if scores is not None:
         frames = scores[0].float().cpu()
         maps.append(_posteriors(frames, task))
-        if task.output != "labels":
-            step = len(signal) / SAMPLE_RATE / len(frames)
-            tokens = _timed_tokens(frames, hypothesis, task, step)
+        step = len(signal) / SAMPLE_RATE / len(frames)
+        timed = _timed(align(frames, tokens), step, task.tokenizer)
     if alignment is not None:
         maps.append(alignment)
-    return Utterance(batch.ids[0], batch.texts[0], hypothesis, signal, tokens, maps)
+    return Utterance(batch.ids[0], batch.texts[0], hypothesis, signal, timed, maps)
 
 
 def token_names(tokenizer: Tokenizer, tokens: Sequence[int]) -> tuple[str, ...]:
@@ -148,25 +148,34 @@ def _posteriors(scores: Float[Tensor, "t v"], task: Task) -> FrameMap:
     return FrameMap("CTC: p(token | frame)", ("blank", *names), probabilities[rows])
 
 
-def _timed_tokens(
-    scores: Float[Tensor, "t v"], hypothesis: str, task: Task, step: Seconds
-) -> list[TimedToken]:
-    """Returns the tokens of a hypothesis in its most probable CTC alignment.
+def _decode(
+    task: Task, model: nn.Module, batch: Batch, scores: Float[Tensor, "1 t v"] | None
+) -> tuple[str, list[int]]:
+    """Returns the hypothesis, and its tokens as far as CTC can align them.
 
-    It is empty for the text of another decoder that has more tokens than CTC can emit.
+    There are none for a label, nor for the text of another decoder that has more tokens than CTC
+    can emit.
     """
-    if isinstance(task.decoder, FrameDecoder):
-        (tokens,) = task.decoder.decode_tokens(scores[None], torch.tensor([len(scores)]))
-    elif task.reject(len(scores), hypothesis) is None:
-        tokens = task.tokenizer.encode(hypothesis).ids
-    else:
-        tokens = []
-    spans = align(scores, tokens)
-    names = token_names(task.tokenizer, [span.token for span in spans])
-    timed = []
-    for name, span in zip(names, spans, strict=True):
-        timed.append(TimedToken(name, span.start * step, span.end * step))
-    return timed
+    decoder = task.decoder
+    if task.output == "labels" or scores is None:
+        return task.decode(model, batch)[0], []
+    if isinstance(decoder, FrameDecoder):
+        lengths = torch.tensor([scores.shape[1]], device=scores.device)
+        (tokens,) = decoder.decode_tokens(scores, lengths)
+        return decoder.text_of(tokens), tokens
+    hypothesis = task.decode(model, batch)[0]
+    if task.reject(scores.shape[1], hypothesis) is not None:
+        return hypothesis, []
+    return hypothesis, task.tokenizer.encode(hypothesis).ids
+
+
+def _timed(spans: Sequence[TokenSpan], step: Seconds, tokenizer: Tokenizer) -> list[TimedToken]:
+    """Returns tokens with the seconds of their frames."""
+    names = token_names(tokenizer, [span.token for span in spans])
+    return [
+        TimedToken(name, span.start * step, span.end * step)
+        for name, span in zip(names, spans, strict=True)
+    ]
 
 
 def _alignment(

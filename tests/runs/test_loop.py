@@ -122,7 +122,7 @@ def test_tail_average_is_the_mean_of_the_weights_after_the_last_steps():
         if step <= 4:
             assert trainer.evaluated_model is trainer.model
         else:
-            assert trainer.evaluated_model is trainer.averaged
+            assert trainer.evaluated_model is trainer.averaged.module
             mean = torch.stack(weights[4:]).mean(0)
             torch.testing.assert_close(trainer.averaged.module.weight.data, mean)
     assert trainer.averaged.n_averaged == 5

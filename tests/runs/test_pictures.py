@@ -90,7 +90,7 @@ def test_pictures_change_no_weight_and_a_resumed_run_has_them_too(task, corpus, 
     assert pictures(tmp_path / "resumed") == pictures(tmp_path / "on")
 
 
-def test_a_picture_that_raises_an_error_ends_no_run(corpus, tmp_path, monkeypatch, caplog):
+def test_an_error_of_a_picture_ends_no_run(corpus, tmp_path, monkeypatch, caplog):
     def fail(utterance):
         raise RuntimeError("no room")
 

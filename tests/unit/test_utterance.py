@@ -1,4 +1,4 @@
-"""Pictures of an utterance: tokens at their frames, posteriors, alignments, and any text."""
+"""Pictures of an utterance: tokens at their frames, posteriors, alignments, any text."""
 
 from itertools import combinations
 
@@ -73,7 +73,7 @@ def test_tokens_are_at_the_frames_that_emit_them():
     assert_close(posteriors.values, expected)
 
 
-def test_frames_that_are_not_trained_have_no_picture():
+def test_pictures_have_no_posteriors_of_untrained_frames():
     torch.manual_seed(0)
     model = build_model(compose_config(), VOCAB_SIZE).eval()
     batch = speech_batch(("abc",))
@@ -176,19 +176,19 @@ def test_words_replace_tokens_that_have_no_room():
 
 
 @pytest.mark.parametrize("seconds", [1 / RATE, 0.01, 12.0])
-def test_any_text_and_length_has_a_picture(seconds):
+def test_pictures_have_any_text_and_length(seconds):
     # warnings, such as of missing characters, are errors
     tokens = [TimedToken(letter, 0.0, 0.0) for letter in ODD]
     maps = [FrameMap("title", (ODD, "b"), torch.full((2, 3), torch.nan))]
-    picture = utterance_of(tokens, seconds, ODD * 40)._replace(maps=maps)
-    pixels = draw_utterance(picture)
+    utterance = utterance_of(tokens, seconds, ODD * 40)._replace(maps=maps)
+    pixels = draw_utterance(utterance)
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
-    silent = picture._replace(signal=torch.zeros_like(picture.signal), tokens=[], maps=[])
+    silent = utterance._replace(signal=torch.zeros_like(utterance.signal), tokens=[], maps=[])
     assert draw_utterance(silent).shape[0] < pixels.shape[0]
 
 
 @pytest.mark.parametrize(("n_rows", "n_columns"), [(1, 1), (3, 90), (90, 5)])
-def test_matrices_of_any_size_and_names_have_a_picture(n_rows, n_columns):
+def test_matrices_have_any_size_and_names(n_rows, n_columns):
     values = torch.rand(n_rows, n_columns)
     values[0] = torch.nan
     rows = Axis("rows", (ODD,) * n_rows)
