@@ -12,6 +12,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "transcribe",
+    "translate",
     "generate",
     "compare",
     "panel",

@@ -73,9 +73,10 @@ def main() -> int:
     recognizer = Recognizer(arguments.run, arguments.checkpoint, overrides, arguments.trust_edits)
     experiment = recognizer.experiment
     if experiment.task.output != "tokens":
+        task = config["task"]["name"]
+        remedy = ", and famx.translate translates" if task == "translate" else ""
         raise UserError(
-            f"{arguments.run} is a run of task={config['task']['name']}; a run of task=lm writes "
-            "text"
+            f"{arguments.run} is a run of task={task}; a run of task=lm writes text{remedy}"
         )
     # the prompt, once for each sample
     ids = encode_prompt(experiment.tokenizer, arguments.prompt)

@@ -1,4 +1,4 @@
-"""Loads a trained run, to score a split or to transcribe recordings of any length."""
+"""Loads a trained run, to score a split, to transcribe recordings, or to translate texts."""
 
 import functools
 import logging
@@ -7,25 +7,32 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from famx.data._audio import read_audio
+from famx.data._normalisers import NORMALISERS
+from famx.data._pairs import encode_source, source_lengths, warn_of_unknown
 from famx.decode._recognition import recognize
 from famx.decode._transcript import Timestamps, Transcript
 from famx.decode._windows import MIN_WINDOW, check_window, frame_step
 from famx.decode.base import FrameDecoder
 from famx.experiment.build import build_experiment
 from famx.experiment.data_record import longest_of_training, warn_of_training_recordings
-from famx.experiment.resolve import check_parts_fit, override_decoding
+from famx.experiment.overriding import override_decoding
+from famx.experiment.resolve import check_parts_fit
 from famx.experiment.scoring import score
 from famx.nn.batch import Batch
 from famx.notation import SAMPLE_RATE, Modality, Seconds, UserError, suggest
 from famx.training import checkpoint
+from famx.training.buckets import Budget, cut_into_batches
 from famx.training.checkpoint import describe_weights, load_weights
 from famx.training.device import select_device
 from famx.training.evaluate import Evaluation
+from famx.training.loader_config import LoaderConfig
 from famx.training.run_dir import RunDir
 
 log = logging.getLogger(__name__)
@@ -137,6 +144,42 @@ class Recognizer:
             transcripts.append(self._recognize(decoder, signal, window, timestamps))
         return transcripts
 
+    def translate(self, texts: str | Sequence[str]) -> list[str]:
+        """Translates texts (or one); the translation of a text without characters is empty.
+
+        A warning counts characters that no text of the training has.
+
+        Raises:
+            UserError: the run is not one of task=translate.
+        """
+        task = self.experiment.task
+        if self.experiment.modality is not Modality.TEXT or task.output != "text":
+            name = self.experiment.config["task"]["name"]
+            raise UserError(
+                f"{self.run_dir} is a run of task={name}; a run of task=translate translates"
+            )
+        if isinstance(texts, str):
+            texts = [texts]
+        # as the training data
+        config = self.experiment.config
+        normalise = NORMALISERS[config["data"].get("normaliser", "none")]
+        sources = [normalise(text) for text in texts]
+        tokenizer = self.experiment.tokenizer
+        warn_of_unknown(sources, tokenizer, "texts")
+        # batches of similar lengths
+        lengths = np.array(source_lengths(sources, tokenizer), np.float64)
+        order = np.argsort(lengths, kind="stable")
+        order = np.array([index for index in order if sources[index]], np.int64)
+        budget = LoaderConfig(**config["loader"]).budget(Modality.TEXT)
+        translations = [""] * len(sources)
+        for indices in cut_into_batches(order, Budget(lengths, budget)):
+            signals = [encode_source(sources[index], tokenizer) for index in indices]
+            batch = _batch(signals, Modality.TEXT).to(self.experiment.device)
+            decoded = task.decode(self.experiment.model, batch)
+            for index, translation in zip(indices, decoded, strict=True):
+                translations[index] = translation
+        return translations
+
     @functools.cached_property
     def _longest(self) -> Seconds:
         """The longest recording of the training; 0 if it is not known, as of an exported run."""
@@ -184,18 +227,23 @@ class Recognizer:
         return recognize(model, decoder, signal, step, window, timestamps)
 
     def _transcribe_piece(self, signal: Float[Tensor, " n"]) -> str:
-        batch = Batch(
-            ids=[""],
-            texts=[""],
-            inputs=signal[None],
-            lengths=torch.tensor([len(signal)]),
-            targets=torch.zeros(1, 0, dtype=torch.long),
-            target_lengths=torch.zeros(1, dtype=torch.long),
-            spans=None,
-            modality=Modality.SPEECH,
-        )
-        batch = batch.to(self.experiment.device)
+        batch = _batch([signal], Modality.SPEECH).to(self.experiment.device)
         return self.experiment.task.decode(self.experiment.model, batch)[0]
+
+
+def _batch(signals: Sequence[Shaped[Tensor, " _"]], modality: Modality) -> Batch:
+    """Returns a batch of signals without targets."""
+    size = len(signals)
+    return Batch(
+        ids=[""] * size,
+        texts=[""] * size,
+        inputs=pad_sequence(list(signals), batch_first=True),
+        lengths=torch.tensor([len(signal) for signal in signals]),
+        targets=torch.zeros(size, 0, dtype=torch.long),
+        target_lengths=torch.zeros(size, dtype=torch.long),
+        spans=None,
+        modality=modality,
+    )
 
 
 def read_signal(path: str | Path) -> Float[Tensor, " n"]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from famx.config.schema import DEFAULT, complete_choice
 from famx.frontend.base import Frontend
-from famx.nn.encoding import Encoding
+from famx.nn.encoding import Encoding, text_limits
 from famx.nn.hooks import HasExemptions, connect_layers
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
@@ -50,7 +50,7 @@ class Model(nn.Module):
         self.frontend = frontend
         self.layers = nn.ModuleList(layers)
         self.norm = norm
-        self.score = nn.Linear(d_model, vocab_size)
+        self.score: nn.Module = nn.Linear(d_model, vocab_size)
         self.connects_layers = connect_layers(self.layers)
 
     def forward(
@@ -106,11 +106,13 @@ class Model(nn.Module):
         return self.norm(x), lengths
 
 
-class SpeechToText(Model):
+class ModelWithDecoder(Model):
     """A model with a decoder of texts, which reads the normed frames.
 
     Args:
         decoder: the decoder; the other arguments are those of `Model`.
+        scores_frames: whether it scores the frames too. Otherwise it gives them as they are in the
+            place of their scores.
     """
 
     def __init__(
@@ -121,9 +123,12 @@ class SpeechToText(Model):
         d_model: int,
         vocab_size: int,
         decoder: TextDecoder | TransducerDecoder,
+        scores_frames: bool = True,
     ):
         super().__init__(frontend, layers, norm, d_model, vocab_size)
         self.decoder = decoder
+        if not scores_frames:
+            self.score = nn.Identity()
 
     def forward(  # type: ignore[override]  # one call, as several processes require
         self,
@@ -151,7 +156,8 @@ class SpeechToText(Model):
     ) -> Encoding:
         """See `famx.nn.encoding.EncoderDecoder.encode`."""
         x, lengths = self.frames(inputs, lengths, spans)
-        return Encoding(x, lengths, self.score(x))
+        limits = text_limits(lengths, self.frontend.modality)
+        return Encoding(x, lengths, self.score(x), limits)
 
     def predict(
         self,
@@ -288,7 +294,8 @@ def build_model(
     if task.decoder_kind is None:
         return Model(frontend, layers, norm, d_model, vocab_size)
     decoder = build_decoder(config, vocab_size, task.decoder_kind)
-    return SpeechToText(frontend, layers, norm, d_model, vocab_size, decoder)
+    scores_frames = "frames" in task.other_outputs
+    return ModelWithDecoder(frontend, layers, norm, d_model, vocab_size, decoder, scores_frames)
 
 
 def decoder_layers(config: Mapping[str, Any]) -> int:

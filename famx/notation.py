@@ -26,6 +26,10 @@ class UserError(ValueError):
     """A mistake of the user, in one sentence: commands print it alone and exit with status 2."""
 
 
+class StreamError(UserError):
+    """Data that cannot be reached any more; a run that meets it in training saves its state."""
+
+
 def describe_exception(error: BaseException, file: str | Path) -> str:
     """Describes an exception in one line, with the last line of `file` in its traceback."""
     first_line = str(error).strip().partition("\n")[0]

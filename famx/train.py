@@ -34,7 +34,7 @@ from famx.config.sections import FinetuneConfig, SweepConfig
 from famx.config.text_options import quote_texts, replace_texts, restore_texts
 from famx.config.words import hydra_words, split_words, sweep_folder
 from famx.experiment.jobs import Job, carry_out
-from famx.experiment.resolve import path_options
+from famx.experiment.resolve import SECTIONS_WITH_PATHS, path_options
 from famx.experiment.run import run
 from famx.experiment.sweep import Sweep
 from famx.experiment.tune import tune
@@ -288,9 +288,8 @@ def resume(words: Sequence[str]) -> int:
     import_user_parts(words, run_dir.path, config["famx_parts"])
     # changed options; data and language models may have moved
     paths = []
-    for room in ("data", "decode"):
-        options = path_options(room, config[room]["name"])
-        paths += [f"{room}.{option}" for option in options]
+    for section in SECTIONS_WITH_PATHS:
+        paths += [f"{section}.{option}" for option in path_options(section, config[section])]
     for word in words:
         key, equals, value = word.lstrip("+").partition("=")
         if key in ("resume", "famx_parts") or word == "trust_edits=true":

@@ -53,6 +53,11 @@ class Comparison(NamedTuple):
         return self.runs[0].is_fraction
 
     @property
+    def better(self) -> str:
+        """Whether a lower or a higher rate is better, in words."""
+        return "higher" if self.runs[0].higher_is_better else "lower"
+
+    @property
     def unit(self) -> str:
         """The unit of a difference: points of a percentage, or the metric itself."""
         return "points" if self.is_fraction else self.runs[0].metric
@@ -217,7 +222,7 @@ def notes(comparison: Comparison) -> Iterator[str]:
         return
     # how to read a difference and its interval
     yield (
-        "Differences are from the first row, lower is better. "
+        f"Differences are from the first row, {comparison.better} is better. "
         f"The {CONFIDENCE:.0%} intervals hold simultaneously."
     )
     if any(difference.pairs == 1 for difference in differences):

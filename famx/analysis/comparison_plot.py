@@ -96,7 +96,8 @@ def _draw_differences(axis: "Axes", comparison: Comparison) -> None:
             )
     axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
     axis.set_title(f"difference from the first, {CONFIDENCE:.0%} simultaneously", loc="left")
-    axis.set_xlabel("points, left is better" if comparison.is_fraction else "left is better")
+    side = "right" if comparison.better == "higher" else "left"
+    axis.set_xlabel(("points, " if comparison.is_fraction else "") + f"{side} is better")
 
 
 def _for_matplotlib(text: str) -> str:

@@ -44,6 +44,7 @@ class Effect(NamedTuple):
         mean: the estimate.
         low: lower end of the interval.
         high: upper end of the interval.
+        higher_is_better: whether a higher rate is better.
     """
 
     gene: str
@@ -51,11 +52,12 @@ class Effect(NamedTuple):
     mean: float
     low: float
     high: float
+    higher_is_better: bool = False
 
     @property
     def verdict(self) -> str:
         """Returns whether the gene helps; `not shown` if the interval includes 0."""
-        return verdict_of(self.low, self.high)
+        return verdict_of(self.low, self.high, self.higher_is_better)
 
 
 class _Fit(NamedTuple):
@@ -83,6 +85,7 @@ def marginal_effects(settings: Sequence[Setting]) -> list[Effect]:
     for setting, finite in zip(settings, is_finite, strict=True):
         if finite:
             runs.append(next(iter(setting.runs.values())))
+    higher_is_better = any(run.higher_is_better for run in runs)
     counts = _gene_counts(runs)
     levels = _levels(runs)
 
@@ -105,8 +108,9 @@ def marginal_effects(settings: Sequence[Setting]) -> list[Effect]:
         name = f"{gene.locus}={gene.value}"
         reach = fit.standard_error * stdtrit(fit.freedom, tail)
         n_runs = int(np.count_nonzero(counts[gene]))
-        effects.append(Effect(name, n_runs, fit.slope, fit.slope - reach, fit.slope + reach))
-    return sorted(effects, key=lambda effect: effect.mean)
+        bounds = (fit.slope - reach, fit.slope + reach)
+        effects.append(Effect(name, n_runs, fit.slope, *bounds, higher_is_better))
+    return sorted(effects, key=lambda effect: effect.mean, reverse=higher_is_better)
 
 
 def _gene_counts(runs: Sequence[Run]) -> dict[Gene, np.ndarray]:

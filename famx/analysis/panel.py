@@ -21,6 +21,7 @@ from famx.training.run_dir import RunDir
 FOLDER = CONF / "experiment" / "panel"
 KEYS = ("score", "seconds", "reference", "source", "caveat", "measured")
 COLUMNS = ("task", "score", "this run", "measured before", "reference", "caveat")
+HIGHER_IS_BETTER = ("accuracy", "bleu", "chrf")
 HEADINGS = {"wer": "words wrong", "cer": "characters wrong", "loss": "nats a token"}
 
 
@@ -175,7 +176,7 @@ def describe(result: Result) -> str:
 
 def direction(entry: Entry) -> str:
     """Returns the name of a score, and whether a lower or a higher one is better."""
-    better = "higher" if entry.score == "accuracy" else "lower"
+    better = "higher" if entry.score in HIGHER_IS_BETTER else "lower"
     return f"{HEADINGS.get(entry.score, entry.score)}, {better} is better"
 
 

@@ -44,6 +44,7 @@ class Run(NamedTuple):
         units: (utterances,) words or characters of the reference.
         layers: the choices of each layer, if layers were listed or sampled.
         is_fraction: whether the rate is shown in percent; a loss is not.
+        higher_is_better: whether a higher rate is better, as of BLEU.
         result: what it has cost, from result.json; empty for a run without that file.
         code: digest of each file of the code that it was trained with; empty if not stored.
     """
@@ -59,6 +60,7 @@ class Run(NamedTuple):
     units: np.ndarray
     layers: Sequence[Mapping[str, Any]] = ()
     is_fraction: bool = True
+    higher_is_better: bool = False
     result: Mapping[str, Any] = MappingProxyType({})
     code: Mapping[str, str] = MappingProxyType({})
 
@@ -206,7 +208,7 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         amount = f"{scores['tokens']:,} tokens"
 
     errors, units = _count_errors(scores, metric, transcripts)
-    is_fraction = metric != "loss" and scores[metric].get("is_fraction", True)
+    score: dict[str, Any] = {"is_fraction": False} if metric == "loss" else scores[metric]
 
     # steps and parameters of the run
     last_report = json.loads(run_dir.metrics_file.read_text(encoding="utf-8").splitlines()[-1])
@@ -216,8 +218,10 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
     settings = _settings(config)
     metric_name = metric if metric == "loss" else metric.upper()
     # scores name no version of it where it is the first one
-    normaliser = f"{scores.get('normaliser', '')} {scores.get('normaliser_version', RULES_VERSION)}"
-    digest = _test_digest(settings, metric, transcripts, normaliser)
+    rules = f"{scores.get('normaliser', '')} {scores.get('normaliser_version', RULES_VERSION)}"
+    # settings and version of sacrebleu
+    rules += score.get("signature", "")
+    digest = _test_digest(settings, metric, transcripts, rules)
     return Run(
         folder=run_dir.path,
         settings=settings,
@@ -229,7 +233,8 @@ def _read_scored(run_dir: RunDir, config: Mapping[str, Any], split: str, metric:
         errors=errors,
         units=units,
         layers=config["model"].get("layers") or (),
-        is_fraction=is_fraction,
+        is_fraction=score.get("is_fraction", True),
+        higher_is_better=score.get("higher_is_better", False),
         result=_read_result(run_dir),
         code=read_code(run_dir),
     )
@@ -274,12 +279,12 @@ def _test_digest(
     settings: Mapping[str, str],
     metric: str,
     transcripts: Sequence[Sequence[str]] | None,
-    normaliser: str,
+    rules: str,
 ) -> str:
     """Returns a digest that is the same for runs that can be compared.
 
-    Such runs share ids, references and the normaliser of texts. For a loss they also share data and
-    task, which decide the units that a loss is a mean over.
+    Such runs share ids, references, and the rules by which texts are normalised and scored. For a
+    loss they also share data and task, which decide the units that a loss is a mean over.
     """
     text_settings = []
     if metric == "loss":
@@ -288,7 +293,7 @@ def _test_digest(
                 text_settings.append(value)
     # ids and references without hypotheses
     references = transcripts and [row[:2] for row in transcripts]
-    return _digest(json.dumps([text_settings, references, normaliser]))
+    return _digest(json.dumps([text_settings, references, rules]))
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, str]:

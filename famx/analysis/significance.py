@@ -22,19 +22,21 @@ class Difference(NamedTuple):
             without a pair of runs, and if a run has diverged.
         high: upper end of the interval.
         pairs: number of pairs of runs with the same seed.
+        higher_is_better: whether a higher rate is better.
     """
 
     mean: float
     low: float
     high: float
     pairs: int
+    higher_is_better: bool = False
 
     @property
     def verdict(self) -> str:
         """Returns whether the second setting is better; `not shown` if the interval includes 0."""
         if np.isnan(self.low):
             return "not known" if self.pairs else "no seed\nin common"
-        verdict = verdict_of(self.low, self.high)
+        verdict = verdict_of(self.low, self.high, self.higher_is_better)
         if self.pairs > 1 or verdict == "not shown":
             return verdict
         return f"{verdict},\nthis seed"
@@ -71,12 +73,13 @@ def difference(
     extra_errors = np.array([setting[seed].errors - baseline[seed].errors for seed in seeds])
     if not seeds or not np.isfinite(extra_errors).all():
         return Difference(np.nan, np.nan, np.nan, len(seeds))
+    higher_is_better = baseline[seeds[0]].higher_is_better
     # the mean; the uncertainty of a single number is unknown
     units = baseline[seeds[0]].units
     rate_by_seed = extra_errors.sum(1) / max(1, units.sum())
     mean = float(rate_by_seed.mean())
     if len(seeds) == 1 and len(units) == 1:
-        return Difference(mean, np.nan, np.nan, len(seeds))
+        return Difference(mean, np.nan, np.nan, len(seeds), higher_is_better)
 
     # 1. the choice of the test utterances
     rng = np.random.default_rng(0)
@@ -87,7 +90,7 @@ def difference(
     # the interval
     tail = (1 - confidence) / 2
     low, high = np.quantile(samples, [tail, (1 + confidence) / 2])
-    return Difference(mean, float(low), float(high), len(seeds))
+    return Difference(mean, float(low), float(high), len(seeds), higher_is_better)
 
 
 def bootstrap_means(errors: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -122,10 +125,8 @@ def seed_noise(rate_by_seed: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return standard_error * rng.permutation(quantiles)
 
 
-def verdict_of(low: float, high: float) -> str:
-    """Returns the verdict of an interval; fewer errors are better."""
-    if high < 0:
-        return "better"
-    if low > 0:
-        return "worse"
-    return "not shown"
+def verdict_of(low: float, high: float, higher_is_better: bool = False) -> str:
+    """Returns the verdict of the interval of a difference."""
+    if low <= 0 <= high:
+        return "not shown"
+    return "better" if (low > 0) == higher_is_better else "worse"

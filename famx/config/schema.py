@@ -59,12 +59,25 @@ def register_schemas(**sections: type) -> None:
     # the choices of each room
     for room, parts in PARTS.items():
         for name, part in parts.items():
-            store(group=room, name=name, node=schema(part, name))
+            node = schema(part, name)
+            store(group=room, name=name, node=_with_model(node, part) if room == "task" else node)
     for room in DEFAULT_ROOMS:
         store(group=room, name=DEFAULT, node={"name": DEFAULT})
     # a section is a group with one choice
     for section, fields in sections.items():
         store(group=section, name=DEFAULT, node=section_schema(fields))
+
+
+def _with_model(schema: type, task: type) -> type:
+    """Returns the schema of a task, which Hydra reads as a file that chooses the task's model."""
+    model = getattr(task, "default_model", None)
+    if model is None:
+        return schema
+    # the model is a choice of the root, not of the task
+    defaults = [{"override /model@_global_.model": model}]
+    field = dataclasses.field(default_factory=functools.partial(copy.deepcopy, defaults))
+    fields: list[Any] = [("defaults", list[Any], field)]
+    return dataclasses.make_dataclass(schema.__name__, fields, bases=(schema,))
 
 
 def _root_schema(sections: tuple[str, ...]) -> type:

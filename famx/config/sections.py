@@ -56,9 +56,9 @@ class ModelConfig(ConfigSection):
         layers: one mapping per layer, such as {attention: worm, n_heads: 8}; values that it leaves
             out are those of the config.
         draw: the search space, if layers are sampled.
-        decoder_layers: pairs of layers of the decoder of `task=seq2seq`, the first to attend to the
-            text, the second to the encoder, with the parts of the config; None for half of
-            `n_layers`.
+        decoder_layers: pairs of layers of the decoder of `task=seq2seq` and `task=translate`, the
+            first to attend to the text, the second to the encoder, with the parts of the config;
+            None for half of `n_layers`.
     """
 
     name: str = MISSING
@@ -183,6 +183,8 @@ class RunConfig:
         famx_parts: files of the user's parts; in a stored config, their names and digests.
         check: whether parts outside of famx are checked before they train, `on` or `off`; not typed
             as a string, since YAML reads both as booleans.
+        pictures: whether TensorBoard gets pictures of one example of dev, `on` or `off`; not typed
+            as a string either (docs/tensorboard.md).
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -197,3 +199,4 @@ class RunConfig:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     famx_parts: Any = field(default_factory=list)
     check: Any = "on"
+    pictures: Any = "on"

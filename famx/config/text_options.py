@@ -18,6 +18,7 @@ from famx.config.sections import RunConfig
 from famx.registry import PARTS, ROOMS, hyperparameters
 
 HYDRA_TEXTS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+LOADER_TEXTS = ("loader.noise", "loader.rooms")
 SYNTAX = re.compile(r"""[\[\]{}()'"$\\]""")  # characters of Hydra's lists, quotes and functions
 
 
@@ -77,7 +78,7 @@ def is_text_option(option: str) -> bool:
         parts = [part for part in PARTS.get(room, {}).values() if key in hyperparameters(part)]
         return any(_is_text(annotation(part, key)) for part in parts)
     hints = typing.get_type_hints(RunConfig)
-    return option in HYDRA_TEXTS or (option in hints and _is_text(hints[option]))
+    return option in HYDRA_TEXTS + LOADER_TEXTS or (option in hints and _is_text(hints[option]))
 
 
 def _is_text(hint: Any) -> bool:

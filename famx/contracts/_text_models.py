@@ -39,7 +39,7 @@ class TextModel(nn.Module):
         self, inputs: Tensor, lengths: Tensor | None = None, spans: Tensor | None = None
     ) -> Encoding:
         scores, lengths = self.score_frames(inputs, lengths, spans)
-        return Encoding(inputs[..., None], lengths, scores)
+        return Encoding(inputs[..., None], lengths, scores, limits=lengths)
 
     def predict(
         self,

@@ -1,5 +1,6 @@
 """Contracts of tasks: a loss that is a mean over units, and an evaluation that agrees."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -37,8 +38,13 @@ def one_batch_overfits(part: type[Task]) -> None:
     if batch.texts:
         texts = task.decode(model, batch)
         require(texts == batch.texts, f"decodes {texts} from scores that fit {batch.texts}")
-        rates = {name: score.rate for name, score in task.score(batch.texts, texts).items()}
-        require(rates and not any(rates.values()), f"counts errors where there are none: {rates}")
+        scores = task.score(batch.texts, texts)
+        wrong = {}
+        for name, score in scores.items():
+            right = 1.0 if score.higher_is_better else 0.0
+            if not math.isclose(score.rate, right):
+                wrong[name] = score.rate
+        require(bool(scores) and not wrong, f"counts errors where there are none: {wrong}")
 
 
 def evaluates_as_it_trains_and_decodes(part: type[Task]) -> None:
@@ -63,6 +69,18 @@ def selects_by_a_metric_that_it_gives(part: type[Task]) -> None:
     require(
         task.selection_metric in names,
         f"selects checkpoints by {task.selection_metric}, but gives {', '.join(names)}",
+    )
+
+
+def says_of_which_scores_higher_is_better(part: type[Task]) -> None:
+    """`higher_is_better` names exactly the scores that say so."""
+    task, batch, model = _example(part)
+    _, texts = task.evaluate_batch(model, batch)
+    scores = task.score(batch.texts, texts) if texts else {}
+    higher = sorted(name for name, score in scores.items() if score.higher_is_better)
+    require(
+        higher == sorted(task.higher_is_better),
+        f"higher_is_better={task.higher_is_better}, but its scores say so of {higher}",
     )
 
 
@@ -198,12 +216,14 @@ CONTRACT: tuple[Contract, ...] = (
     one_batch_overfits,
     evaluates_as_it_trains_and_decodes,
     selects_by_a_metric_that_it_gives,
+    says_of_which_scores_higher_is_better,
     padding_counts_nothing,
     loss_is_a_mean_over_units,
 )
 ESSENTIAL: tuple[Contract, ...] = (
     evaluates_as_it_trains_and_decodes,
     selects_by_a_metric_that_it_gives,
+    says_of_which_scores_higher_is_better,
     padding_counts_nothing,
     loss_is_a_mean_over_units,
 )

@@ -112,14 +112,18 @@ def shared_files(first: Sequence[str], second: Sequence[str]) -> list[tuple[str,
 
 
 def recordings_of(
-    files: Iterable[str], earlier: Mapping[str, Sequence[str]] | None = None
+    files: Iterable[str],
+    contents: Iterable[str] = (),
+    earlier: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, list[str]]:
     """Returns the files of each digest by which `shared_with_run` recognises recordings.
 
     Args:
+        contents: examples that are no files; their digests have none.
         earlier: recordings to which those of `files` are added.
     """
     recordings = {sampled: list(known) for sampled, known in (earlier or {}).items()}
+    recordings |= {content_digest(content): [] for content in contents}
     for file in files:
         known = recordings.setdefault(sample_digest(file), [])
         path = str(Path(file).absolute())
@@ -127,6 +131,11 @@ def recordings_of(
             known.append(path)
     recordings.pop(UNREADABLE, None)
     return recordings
+
+
+def content_digest(content: str) -> str:
+    """Returns the digest of an example that is no file, in 16 digits."""
+    return digest([content])[:16]
 
 
 def shared_with_run(

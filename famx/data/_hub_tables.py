@@ -1,8 +1,9 @@
 """Tables of Hugging Face data sets: from the hub, or from local folders of several kinds."""
 
+import contextlib
 import glob
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -36,20 +37,67 @@ def load_table(path: str, subset: str, split: str, audio: str = "") -> "Dataset"
     Raises:
         UserError: the data set or a split does not exist, or cannot be read.
     """
-    from datasets import ReadInstruction, concatenate_datasets, config
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError
+    from datasets import ReadInstruction, concatenate_datasets
 
     # `train[:90%]+validation` is a slice of the split train, and all of validation
     tables = []
-    try:
+    with _errors_of(path):
         for part in split.split("+"):
             name = part.partition("[")[0]
             table = _load_split(path, subset, name, audio)
             [selected] = ReadInstruction.from_spec(part).to_absolute({name: len(table)})
             tables.append(table.select(range(selected.from_, selected.to)))
         return concatenate_datasets(tables)
+
+
+def parquet_files(path: str, subset: str, split: str) -> list[str]:
+    """Returns the addresses of the parquet files of a split, none of which is read.
+
+    Args:
+        path, subset: as for `load_table`.
+
+    Raises:
+        UserError: the data set or the split does not exist, or its files are of another kind.
+    """
+    from datasets import load_dataset_builder
+
+    folder = existing_path(typed_path(path))
+    with _errors_of(path):
+        if folder.is_dir():
+            patterns = _files_by_split(folder) if glob.has_magic(str(folder)) else None
+            builder = load_dataset_builder(str(folder), subset or None, data_files=patterns)
+        else:
+            _detect_offline()
+            repository, _, revision = path.partition("@")
+            if revision == PARQUET:
+                pattern = _parquet_pattern(path, subset, split)
+                builder = load_dataset_builder("parquet", data_files={split: pattern})
+            else:
+                builder = load_dataset_builder(
+                    repository, subset or None, revision=revision or None
+                )
+    files = {str(name): list(names) for name, names in (builder.config.data_files or {}).items()}
+    if split not in files:
+        raise _no_split(path, split, files)
+    others = [file for file in files[split] if not file.endswith(".parquet")]
+    if others:
+        raise UserError(
+            f"{path} has other files than parquet, such as {others[0]}, which are not streamed: "
+            f"use data=hub, or data.path=OWNER/NAME@{PARQUET}, the copy that the hub makes"
+        )
+    return files[split]
+
+
+@contextlib.contextmanager
+def _errors_of(path: str) -> Iterator[None]:
+    """Turns errors of the libraries into a sentence."""
+    from datasets import config
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError) as error:
@@ -93,9 +141,14 @@ def _load_split(path: str, subset: str, split: str, audio: str) -> "Dataset":
     _detect_offline()
     repository, _, revision = path.partition("@")
     if revision == PARQUET:
-        pattern = f"hf://datasets/{path}/{subset or 'default'}/{split}/*.parquet"
+        pattern = _parquet_pattern(path, subset, split)
         return load_dataset("parquet", data_files={split: pattern}, split=split)
     return load_dataset(repository, subset or None, split=split, revision=revision or None)
+
+
+def _parquet_pattern(path: str, subset: str, split: str) -> str:
+    """Returns the pattern of the files of a split in the branch that the hub makes."""
+    return f"hf://datasets/{path}/{subset or 'default'}/{split}/*.parquet"
 
 
 def _load_saved(path: str, folder: Path, split: str) -> "Dataset":
@@ -178,13 +231,13 @@ def _detect_offline() -> None:
         config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
 
 
-def require_columns(table: "Dataset", path: str, columns: Mapping[str, str]) -> None:
-    """Checks that a table has the columns that options name; an empty name needs none.
+def require_columns(names: Collection[str], path: str, columns: Mapping[str, str]) -> None:
+    """Checks that the columns of a table have those that options name; an empty name needs none.
 
     Raises:
         UserError: it does not.
     """
     for option, column in columns.items():
-        if column and column not in table.column_names:
-            similar = suggest(column, table.column_names)
+        if column and column not in names:
+            similar = suggest(column, names)
             raise UserError(f"{path} has no column data.{option}={column}{similar}")

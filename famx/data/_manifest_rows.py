@@ -5,8 +5,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from famx.data import _lhotse_rows
 from famx.data._json_rows import SUFFIXES, read_json_lines
 from famx.data._kaldi_rows import read_kaldi
+from famx.data._lhotse_rows import read_cuts
 from famx.data._paths import RecordingFolder
 from famx.data._rows import Row
 from famx.data._tsv_rows import read_tsv
@@ -95,6 +97,8 @@ def _read_manifest(folder: Path, name: str, allow_outside: bool) -> list[Row]:
         raise UserError(f"there is no manifest {manifest}{remedy}")
     if manifest.is_dir():
         reader = read_kaldi
+    elif name.endswith(_lhotse_rows.SUFFIX):
+        reader = read_cuts
     else:
         reader = read_json_lines if manifest.suffix in SUFFIXES else read_tsv
     rows = list(reader(manifest, RecordingFolder(folder, allow_outside)))
@@ -115,8 +119,9 @@ def _refuse_other_form(dev: Path, train: str) -> None:
 
 def _other_form(manifest: Path) -> Path | None:
     """Returns the manifest of the same name in another form, None if there is none."""
-    for suffix in (".tsv", *SUFFIXES, ""):
-        other = manifest.parent / (manifest.stem + suffix)
+    stem = manifest.name.removesuffix(".gz").rpartition(".")[0] or manifest.name
+    for suffix in (".tsv", *SUFFIXES, _lhotse_rows.SUFFIX, ""):
+        other = manifest.parent / (stem + suffix)
         if other != manifest and _is_manifest(other):
             return other
     return None

@@ -36,6 +36,8 @@ class Dataset(ABC):
         texts: texts or labels of the examples; empty strings if they are not known or not needed.
         lengths: lengths of the examples, in seconds, in tokens (to predict, where there are no
             texts), or in rows of pixels.
+        n_streamed: number of examples of a split that is read in windows, each of which is an
+            epoch; ids, texts and lengths are those of the first. 0 for all other splits.
         skip_bad: whether an example that cannot be read is skipped with a warning; otherwise its
             error ends the run.
         unknown: what becomes of a dev or test text with characters that no training text has:
@@ -51,6 +53,7 @@ class Dataset(ABC):
     ids: list[str]
     texts: list[str]
     lengths: list[float]
+    n_streamed: int = 0
     skip_bad: bool = False
     normaliser: str = "none"
     unknown: Unknown = "replace"
@@ -91,6 +94,13 @@ class Dataset(ABC):
 
     def files(self) -> Sequence[str]:
         """Returns the paths of the recordings that are read; empty where there are no files."""
+        return []
+
+    def contents(self) -> Sequence[str]:
+        """Returns the content of each example that is no file; empty where there are files.
+
+        Examples of equal content in two splits are reported.
+        """
         return []
 
     def fingerprint(self) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int16
@@ -18,6 +18,14 @@ from famx.registry import register
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+class Columns(NamedTuple):
+    """Names of the columns of a table; that of the speakers is empty where there is none."""
+
+    audio: str
+    text: str
+    speaker: str
 
 
 @register
@@ -61,44 +69,43 @@ class Hub(Speech):
         normaliser: Normaliser = "basic",
         unknown: Unknown = "replace",
     ) -> None:
-        # the options
-        check_split(split, self.splits)
-        check_max_seconds(max_seconds)
-        if not path:
-            raise UserError("data=hub needs a data set, data.path=OWNER/NAME or a folder")
-        if len(splits) != len(self.splits):
-            raise UserError(
-                f"data.splits={list(splits)} must name three splits, for train, dev and test"
-            )
-
         # the table of the split, which must have the named columns
-        source_split = splits[self.splits.index(split)]
+        source_split = source_split_of(split, self.splits, path, splits)
+        check_max_seconds(max_seconds)
         table = load_table(path, subset, source_split, audio)
-        require_columns(table, path, {"audio": audio, "text": text, "speaker": speaker})
+        columns = Columns(audio, text, speaker)
+        require_columns(table.column_names, path, columns._asdict())
 
-        # its columns
-        files = _audio_column(table, audio)
-        paths = _paths(files)
-        self._files = [path for path in paths if path and Path(path).is_absolute()]
-        texts = text_column(table, text, "data.text")
-        unknown_speakers = [""] * len(table)
-        speakers = text_column(table, speaker, "data.speaker") if speaker else unknown_speakers
-        # a recording without a file is named after its row
-        ids = [file or f"{source_split}[{index}]" for index, file in enumerate(paths)]
-
-        self._recordings = Recordings(
-            files,
-            ids=ids,
-            texts=texts,
-            speakers=speakers,
-            skip_bad=skip_bad,
-            max_seconds=max_seconds,
-            normaliser=normaliser,
-            keep_empty=split != "train",
-        )
+        # its recordings
         self.skip_bad = skip_bad
         self.normaliser = normaliser
         self.unknown = unknown
+        self._max_seconds = max_seconds
+        self._keeps_empty = split != "train"
+        self._read_table(table, columns, [f"{source_split}[{row}]" for row in range(len(table))])
+
+    def _read_table(self, table: "Dataset", columns: Columns, row_names: Sequence[str]) -> None:
+        """Sets the examples to those of a table.
+
+        Args:
+            row_names: names of the rows, for recordings without a file.
+        """
+        files = _audio_column(table, columns.audio)
+        paths = _paths(files)
+        self._files = [path for path in paths if path and Path(path).is_absolute()]
+        speakers = [""] * len(table)
+        if columns.speaker:
+            speakers = text_column(table, columns.speaker, "data.speaker")
+        self._recordings = Recordings(
+            files,
+            ids=[file or name for file, name in zip(paths, row_names, strict=True)],
+            texts=text_column(table, columns.text, "data.text"),
+            speakers=speakers,
+            skip_bad=self.skip_bad,
+            max_seconds=self._max_seconds,
+            normaliser=self.normaliser,
+            keep_empty=self._keeps_empty,
+        )
         super().__init__(
             self._recordings.ids,
             self._recordings.texts,
@@ -130,6 +137,26 @@ class Hub(Speech):
 
     def samples(self, index: int) -> Int16[np.ndarray, " n"]:
         return self._recordings.samples(index)
+
+
+def source_split_of(split: str, known: Sequence[str], path: str, splits: Sequence[str]) -> str:
+    """Returns what a split is called in the data set, after a check of the options.
+
+    Args:
+        known: names of the splits that famx knows.
+        path, splits: the options of these names.
+
+    Raises:
+        UserError: there is no such split, or an option is missing.
+    """
+    check_split(split, known)
+    if not path:
+        raise UserError("it needs a data set, data.path=OWNER/NAME or a folder")
+    if len(splits) != len(known):
+        raise UserError(
+            f"data.splits={list(splits)} must name three splits, for train, dev and test"
+        )
+    return splits[known.index(split)]
 
 
 def _audio_column(table: "Dataset", column: str) -> "Dataset":

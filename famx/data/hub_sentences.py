@@ -47,7 +47,7 @@ class HubSentences(Sentences):
             )
         source = splits[self.splits.index(split)]
         table = load_table(path, subset, source)
-        require_columns(table, path, {"text": text, "label": label})
+        require_columns(table.column_names, path, {"text": text, "label": label})
         labels = text_column(table, label, "data.label")
         sentences = text_column(table, text, "data.text")
         rows = list(zip(labels, map(str.strip, sentences), strict=True))

@@ -1,4 +1,4 @@
-"""The user's recordings: a folder with train.tsv, dev.tsv and test.tsv, JSON lines, or Kaldi's."""
+"""The user's recordings: a folder with train.tsv, dev.tsv and test.tsv, or in other forms."""
 
 import copy
 from collections.abc import Sequence
@@ -33,7 +33,8 @@ class Manifest(Speech):
     A line of a .tsv manifest is PATH<TAB>TEXT[<TAB>SPEAKER[<TAB>SECONDS]]. One that ends in .jsonl
     or .json has an object in each line, with the keys of NeMo: audio_filepath, text, and optionally
     duration, offset and speaker. A folder in the form of Kaldi has wav.scp and text, and optionally
-    utt2spk and segments. A duration that is stated spares reading the header.
+    utt2spk and segments. One that ends in .jsonl.gz has cuts of lhotse (the extra `lhotse`), each
+    supervision of which is a recording. A duration that is stated spares reading the header.
 
     Args:
         split: "train", "dev" or "test".

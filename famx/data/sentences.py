@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from famx.data._paths import typed_path
+from famx.data._splits import files_of, lines_of_split
 from famx.data._tokenizers import byte_tokenizer
 from famx.data.base import Dataset, check_split
 from famx.nn.batch import Example
@@ -44,16 +45,8 @@ class Sentences(Dataset):
         check_split(split, self.splits)
         if not root:
             raise UserError("data=sentences needs the folder of its files, data.root=DIR")
-        name = {"train": train, "dev": dev or train, "test": test or train}[split]
-        rows = _read(typed_path(root) / name)
-        if name == train:
-            # by the last digit of the line's number, from 0, the split that it belongs to
-            shared = {8: "test"} if test is None else {}
-            shared |= {9: "dev"} if dev is None else {}
-            rows = [row for i, row in enumerate(rows) if shared.get(i % 10, "train") == split]
-        if not rows:
-            raise UserError(f"{Path(root) / name} has too few lines for the split {split}")
-        self._set_rows(split, rows)
+        names = {"train": train, "dev": dev, "test": test}
+        self._set_rows(split, lines_of_split(split, files_of(typed_path(root), names), _read))
 
     def _set_rows(self, split: str, rows: Sequence[tuple[str, str]]) -> None:
         """Sets the items of a split, given by their labels and sentences."""

@@ -71,8 +71,7 @@ class FrameDecoder(Decoder):
 class TextDecoding(Decoder):
     """Decodes with a model whose decoder predicts each token from the tokens before it.
 
-    A text begins with id 1, which also ends it. It has at most as many tokens as its signal has
-    frames.
+    A text begins with id 1, which also ends it. It has at most `limits` tokens, see `Encoding`.
     """
 
     output = "text"

@@ -93,42 +93,42 @@ class Seq2SeqBeam(TextDecoding):
     @torch.inference_mode()
     def search(self, model: EncoderDecoder, encoding: Encoding) -> list[Hypothesis]:
         """Returns the best text of each row."""
-        scorer = CTCPrefixScorer(encoding)
-        alignments = scorer.start(self.beam)
+        scorer = CTCPrefixScorer(encoding) if self.ctc_weight else None
+        alignments = scorer.start(self.beam) if scorer else None
         repeated = encoding.repeat(self.beam)
         state = DecodeState()
         beam = self._start(encoding)
         best = _no_text(encoding)
-        for size in range(encoding.frames.shape[1]):
+        for size in range(best.texts.shape[1]):
             # scores of each hypothesis with one more token
             text_scores = model.predict(beam.last.view(-1, 1), repeated, state)[:, -1]
             log_probs = text_scores.double().log_softmax(-1).unflatten(0, beam.last.shape)
             log_probs = log_probs + beam.log_prob[..., None]
             scores = (1 - self.ctc_weight) * log_probs
-            if self.ctc_weight:
+            if scorer and alignments:
                 ctc_scores = scorer.extension_scores(alignments, beam.last)
                 scores = scores + self.ctc_weight * ctc_scores
             scores[..., BLANK_ID] = -torch.inf
-            # without a frame that is left, a text can only end
+            # at its limit, a text can only end
             end = scores[..., END_ID].clone()
-            scores = scores.masked_fill((encoding.lengths <= size)[:, None, None], -torch.inf)
+            scores = scores.masked_fill((encoding.limits <= size)[:, None, None], -torch.inf)
             scores[..., END_ID] = end
             scores = scores.masked_fill(beam.score[..., None] == -torch.inf, -torch.inf)
 
             # the best of them, and the texts that are complete
             parents, tokens, chosen = _choose(scores)
             texts = beam.texts.gather(1, parents[..., None].expand(-1, -1, size))
-            is_last = (tokens == END_ID) | (encoding.lengths <= size + 1)[:, None]
+            is_last = (tokens == END_ID) | (encoding.limits <= size + 1)[:, None]
             best = self._update(best, texts, tokens, chosen.where(is_last, -torch.inf))
             running = chosen.where(~is_last, -torch.inf)
-            limit = running.amax(1) / (encoding.lengths + 1.0) ** self.length_norm
+            limit = running.amax(1) / (encoding.limits + 1.0) ** self.length_norm
             running = running.masked_fill((limit <= best.score)[:, None], -torch.inf)
             if bool((running == -torch.inf).all()):
                 break
 
             # the next beam
             state.select((parents + self.beam * _row_indices(parents)).flatten())
-            if self.ctc_weight:
+            if scorer and alignments:
                 alignments = Alignments(
                     *(x.gather(1, parents[..., None].expand_as(x)) for x in alignments)
                 )
@@ -208,7 +208,7 @@ def _row_indices(x: Int[Tensor, "b k"]) -> Int[Tensor, "b 1"]:
 
 def _no_text(encoding: Encoding) -> Best:
     score = torch.full_like(encoding.lengths, -torch.inf, dtype=torch.double)
-    texts = encoding.lengths.new_zeros(len(score), encoding.frames.shape[1])
+    texts = encoding.limits.new_zeros(len(score), max(1, int(encoding.limits.max())))
     return Best(score, texts, torch.zeros_like(encoding.lengths))
 
 

@@ -19,9 +19,8 @@ class Seq2SeqGreedy(TextDecoding):
         token = torch.full_like(encoding.lengths, END_ID)
         has_ended = torch.zeros_like(token, dtype=torch.bool)
         columns: list[Tensor] = []
-        for size in range(encoding.frames.shape[1]):
-            # no text is longer than its frames
-            has_ended = has_ended | (encoding.lengths <= size)
+        for size in range(int(encoding.limits.max())):
+            has_ended = has_ended | (encoding.limits <= size)
             scores = model.predict(token[:, None], encoding, state)[:, -1].clone()
             scores[:, BLANK_ID] = -torch.inf
             token = scores.argmax(-1).masked_fill(has_ended, END_ID)

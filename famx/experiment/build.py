@@ -81,8 +81,7 @@ class Experiment:
 
     def _build_loader(self, dataset: Dataset, split: str) -> Loader:
         target_tokenizer = None if self.task.predicts_inputs else self.tokenizer
-        if self.task.predicts_inputs:
-            dataset.use_tokenizer(self.tokenizer)
+        dataset.use_tokenizer(self.tokenizer)
         settings = LoaderConfig(**self.config["loader"])
         # the two parts alone, which are sent to the processes of the loader
         learnable = partial(_are_learnable, self.model.frontend, self.task)

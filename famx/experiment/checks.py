@@ -8,7 +8,7 @@ import torch
 
 from famx.config.sections import FinetuneConfig
 from famx.experiment.build import Experiment, build_optimizer, build_without_memory
-from famx.experiment.resolve import check_parts_fit, probe_level, resolve
+from famx.experiment.resolve import check_parts_fit, is_on, probe_level, resolve
 from famx.monitoring.trackers import check_logger
 from famx.notation import SAMPLE_RATE, Modality, UserError
 from famx.registry import build
@@ -27,6 +27,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     resolved = resolve(config)
     check_parts_fit(resolved)
     probe_level(resolved["probe"])
+    is_on(resolved, "pictures")
     check_logger(resolved["logger"])
     TrainerConfig(**resolved["trainer"])
     FinetuneConfig(**resolved["finetune"])

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from famx.data._fingerprint import (
+    content_digest,
     describe_changes,
     recordings_of,
     shared_files,
     shared_with_run,
 )
+from famx.data.base import Dataset
 from famx.experiment.build import Experiment
 from famx.training.run_dir import RunDir
 
@@ -28,6 +30,8 @@ def check_data(experiment: Experiment, run_dir: RunDir) -> None:
     datasets = {split: experiment.loader(split).dataset for split in train.splits}
     # a run that is resumed has digests already
     current = {split: dataset.fingerprint() for split, dataset in datasets.items()}
+    # sounds that are added to the recordings of train
+    current["train"] |= experiment.loader("train").load_sounds().fingerprint()
     saved = run_dir.read_record(run_dir.data_file)
     changes = describe_changes(saved, current)
     if changes:
@@ -38,7 +42,8 @@ def check_data(experiment: Experiment, run_dir: RunDir) -> None:
         )
     # the weights come from all recordings that the run has had
     longest = {"train": max([*train.lengths, longest_of_training(saved)])}
-    recordings = recordings_of(train.files(), run_dir.read_record(run_dir.recordings_file))
+    earlier = run_dir.read_record(run_dir.recordings_file)
+    recordings = recordings_of(train.files(), train.contents(), earlier)
     run_dir.write_files(
         {
             run_dir.data_file: json.dumps(current | {LONGEST: longest}, indent=1) + "\n",
@@ -49,6 +54,7 @@ def check_data(experiment: Experiment, run_dir: RunDir) -> None:
         if split != "train":
             shared = shared_files(train.files(), dataset.files())
             _warn(shared, f"the {len(dataset.files())} recordings of {split} are in train too")
+            _warn_of_contents(dataset, recordings, f"{split} are in train too")
 
 
 def longest_of_training(record: Mapping[str, Any]) -> float:
@@ -66,9 +72,26 @@ def warn_of_training_recordings(experiment: Experiment, run_dir: RunDir, split: 
     """Warns if a split, perhaps of other data, has recordings that the run was trained with."""
     if split == "train":
         return
-    files = experiment.loader(split).dataset.files()
-    shared = shared_with_run(run_dir.read_record(run_dir.recordings_file), files)
+    dataset = experiment.loader(split).dataset
+    files = dataset.files()
+    recordings = run_dir.read_record(run_dir.recordings_file)
+    shared = shared_with_run(recordings, files)
     _warn(shared, f"the {len(files)} recordings of {split} are in the training of {run_dir}")
+    _warn_of_contents(dataset, recordings, f"{split} are in the training of {run_dir}")
+
+
+def _warn_of_contents(dataset: Dataset, recordings: Mapping[str, Any], phrase: str) -> None:
+    """Warns of examples that are no files, and whose digests are among those of the training."""
+    contents = dataset.contents()
+    shared = [content for content in contents if content_digest(content) in recordings]
+    if shared:
+        log.warning(
+            "%d of the %d examples of %s; the first: %s",
+            len(shared),
+            len(contents),
+            phrase,
+            shared[0],
+        )
 
 
 def _warn(shared: Sequence[tuple[str, str]], phrase: str) -> None:

@@ -14,7 +14,7 @@ from famx import files
 from famx.config.schema import DEFAULT
 from famx.experiment.build import Experiment
 from famx.experiment.program import ONNX, PROGRAM
-from famx.experiment.resolve import OVERRIDABLE_ROOMS, PATH_ROOMS, path_options
+from famx.experiment.resolve import SECTIONS_WITH_PATHS, path_options
 from famx.registry import ROOMS, get
 from famx.training import checkpoint
 from famx.training.checkpoint import evaluated_weights
@@ -62,8 +62,8 @@ def publish(
             files.write_atomic(run_dir.scores_file(f"{split}{suffix}"), text)
     n_parameters = sum(p.numel() for p in experiment.model.parameters())
     paths = []
-    for room in OVERRIDABLE_ROOMS:
-        paths += [f"{room}.{option}" for option in paths_of(room, trained[room])]
+    for section in SECTIONS_WITH_PATHS:
+        paths += [f"{section}.{option}" for option in paths_of(section, trained[section])]
     names = [part.name for part in parts]
     programs = [name for name in (PROGRAM, ONNX) if (target / name).is_file()]
     text = card(config, saved["step"], n_parameters, scores, names, paths, programs)
@@ -73,23 +73,23 @@ def publish(
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a config whose paths are names without their folders."""
     published = dict(config)
-    for room in PATH_ROOMS:
-        choice = dict(config[room])
-        for option in paths_of(room, choice):
-            choice[option] = Path(choice[option]).name
-        published[room] = choice
+    for section in SECTIONS_WITH_PATHS:
+        values = dict(config[section])
+        for option in paths_of(section, values):
+            values[option] = Path(values[option]).name
+        published[section] = values
     if config["init_from"]:
         published["init_from"] = Path(config["init_from"]).name
     return published
 
 
-def paths_of(room: str, choice: Mapping[str, Any]) -> list[str]:
-    """Returns the options of a part that are paths on this machine.
+def paths_of(section: str, values: Mapping[str, Any]) -> list[str]:
+    """Returns the options of a section of a config that are paths on this machine.
 
     A name of the hub is none: a run stores the paths of existing files and folders as absolute.
     """
-    options = path_options(room, choice["name"])
-    return [option for option in options if Path(choice.get(option) or "").is_absolute()]
+    options = path_options(section, values)
+    return [option for option in options if Path(values.get(option) or "").is_absolute()]
 
 
 def card(
@@ -146,9 +146,13 @@ def _program_lines(config: Mapping[str, Any], programs: list[str]) -> list[str]:
     """Returns what a card says of the programs: how they run, and which part of the model it is."""
     if not programs:
         return []
-    text = f"{_listed(programs)}: `(inputs, lengths) -> (scores, lengths)`, without famx."
-    if get("task", config["task"]["name"]).decoder_kind is not None:
-        text += " It is the encoder with its CTC scores alone; the decoder of texts is not in it."
+    task = get("task", config["task"]["name"])
+    has_scores = task.decoder_kind is None or "frames" in task.other_outputs
+    result = "scores" if has_scores else "frames"
+    text = f"{_listed(programs)}: `(inputs, lengths) -> ({result}, lengths)`, without famx."
+    if task.decoder_kind is not None:
+        encoder = "encoder with its CTC scores alone" if has_scores else "encoder alone"
+        text += f" It is the {encoder}; the decoder of texts is not in it."
     load = ["import torch", "", f'program = torch.export.load("{PROGRAM}").module()']
     return ["", text, "", "```python", *load, "```"]
 
@@ -170,9 +174,15 @@ def _score_rows(split: str, values: Mapping[str, Any]) -> list[str]:
         bounds = [score["rate"], score["low"], score["high"]]
         is_fraction = score.get("is_fraction", True)
         rate, low, high = (_format(bound, is_fraction) for bound in bounds)
-        condition = ", ".join(conditions)
+        condition = ", ".join([*conditions, *_signature(score)])
         rows.append(f"| {split} | {name} | {rate} | {low} to {high} | {condition} |")
     return rows
+
+
+def _signature(score: Mapping[str, Any]) -> list[str]:
+    """Returns sacrebleu's settings and version, of scores that have them."""
+    # a bar would end the cell
+    return [f"sacrebleu {score['signature'].replace('|', ' ')}"] if "signature" in score else []
 
 
 def _as_words(room: str, choice: Mapping[str, Any]) -> str:

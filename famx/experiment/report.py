@@ -19,12 +19,13 @@ from famx.config.sections import FinetuneConfig
 from famx.data._normalisers import DESCRIPTIONS
 from famx.data.base import Dataset
 from famx.experiment.build import Experiment
-from famx.model import SpeechToText, layer_choice, layer_choices
+from famx.model import ModelWithDecoder, layer_choice, layer_choices
 from famx.monitoring.metrics import room_by_module
 from famx.notation import SAMPLE_RATE, Modality
 from famx.registry import LAYER_ROOMS
 from famx.training.device import describe_precision, forward_dtype
 from famx.training.evaluate import Evaluation
+from famx.training.loader_config import LoaderConfig
 
 SECTIONS = (*registry.ROOMS, "model", "trainer", "loader", "param_groups")
 HOUR = 3600  # seconds
@@ -55,6 +56,9 @@ def model_table(experiment: Experiment) -> Table:
     table.add_row("all", f"{flops / 1e6:,.3g} MFLOP per {unit}", f"{sum(counts.values()):,}")
     for split in dataset.splits:
         table.add_row(split, _describe_split(experiment.loader(split).dataset), "")
+    if dataset.modality is Modality.SPEECH:
+        masks = LoaderConfig(**config["loader"]).masks(sum(dataset.lengths))
+        table.add_row("masks", str(masks), "")
     if dataset.normaliser in DESCRIPTIONS:
         description = f"{dataset.normaliser}: {DESCRIPTIONS[dataset.normaliser]}"
         table.add_row("texts", description, "")
@@ -66,6 +70,8 @@ def _describe_split(dataset: Dataset) -> str:
     amount = f"{total:,.0f} {dataset.modality.unit}s"
     if dataset.modality is Modality.SPEECH:
         amount = f"{total / HOUR:.2f} hours" if total >= HOUR else f"{total / 60:.1f} minutes"
+    if dataset.n_streamed:
+        return f"{dataset.n_streamed:,} examples, in windows of some {len(dataset)} ({amount})"
     return f"{len(dataset)} examples, {amount}"
 
 
@@ -87,7 +93,7 @@ def flops_per_unit(experiment: Experiment) -> float:
     example = _example_input(dataset).to(experiment.device)
     model = experiment.model.eval()
     options = {}
-    if isinstance(model, SpeechToText):
+    if isinstance(model, ModelWithDecoder):
         n_tokens = len(experiment.tokenizer.encode(dataset.texts[0]).ids) + 1
         options["text"] = torch.zeros(1, n_tokens, dtype=torch.long, device=experiment.device)
     # plain attention, since fused attention is not counted on every device

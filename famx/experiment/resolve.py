@@ -1,16 +1,12 @@
 """Resolves a composed config: default parts of the task, sampled layers, absolute paths."""
 
-import hashlib
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, get_args, runtime_checkable
 
 from famx import registry
-from famx.config.command import parse_yaml
 from famx.config.schema import complete_choice
-from famx.config.text_options import is_text_option
 from famx.experiment.search import sample_layers
 from famx.frontend.base import Frontend
 from famx.model import decoder_layers, layer_choices
@@ -18,11 +14,12 @@ from famx.monitoring.optimizer_probe import ProbeLevel
 from famx.notation import Modality, UserError, suggest
 from famx.registry import get
 from famx.training.loader_config import LoaderConfig
-from famx.training.trainer_config import TrainerConfig
 from famx.validate import check_folder_name, check_number
 
 Config = Mapping[str, Any]
 
+# sections of a config with options that are paths
+SECTIONS_WITH_PATHS = ("data", "decode", "frontend", "loader")
 # sizes beyond which no model is meant; famx/experiment/build.py compares the memory
 MAX_SIZES = {"d_model": 2**20, "n_heads": 2**20, "n_layers": 2000}
 
@@ -59,7 +56,7 @@ class DecodesOutputs(Protocol):
 
 @runtime_checkable
 class HasPaths(Protocol):
-    """A data set, decoder or frontend with hyperparameters that are paths."""
+    """A data set, decoder, frontend or section with options that are paths."""
 
     path_options: tuple[str, ...]
 
@@ -111,8 +108,8 @@ def resolve(config: Config) -> dict[str, Any]:
     # paths
     if config["init_from"]:
         resolved["init_from"] = _absolute(config["init_from"])
-    for room in PATH_ROOMS:
-        resolved[room] = _with_absolute_paths(room, resolved[room])
+    for section in SECTIONS_WITH_PATHS:
+        resolved[section] = with_absolute_paths(section, resolved[section])
     # what the files of a frontend decide
     frontend = get("frontend", resolved["frontend"]["name"])
     if isinstance(frontend, CompletesOptions):
@@ -162,18 +159,22 @@ def _resolve_optimizer(config: Config) -> dict[str, Any]:
     return optim
 
 
-def _with_absolute_paths(room: str, choice: Config) -> dict[str, Any]:
-    """Returns the config of a part with absolute paths of existing files and folders."""
-    resolved = dict(choice)
-    for option in path_options(room, choice["name"]):
-        if choice.get(option):
-            resolved[option] = _absolute(choice[option])
+def with_absolute_paths(section: str, values: Config) -> dict[str, Any]:
+    """Returns a section of a config with absolute paths of existing files and folders."""
+    resolved = dict(values)
+    for option in path_options(section, values):
+        if values.get(option):
+            resolved[option] = _absolute(values[option])
     return resolved
 
 
-def path_options(room: str, name: str) -> tuple[str, ...]:
-    """Returns the hyperparameters of a part that are paths."""
-    part = get(room, name)
+def path_options(section: str, values: Config) -> tuple[str, ...]:
+    """Returns the options of a section of a config that are paths.
+
+    Args:
+        section: one of SECTIONS_WITH_PATHS.
+    """
+    part = LoaderConfig if section == "loader" else get(section, values["name"])
     return part.path_options if isinstance(part, HasPaths) else ()
 
 
@@ -213,16 +214,28 @@ def check_parts_fit(config: Config) -> None:
             f"frontend={frontend} sees later tokens, which task={task_name} must not; "
             f"frontend=default is {task.default_parts['frontend']}"
         )
-    # output that the decoder expects
+    # outputs that the decoder expects
     decoder = get("decode", config["decode"]["name"])
     outputs = (task.output, *task.other_outputs)
-    if isinstance(decoder, HasOutput) and decoder.output not in outputs:
+    missing = [output for output in _decoded_outputs(config) if output not in outputs]
+    if missing:
+        remedy = f"decode=default is {task.default_parts['decode']}"
+        # a joint decoder, of which the task has one output
+        if decoder.output in outputs:
+            remedy += ", and decode.ctc_weight=0 decodes text alone"
         raise UserError(
-            f"decode={config['decode']['name']} decodes {decoder.output} and task={task_name} "
-            f"gives {' and '.join(outputs)}; decode=default is {task.default_parts['decode']}"
+            f"decode={config['decode']['name']} decodes {' and '.join(missing)} and "
+            f"task={task_name} gives {' and '.join(outputs)}; {remedy}"
         )
     _check_outputs_are_trained(config)
     _check_training(config)
+    # folders of noise and of rooms
+    for option in LoaderConfig.path_options:
+        if config["loader"].get(option) and modality is not Modality.SPEECH:
+            raise UserError(
+                f"loader.{option} changes recordings, and data={config['data']['name']} has none; "
+                "remove it"
+            )
 
 
 def _check_training(config: Config) -> None:
@@ -253,10 +266,7 @@ def _check_outputs_are_trained(config: Config) -> None:
     untrained: dict[str, str] = {}
     if isinstance(task, TrainsOutputs):
         untrained = task.untrained_outputs(complete_choice("task", config["task"]))
-    decoder = get("decode", config["decode"]["name"])
-    used: tuple[str, ...] = (decoder.output,) if isinstance(decoder, HasOutput) else ()
-    if isinstance(decoder, DecodesOutputs):
-        used = decoder.decoded_outputs(complete_choice("decode", config["decode"]))
+    used = _decoded_outputs(config)
     for output, reason in untrained.items():
         if output in used:
             raise UserError(
@@ -264,67 +274,12 @@ def _check_outputs_are_trained(config: Config) -> None:
             )
 
 
-OVERRIDABLE = ("trainer.device", "trainer.threads")  # options of a trained run
-OVERRIDABLE_ROOMS = ("data", "decode")
-PATH_ROOMS = (*OVERRIDABLE_ROOMS, "frontend")  # rooms of parts with paths
-MAX_LABEL = 100  # characters of a label in the name of a file
-
-
-def override_decoding(config: Config, words: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """Applies words such as `decode.beam=8` or `data.root=FOLDER` to a trained run's config.
-
-    The device is selected again unless a word sets it.
-
-    Returns:
-        The config, and a label of what changed for file names, empty if that is nothing.
-
-    Raises:
-        UserError: a word sets another option, or one that does not exist.
-    """
-    # another machine may have another device
-    trainer = dict(config["trainer"]) | {"device": "auto", "threads": None}
-    choices = {room: dict(config[room]) for room in OVERRIDABLE_ROOMS}
-    options: dict[str, dict[str, Any]] = {room: {} for room in OVERRIDABLE_ROOMS}
-    for word in words:
-        key, equals, text = word.partition("=")
-        room, _, option = key.partition(".")
-        if not equals or (key not in OVERRIDABLE and room not in OVERRIDABLE_ROOMS):
-            raise UserError(
-                f"{word} cannot be set for a trained run; these can: decode=NAME, "
-                "decode.KEY=VALUE, data=NAME, data.KEY=VALUE, trainer.device=NAME, "
-                "trainer.threads=N"
-            )
-        if key == room:
-            choices[room] = {"name": text}
-        elif room in OVERRIDABLE_ROOMS:
-            # a path stays as it is typed
-            is_text = is_text_option(key) and text != "null"
-            options[room][option] = text if is_text else parse_yaml(key, text)
-        else:
-            trainer[option] = parse_yaml(key, text)
-    # complete choices; only those that differ have a label
-    changed: dict[str, Any] = {}
-    labels = []
-    for room, choice in choices.items():
-        # a default, as training would have resolved it
-        if choice["name"] == "default":
-            choice["name"] = get("task", config["task"]["name"]).default_parts[room]
-        changed[room] = complete_choice(room, choice | options[room])
-        changed[room] = _with_absolute_paths(room, changed[room])
-        if changed[room] != complete_choice(room, config[room]):
-            labels.append(_label(changed[room]["name"], options[room]))
-    trainer = vars(TrainerConfig(**trainer))
-    return dict(config) | changed | {"trainer": trainer}, ".".join(reversed(labels))
-
-
-def _label(name: str, options: Config) -> str:
-    """Returns the name of a part and its options as part of a file's name."""
-    label = ",".join([name, *(f"{key}={value}" for key, value in options.items())])
-    if re.fullmatch(r"[\w.,=+-]*", label) and len(label) <= MAX_LABEL:
-        return label
-    # a digest tells apart what looks the same without its slashes or its beginning
-    digest = hashlib.sha256(label.encode(errors="surrogateescape")).hexdigest()[:8]
-    return re.sub(r"[^\w.,=+-]+", "_", label)[:MAX_LABEL] + f"-{digest}"
+def _decoded_outputs(config: Config) -> tuple[str, ...]:
+    """Returns the outputs of a model that the decoder uses; none where it does not say."""
+    decoder = get("decode", config["decode"]["name"])
+    if isinstance(decoder, DecodesOutputs):
+        return decoder.decoded_outputs(complete_choice("decode", config["decode"]))
+    return (decoder.output,) if isinstance(decoder, HasOutput) else ()
 
 
 def _fits(part: type, modality: Modality | None) -> bool:
@@ -344,3 +299,17 @@ def probe_level(value: object) -> ProbeLevel:
         if value == level:
             return level
     raise UserError(f"probe={value}: no such level{suggest(str(value), levels)}")
+
+
+def is_on(config: Mapping[str, Any], key: str) -> bool:
+    """Returns whether a setting is on.
+
+    Raises:
+        UserError: it is neither on nor off.
+    """
+    # YAML reads a bare on and off as booleans
+    levels = {"on": True, "off": False, "True": True, "False": False}
+    value = str(config[key])
+    if value not in levels:
+        raise UserError(f"{key}={value}: no such level{suggest(value, ('on', 'off'))}")
+    return levels[value]

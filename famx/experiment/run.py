@@ -22,13 +22,14 @@ from famx.experiment.build import (
 )
 from famx.experiment.checks import check_learnable
 from famx.experiment.data_record import check_data
-from famx.experiment.resolve import check_parts_fit, probe_level, resolve
+from famx.experiment.resolve import check_parts_fit, is_on, probe_level, resolve
 from famx.experiment.scoring import score
 from famx.experiment.search import layer_table
 from famx.experiment.transfer import Transfer, freeze, initialize_from
 from famx.experiment.user_parts import build_user_hooks, is_checked
 from famx.monitoring.hooks import ProbeOptimizer, ReportMetrics, ShowProgress, WriteRunLog
 from famx.monitoring.optimizer_probe import OptimizerProbe
+from famx.monitoring.pictures import DrawPictures
 from famx.monitoring.trackers import DEFAULT, check_logger
 from famx.nn.hooks import StartsPretrained
 from famx.notation import UserError
@@ -126,6 +127,7 @@ def _checked(config: Mapping[str, Any], is_temporary: bool) -> dict[str, Any]:
     check_parts_fit(resolved)
     probe_level(resolved["probe"])
     is_checked(resolved)
+    is_on(resolved, "pictures")
     return resolved
 
 
@@ -139,7 +141,9 @@ def _build_learnable(
     """
     tokenizer = run_dir.load_tokenizer() if run_dir else None
     experiment = build_experiment(config, device, tokenizer)
-    for split in experiment.loader("train").dataset.splits:
+    train = experiment.loader("train")
+    train.load_sounds()
+    for split in train.dataset.splits:
         check_learnable(experiment, split)
     return experiment
 
@@ -169,6 +173,8 @@ def monitoring_hooks(
     """Builds the hooks of the first process: optimizer probe, user's hooks, run log, progress."""
     task = experiment.task
     hooks = [*build_user_hooks(), run_log, ShowProgress(task)]
+    if is_on(experiment.config, "pictures"):
+        hooks.append(DrawPictures(experiment.loader("dev"), run_log))
     level = probe_level(experiment.config["probe"])
     if level != "off":
         # before the run log, which writes what the probe adds to a report
@@ -262,7 +268,7 @@ def _save_result(
     """
     result = {
         "step": trainer.step,
-        "score": trainer.best_score,
+        "score": experiment.task.cost(trainer.best_score),
         "seconds": trainer.seconds,
         "flops": report.flops_per_unit(experiment),
         "unit": experiment.loader("train").dataset.modality.unit,
@@ -302,6 +308,9 @@ def _score_and_report(
     for split, evaluation in evaluations.items():
         for name, value in evaluation.metrics.items():
             scores[f"{split}/{name}"] = value
+    pictures = trainer.hook(DrawPictures)
+    if pictures:
+        pictures.finish(experiment.task, experiment.model, trainer.step)
     # for TensorBoard, and for the terminal
     run_log.finish(scores, trainer.step)
     report.print_scores(console, evaluations)

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from famx.config.sections import FinetuneConfig
-from famx.model import Model, SpeechToText
+from famx.model import Model, ModelWithDecoder
 from famx.notation import UserError, suggest
 from famx.training import checkpoint
 from famx.training.checkpoint import evaluated_weights
@@ -230,13 +230,16 @@ def _rows_of_equal_tokens(
 def _tensors_by_token(model: Model) -> set[str]:
     """Returns the names of the tensors whose rows are tokens: scores and embeddings."""
     names = {f"score.{name}" for name, _ in model.score.named_parameters()}
+    # the frames of some models have no scores, but then the tokens of their decoder have
+    score = model.score
     embeddings = [*model.frontend.named_modules(prefix="frontend")]
-    if isinstance(model, SpeechToText):
+    if isinstance(model, ModelWithDecoder):
         decoder = model.decoder
         names |= {f"decoder.score.{name}" for name, _ in decoder.score.named_parameters()}
+        score = decoder.score
         embeddings += decoder.embedding.named_modules(prefix="decoder.embedding")
     for name, module in embeddings:
-        if isinstance(module, nn.Embedding) and module.num_embeddings == model.score.out_features:
+        if isinstance(module, nn.Embedding) and module.num_embeddings == score.out_features:
             names.add(f"{name}.weight")
     return names
 

@@ -1,4 +1,4 @@
-"""Tunes options: searches for the values with the lowest score on dev, by Optuna.
+"""Tunes options: searches for the values with the best score on dev, by Optuna.
 
 The swept options are the search space: `a,b` and `choice(a,b)` are values without an order,
 `range(2,9,2)` are integers, `interval(0.1,1)` are numbers, and `tag(log, interval(1e-4,1e-1))` are
@@ -36,6 +36,7 @@ from famx.config.words import (
 from famx.experiment.jobs import Job, Outcome, State
 from famx.experiment.sweep import Sweep
 from famx.notation import UserError
+from famx.registry import get
 from famx.training.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class TunedSweep(Sweep):
         return job
 
     def report(self, job: Job, outcome: Outcome) -> None:
-        """Tells the study the lowest score of a run; a failed run has none.
+        """Tells the study the best score of a run; a failed run has none.
 
         Raises:
             UserError: the run reports other metrics on dev than `sweep.tune`.
@@ -105,7 +106,7 @@ class TunedSweep(Sweep):
         trial = self.trials[job.name]
         metric = self.settings.tune
         assert metric is not None
-        score = lowest_score(job.folder, metric) if outcome.state in FINAL else math.nan
+        score = best_score(job, metric) if outcome.state in FINAL else math.nan
         # a run that diverged is a trial without a value
         if math.isfinite(score):
             self.study.tell(trial, score)
@@ -131,7 +132,7 @@ def tune(
     build: Callable[[Container, Path], Job],
     settings: SweepConfig,
 ) -> int:
-    """Searches for the options with the lowest score; returns the exit status.
+    """Searches for the options with the best score; returns the exit status.
 
     Args:
         options, overrides: the command line, from `split_words`.
@@ -166,8 +167,13 @@ def tune(
     )
     sampler = optuna.samplers.TPESampler(seed=0)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    fixed_config = compose_config(options, fixed)
     study = optuna.create_study(
-        storage=storage, sampler=sampler, study_name="famx", load_if_exists=True
+        storage=storage,
+        sampler=sampler,
+        study_name="famx",
+        direction="maximize" if higher_is_better(fixed_config, settings.tune) else "minimize",
+        load_if_exists=True,
     )
     sweep = TunedSweep(
         folder, study, space, build_trial, settings, Console(highlight=False, markup=False)
@@ -221,22 +227,29 @@ def _text(value: object) -> str:
     return value.text if isinstance(value, QuotedString) else str(value)
 
 
-def lowest_score(folder: Path, metric: str) -> float:
-    """Returns the lowest value of a metric that a run has reported; NaN if it reported none on dev.
+def best_score(job: Job, metric: str) -> float:
+    """Returns the best value of a metric that a run has reported; NaN if it reported none on dev.
 
     Raises:
         UserError: the run reported other metrics on dev.
     """
-    lowest = math.nan
+    best = math.nan
+    better = max if higher_is_better(job.config, metric) else min
     names: set[str] = set()
-    for line in RunDir(folder).metrics_file.read_text().splitlines():
+    for line in RunDir(job.folder).metrics_file.read_text().splitlines():
         values = json.loads(line)
         names.update(name for name in values if name.startswith("dev/"))
         value = values.get(metric, math.nan)
-        lowest = value if math.isnan(lowest) else min(lowest, value)
+        best = value if math.isnan(best) else better(best, value)
     if names and metric not in names:
         raise UserError(f"sweep.tune={metric}: runs report {', '.join(sorted(names))}")
-    return lowest
+    return best
+
+
+def higher_is_better(config: Any, metric: str) -> bool:
+    """Returns whether a higher value of a metric on dev is better, as the task of a config says."""
+    task = get("task", config["task"]["name"])
+    return metric.removeprefix("dev/") in task.higher_is_better
 
 
 def _import_optuna() -> Any:

@@ -21,9 +21,9 @@ from famx import files
 from famx.contracts import essential_contracts, exemptions
 from famx.contracts._outcomes import Outcome, configured_part, run_contracts, summary
 from famx.data._rendering import cache_folder
-from famx.experiment.resolve import resolve
+from famx.experiment.resolve import is_on, resolve
 from famx.model import layer_choices
-from famx.notation import UserError, suggest
+from famx.notation import UserError
 from famx.registry import HOOK, LAYER_ROOMS, PARTS, ROOMS, get
 from famx.training.hooks import Hook
 from famx.training.identity import PACKAGE, code_digests
@@ -41,12 +41,7 @@ def is_checked(config: Mapping[str, Any]) -> bool:
     Raises:
         UserError: it is neither on nor off.
     """
-    # YAML reads a bare on and off as booleans
-    levels = {"on": True, "off": False, "True": True, "False": False}
-    value = str(config["check"])
-    if value not in levels:
-        raise UserError(f"check={value}: no such level{suggest(value, ('on', 'off'))}")
-    return levels[value]
+    return is_on(config, "check")
 
 
 def check_user_parts(config: Mapping[str, Any]) -> None:

@@ -46,7 +46,7 @@ class MelSpectrogram(Frontend):
         self.normalize = normalize
         self.is_counted = True
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        self.register_buffer("filters", _mel_filters(n_mels), persistent=False)
+        self.register_buffer("filters", mel_filters(n_mels), persistent=False)
         if normalize == "global":
             self.register_buffer("count", torch.zeros(()))
             self.register_buffer("mean", torch.zeros(n_mels))
@@ -126,7 +126,7 @@ def n_windows_of(lengths: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
     return 1 + ((lengths - WINDOW).clamp(min=0) + HOP - 1) // HOP
 
 
-def _mel_filters(n_mels: int) -> Float[Tensor, "bins {n_mels}"]:
+def mel_filters(n_mels: int) -> Float[Tensor, "bins {n_mels}"]:
     """Returns triangles of height 1 over FFT bins, in equal steps of 2595 log10(1 + Hz / 700)."""
     top = torch.tensor(SAMPLE_RATE / 2)
     edges = 700 * (10 ** (torch.linspace(0, 1, n_mels + 2) * (1 + top / 700).log10()) - 1)

@@ -9,6 +9,7 @@ from torch.nn.functional import gelu, relu
 
 from famx.frontend._mel import MAX_SIZE, MelSpectrogram, n_windows_of
 from famx.nn.masks import length_mask
+from famx.nn.pooling import centered
 from famx.notation import Modality
 from famx.registry import register
 
@@ -17,12 +18,17 @@ CONTEXT_GROUPS = 8  # groups of the context convolution
 
 @register
 class LogMel(MelSpectrogram):
-    """`y + gelu(conv(y))`, `y = W conv(conv(normalised log(mel |FFT(hann x)|^2)))`.
+    """`y + gelu(conv(y))`, `y = z - mean z`, `z = W conv(conv(x))`, x the normalised spectrogram.
+
+    That is `log(mel |FFT(hann signal)|^2)` with zero mean and unit variance of each bin.
 
     n samples become `ceil(n_windows / 4)` frames, `n_windows = 1 + ceil(max(0, n - 400) / 160)`:
     every sample lies in a window, also in short signals. All positions after the end of an
     utterance are set to zero before each step, so that padding changes nothing.
     (Dong et al. 2018, "Speech-Transformer", ICASSP)
+
+    The mean is that over the frames of an utterance, which half of the energy of z is at first,
+    since relu is never negative. With it, CTC makes all frames alike before it finds the tokens.
 
     Args:
         n_mels: mel bins between 0 and 8,000 Hz.
@@ -31,7 +37,8 @@ class LogMel(MelSpectrogram):
             function of its neighbours as a relative position embedding (wav2vec 2.0,
             arXiv:2006.11477).
         normalize: zero mean and unit variance of each mel bin, over each utterance (`utterance`) or
-            over all training data so far (`global`), in all processes of a run.
+            over all training data so far (`global`), in all processes of a run. With `global`,
+            the mean of z stays.
     """
 
     modality: ClassVar[Modality] = Modality.SPEECH
@@ -57,12 +64,14 @@ class LogMel(MelSpectrogram):
         first = nn.Conv2d(1, channels // 2, 3, stride=2, padding=1)
         second = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
         self.convolutions = nn.ModuleList([first, second])
-        self.out = nn.Linear(channels * ceil(n_mels / 4), d_model)
+        # a bias would be a part of the mean
+        self.out = nn.Linear(channels * ceil(n_mels / 4), d_model, bias=normalize == "global")
         nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
         nn.init.kaiming_normal_(second.weight, nonlinearity="relu")
         nn.init.kaiming_normal_(self.out.weight, nonlinearity="linear")
         for layer in (first, second, self.out):
-            nn.init.zeros_(layer.get_parameter("bias"))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
         groups = gcd(d_model, CONTEXT_GROUPS)
         self.context = nn.Conv1d(d_model, d_model, context, padding=context // 2, groups=groups)
 
@@ -83,6 +92,8 @@ class LogMel(MelSpectrogram):
             lengths = (lengths + 1) // 2
         # frames, and their context
         x = self.out(x.flatten(2)) * length_mask(lengths, x.shape[1])[..., None]
+        if self.normalize == "utterance":
+            x = centered(x, lengths)
         return x + gelu(self.context(x.mT)).mT, lengths
 
     def n_frames(self, lengths: Int[Tensor, "..."]) -> Int[Tensor, "..."]:

@@ -11,6 +11,7 @@ from torch.nn.functional import gelu, pad
 
 from famx.frontend.base import Frontend
 from famx.nn.masks import length_mask
+from famx.nn.pooling import centered
 from famx.notation import Modality
 from famx.registry import register
 
@@ -22,7 +23,7 @@ SILENCE = 1e-7  # added to the variance of a signal, so that silence is not ampl
 
 @register
 class Waveform(Frontend):
-    """`x <- gelu(layernorm(conv(x)))` seven times, then `W x + b`.
+    """`x <- gelu(layernorm(conv(x)))` seven times, then `W x` minus its mean over the frames.
 
     The signal has zero mean and unit variance at first. n samples become `ceil(n / 640)` frames of
     40 ms. All positions after the end of a signal are set to zero before each step, so that
@@ -46,7 +47,8 @@ class Waveform(Frontend):
             convolutions.append(convolution)
         self.convolutions = nn.ModuleList(convolutions)
         self.norms = nn.ModuleList([nn.LayerNorm(n_out) for n_out in widths[1:]])
-        self.out = nn.Linear(channels, d_model)
+        # a bias would be a part of the mean
+        self.out = nn.Linear(channels, d_model, bias=False)
 
     def forward(
         self,
@@ -69,7 +71,7 @@ class Waveform(Frontend):
             x = pad(x, (0, 0, 0, (size - 1) * stride + width - x.shape[1]))
             x = gelu(norm(convolution(x.mT).mT))
             lengths = (lengths + stride - 1) // stride
-        return self.out(x), lengths
+        return centered(self.out(x), lengths), lengths
 
     def n_frames(self, lengths: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """Returns the number of frames of signals with these numbers of samples."""

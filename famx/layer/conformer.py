@@ -80,10 +80,13 @@ class Convolution(nn.Module):
 
 @register
 class ConformerLayer(Layer):
-    """`x <- x + f1(norm x) / 2`, attention, convolution, then `x <- norm(x + f2(norm x) / 2)`.
+    """`x <- x + f1(norm x) / 2`, attention, convolution, then `x <- x + f2(norm x) / 2`.
 
     Attention is `x <- x + attention(norm x)`, convolution likewise. The convolution obeys the mask
     as attention does. With a memory, the mask is that of the memory, so padding of `x` is unknown.
+
+    The paper ends each layer with a norm of x. That shrinks what the frontend tells apart in each
+    layer anew, and CTC then gives blanks alone for a thousand steps or more.
 
     Args:
         d_model: number of channels.
@@ -91,6 +94,7 @@ class ConformerLayer(Layer):
         causal: whether the convolution sees no later positions.
         dropout: dropout on the output of each branch, in [0, 1).
         kernel_size: number of positions that the convolution spans; odd.
+        last_norm: whether a layer ends with a norm, as in the paper.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class ConformerLayer(Layer):
         *,
         dropout: float = 0.1,
         kernel_size: int = 15,
+        last_norm: bool = False,
     ):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
@@ -118,7 +123,7 @@ class ConformerLayer(Layer):
         self.convolution = Convolution(d_model, norm, causal, kernel_size)
         self.second_norm = norm()
         self.second_feedforward = feedforward()
-        self.last_norm = norm()
+        self.last_norm = norm() if last_norm else nn.Identity()
         self.dropout = Dropout(dropout)
 
     def forward(self, x, memory=None, mask=None, state=None):

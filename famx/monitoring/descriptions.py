@@ -57,6 +57,10 @@ kinds. **TIME SERIES** has the same curves one by one.
 FAM decides by: its history of bands) have one column per band, titled by its periods in steps. Grey
 is a band or a tensor that is not measured; the colour bar marks white noise. Of the `probe/` images
 the columns are reports, from the first to the last. Names are sharp with "Show actual image size".
+`dev/utterance` is one utterance of dev, at each evaluation: its spectrogram with the tokens of the
+hypothesis, and what the model finds in each frame. `attention/layer_1` and its like, at the end of
+the run, are what each position of an attention block reads from: the norm of the derivative of an
+output by each input, as a share of its row.
 
 **HPARAMS** has one row per run from its first step on, so also of runs that were stopped. Click on
 a title to sort by it.

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from famx.config.command import printed_warnings
 from famx.monitoring.metrics import (
-    HeatMap,
     module_images,
     module_metrics,
     optimizer_metrics,
@@ -25,7 +24,7 @@ from famx.monitoring.tensorboard import RunLog
 from famx.monitoring.trackers import Mirror
 from famx.nn.hooks import Observed, set_observed
 from famx.nn.processes import sum_over_processes
-from famx.task.base import DrawsScores, Task
+from famx.task.base import Task
 from famx.training.device import world_size
 from famx.training.evaluate import Evaluation
 from famx.training.hooks import Hook, Interval, Metrics, require_finite
@@ -226,9 +225,6 @@ class WriteRunLog(Hook):
         header = ("reference", "hypothesis")
         self.log.log_text_table(trainer.step, "dev/samples", header, evaluation.samples())
         self.log.log_images(trainer.step, module_images(trainer.evaluated_model))
-        if isinstance(trainer.task, DrawsScores):
-            name, picture = trainer.task.picture(evaluation.references, evaluation.hypotheses)
-            self.log.log_images(trainer.step, {f"dev/{name}": HeatMap(*picture)})
         self._log_results(trainer)
 
     def on_stop(self, trainer: Trainer) -> None:
@@ -239,7 +235,8 @@ class WriteRunLog(Hook):
         results = {"Results/training steps": float(trainer.step)}
         # infinite before the first evaluation
         if math.isfinite(trainer.best_score):
-            results[f"Results/best dev {trainer.task.selection_metric}"] = trainer.best_score
+            best = trainer.task.cost(trainer.best_score)
+            results[f"Results/best dev {trainer.task.selection_metric}"] = best
         self.log.log_curves(trainer.step, results)
 
     def finish(self, scores: Mapping[str, float], step: int) -> None:
@@ -296,5 +293,5 @@ class ShowProgress(Hook):
             total_steps=trainer.total_steps,
             rate=rate,
             seconds=trainer.seconds,
-            best_score=trainer.best_score,
+            best_score=trainer.task.cost(trainer.best_score),
         )

@@ -1,6 +1,7 @@
 """The progress of a run: a bar on a terminal, or one line per report elsewhere."""
 
 import logging
+import math
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -65,7 +66,7 @@ class TrainingProgress:
             remaining = (total_steps - step) * seconds / max(1, step)
             pace += f"  {remaining:.0f} s left"
         best = ""
-        if best_score < float("inf"):
+        if math.isfinite(best_score):
             best = f"  best {self.metric} {format_score(self.metric, best_score)}"
 
         description = f"{line}{best}{pace}"

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from famx import files
 from famx.monitoring.descriptions import describe, how_to_read
+from famx.monitoring.figures import Pixels
 from famx.monitoring.heatmap import heat_map
 from famx.monitoring.metrics import HeatMap
 from famx.monitoring.trackers import Mirror
@@ -130,6 +131,11 @@ class RunLog:
         for tag, image in {**self.matrices, **images}.items():
             self.writer.add_image(tag, heat_map(image), step, dataformats="HWC")
         self.matrices.clear()
+
+    def log_pictures(self, step: int, pictures: Mapping[str, Pixels]) -> None:
+        """Writes pictures that are drawn already, by tag."""
+        for tag, pixels in pictures.items():
+            self.writer.add_image(tag, pixels, step, dataformats="HWC")
 
     def log_text_table(
         self, step: int, tag: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]

@@ -7,9 +7,19 @@ from torch import Tensor
 
 from famx.nn.masks import length_mask
 from famx.nn.state import DecodeState
+from famx.notation import Modality
 
 BLANK_ID = 0  # the blank of CTC and of transducers, which no text contains
 END_ID = 1  # begins and ends each text of a decoder
+
+
+def text_limits(lengths: Int[Tensor, " b"], modality: Modality) -> Int[Tensor, " b"]:
+    """Returns the most tokens of a text that is decoded from so many frames.
+
+    Speech has at most one token a frame. A text of n tokens has translations of at most 3 n + 50
+    tokens: the factor is Marian's, the constant that of Vaswani et al. (2017, arXiv:1706.03762).
+    """
+    return 3 * lengths + 50 if modality is Modality.TEXT else lengths
 
 
 class Encoding(NamedTuple):
@@ -18,12 +28,15 @@ class Encoding(NamedTuple):
     Args:
         frames: the memory of the decoder.
         lengths: frames of each row without padding.
-        scores: scores of each frame, with a blank (CTC).
+        scores: scores of each frame, with a blank (CTC); the frames themselves in a model that
+            scores none.
+        limits: the most tokens that the text of each row may have.
     """
 
     frames: Float[Tensor, "b s d"]
     lengths: Int[Tensor, " b"]
     scores: Float[Tensor, "b s v"]
+    limits: Int[Tensor, " b"]
 
     @property
     def mask(self) -> Bool[Tensor, "b 1 1 s"]:

@@ -18,6 +18,12 @@ def sequence_mean(x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]) -> Floa
     return real.sum(1) / lengths[:, None]
 
 
+def centered(x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]) -> Float[Tensor, "b t d"]:
+    """Returns the first `lengths[i]` positions of each row minus their mean, and 0 after them."""
+    padding = ~length_mask(lengths, x.shape[1])[..., None]
+    return (x - sequence_mean(x, lengths)[:, None].to(x)).masked_fill(padding, 0.0)
+
+
 def sequence_logsumexp(
     x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"]
 ) -> Float[Tensor, "b d"]:

@@ -6,18 +6,17 @@ from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
-from famx import registry
 from famx.nn.batch import Batch
-from famx.nn.encoding import END_ID, EncoderDecoder
-from famx.notation import Modality, Subwords, UserError
+from famx.notation import Modality, Subwords
+from famx.task._decoder_task import DecoderTask
 from famx.task._wer import TextScores
-from famx.task.base import Decoder, EncodingDecoder, ScoresDecoder, Task
+from famx.task.base import Decoder
 from famx.task.ctc import CTC
 
 
-class JointCTC(TextScores, Task):
+class JointCTC(TextScores, DecoderTask):
     """loss = w CTC + (1 - w) L, w = `ctc_weight`; CTC is the loss of `task=ctc` on the encoder.
 
     A subclass defines L, the loss of the texts.
@@ -31,8 +30,6 @@ class JointCTC(TextScores, Task):
     """
 
     modality: ClassVar[Modality] = Modality.SPEECH
-    causal: ClassVar[bool] = False
-    output: ClassVar[str] = "text"
     other_outputs: ClassVar[tuple[str, ...]] = ("frames",)
     selection_metric: ClassVar[str] = "wer"
     default_parts: ClassVar[dict[str, str]] = {
@@ -40,7 +37,7 @@ class JointCTC(TextScores, Task):
         "frontend": "log_mel",
         "decode": "seq2seq_greedy",
     }
-    special_tokens: ClassVar[tuple[str, ...]] = ("<blank>", "<end>")
+    default_model: ClassVar[str] = "conformer_small"
 
     @classmethod
     def untrained_outputs(cls, options: Mapping[str, Any]) -> dict[str, str]:
@@ -71,26 +68,11 @@ class JointCTC(TextScores, Task):
     ):
         if not 0 <= ctc_weight <= 1:
             raise ValueError(f"ctc_weight={ctc_weight} must be from 0 to 1")
-        if decode is None:
-            choice = {"name": self.default_parts["decode"]}
-            decoder = registry.build("decode", choice, tokenizer=tokenizer)
-        else:
-            decoder = decode(tokenizer=tokenizer)
-        if not isinstance(decoder, EncodingDecoder | ScoresDecoder):
-            raise UserError(
-                f"task={self.name} needs a decoder with decode_encoding or decode_scores, but "
-                f"{type(decoder).__name__} has neither"
-            )
-        super().__init__(tokenizer, decoder)
+        super().__init__(tokenizer, decode)
         self.ctc = CTC(tokenizer)
         self.vocab_size = vocab_size
         self.subwords = subwords
         self.ctc_weight = ctc_weight
-
-    @property
-    def name(self) -> str:
-        """The name of the part, which is that of its file."""
-        return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
     def text_loss(
@@ -111,14 +93,6 @@ class JointCTC(TextScores, Task):
         """Rejects texts that CTC cannot emit from so few frames, unless it has no weight."""
         return self.ctc.reject(n_frames, text) if self.ctc_weight else None
 
-    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        text, text_lengths = text_inputs(batch)
-        # one call, as several processes require
-        frame_scores, lengths, text_scores = model(
-            batch.inputs, batch.lengths, batch.spans, text, text_lengths
-        )
-        return self.loss_of_outputs(frame_scores, lengths, text_scores, batch)
-
     def loss_of_outputs(
         self,
         frame_scores: Float[Tensor, "b t v"],
@@ -126,30 +100,7 @@ class JointCTC(TextScores, Task):
         text_scores: Tensor,
         batch: Batch,
     ) -> Float[Tensor, ""]:
-        """Computes the mean loss from the scores of the frames and of the texts."""
         # both losses are means over the same tokens, counted on the device
         ctc_loss = self.ctc.loss_of_scores(frame_scores, lengths, batch)
         loss = self.text_loss(text_scores, lengths, batch)
         return self.ctc_weight * ctc_loss + (1 - self.ctc_weight) * loss
-
-    def evaluate_batch(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], list[str]]:
-        if not isinstance(model, EncoderDecoder):
-            raise UserError(f"task={self.name} needs a model with a decoder, not {type(model)}")
-        # evaluation blanks nothing, since only training batches have spans
-        encoding = model.encode(batch.inputs, batch.lengths, batch.spans)
-        if isinstance(self.decoder, EncodingDecoder):
-            texts = self.decoder.decode_encoding(model, encoding)
-        else:
-            assert isinstance(self.decoder, ScoresDecoder)
-            texts = self.decoder.decode_scores(encoding.scores, encoding.lengths)
-        # after the steps of decoding, so that metrics are those of the whole texts
-        text, text_lengths = text_inputs(batch)
-        text_scores = model.text_scores(text, encoding, text_lengths)
-        loss = self.loss_of_outputs(encoding.scores, encoding.lengths, text_scores, batch)
-        return loss, texts
-
-
-def text_inputs(batch: Batch) -> tuple[Int[Tensor, "b u"], Int[Tensor, " b"]]:
-    """Returns the inputs of a decoder, the beginning and the tokens of each text; their lengths."""
-    text = nn.functional.pad(batch.targets, (1, 0), value=END_ID)
-    return text, batch.target_lengths + 1

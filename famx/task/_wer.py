@@ -114,15 +114,22 @@ class TextScores:
         self, ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]
     ) -> str:
         """Returns the words of each utterance with errors, the hypothesis below the reference."""
-        parts = []
-        for name, reference, hypothesis in zip(ids, references, hypotheses, strict=True):
-            output = jiwer.process_words(reference, hypothesis)
-            if output.substitutions + output.deletions + output.insertions:
-                text = jiwer.visualize_alignment(output, show_measures=False)
-                # without the number of the sentence, which is always 1
-                lines = [line for line in text.splitlines()[1:] if line.strip()]
-                parts.append("\n".join([name, *lines]))
-        return "\n\n".join(parts)
+        return aligned_differences(ids, references, hypotheses)
+
+
+def aligned_differences(
+    ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]
+) -> str:
+    """Returns the words of each text with errors, the hypothesis below the reference."""
+    parts = []
+    for name, reference, hypothesis in zip(ids, references, hypotheses, strict=True):
+        output = jiwer.process_words(reference, hypothesis)
+        if output.substitutions + output.deletions + output.insertions:
+            text = jiwer.visualize_alignment(output, show_measures=False)
+            # without the number of the sentence, which is always 1
+            lines = [line for line in text.splitlines()[1:] if line.strip()]
+            parts.append("\n".join([name, *lines]))
+    return "\n\n".join(parts)
 
 
 UNITS = {"wer": "word", "cer": "char"}

@@ -19,11 +19,14 @@ from famx.notation import Modality, Subwords, UserError
 
 @dataclass(frozen=True)
 class Score:
-    """A score of a split, lower is better, with its 95 % interval.
+    """A score of a split with its 95 % interval.
 
     Args:
         rate: the score; a fraction, which is shown in percent, unless `is_fraction` is False.
         low, high: bounds of the interval, NaN where they are not known.
+
+    Attributes:
+        higher_is_better: whether a higher rate is better; as errors are counted, a lower one is.
     """
 
     rate: float
@@ -31,23 +34,26 @@ class Score:
     high: float
 
     is_fraction: ClassVar[bool] = True
+    higher_is_better: ClassVar[bool] = False
 
     @property
     def counts(self) -> dict[str, int]:
         """The counts that a table of scores shows, by their headings."""
         return {}
 
-    def summary(self) -> dict[str, float | bool | None]:
+    def summary(self) -> dict[str, float | bool | str | None]:
         """Returns the score as plain values, for `scores.<split>.json`."""
         values = asdict(self)
         # the interval comes last, after the counts of a subclass
-        bounds: dict[str, float | bool | None] = {}
+        bounds: dict[str, float | bool | str | None] = {}
         for name in ("low", "high"):
             bound = values.pop(name)
             # JSON has no NaN
             bounds[name] = None if math.isnan(bound) else bound
         if not self.is_fraction:
             bounds["is_fraction"] = False
+        if self.higher_is_better:
+            bounds["higher_is_better"] = True
         return values | bounds
 
 
@@ -88,11 +94,21 @@ ErrorCounts = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class Matrix(NamedTuple):
-    """A matrix to be drawn: its values, the names of its rows, and what its columns are."""
+    """A matrix to be drawn.
+
+    Args:
+        values: shares, from 0 to 1; NaN where they are not defined.
+        rows: names of the rows.
+        columns: what the columns are.
+        column_names: names of the columns; empty for numbers.
+        row_title: what the rows are.
+    """
 
     values: Float[Tensor, "rows columns"]
     rows: tuple[str, ...]
     columns: str
+    column_names: tuple[str, ...] = ()
+    row_title: str = ""
 
 
 @runtime_checkable
@@ -136,8 +152,11 @@ class Task(ABC):
         decoder_kind: "attention" or "transducer" if its model has a decoder of texts, see
             `famx.nn.encoding`; None if it has none.
         selection_metric: metric on dev by which checkpoints are selected, "loss" or a name that
-            `score` returns; lower is better.
+            `score` returns.
+        higher_is_better: names of the scores of which higher is better; of others lower is.
         default_parts: room -> part where the config says `default`.
+        default_model: file of conf/model that the task chooses, unless a command or an experiment
+            chooses another.
         special_tokens: first tokens of the vocabulary.
         predicts_inputs: whether its targets are the inputs themselves, and not their texts.
     """
@@ -147,10 +166,12 @@ class Task(ABC):
     output: ClassVar[str]
     selection_metric: ClassVar[str]
     default_parts: ClassVar[Mapping[str, str]]
+    default_model: ClassVar[str] = "transformer"
     special_tokens: ClassVar[tuple[str, ...]] = ()
     other_outputs: ClassVar[tuple[str, ...]] = ()
     decoder_kind: ClassVar[str | None] = None
     predicts_inputs: ClassVar[bool] = False
+    higher_is_better: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, tokenizer: Tokenizer, decoder: Decoder):
         self.tokenizer = tokenizer
@@ -173,6 +194,14 @@ class Task(ABC):
         if subwords == "bpe":  # data sets of users may have no other kind
             return corpus.build_tokenizer(vocab_size, cls.special_tokens)
         return corpus.build_tokenizer(vocab_size, cls.special_tokens, subwords)
+
+    @classmethod
+    def cost(cls, value: float) -> float:
+        """Returns a value of the selection metric as a number of which lower is better.
+
+        It is the value or its negative, so that the cost of a cost is the value.
+        """
+        return -value if cls.selection_metric in cls.higher_is_better else value
 
     @property
     def throughput_unit(self) -> str:

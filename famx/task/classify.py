@@ -130,8 +130,10 @@ class Classify(OnePassTask):
         counts = confusion_matrix(references, hypotheses, self.labels)
         shares = torch.from_numpy(counts / counts.sum(1, keepdims=True).clip(min=1)).float()
         shares[counts.sum(1) == 0] = torch.nan
-        caption = "labels of the model, in the same order; each row sums to 1"
-        return "confusion", Matrix(shares, tuple(self.labels), caption)
+        names = tuple(self.labels)
+        return "confusion", Matrix(
+            shares, names, "label of the model, % of a row", names, "reference"
+        )
 
     def loss_of_scores(self, scores: Tensor, lengths: Tensor, batch: Batch) -> Float[Tensor, ""]:
         return self._loss(self._pool(scores, lengths), batch)

@@ -57,6 +57,7 @@ class CTC(TextScores, OnePassTask):
         "frontend": "log_mel",
         "decode": "ctc_greedy",
     }
+    default_model: ClassVar[str] = "conformer_small"
     special_tokens: ClassVar[tuple[str, ...]] = ("<blank>",)
 
     def __init__(

@@ -3,21 +3,16 @@
 from collections.abc import Callable
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
 from famx.nn.batch import Batch
-from famx.nn.encoding import END_ID
-from famx.nn.masks import length_mask
 from famx.notation import Subwords
 from famx.registry import register
 from famx.task._joint_ctc import JointCTC
+from famx.task._next_tokens import check_label_smoothing, next_token_loss
 from famx.task.base import Decoder
-
-IGNORED = -100  # target of padding, which cross_entropy ignores
 
 
 @register
@@ -50,26 +45,11 @@ class Seq2Seq(JointCTC):
         ctc_weight: float = 0.3,
         label_smoothing: float = 0.1,
     ):
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing={label_smoothing} must be from 0 to below 1")
+        check_label_smoothing(label_smoothing)
         super().__init__(tokenizer, decode, vocab_size, subwords, ctc_weight)
         self.label_smoothing = label_smoothing
 
     def text_loss(
         self, text_scores: Float[Tensor, "b u v"], lengths: Int[Tensor, " b"], batch: Batch
     ) -> Float[Tensor, ""]:
-        # targets: the tokens and the end, after each of which there is padding
-        size = text_scores.shape[1]
-        positions = torch.arange(size, device=text_scores.device)
-        tokens = nn.functional.pad(batch.targets, (0, 1))
-        is_end = positions == batch.target_lengths[:, None]
-        targets = tokens.masked_fill(is_end, END_ID)
-        padding = ~length_mask(batch.target_lengths + 1, size)
-        targets = targets.masked_fill(padding, IGNORED)
-        total = cross_entropy(
-            text_scores.float().flatten(0, 1),
-            targets.flatten(),
-            reduction="sum",
-            label_smoothing=self.label_smoothing,
-        )
-        return total / batch.target_lengths.sum().clamp(min=1)
+        return next_token_loss(text_scores, batch, self.label_smoothing)

@@ -51,6 +51,6 @@ class AveragedWeights(AveragedModel):
 
 def build_average(model: nn.Module, config: TrainerConfig) -> AveragedWeights | None:
     """Builds the average that the options `ema` or `tail_average` ask for, None without them."""
-    if not config.ema and not config.tail_average:
+    if not config.ema and not config.tail:
         return None
-    return AveragedWeights(model, config.ema, config.tail_average)
+    return AveragedWeights(model, config.ema, config.tail)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from famx.model import Model, SpeechToText
+from famx.model import Model, ModelWithDecoder
 from famx.nn.text_decoder import TextDecoder
 
 MAX_COMPILATIONS = 64  # of a forward method; later ones run without compilation
@@ -21,7 +21,7 @@ def compile_layers(model: nn.Module) -> None:
     # each shape and kind of layer is one compilation of the same code
     torch._dynamo.config.recompile_limit = MAX_COMPILATIONS
     layers = list(model.layers) if isinstance(model, Model) else [model]
-    if isinstance(model, SpeechToText) and isinstance(model.decoder, TextDecoder):
+    if isinstance(model, ModelWithDecoder) and isinstance(model.decoder, TextDecoder):
         layers += [*model.decoder.text_layers, *model.decoder.memory_layers]
     for layer in layers:
         layer.forward = _compiled_in_training(layer)

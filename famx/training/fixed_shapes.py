@@ -55,6 +55,7 @@ def choose_shapes(
     budget: float,
     n_shapes: int,
     tokens: int,
+    max_rows: int | None = None,
 ) -> list[Shape]:
     """Chooses the shapes with which the batches of an epoch have the least padding.
 
@@ -68,6 +69,7 @@ def choose_shapes(
         budget: samples of a batch, padding included.
         n_shapes: largest number of shapes.
         tokens: number of token ids that each target is padded to.
+        max_rows: largest number of rows, None for any.
 
     Returns:
         The shapes by length. All lengths fit into the last one, which has at least one row.
@@ -78,7 +80,7 @@ def choose_shapes(
     candidates = np.unique(lengths[ranks])
     # number of examples of an epoch that fit into each of them
     counts = np.searchsorted(lengths, candidates, side="right") / n_epochs
-    rows = np.maximum(1, budget // candidates).astype(int)
+    rows = np.clip(budget // candidates, 1, max_rows).astype(int)
 
     # size[i, j]: padded size of the bucket (i, j], infinite where it would be empty
     passed_on = np.minimum((rows - 1) / 2, counts)

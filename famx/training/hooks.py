@@ -1,5 +1,6 @@
 """Hooks: what a training run does in addition to its steps, as classes that react to events."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from torch import Tensor
 from famx.nn.batch import Batch
 from famx.nn.hooks import observe_last_batch
 from famx.nn.processes import sum_over_processes
-from famx.notation import UserError
+from famx.notation import StreamError, UserError
 from famx.training import checkpoint
 from famx.training.evaluate import Evaluation, evaluate
 from famx.training.run_dir import RunDir
@@ -79,7 +80,7 @@ class Hook:
         """Called before a checkpoint is written."""
 
     def on_stop(self, trainer: "Trainer") -> None:
-        """Called when a signal has ended the run."""
+        """Called when a signal or a stream that breaks has ended the run."""
 
     def on_end(self, trainer: "Trainer") -> None:
         """Called last, also after an error."""
@@ -180,7 +181,8 @@ class EvaluateOnDev(Hook):
         # compare with the best score so far
         metrics = {f"dev/{name}": value for name, value in evaluation.metrics.items()}
         trainer.latest |= metrics
-        trainer.dev_score = metrics[f"dev/{trainer.task.selection_metric}"]
+        value = metrics[f"dev/{trainer.task.selection_metric}"]
+        trainer.dev_score = trainer.task.cost(value)
         improved = trainer.dev_score < trainer.best_score
         if improved and math.isfinite(evaluation.loss):
             trainer.best_score = trainer.dev_score
@@ -251,3 +253,18 @@ class SaveCheckpoints(Hook):
         digests = self.run_dir.digests()
         checkpoint.save(folder, trainer.step, score, digests, **trainer.state_dict())
         self.saved_step = trainer.step
+
+
+@contextlib.contextmanager
+def save_if_stream_breaks(trainer: "Trainer") -> Iterator[None]:
+    """Saves the state after the last complete step, if the data cannot be reached any more.
+
+    Raises:
+        UserError: instead of the StreamError; it names the step from which the run can go on.
+    """
+    try:
+        yield
+    except StreamError as error:
+        for hook in trainer.hooks:
+            hook.on_stop(trainer)
+        raise UserError(f"{error}; step {trainer.step} is saved, resume=RUN continues") from error

@@ -20,7 +20,7 @@ NEUTRAL = {
     "loader": ("workers", "cache_gb"),
 }
 """Options that cannot change a result, by section."""
-UNUSED = ("name", "resume", "sweep", "check", "logger")
+UNUSED = ("name", "resume", "sweep", "check", "logger", "pictures")
 """Options that name, arrange, check or report runs."""
 PACKAGE = Path(__file__).parent.parent
 OTHER_FOLDERS = ("analysis", "contracts")
@@ -29,7 +29,7 @@ OTHER_FILES = ("experiment/program.py", "experiment/publication.py")
 """Further files that no training executes, but the export of a run."""
 COMMANDS = (
     *("__main__", "check", "compare", "completion", "evaluate", "export", "generate", "panel"),
-    *("parts", "replay", "spectra", "train", "transcribe"),
+    *("parts", "replay", "spectra", "train", "transcribe", "translate"),
 )
 """Modules of the commands, which do not change what a training computes."""
 

@@ -23,6 +23,7 @@ from famx.training.augmentation import (
     sample_augmentation,
     sample_speeds_again,
 )
+from famx.training.buckets import Budget, cut_into_batches, shuffle_in_buckets
 from famx.training.fixed_shapes import Shape, choose_shapes, fill_shapes, padded_samples
 from famx.training.loader_config import LoaderConfig
 from famx.training.reader import (
@@ -32,6 +33,7 @@ from famx.training.reader import (
     ignore_interrupts,
     without_traceback,
 )
+from famx.training.sounds import Sounds, sounds_of
 
 log = logging.getLogger(__name__)
 
@@ -40,33 +42,6 @@ EPOCHS_MEASURED = 8
 
 ReadStep = tuple[int, int, Batch]
 """Epoch, position of the batch in it, and the batch."""
-
-
-def shuffle_in_buckets(
-    lengths: Float[np.ndarray, " items"], n_buckets: int, rng: np.random.Generator
-) -> Int[np.ndarray, " items"]:
-    """Returns all indices by length, shuffled inside each of `n_buckets` equally large groups."""
-    buckets = np.array_split(np.argsort(lengths, kind="stable"), n_buckets)
-    return np.concatenate([rng.permutation(bucket) for bucket in buckets])
-
-
-def cut_into_batches(
-    order: Int[np.ndarray, " selected"], lengths: Float[np.ndarray, " items"], budget: float
-) -> list[list[int]]:
-    """Cuts indices, in their order, into batches with rows · longest <= budget.
-
-    A batch has at least one item, even if that is longer than the budget.
-    """
-    batches: list[list[int]] = []
-    longest = 0.0
-    for index in order:
-        # a longer item makes all rows of the batch longer
-        longest = max(longest, float(lengths[index]))
-        if not batches or longest * (len(batches[-1]) + 1) > budget:
-            batches.append([])
-            longest = float(lengths[index])
-        batches[-1].append(int(index))
-    return batches
 
 
 class Loader:
@@ -107,6 +82,7 @@ class Loader:
         self.learnable = learnable
         self.two_views = two_views
         self._fits: Bool[np.ndarray, "items speeds"] | None = None
+        self._sounds: Sounds | None = None
         self.dataset = dataset
         self.tokenizer = tokenizer
         self.seed = seed
@@ -116,14 +92,25 @@ class Loader:
         dataset.use_cache(self.config.cache_bytes())
         # unknown characters are reported here and not after hours of training
         self.split = split
-        self.is_strict = split == "train"
-        self.skipped = set() if self.is_strict else self._check_characters()
-        longest_target = self._longest_target(dataset)
+        # later windows of a stream may have characters that its tokenizer lacks
+        self.is_strict = split == "train" and not dataset.n_streamed
+        self.skipped = set() if split == "train" else self._check_characters()
+        self._n_tokens = self._count_tokens(dataset)
         # blocks of text have one length already
         self.shapes: list[Shape] = []
         n_shapes = self.config.n_shapes(self.device)
         if n_shapes and dataset.modality is Modality.SPEECH:
-            self.shapes = self._choose_shapes(n_shapes, longest_target)
+            self.shapes = self._choose_shapes(n_shapes)
+
+    def load_sounds(self) -> Sounds:
+        """Loads the folders of noise and of rooms, which only training needs, when first called.
+
+        Raises:
+            UserError: there is no such folder, or no recording in it.
+        """
+        if self._sounds is None:
+            self._sounds = sounds_of(self.config)
+        return self._sounds
 
     def plan(self, epoch: int) -> list[PlannedBatch]:
         """Returns all batches of an epoch in their order."""
@@ -151,12 +138,20 @@ class Loader:
             augment = self._augmentation
             self._report_speeds(epoch)
         workers = self.config.n_workers(self.device)
+        # each process would read all of a stream
+        if self.dataset.n_streamed and self.config.workers is None:
+            workers = 0
         yield from self._read(self._steps(epoch, skip), augment, workers)
 
     def eval_batches(self) -> Iterator[Batch]:
         """Yields batches of every example once, unchanged, the shortest first."""
         for _, _, batch in self._read(self._eval_plan(), None, 0):
             yield batch
+
+    def read_example(self, index: int) -> Batch | None:
+        """Returns an example of an evaluation as a batch of one, None if it cannot be read."""
+        plan = [PlannedBatch(0, 0, [index], None)]
+        return next((batch for _, _, batch in self._read(plan, None, 0)), None)
 
     def n_eval_batches(self) -> int:
         """Returns the number of batches of `eval_batches`."""
@@ -167,22 +162,30 @@ class Loader:
         order = np.argsort(lengths, kind="stable")
         order = np.array([index for index in order if index not in self.skipped], dtype=np.int64)
         plan = []
-        for position, indices in enumerate(cut_into_batches(order, lengths, self.budget)):
+        budgets = self._budgets(self.dataset, lengths)
+        for position, indices in enumerate(cut_into_batches(order, *budgets)):
             plan.append(PlannedBatch(0, position, indices, None))
         return plan
 
-    def _longest_target(self, dataset: Dataset) -> int:
-        """Returns the number of token ids of the longest text, 0 without a tokenizer.
+    def _count_tokens(self, dataset: Dataset) -> Int[np.ndarray, " items"]:
+        """Returns the number of token ids of each text, 0 without a tokenizer.
 
         Raises:
             UserError: a text has characters that the tokenizer does not have.
         """
-        longest = 0
+        lengths = np.zeros(len(dataset), np.int64)
         if self.tokenizer:
-            for name, text in zip(dataset.ids, dataset.texts, strict=True):
-                token_ids = encode(self.tokenizer, text, name, self.is_strict)
-                longest = max(longest, len(token_ids))
-        return longest
+            for index, (name, text) in enumerate(zip(dataset.ids, dataset.texts, strict=True)):
+                lengths[index] = len(encode(self.tokenizer, text, name, self.is_strict))
+        return lengths
+
+    def _budgets(self, view: Dataset, sizes: Float[np.ndarray, " items"]) -> list[Budget]:
+        """Returns the budgets of the batches of an epoch, given the sizes of its examples."""
+        budgets = [Budget(sizes, self.budget)]
+        if self.config.batch_targets and view.modality is Modality.SPEECH:
+            targets = self._n_tokens if view is self.dataset else self._count_tokens(view)
+            budgets.append(Budget(targets.astype(np.float64), self.config.batch_targets))
+        return budgets
 
     def _check_characters(self) -> set[int]:
         """Counts the texts with characters that the tokenizer lacks; returns those to skip.
@@ -222,22 +225,27 @@ class Loader:
         )
         return set()
 
-    def _choose_shapes(self, n_shapes: int, longest_target: int) -> list[Shape]:
+    def _choose_shapes(self, n_shapes: int) -> list[Shape]:
         """Chooses the fixed shapes, from the data set and the options alone."""
         seconds = [self.dataset.lengths]
-        for epoch in range(1, EPOCHS_MEASURED):
+        longest_target = int(self._n_tokens.max())
+        for epoch in range(1, 1 if self.dataset.n_streamed else EPOCHS_MEASURED):
             view = self.dataset.at(epoch)
             if view is self.dataset:  # the same examples in every epoch
                 break
             seconds.append(view.lengths)
-            longest_target = max(longest_target, self._longest_target(view))
+            longest_target = max(longest_target, int(self._count_tokens(view).max()))
         # a recording has each of the speeds equally often
         speeds = np.asarray(self.config.speed, dtype=np.float64)
         durations = np.concatenate(seconds).astype(np.float64)
         lengths = padded_samples(durations[:, None], speeds).flatten()
         n_epochs = len(seconds) * len(speeds)
         budget = self.budget * SAMPLE_RATE
-        return choose_shapes(lengths, n_epochs, budget, n_shapes, longest_target)
+        # every target is padded to the longest
+        max_rows = None
+        if self.config.batch_targets and longest_target:
+            max_rows = max(1, self.config.batch_targets // longest_target)
+        return choose_shapes(lengths, n_epochs, budget, n_shapes, longest_target, max_rows)
 
     def _fill_shapes(self, epoch: int, rng: np.random.Generator) -> list[tuple[list[int], Shape]]:
         """Divides the examples of an epoch into batches of the fixed shapes."""
@@ -248,16 +256,18 @@ class Loader:
     def _cut_epoch(self, epoch: int, rng: np.random.Generator) -> list[list[int]]:
         """Divides the examples of an epoch into batches as long as their longest example."""
         # lengths after the change of speed, since batches hold the changed recordings
-        lengths = np.asarray(self.dataset.at(epoch).lengths, dtype=np.float64)
+        view = self.dataset.at(epoch)
+        lengths = np.asarray(view.lengths, dtype=np.float64)
         if self.dataset.modality is Modality.SPEECH:
             lengths = lengths / self._augmentation(epoch).speed
         order = shuffle_in_buckets(lengths, self.config.buckets, rng)
-        return cut_into_batches(order, lengths, self.budget)
+        return cut_into_batches(order, *self._budgets(view, lengths))
 
     def _augmentation(self, epoch: int) -> Augmentation:
         view = self.dataset.at(epoch)
+        sounds = self.load_sounds()
         augmentation = sample_augmentation(
-            self.config, self.seed, epoch, view.lengths, self.two_views
+            self.config, self.seed, epoch, view.lengths, self.two_views, sounds
         )
         fits = self._fitting_speeds(view)
         if not fits.all():

@@ -1,18 +1,48 @@
 """The options of the loader: `loader.KEY=VALUE`."""
 
 import os
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, ClassVar
 
 import torch
 
-from famx.notation import Modality, UserError
+from famx.notation import Modality, Seconds, UserError
 from famx.training.device import n_cores
 from famx.training.fixed_shapes import DEFAULT_SHAPES
 from famx.validate import COUNT, FACTOR, FRACTION, NON_NEGATIVE, POSITIVE, ConfigSection, between
 
 MAX_WORKERS = 8  # more than a GPU needs for recordings that are decoded already
 MAX_CACHE_GB = 4.0  # 35 hours of recordings
+NOISE_SNR = (5.0, 10.0, 15.0, 20.0)  # ratios for a folder of noise, if none are set
+SMALL_CORPUS: Seconds = 2 * 3600.0  # trainings of minutes repeat it often, and learn it by heart
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Numbers and sizes of the spans that training blanks; see `LoaderConfig`."""
+
+    time_masks: int = 2
+    time_masks_per_second: float = 0.0
+    time_width: float = 0.05
+    time_seconds: Seconds | None = None
+    mel_masks: int = 2
+    mel_width: float = 0.15
+
+    def __str__(self) -> str:
+        count = f"{self.time_masks}"
+        if self.time_masks_per_second:
+            count += f" + {self.time_masks_per_second:g} a second"
+        longest = f"{self.time_width:.0%} of the time"
+        if self.time_seconds is not None:
+            longest += f" or {self.time_seconds:g} s"
+        bands = f"{self.mel_masks} of at most {self.mel_width:.0%} of the mel bins"
+        return f"{count}, each of at most {longest}; {bands}"
+
+
+MASKS = Masks()
+MASKS_OF_SMALL_CORPUS = Masks(
+    time_masks=0, time_masks_per_second=0.75, time_width=0.2, time_seconds=0.3, mel_width=0.3
+)
 
 
 @dataclass
@@ -21,6 +51,9 @@ class LoaderConfig(ConfigSection):
 
     Args:
         batch_seconds: budget of a batch of speech, padding included, in seconds.
+        batch_targets: budget of the texts of a batch of speech, padding included, in tokens, beside
+            that in seconds; None for no such budget. A transducer needs memory for each pair of a
+            frame and a token of all rows.
         batch_tokens: budget of a batch of text, padding included, in tokens.
         batch_rows: budget of a batch of images, padding included, in rows of pixels.
         buckets: groups of similar length, inside which the order of an epoch is shuffled.
@@ -29,11 +62,25 @@ class LoaderConfig(ConfigSection):
             for no fixed shapes.
         workers: processes that read ahead; with 0 the process of the trainer reads. None for as
             many as there are free CPU cores, at most 8, if the device is CUDA, otherwise for 0.
-        cache_gb: memory for decoded recordings of a split, in GB, shared by the workers; None for
-            4 GB, or for a quarter of the machine's memory if that is less.
+        cache_gb: memory for decoded recordings of a split, and as much for each folder of noise or
+            rooms, in GB, shared by the workers; None for 4 GB, or for a quarter of the machine's
+            memory if that is less.
         speed: factors of speed; one is sampled for each recording.
-        snr: ratios of signal to white noise in dB; one is sampled for each recording, if any.
-        time_masks: number of time spans to blank (SpecAugment, arXiv:1904.08779).
+        snr: ratios of signal to noise in dB; one is sampled for each recording, if any. None are
+            [5, 10, 15, 20] with a folder of noise.
+        noise: folder of recordings of noise, also in its subfolders, one of which is sampled for
+            each recording of speech and added to it: a random part, or all of it repeated where it
+            is shorter. None for white noise.
+        noise_probability: share of the recordings that a noise of the folder is added to; white
+            noise is added to all.
+        rooms: folder of recorded impulse responses of rooms, also in its subfolders, one of which
+            is sampled for each recording of speech, which is convolved with it before noise is
+            added; length and level of the recording stay. None for none.
+        room_probability: share of the recordings that are convolved.
+        time_masks: number of time spans to blank (SpecAugment, arXiv:1904.08779). If this option
+            and the next five are all None, they depend on the amount of training speech: below
+            two hours they are 0, 0.75, 0.2, 0.3, 2 and 0.3, otherwise 2, 0, 0.05, None, 2 and
+            0.15. If some are set, the others are those of large corpora.
         time_masks_per_second: number of further time spans to blank for each second of a recording
             before its change of speed, rounded (arXiv:1912.05533).
         time_width: longest time span, as a fraction of the utterance.
@@ -44,7 +91,10 @@ class LoaderConfig(ConfigSection):
         mel_width: widest band, as a fraction of the mel axis.
     """
 
+    path_options: ClassVar[tuple[str, ...]] = ("noise", "rooms")
+
     batch_seconds: Annotated[float, POSITIVE] = 24.0
+    batch_targets: Annotated[int | None, COUNT] = None
     batch_tokens: Annotated[int, COUNT] = 1024
     batch_rows: Annotated[int, COUNT] = 512
     buckets: Annotated[int, between(1, 100_000)] = 30
@@ -55,12 +105,16 @@ class LoaderConfig(ConfigSection):
         default_factory=lambda: [0.9, 0.95, 1.0, 1.05, 1.1]
     )
     snr: list[float] = field(default_factory=list)
-    time_masks: Annotated[int, between(0, 1000)] = 2
-    time_masks_per_second: Annotated[float, between(0, 100)] = 0.0
-    time_width: Annotated[float, FRACTION] = 0.05
+    noise: str | None = None
+    noise_probability: Annotated[float, FRACTION] = 0.5
+    rooms: str | None = None
+    room_probability: Annotated[float, FRACTION] = 0.5
+    time_masks: Annotated[int | None, between(0, 1000)] = None
+    time_masks_per_second: Annotated[float | None, between(0, 100)] = None
+    time_width: Annotated[float | None, FRACTION] = None
     time_seconds: Annotated[float | None, POSITIVE] = None
-    mel_masks: Annotated[int, between(0, 1000)] = 2
-    mel_width: Annotated[float, FRACTION] = 0.15
+    mel_masks: Annotated[int | None, between(0, 1000)] = None
+    mel_width: Annotated[float | None, FRACTION] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,10 +123,19 @@ class LoaderConfig(ConfigSection):
                 "loader.speed=[] must have at least one factor; [1.0] leaves recordings unchanged"
             )
 
+    def masks(self, seconds: Seconds) -> Masks:
+        """Returns what is blanked, given the amount of training speech."""
+        options = {option.name: getattr(self, option.name) for option in fields(Masks)}
+        values = {name: value for name, value in options.items() if value is not None}
+        is_small = seconds < SMALL_CORPUS
+        return replace(MASKS_OF_SMALL_CORPUS if is_small and not values else MASKS, **values)
+
     @property
     def has_masks(self) -> bool:
         """Whether anything is blanked."""
-        return self.time_masks + self.mel_masks + self.time_masks_per_second > 0
+        counts = (self.time_masks, self.time_masks_per_second, self.mel_masks)
+        # None is a positive default
+        return any(count is None or count > 0 for count in counts)
 
     def budget(self, modality: Modality) -> float:
         """Returns the budget of a batch, in seconds, in tokens or in rows of pixels."""

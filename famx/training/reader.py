@@ -95,28 +95,37 @@ class Reader(torch.utils.data.Dataset):
         self.augmentation = self.augment(epoch) if self.augment else None
 
     def __getitem__(self, planned: PlannedBatch) -> ReadBatch:
-        # the batches of a worker are in the order of epochs
-        if planned.epoch != self.epoch:
-            self._start_epoch(planned.epoch)
-        return ReadBatch(planned.epoch, planned.position, self._read_batch(planned))
+        try:
+            # the batches of a worker are in the order of epochs
+            if planned.epoch != self.epoch:
+                self._start_epoch(planned.epoch)
+            batch = self._read_batch(planned)
+        except UserError as error:
+            return ReadBatch(planned.epoch, planned.position, error)
+        return ReadBatch(planned.epoch, planned.position, batch)
 
-    def _read_batch(self, planned: PlannedBatch) -> Batch | UserError | None:
-        """Reads a batch, without the examples that cannot be read if the data set skips them."""
+    def _read_batch(self, planned: PlannedBatch) -> Batch | None:
+        """Reads a batch, without the examples that cannot be read if the data set skips them.
+
+        Raises:
+            UserError: an example cannot be read and must not be skipped, or an augmentation fails.
+        """
         readable: list[Item] = []
         for index in planned.indices:
             try:
-                readable.append(self._read_item(index))
+                example = self.view[index]
             except UserError as error:
                 if not self.dataset.skip_bad:
-                    return error
+                    raise
                 # each bad example is reported once, although every epoch reads it again
                 if str(error) not in self.reported:
                     log.warning("left out: %s", error)
                     self.reported.add(str(error))
+                continue
+            readable.append(self._augment(example, index))
         return self._pad(readable, planned.shape) if readable else None
 
-    def _read_item(self, index: int) -> Item:
-        example = self.view[index]
+    def _augment(self, example: Example, index: int) -> Item:
         augmentation = self.augmentation
         if augmentation is None:
             return Item(example)

@@ -19,7 +19,7 @@ from famx.training.averaging import build_average
 from famx.training.device import handle_signals, rank, world_size
 from famx.training.duration import StepTimer, plan_run
 from famx.training.gradients import Position, StepGradients
-from famx.training.hooks import EvaluateOnDev, Hook, Interval
+from famx.training.hooks import EvaluateOnDev, Hook, Interval, save_if_stream_breaks
 from famx.training.prefetch import Prefetched
 from famx.training.restore import restore
 from famx.training.trainer_config import TrainerConfig
@@ -67,6 +67,7 @@ class Trainer:
     hooks: Sequence[Hook] = ()
 
     # the state of the run; `step` and what SAVED names are stored in checkpoints
+    # scores on dev are those of `Task.cost`, so that lower is better
     step: int = field(default=0, init=False)
     epoch: int = field(default=0, init=False)
     position: int = field(default=0, init=False)
@@ -125,7 +126,7 @@ class Trainer:
         for hook in self.hooks:
             hook.on_start(self)
         try:
-            with handle_signals(self._stop):
+            with handle_signals(self._stop), save_if_stream_breaks(self):
                 while not self.is_done and not self.stopped_by:
                     self.advance(batches)
                 if self.stopped_by:
@@ -251,7 +252,9 @@ class Trainer:
         """The averaged model if it has an average already, else the model."""
         if self.averaged is None or self.averaged.is_empty:
             return self.model
-        return self.averaged
+        # the model itself, whose methods decoders call
+        average: nn.Module = self.averaged.module
+        return average
 
     def _is_due(self, every: int | None) -> bool:
         tenth = max(1, (self.total_steps or 2**31) // 10)

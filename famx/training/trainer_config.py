@@ -7,6 +7,7 @@ from famx.notation import UserError
 from famx.validate import COUNT, DECAY, FRACTION, POSITIVE, THREADS, ConfigSection, between
 
 DEFAULT_TIME = 330.0  # seconds of a run without a limit
+DEFAULT_TAIL = 0.2  # share of the steps whose weights are averaged
 
 
 @dataclass
@@ -32,7 +33,7 @@ class TrainerConfig(ConfigSection):
         patience: evaluations without a better score before the run ends.
         ema: decay of the averaged weights that are evaluated; 0 for none.
         tail_average: share of the steps, the last ones, over which weights are averaged; from then
-            on, their mean is evaluated. 0 for none.
+            on, their mean is evaluated. 0 for none; None for 0.2, or for 0 with `ema`.
         precision: precision of the forward pass; auto is bf16 on CUDA, else fp32.
         graphs: whether forward and backward passes run as CUDA graphs; auto does so on CUDA, with
             one process, if all parts allow it.
@@ -51,7 +52,7 @@ class TrainerConfig(ConfigSection):
     unit_clip: Annotated[float | None, POSITIVE] = 0.005
     patience: Annotated[int | None, COUNT] = None
     ema: Annotated[float, DECAY] = 0.0
-    tail_average: Annotated[float, FRACTION] = 0.0
+    tail_average: Annotated[float | None, FRACTION] = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     graphs: Literal["auto", "off"] = "auto"
     compile: bool = False
@@ -65,6 +66,13 @@ class TrainerConfig(ConfigSection):
                 f"trainer.ema={self.ema} and trainer.tail_average={self.tail_average} are two "
                 "averages of the weights: set one of them to 0"
             )
+
+    @property
+    def tail(self) -> float:
+        """Share of the steps, the last ones, over which weights are averaged; 0 for none."""
+        if self.tail_average is None:
+            return 0.0 if self.ema else DEFAULT_TAIL
+        return self.tail_average
 
     @property
     def time_limit(self) -> float | None:

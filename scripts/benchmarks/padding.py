@@ -3,8 +3,8 @@
 import numpy as np
 
 from famx.notation import SAMPLE_RATE
+from famx.training.buckets import Budget, cut_into_batches, shuffle_in_buckets
 from famx.training.fixed_shapes import choose_shapes, fill_shapes, padded_samples
-from famx.training.loader import cut_into_batches, shuffle_in_buckets
 from famx.training.loader_config import LoaderConfig
 
 N_UTTERANCES = 20_000
@@ -22,7 +22,7 @@ def main(words: list[str]) -> None:
     short = rng.uniform(1.5, 14, N_UTTERANCES)
     lengths = np.where(is_long, long, short)
     order = shuffle_in_buckets(lengths, N_BUCKETS, rng)
-    batches = cut_into_batches(order, lengths, BATCH_SECONDS)
+    batches = cut_into_batches(order, Budget(lengths, BATCH_SECONDS))
     # a batch is as long as its longest utterance
     padded_seconds = sum(len(batch) * lengths[batch].max() for batch in batches)
     share = 1 - lengths.sum() / padded_seconds

@@ -103,6 +103,12 @@ def test_data_set_of_the_hub_remains_named(command, trained, tmp_path):
     }
 
 
+def test_folders_of_the_loader_are_names_in_what_is_exported(trained, tmp_path):
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    config["loader"]["noise"] = "/home/me/noise"
+    assert without_paths(config)["loader"] == config["loader"] | {"noise": "noise"}
+
+
 def test_program_gives_the_scores_of_the_model_for_any_batch_and_length(command, trained, corpus):
     assert export("run", "--to", "out").returncode == 0
     model = famx.load("run").experiment.model

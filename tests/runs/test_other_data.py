@@ -75,6 +75,34 @@ def test_data_that_changed_are_reported_on_resume(trained, data, caplog, tmp_pat
     assert "used as it is now: test (texts), train (order)" in caplog.text
 
 
+def test_folder_of_noise_is_part_of_the_run(data, command, tmp_path):
+    # a folder whose name Hydra would read as a number
+    (tmp_path / "1.10").mkdir()
+    shutil.copyfile(data / "test0.wav", tmp_path / "1.10" / "noise.wav")
+    words = [*TINY, "data=manifest", f"data.root={data}", "hydra.run.dir=run"]
+    result = command("train", *words, "trainer.max_steps=1", "loader.noise=1.10")
+    assert result.status == 0, result.err
+    config = RunDir("run").load_config()
+    assert config["loader"]["noise"] == str(tmp_path / "1.10")
+    saved = json.loads((tmp_path / "run" / "data.json").read_text())["train"]["noise"]
+    # it may move, and is reported where it changes
+    (tmp_path / "1.10").rename(tmp_path / "moved")
+    assert "does not exist" in command("train", "resume=run", "trainer.max_steps=2").sentence
+    result = command("train", "resume=run", "loader.noise=moved", "trainer.max_steps=2")
+    assert result.status == 0, result.err
+    assert "has changed" not in result.err
+    shutil.copyfile(data / "test1.wav", tmp_path / "moved" / "noise.wav")
+    result = command("train", "resume=run", "trainer.max_steps=3")
+    assert "used as it is now: train (noise)" in result.err
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["train"]["noise"] != saved
+
+
+def test_noise_without_recordings_to_change_is_refused(data, command):
+    words = ["task=lm", "data=text", "data.path=text.txt", f"loader.noise={data}"]
+    sentence = command("train", *words, "trainer.max_steps=1").sentence
+    assert "loader.noise changes recordings, and data=text has none" in sentence
+
+
 def test_summary_names_all_splits_and_the_rule_of_the_texts(trained, tmp_path):
     for words in ("train", "dev", "test", "6 examples", "basic: lower case, without punctuation"):
         assert words in trained.out

@@ -55,6 +55,10 @@ def test_commands_of_a_page_run_in_their_order(page, command, tmp_path):
     for split in ("train", "test"):
         lines = ["good\ta fine day", "bad\tnot so fine"] * 15
         (tmp_path / "sentences" / f"{split}.tsv").write_text("\n".join(lines))
+    (tmp_path / "pairs").mkdir()
+    pairs = [f"{i} dogs\t{i} Hunde\n" for i in range(40)]
+    (tmp_path / "pairs" / "pairs.tsv").write_text("".join(pairs))
+    (tmp_path / "lines.txt").write_text("2 dogs\n")
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
     assert lines
     for line in lines:

@@ -39,6 +39,7 @@ TINY = (
     "trainer.log_every=2",
     "trainer.eval_every=3",
     "trainer.device=cpu",
+    "pictures=off",
 )
 
 

@@ -28,6 +28,7 @@ LAYERS = (
         "train",
         "evaluate",
         "transcribe",
+        "translate",
         "spectra",
         "compare",
         "panel",

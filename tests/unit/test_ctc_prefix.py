@@ -24,8 +24,8 @@ def sum_over_alignments(log_probs, prefix, is_complete):
 @pytest.mark.parametrize("prefix", [[], [2], [2, 2], [2, 3], [3, 2, 3]])
 def test_prefix_scores_of_ctc_are_sums_over_all_alignments(prefix):
     scores = torch.randn(2, 5, 4)
-    encoding = Encoding(torch.zeros(2, 5, 1), torch.tensor([5, 4]), scores)
-    scorer = CTCPrefixScorer(encoding)
+    lengths = torch.tensor([5, 4])
+    scorer = CTCPrefixScorer(Encoding(torch.zeros(2, 5, 1), lengths, scores, lengths))
     alignments = scorer.start(1)
     last = torch.full((2, 1), END)
     for token in prefix:
@@ -44,7 +44,8 @@ def test_prefix_scores_of_ctc_are_sums_over_all_alignments(prefix):
 
 def test_prefix_scores_of_long_audio_are_finite_and_fall_with_each_token():
     scores = 20 * torch.randn(1, 2000, 30)
-    scorer = CTCPrefixScorer(Encoding(torch.zeros(1, 2000, 1), torch.tensor([2000]), scores))
+    lengths = torch.tensor([2000])
+    scorer = CTCPrefixScorer(Encoding(torch.zeros(1, 2000, 1), lengths, scores, lengths))
     alignments = scorer.start(1)
     last = torch.full((1, 1), END)
     score = 0.0

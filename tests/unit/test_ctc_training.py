@@ -105,7 +105,7 @@ def test_a_negative_weight_of_consistency_is_refused():
 
 
 def test_second_view_has_other_masks_and_changes_nothing_of_the_first():
-    config = LoaderConfig(snr=[10.0, 20.0])
+    config = LoaderConfig(snr=[10.0, 20.0], time_masks=2)
     one = sample_augmentation(config, 3, 5, [1.0] * 50)
     two = sample_augmentation(config, 3, 5, [1.0] * 50, two_views=True)
     for name in ("speed", "snr", "noise_seeds", "spans"):

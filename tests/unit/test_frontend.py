@@ -73,6 +73,19 @@ def test_global_statistics_are_those_of_all_training_frames():
     assert_close(y, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["log_mel", "waveform"])
+def test_mean_over_the_frames_of_an_utterance_is_zero(name):
+    frontend = build("frontend", {"name": name}, d_model=8).eval()
+    if name == "log_mel":
+        # without what the context adds
+        torch.nn.init.zeros_(frontend.context.weight)
+        torch.nn.init.zeros_(frontend.context.bias)
+    x, lengths = frontend(torch.randn(2, 8000), torch.tensor([8000, 5000]))
+    for frames, length in zip(x, lengths, strict=True):
+        assert frames[:length].abs().mean() > 0.1
+        assert_close(frames[:length].mean(0), torch.zeros(8), atol=1e-5, rtol=0)
+
+
 def test_spans_cover_the_cells_whose_centres_they_contain():
     spans = torch.tensor(
         [

@@ -66,8 +66,10 @@ def test_parallel_is_its_formula():
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("kernel_size", [1, 3, 31])
-def test_conformer_equals_a_convolution_tap_by_tap(causal, kernel_size):
-    layer = build_layer("conformer", causal, kernel_size=kernel_size)
+@pytest.mark.parametrize("last_norm", [False, True])
+def test_conformer_equals_a_convolution_tap_by_tap(causal, kernel_size, last_norm):
+    layer = build_layer("conformer", causal, kernel_size=kernel_size, last_norm=last_norm)
+    assert isinstance(layer.last_norm, nn.LayerNorm if last_norm else nn.Identity)
     x = example(2, 9, D)
     with torch.no_grad():
         for sample in x:

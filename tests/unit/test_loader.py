@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from famx.data.manifest import Manifest
 from famx.data.text import Text
 from famx.notation import Modality, UserError
 from famx.training.augmentation import sample_augmentation
-from famx.training.loader import Loader, cut_into_batches, shuffle_in_buckets
-from famx.training.loader_config import LoaderConfig
+from famx.training.buckets import Budget, cut_into_batches, shuffle_in_buckets
+from famx.training.loader import Loader
+from famx.training.loader_config import SMALL_CORPUS, LoaderConfig, Masks
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +31,25 @@ def folder(tmp_path_factory):
 lengths = st.lists(st.floats(0.1, 40.0), min_size=1, max_size=200).map(np.array)
 
 
-@given(lengths, st.integers(1, 40), st.floats(0.5, 300.0), st.integers(0, 5))
+@given(lengths, st.integers(1, 40), st.floats(0.5, 300.0), st.integers(1, 300), st.integers(0, 5))
 @settings(deadline=None, max_examples=60)
-def test_batches_contain_every_item_once_within_the_budget(lengths, n_buckets, budget, seed):
-    order = shuffle_in_buckets(lengths, n_buckets, np.random.default_rng(seed))
-    batches = cut_into_batches(order, lengths, budget)
-    indices = [index for batch in batches for index in batch]
-    assert sorted(indices) == list(range(len(lengths)))
+def test_batches_contain_every_item_once_within_all_budgets(
+    lengths, n_buckets, seconds, tokens, seed
+):
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 200, len(lengths)).astype(float)
+    order = shuffle_in_buckets(lengths, n_buckets, rng)
+    budgets = [Budget(lengths, seconds), Budget(targets, tokens)]
+    batches = cut_into_batches(order, *budgets)
+    assert [index for batch in batches for index in batch] == order.tolist()
+    assert sorted(order) == list(range(len(lengths)))
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[batch]) <= budget
+        for sizes, limit in budgets:
+            assert len(batch) == 1 or len(batch) * max(sizes[batch]) <= limit
+    # the first item of the next batch would exceed a budget
+    for batch, following in itertools.pairwise(batches):
+        grown = [*batch, following[0]]
+        assert any(len(grown) * max(sizes[grown]) > limit for sizes, limit in budgets)
 
 
 @pytest.mark.parametrize("budget", [100.0, 400.0])
@@ -47,7 +59,7 @@ def test_padding_is_below_five_percent_for_lengths_as_in_librispeech(budget):
     is_long = rng.random(28_539) < 0.7
     lengths = np.where(is_long, rng.normal(14.5, 1.2, 28_539), rng.uniform(1.4, 14, 28_539))
     lengths = np.clip(lengths, 1.4, 24.5)
-    batches = cut_into_batches(shuffle_in_buckets(lengths, 30, rng), lengths, budget)
+    batches = cut_into_batches(shuffle_in_buckets(lengths, 30, rng), Budget(lengths, budget))
     padded = sum(len(batch) * lengths[batch].max() for batch in batches)
     assert 1 - lengths.sum() / padded < 0.05
 
@@ -83,7 +95,7 @@ def test_augmentation_stays_within_its_bounds():
 
 def test_masks_per_second_grow_with_the_recording_and_change_no_other_draw():
     seconds = [0.3, 1.0, 4.0, 12.0]
-    without = sample_augmentation(LoaderConfig(), 3, 5, seconds)
+    without = sample_augmentation(LoaderConfig(time_masks=2), 3, 5, seconds)
     config = LoaderConfig(time_masks_per_second=2.0)
     augmentation = sample_augmentation(config, 3, 5, seconds)
     assert (augmentation.speed == without.speed).all()
@@ -94,6 +106,14 @@ def test_masks_per_second_grow_with_the_recording_and_change_no_other_draw():
     # a multiple of eight, of which shorter recordings leave some empty
     assert augmentation.spans.shape == (4, 4 + 24, 4)
     assert sample_augmentation(config, 3, 5, seconds[:2]).spans.shape == (2, 4 + 8, 4)
+
+
+def test_small_corpora_are_masked_more_unless_an_option_of_masks_is_set():
+    large = Masks(2, 0.0, 0.05, None, 2, 0.15)
+    assert LoaderConfig().masks(SMALL_CORPUS - 1) == Masks(0, 0.75, 0.2, 0.3, 2, 0.3)
+    assert LoaderConfig().masks(SMALL_CORPUS) == large
+    for option in ({"mel_width": 0.0}, {"time_seconds": 0.1}, {"time_masks": 3}, {"mel_masks": 2}):
+        assert LoaderConfig(**option).masks(1.0) == replace(large, **option)
 
 
 def test_time_masks_have_a_longest_duration():
@@ -207,6 +227,19 @@ def test_amount_of_a_batch_is_in_seconds_or_tokens_without_padding(folder):
     batch = next(Loader(Text("dev", 0, block=64), None).eval_batches())
     assert batch.amount == 65 * len(batch)
     assert batch.modality is Modality.TEXT
+
+
+@pytest.mark.parametrize("shapes", [None, 3])
+@pytest.mark.parametrize("join", [(), (1, 3)])
+def test_budget_of_targets_is_in_tokens_of_the_texts(folder, join, shapes):
+    dataset = Manifest("train", 0, root=str(folder), join=join)
+    for targets in (None, 20):
+        config = LoaderConfig(batch_seconds=1000.0, batch_targets=targets, shapes=shapes)
+        loader = Loader(dataset, dataset.build_tokenizer(), 0, config)
+        batches = itertools.islice(loader.train_batches(), 12)
+        sizes = [batch.targets.numel() for *_, batch in batches if len(batch) > 1]
+        sizes += [batch.targets.numel() for batch in loader.eval_batches() if len(batch) > 1]
+        assert (max(sizes, default=0) > 20) == (targets is None)
 
 
 @pytest.mark.parametrize(("config", "rows"), [({}, 16), ({"batch_tokens": 12 * 64}, 12)])

@@ -20,7 +20,7 @@ from famx.nn.hooks import HasPenalty
 from famx.nn.state import DecodeState
 from famx.notation import Modality, UserError
 from famx.registry import LAYER_ROOMS, PARTS, build, names
-from famx.task._joint_ctc import text_inputs
+from famx.task._next_tokens import text_inputs
 from famx.training.loader_config import LoaderConfig
 from famx.training.trainer_config import TrainerConfig
 
@@ -146,7 +146,7 @@ def test_loss_reads_nothing_on_the_host():
     outputs = model(batch.inputs, batch.lengths, None, text, text_lengths)
     with on_device():
         frames, _ = model.frames(batch.inputs, batch.lengths)
-        encoding = Encoding(frames, outputs[1], outputs[0])
+        encoding = Encoding(frames, outputs[1], outputs[0], outputs[1])
         model.predict(text, encoding, text_lengths=text_lengths)
     # CTC of the CPU reads the lengths, that of CUDA does not
     task.ctc_weight = 0.0
@@ -270,7 +270,8 @@ def test_a_signal_without_frames_has_no_text():
     batch = speech_batch(("a", "b"))
     with torch.inference_mode():
         encoding = model.encode(batch.inputs, batch.lengths)
-        without = encoding._replace(lengths=encoding.lengths * torch.tensor([0, 1]))
+        lengths = encoding.lengths * torch.tensor([0, 1])
+        without = encoding._replace(lengths=lengths, limits=lengths)
         expected = [h.tokens for h in beam_search(model, encoding, beam=3, ctc_weight=0.3)]
         assert expected[1]
         for weight in (0.0, 0.3, 1.0):

@@ -22,7 +22,7 @@ from famx.nn.encoding import Encoding
 from famx.nn.transducer import score_next_tokens
 from famx.notation import UserError
 from famx.registry import build
-from famx.task._joint_ctc import text_inputs
+from famx.task._next_tokens import text_inputs
 
 BLANK = 0
 
