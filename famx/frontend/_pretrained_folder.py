@@ -142,7 +142,8 @@ def require_fit(folder: Path, model: nn.Module, info: Mapping[str, list[Any]]) -
     # heads and decoders are modules that the model does not have
     modules = {name.partition(".")[0] for name in model.state_dict()}
     unexpected = [name for name in info["unexpected_keys"] if name.partition(".")[0] in modules]
-    if {*info["missing_keys"]} - OPTIONAL or unexpected or info["mismatched_keys"]:
+    is_complete = OPTIONAL.issuperset(info["missing_keys"])
+    if not is_complete or unexpected or info["mismatched_keys"]:
         raise UserError(
             f"{folder} holds weights of another architecture than its {CONFIG}: "
             f"{describe_differences(info)}"
@@ -152,8 +153,9 @@ def require_fit(folder: Path, model: nn.Module, info: Mapping[str, list[Any]]) -
 def describe_differences(info: Mapping[str, list[Any]]) -> str:
     """Returns the first missing weight, the first unexpected one, and the first of other shape."""
     facts = []
-    if info["missing_keys"]:
-        facts.append(f"the first missing weight is {info['missing_keys'][0]}")
+    missing = [name for name in info["missing_keys"] if name not in OPTIONAL]
+    if missing:
+        facts.append(f"the first missing weight is {missing[0]}")
     if info["unexpected_keys"]:
         facts.append(f"the first unexpected one is {info['unexpected_keys'][0]}")
     for name, there, here in info["mismatched_keys"][:1]:

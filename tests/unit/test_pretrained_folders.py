@@ -70,6 +70,12 @@ def edit(folder, **entries):
     file.write_text(json.dumps(json.loads(file.read_text()) | entries))
 
 
+def remove_weights(folder, *beginnings):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    save_file({key: x for key, x in weights.items() if not key.startswith(beginnings)}, file)
+
+
 MISTAKES = {
     "no folder": (lambda folder: shutil.rmtree(folder), r"is no folder$"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
@@ -105,6 +111,10 @@ MISTAKES = {
     "other sizes": (
         lambda folder: edit(folder, intermediate_size=32),
         r"intermediate_dense\.bias is \(24,\) there, \(32,\) by config\.json$",
+    ),
+    "no projection": (
+        lambda folder: remove_weights(folder, "masked_spec_embed", "feature_projection"),
+        r"first missing weight is feature_projection\.layer_norm\.bias$",
     ),
     "other norm": (
         lambda folder: edit(folder, feat_extract_norm="layer"),
