@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # torch for a GPU installs it, torch for the CPU does without
 BY_TORCH = {"triton"}
-LOCKED_EXTRAS = ("dev", "english", "images", "pretrained", "slurm", "tune")
+LOCKED_EXTRAS = ("dev", "english", "images", "lhotse", "pretrained", "slurm", "tune")
 
 
 def normalised(name):
