@@ -56,7 +56,7 @@ class HubPairs(PairDataset):
         name = splits[self.splits.index(split)]
         # the format of a table stays bound to the columns that it had before
         table = load_table(path, subset, name).flatten().with_format(None)
-        require_columns(table, path, {"source": source, "target": target})
+        require_columns(table.column_names, path, {"source": source, "target": target})
         locations = [f"data.path={path}, {name}[{index}]" for index in range(len(table))]
         sources = text_column(table, source, "data.source")
         targets = text_column(table, target, "data.target")

@@ -40,6 +40,9 @@ class AveragedWeights(AveragedModel):
         """
         if self.tail and (total_steps is None or total_steps - step >= self.tail * total_steps):
             self.n_averaged.zero_()
+            # buffers are those of the model, as `update_parameters` does
+            for buffer, source in zip(self.module.buffers(), model.buffers(), strict=True):
+                buffer.copy_(source)
         else:
             self.update_parameters(model)
 

@@ -133,9 +133,9 @@ class LoaderConfig(ConfigSection):
     @property
     def has_masks(self) -> bool:
         """Whether anything is blanked."""
-        counts = (self.time_masks, self.time_masks_per_second, self.mel_masks)
-        # None is a positive default
-        return any(count is None or count > 0 for count in counts)
+        # for any amount of speech, since the defaults of all amounts have masks
+        masks = self.masks(SMALL_CORPUS)
+        return masks.time_masks + masks.mel_masks + masks.time_masks_per_second > 0
 
     def budget(self, modality: Modality) -> float:
         """Returns the budget of a batch, in seconds, in tokens or in rows of pixels."""

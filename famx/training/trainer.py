@@ -190,8 +190,6 @@ class Trainer:
         self._count_loss(loss_sum, is_skipped)
         batches = [item.batch for item in fetched]
         self.interval.add(batches, sum(map(self.task.throughput, batches)))
-        if self.averaged:
-            self.averaged.add(self.model, self.step, self.total_steps)
         # modules with learning rules
         if self.loss_learners:
             mean_loss = sum_over_processes(loss_sum)
@@ -199,6 +197,9 @@ class Trainer:
             self.last_loss = torch.where(is_skipped, self.last_loss, mean_loss)
             for module in self.loss_learners:
                 module.after_step(self.last_loss)
+        # the average, with the buffers that these rules have changed
+        if self.averaged:
+            self.averaged.add(self.model, self.step, self.total_steps)
 
     def _count_loss(self, loss_sum: Tensor, is_skipped: Tensor) -> None:
         """Adds the loss of a step, or counts it as one whose gradients are not finite."""

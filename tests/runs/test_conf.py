@@ -22,8 +22,9 @@ from famx.config.words import preset_names
 from famx.experiment import build_model
 from famx.experiment.build import build_optimizer
 from famx.experiment.resolve import resolve
+from famx.frontend.base import Frontend
 from famx.monitoring.tensorboard import _LogFile
-from famx.registry import ROOMS, names
+from famx.registry import ROOMS, get, names
 from famx.training.loader_config import LoaderConfig
 from famx.training.trainer_config import TrainerConfig
 
@@ -36,10 +37,13 @@ TEXT = (
 )
 
 
-def composed(*words):
-    """Returns the resolved config of a small model."""
+def composed(*words, **options):
+    """Returns the resolved config of a small model, with further options of rooms."""
     with initialize_config_dir(str(CONF), **VERSION_BASE):
-        return resolve(to_plain(compose("train", [*words, *SMALL])))
+        config = to_plain(compose("train", [*words, *SMALL]))
+    for room, values in options.items():
+        config[room] |= values
+    return resolve(config)
 
 
 def build(config):
@@ -104,7 +108,10 @@ def test_every_file_of_conf_composes_and_builds(group):
 )
 def test_every_part_composes_and_builds(room):
     for name in names(room):
-        config = composed(f"{room}={name}")
+        # frontends that read a folder have an example without one
+        part = get(room, name)
+        options = part.example() if issubclass(part, Frontend) else {}
+        config = composed(f"{room}={name}", **{room: options})
         assert config[room]["name"] == name
         build(config)
 

@@ -18,7 +18,10 @@ from famx.notation import UserError
 from famx.training import checkpoint
 from famx.training.trainer import Trainer
 
-WORDS = ("trainer.max_steps=4", "trainer.eval_every=2", "probe=light", "optim=fam")
+WORDS = (
+    *("trainer.max_steps=4", "trainer.eval_every=2", "trainer.tail_average=0"),
+    *("probe=light", "optim=fam"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,9 @@ def test_each_test_has_a_table_and_all_share_a_picture(tmp_path, run_compare, ca
     assert len(runs) == 7
 
     output = run_compare(first, sweep)
-    assert "test: WER of 4 utterances (data=spoken," in output
+    # the model of each task
+    assert "test: WER of 4 utterances (model=conformer_small, " in output
+    assert "data=spoken," in output
     assert "fewer than 50 utterances" in output
     assert output.count("test: loss of 1,000 tokens") == 2
     assert "data.block=64" in output

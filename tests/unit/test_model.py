@@ -31,9 +31,10 @@ def build(*words):
 
 def test_every_layer_is_what_the_list_says():
     layers = build(
+        "layer=prenorm",
         "model.layers=[{attention:myelinated,n_heads:2},"
         "{layer:{name:skip,cost:0.5},norm:rmsnorm,rotary:none},"
-        "{feedforward:{activation:relu},layer:{dropout:0.5}}]"
+        "{feedforward:{activation:relu},layer:{dropout:0.5}}]",
     ).layers
     first, second, third = layers
     assert type(first).__name__ == "PreNormLayer"
@@ -53,6 +54,7 @@ def test_an_omitted_option_is_that_of_the_config_for_the_same_part_else_the_defa
     same_parts, new_parts = build(
         "feedforward.activation=selu",
         "feedforward.expansion=2.0",
+        "layer=prenorm",
         "layer.dropout=0.25",
         "model.layers=[{feedforward:{expansion:3.0}},{feedforward:gated,layer:parallel}]",
     ).layers
@@ -112,7 +114,7 @@ def test_scores_do_not_depend_on_padding_or_the_batch():
 )
 def test_a_mistake_in_the_list_is_explained(layers, message):
     with pytest.raises(UserError, match=message):
-        build(f"model.layers={layers}")
+        build("layer=prenorm", f"model.layers={layers}")
 
 
 def test_layers_that_are_no_list_are_refused():

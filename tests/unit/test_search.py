@@ -299,7 +299,8 @@ def test_listed_layers_can_be_mutated():
 
 
 def test_the_table_has_a_row_a_layer_with_values_that_are_not_default(capsys):
-    config = resolve(composed("model.layers=[{attention:myelinated},{layer:{dropout:0.25}}]"))
+    layers = "model.layers=[{attention:myelinated},{layer:{dropout:0.25}}]"
+    config = resolve(composed("layer=prenorm", layers))
     Console(width=200).print(layer_table(config))
     output = capsys.readouterr().out
     first, second = [line for line in output.splitlines() if re.match(r"│ \d", line)]

@@ -26,7 +26,13 @@ from famx.training.trainer_config import TrainerConfig
 
 register_schemas(trainer=TrainerConfig, loader=LoaderConfig)
 SMALL = [
-    *("task=seq2seq", "task.vocab_size=0", "model.d_model=24", "model.n_heads=4"),
+    *(
+        "task=seq2seq",
+        "model=transformer",
+        "task.vocab_size=0",
+        "model.d_model=24",
+        "model.n_heads=4",
+    ),
     *("model.n_layers=2", "model.decoder_layers=2", "frontend=log_mel", "frontend.channels=4"),
 ]
 TOKENIZER = train_tokenizer(["abc"], ["<blank>", "<end>"])
