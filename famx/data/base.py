@@ -96,6 +96,12 @@ class Dataset(ABC):
         """Returns the paths of the recordings that are read; empty where there are no files."""
         return []
 
+    @property
+    def total_length(self) -> float:
+        """The sum of the lengths of all examples; that of a stream is estimated from its window."""
+        total = float(sum(self.lengths))
+        return total * self.n_streamed / len(self.lengths) if self.n_streamed else total
+
     def contents(self) -> Sequence[str]:
         """Returns the content of each example that is no file; empty where there are files.
 

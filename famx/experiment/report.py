@@ -25,7 +25,6 @@ from famx.notation import SAMPLE_RATE, Modality
 from famx.registry import LAYER_ROOMS
 from famx.training.device import describe_precision, forward_dtype
 from famx.training.evaluate import Evaluation
-from famx.training.loader_config import LoaderConfig
 
 SECTIONS = (*registry.ROOMS, "model", "trainer", "loader", "param_groups")
 HOUR = 3600  # seconds
@@ -57,8 +56,7 @@ def model_table(experiment: Experiment) -> Table:
     for split in dataset.splits:
         table.add_row(split, _describe_split(experiment.loader(split).dataset), "")
     if dataset.modality is Modality.SPEECH:
-        masks = LoaderConfig(**config["loader"]).masks(sum(dataset.lengths))
-        table.add_row("masks", str(masks), "")
+        table.add_row("masks", str(experiment.loader("train").masks), "")
     if dataset.normaliser in DESCRIPTIONS:
         description = f"{dataset.normaliser}: {DESCRIPTIONS[dataset.normaliser]}"
         table.add_row("texts", description, "")

@@ -72,6 +72,7 @@ def sample_augmentation(
     seconds: Sequence[float],
     two_views: bool = False,
     sounds: Sounds = NO_SOUNDS,
+    masks: Masks | None = None,
 ) -> Augmentation:
     """Samples the augmentation of an epoch, as a function of the arguments alone.
 
@@ -79,10 +80,12 @@ def sample_augmentation(
         seconds: durations of the recordings.
         two_views: whether to sample the spans of a second view.
         sounds: the folders of noise and of rooms.
+        masks: sizes of the spans to blank; None for those of a corpus of these recordings.
     """
     n_items = len(seconds)
     durations = np.asarray(seconds, np.float64)
-    masks = config.masks(float(durations.sum()))
+    if masks is None:
+        masks = config.masks(float(durations.sum()))
     augmentation = Augmentation(
         speed=numpy_rng(seed, "speed", epoch).choice(config.speed, n_items),
         snr=numpy_rng(seed, "snr", epoch).choice(_ratios(config, sounds), n_items),

@@ -88,6 +88,7 @@ class Loader:
         self.seed = seed
         self.config = config or LoaderConfig()
         self.device = device or torch.device("cpu")
+        self.masks = self.config.masks(dataset.total_length)  # of speech
         self.budget = self.config.budget(dataset.modality)
         dataset.use_cache(self.config.cache_bytes())
         # unknown characters are reported here and not after hours of training
@@ -138,9 +139,8 @@ class Loader:
             augment = self._augmentation
             self._report_speeds(epoch)
         workers = self.config.n_workers(self.device)
-        # each process would read all of a stream
         if self.dataset.n_streamed and self.config.workers is None:
-            workers = 0
+            workers = 0  # each process would read all of a stream
         yield from self._read(self._steps(epoch, skip), augment, workers)
 
     def eval_batches(self) -> Iterator[Batch]:
@@ -267,7 +267,7 @@ class Loader:
         view = self.dataset.at(epoch)
         sounds = self.load_sounds()
         augmentation = sample_augmentation(
-            self.config, self.seed, epoch, view.lengths, self.two_views, sounds
+            self.config, self.seed, epoch, view.lengths, self.two_views, sounds, self.masks
         )
         fits = self._fitting_speeds(view)
         if not fits.all():

@@ -29,14 +29,14 @@ class Masks:
     mel_width: float = 0.15
 
     def __str__(self) -> str:
-        count = f"{self.time_masks}"
+        counts = [f"{self.time_masks}"] if self.time_masks else []
         if self.time_masks_per_second:
-            count += f" + {self.time_masks_per_second:g} a second"
+            counts.append(f"{self.time_masks_per_second:g} a second")
         longest = f"{self.time_width:.0%} of the time"
         if self.time_seconds is not None:
-            longest += f" or {self.time_seconds:g} s"
-        bands = f"{self.mel_masks} of at most {self.mel_width:.0%} of the mel bins"
-        return f"{count}, each of at most {longest}; {bands}"
+            longest += f" and {self.time_seconds:g} s"
+        spans = f"{' and '.join(counts) or 'none'} of at most {longest}"
+        return f"{spans}; {self.mel_masks} of at most {self.mel_width:.0%} of the mel bins"
 
 
 MASKS = Masks()

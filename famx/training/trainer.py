@@ -66,8 +66,7 @@ class Trainer:
     device: torch.device
     hooks: Sequence[Hook] = ()
 
-    # the state of the run; `step` and what SAVED names are stored in checkpoints
-    # scores on dev are those of `Task.cost`, so that lower is better
+    # the state of the run; `step` and what SAVED names are stored; of scores on dev lower is better
     step: int = field(default=0, init=False)
     epoch: int = field(default=0, init=False)
     position: int = field(default=0, init=False)
@@ -253,8 +252,7 @@ class Trainer:
         """The averaged model if it has an average already, else the model."""
         if self.averaged is None or self.averaged.is_empty:
             return self.model
-        # the model itself, whose methods decoders call
-        average: nn.Module = self.averaged.module
+        average: nn.Module = self.averaged.module  # decoders call methods of the model itself
         return average
 
     def _is_due(self, every: int | None) -> bool:

@@ -18,6 +18,7 @@ from famx.data._parquet_stream import ParquetStream
 from famx.data.hub import Hub
 from famx.data.hub_stream import HubStream
 from famx.notation import StreamError, UserError
+from famx.training import loader_config
 from famx.training.loader import Loader
 from famx.training.loader_config import LoaderConfig
 
@@ -180,6 +181,17 @@ def test_recordings_are_those_of_the_files(options, saved):
                 assert view.speakers[index] == expected.speakers[by_name[name]]
         assert sorted(names) == sorted(expected.ids)
     assert dataset.n_streamed == 0
+
+
+def test_masks_are_those_of_the_stream_and_not_of_a_window(options, saved, monkeypatch):
+    dataset = HubStream("train", 0, **options)
+    total = Hub("train", **saved).total_length
+    # windows have similar lengths, and the corpus is several times as long as one
+    assert dataset.total_length == pytest.approx(total, rel=0.5)
+    monkeypatch.setattr(loader_config, "SMALL_CORPUS", (sum(dataset.lengths) + total) / 2)
+    loader = Loader(dataset, dataset.build_tokenizer(), 0, LoaderConfig())
+    assert loader.masks == loader_config.MASKS
+    assert loader._augmentation(1).spans.shape[1] == 4
 
 
 @pytest.mark.parametrize("workers", [0, 2])
