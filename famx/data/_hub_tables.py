@@ -3,7 +3,7 @@
 import contextlib
 import glob
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ from urllib.request import getproxies
 from famx.data._fingerprint import digest, stamp_of
 from famx.data._paths import existing_path, typed_path
 from famx.data._tables import read_file_table, read_table
+from famx.data.base import check_split
 from famx.notation import UserError, suggest
 
 if TYPE_CHECKING:
@@ -23,6 +24,26 @@ PARQUET = "refs/convert/parquet"
 FILE_COLUMNS = ("path", "file_name", "audio")
 # other names of a split
 ALIASES = {"validation": ("dev", "valid")}
+
+
+def source_split_of(split: str, known: Sequence[str], path: str, splits: Sequence[str]) -> str:
+    """Returns what a split is called in the data set, after a check of the options.
+
+    Args:
+        known: names of the splits that famx knows.
+        path, splits: the options of these names.
+
+    Raises:
+        UserError: there is no such split, or an option is missing.
+    """
+    check_split(split, known)
+    if not path:
+        raise UserError("it needs a data set, data.path=OWNER/NAME or a folder")
+    if len(splits) != len(known):
+        raise UserError(
+            f"data.splits={list(splits)} must name three splits, for train, dev and test"
+        )
+    return splits[known.index(split)]
 
 
 def load_table(path: str, subset: str, split: str, audio: str = "") -> "Dataset":

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Int16
 
 from famx.data._example import write_corpus
-from famx.data._hub_tables import load_table, require_columns
+from famx.data._hub_tables import load_table, require_columns, source_split_of
 from famx.data._normalisers import Normaliser
 from famx.data._recordings import Recordings
 from famx.data._tables import text_column
-from famx.data.base import Speech, Unknown, check_max_seconds, check_split
+from famx.data.base import Speech, Unknown, check_max_seconds
 from famx.notation import Seconds, UserError
 from famx.registry import register
 
@@ -137,26 +137,6 @@ class Hub(Speech):
 
     def samples(self, index: int) -> Int16[np.ndarray, " n"]:
         return self._recordings.samples(index)
-
-
-def source_split_of(split: str, known: Sequence[str], path: str, splits: Sequence[str]) -> str:
-    """Returns what a split is called in the data set, after a check of the options.
-
-    Args:
-        known: names of the splits that famx knows.
-        path, splits: the options of these names.
-
-    Raises:
-        UserError: there is no such split, or an option is missing.
-    """
-    check_split(split, known)
-    if not path:
-        raise UserError("it needs a data set, data.path=OWNER/NAME or a folder")
-    if len(splits) != len(known):
-        raise UserError(
-            f"data.splits={list(splits)} must name three splits, for train, dev and test"
-        )
-    return splits[known.index(split)]
 
 
 def _audio_column(table: "Dataset", column: str) -> "Dataset":

@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from famx.data._hub_tables import load_table, require_columns
+from famx.data._hub_tables import load_table, require_columns, source_split_of
 from famx.data._normalisers import Normaliser
 from famx.data._pairs import Pair, PairDataset
 from famx.data._tables import text_column
-from famx.data.base import check_split
-from famx.notation import UserError
 from famx.registry import register
 
 
@@ -46,14 +44,7 @@ class HubPairs(PairDataset):
         normaliser: Normaliser = "none",
         skip_bad: bool = False,
     ) -> None:
-        check_split(split, self.splits)
-        if not path:
-            raise UserError("data=hub_pairs needs a data set, data.path=OWNER/NAME or a folder")
-        if len(splits) != len(self.splits):
-            raise UserError(
-                f"data.splits={list(splits)} must name three splits, for train, dev and test"
-            )
-        name = splits[self.splits.index(split)]
+        name = source_split_of(split, self.splits, path, splits)
         # the format of a table stays bound to the columns that it had before
         table = load_table(path, subset, name).flatten().with_format(None)
         require_columns(table.column_names, path, {"source": source, "target": target})

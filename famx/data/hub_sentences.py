@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from famx.data._hub_tables import load_table, require_columns
+from famx.data._hub_tables import load_table, require_columns, source_split_of
 from famx.data._tables import text_column
-from famx.data.base import check_split
 from famx.data.sentences import Sentences
 from famx.notation import UserError
 from famx.registry import register
@@ -38,14 +37,7 @@ class HubSentences(Sentences):
         text: str = "text",
         label: str = "label",
     ) -> None:
-        check_split(split, self.splits)
-        if not path:
-            raise UserError("data=hub_sentences needs a data set, data.path=OWNER/NAME or a folder")
-        if len(splits) != len(self.splits):
-            raise UserError(
-                f"data.splits={list(splits)} must name three splits, for train, dev and test"
-            )
-        source = splits[self.splits.index(split)]
+        source = source_split_of(split, self.splits, path, splits)
         table = load_table(path, subset, source)
         require_columns(table.column_names, path, {"text": text, "label": label})
         labels = text_column(table, label, "data.label")

@@ -7,13 +7,13 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from famx.data._hub_tables import parquet_files, require_columns
+from famx.data._hub_tables import parquet_files, require_columns, source_split_of
 from famx.data._normalisers import NORMALISERS, Normaliser
 from famx.data._parquet_stream import ParquetStream, Window
 from famx.data._tables import text_column
 from famx.data._tokenizers import train_tokenizer
 from famx.data.base import Unknown, check_max_seconds
-from famx.data.hub import Columns, Hub, source_split_of
+from famx.data.hub import Columns, Hub
 from famx.notation import Seconds, Subwords, UserError
 from famx.registry import register
 

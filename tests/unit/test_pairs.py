@@ -180,7 +180,7 @@ def test_columns_of_mappings_are_read_by_their_keys(tmp_path, hub_cache):
         ("source,target\na,b\n,b\n", {}, r", train\[1\]: the source is empty; data\.skip_bad=true"),
         ("source,target\na,\n", {}, r", train\[0\]: the target is empty; data\.skip_bad=true"),
         ("source,target\na,b\n", {"splits": ("train",)}, r"must name three splits"),
-        ("source,target\na,b\n", {"path": ""}, r"data=hub_pairs needs a data set, data\.path="),
+        ("source,target\na,b\n", {"path": ""}, r"it needs a data set, data\.path="),
     ],
 )
 def test_bad_tables_are_refused_in_one_sentence(content, options, message, tables):
