@@ -53,9 +53,10 @@ class ConvolvedSamples(Pretrained):
     def __init__(
         self,
         d_model: int,
-        path: str | None,
-        frozen: bool,
-        architecture: dict[str, Any] | None,
+        *,
+        path: str | None = None,
+        frozen: bool = True,
+        architecture: dict[str, Any] | None = None,
     ):
         super().__init__(d_model, path, frozen, architecture)
         config = self.encoder.config

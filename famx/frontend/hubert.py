@@ -19,16 +19,6 @@ class Hubert(ConvolvedSamples):
     model_type: ClassVar[str] = "hubert"
     sizes: ClassVar[tuple[str, ...]] = (*SIZES, "feat_proj_layer_norm")
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        path: str | None = None,
-        frozen: bool = True,
-        architecture: dict[str, Any] | None = None,
-    ):
-        super().__init__(d_model, path, frozen, architecture)
-
     @classmethod
     def import_classes(cls) -> tuple[Any, Any]:
         """See `Pretrained.import_classes`."""

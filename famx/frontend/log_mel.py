@@ -27,8 +27,9 @@ class LogMel(MelSpectrogram):
     utterance are set to zero before each step, so that padding changes nothing.
     (Dong et al. 2018, "Speech-Transformer", ICASSP)
 
-    The mean is that over the frames of an utterance, which half of the energy of z is at first,
-    since relu is never negative. With it, CTC makes all frames alike before it finds the tokens.
+    The mean is over the frames of an utterance. Since relu is never negative, it is half of the
+    energy of z at first, and CTC would increase its share until all frames are nearly the same,
+    before it finds the tokens.
 
     Args:
         n_mels: mel bins between 0 and 8,000 Hz.

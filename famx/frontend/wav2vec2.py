@@ -18,16 +18,6 @@ class Wav2Vec2(ConvolvedSamples):
 
     model_type: ClassVar[str] = "wav2vec2"
 
-    def __init__(
-        self,
-        d_model: int,
-        *,
-        path: str | None = None,
-        frozen: bool = True,
-        architecture: dict[str, Any] | None = None,
-    ):
-        super().__init__(d_model, path, frozen, architecture)
-
     @classmethod
     def import_classes(cls) -> tuple[Any, Any]:
         """See `Pretrained.import_classes`."""
