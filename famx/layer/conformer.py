@@ -85,8 +85,8 @@ class ConformerLayer(Layer):
     Attention is `x <- x + attention(norm x)`, convolution likewise. The convolution obeys the mask
     as attention does. With a memory, the mask is that of the memory, so padding of `x` is unknown.
 
-    The paper ends each layer with a norm of x. That shrinks what the frontend tells apart in each
-    layer anew, and CTC then gives blanks alone for a thousand steps or more.
+    The paper ends each layer with a norm of x. In each layer, that makes the differences between
+    the frames smaller, and CTC may then emit nothing but blanks for a thousand steps or more.
 
     Args:
         d_model: number of channels.

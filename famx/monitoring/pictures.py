@@ -12,7 +12,7 @@ from famx.data.base import Dataset
 from famx.monitoring.figures import Axis, Pixels, draw_matrix
 from famx.monitoring.hooks import WriteRunLog
 from famx.monitoring.sensitivity import Sensitivity, attention_blocks, measure_sensitivity
-from famx.monitoring.utterance import predicted_names, recognise, text_tokens, token_names
+from famx.monitoring.utterance import predicted_names, recognize_utterance, text_tokens, token_names
 from famx.monitoring.utterance_figure import draw_utterance
 from famx.nn.batch import Batch
 from famx.nn.encoding import EncoderDecoder
@@ -93,7 +93,7 @@ class DrawPictures(Hook):
         if self.loader.dataset.modality is Modality.SPEECH:
             batch = self._example(trainer.device)
         if batch is not None:
-            utterance = recognise(task, trainer.evaluated_model, batch)
+            utterance = recognize_utterance(task, trainer.evaluated_model, batch)
             pictures["dev/utterance"] = draw_utterance(utterance)
         return pictures
 

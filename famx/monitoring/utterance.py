@@ -16,7 +16,6 @@ from famx.nn.batch import Batch
 from famx.nn.encoding import BLANK_ID, END_ID, EncoderDecoder, Encoding
 from famx.nn.torchaudio import import_torchaudio
 from famx.notation import SAMPLE_RATE, Seconds
-from famx.task._joint_ctc import JointCTC
 from famx.task.base import Task
 
 MAX_ROWS = 24  # tokens of a picture of posteriors
@@ -75,7 +74,7 @@ class Utterance(NamedTuple):
         return len(self.signal) / SAMPLE_RATE
 
 
-def recognise(task: Task, model: nn.Module, batch: Batch) -> Utterance:
+def recognize_utterance(task: Task, model: nn.Module, batch: Batch) -> Utterance:
     """Passes a batch of one utterance of speech through a model in evaluation mode.
 
     The maps are, as far as the task has them,
@@ -91,9 +90,9 @@ def recognise(task: Task, model: nn.Module, batch: Batch) -> Utterance:
         if isinstance(model, EncoderDecoder):
             encoding = model.encode(batch.inputs)
             alignment = _alignment(task, model, batch, encoding)
-            if not isinstance(task, JointCTC) or task.ctc_weight > 0:
+            if task.trains_frames:
                 scores = encoding.scores
-        elif task.output in ("frames", "labels"):
+        elif task.trains_frames:
             scores, _ = model(batch.inputs)
         hypothesis, tokens = _decode(task, model, batch, scores)
     signal = batch.inputs[0].float().cpu()

@@ -39,6 +39,11 @@ class JointCTC(TextScores, DecoderTask):
     }
     default_model: ClassVar[str] = "conformer_small"
 
+    @property
+    def trains_frames(self) -> bool:
+        """Whether its loss trains the scores of the frames."""
+        return self.ctc_weight > 0
+
     @classmethod
     def untrained_outputs(cls, options: Mapping[str, Any]) -> dict[str, str]:
         """Returns the outputs that these options leave untrained, with the reason and a remedy.

@@ -177,6 +177,11 @@ class Task(ABC):
         self.tokenizer = tokenizer
         self.decoder = decoder
 
+    @property
+    def trains_frames(self) -> bool:
+        """Whether its loss trains the scores of the frames."""
+        return self.output in ("frames", "labels")
+
     @classmethod
     def default_frontend(cls, modality: Modality) -> str:
         """Returns the part that `frontend=default` means for data of this modality."""

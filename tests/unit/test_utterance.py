@@ -21,7 +21,7 @@ from famx.monitoring.utterance import (
     TimedToken,
     Utterance,
     emission_posteriors,
-    recognise,
+    recognize_utterance,
     token_names,
 )
 from famx.monitoring.utterance_figure import LEVELS, _labels, _place, _words, draw_utterance
@@ -59,7 +59,7 @@ def test_tokens_are_at_the_frames_that_emit_them():
     batch = speech_batch(("ab",))
     a, b = TOKENIZER.encode("ab").ids
     frames = [0, a, a, 0, 0, b, a, 0]
-    utterance = recognise(task, Scores(scores_of(frames)), batch)
+    utterance = recognize_utterance(task, Scores(scores_of(frames)), batch)
     assert utterance.reference == "ab"
     assert utterance.hypothesis == "aba"
     step = utterance.seconds / len(frames)
@@ -81,7 +81,7 @@ def test_pictures_have_no_posteriors_of_untrained_frames():
     for weight in (0.0, 0.3):
         options = {"name": "seq2seq", "ctc_weight": weight}
         task = build("task", options, tokenizer=TOKENIZER)
-        utterance = recognise(task, model, batch)
+        utterance = recognize_utterance(task, model, batch)
         titles[weight] = [frame_map.title.partition(":")[0] for frame_map in utterance.maps]
         *_, alignment = utterance.maps
         assert alignment.rows == ("a", "b", "c", "end")
@@ -101,7 +101,7 @@ def test_a_text_of_more_tokens_than_frames_has_no_times():
     task = build("task", {"name": "seq2seq"}, tokenizer=TOKENIZER)
     task.decoder = Chatters()
     model = build_model(compose_config(), VOCAB_SIZE).eval()
-    utterance = recognise(task, model, speech_batch(("abc",)))
+    utterance = recognize_utterance(task, model, speech_batch(("abc",)))
     assert utterance.hypothesis == "abc" * 99
     assert not utterance.tokens
 
