@@ -93,14 +93,13 @@ def run(
     if is_main_process:
         hooks += monitoring_hooks(experiment, optimizer, settings, run_dir, run_log)
     trainer = build_trainer(experiment, optimizer, settings, hooks)
-    # training in all processes; only the first one writes to the folder
+    # only the first of the processes writes to the folder
     with contextlib.ExitStack() as stack:
         if is_main_process:
             _open_folder(stack, run_dir, run_log, resume)
         if resume:
             _restore(trainer, run_dir, trust_edits)
-        console = Console(quiet=not is_main_process, markup=False)
-        commands = Console(quiet=is_temporary or not is_main_process, markup=False)
+        console, commands = _consoles(is_main_process, is_temporary)
         if is_main_process:
             _begin(console, experiment, trainer, run_log, transfer, pretrained)
         with watch_processes():
@@ -113,6 +112,12 @@ def run(
             _save_result(run_dir, experiment, trainer, latest)
             report.print_next_commands(commands, run_dir.path, experiment.transcribes)
     return latest
+
+
+def _consoles(is_main_process: bool, is_temporary: bool) -> tuple[Console, Console]:
+    """Returns the consoles of what a run prints and of the commands that go on with it."""
+    console = Console(quiet=not is_main_process, markup=False)
+    return console, Console(quiet=is_temporary or not is_main_process, markup=False)
 
 
 def _checked(config: Mapping[str, Any], is_temporary: bool) -> dict[str, Any]:

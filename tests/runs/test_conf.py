@@ -116,6 +116,26 @@ def test_every_part_composes_and_builds(room):
         build(config)
 
 
+def test_a_task_chooses_its_model_unless_a_word_or_an_experiment_chooses_one():
+    def model(*words):
+        with initialize_config_dir(str(CONF), **VERSION_BASE):
+            config = compose("train", list(words))
+        return config.model.name, config.model.d_model, config.layer.name
+
+    small = ("conformer_small", 96, "conformer")
+    transformer = ("transformer", 192, "prenorm")
+    for task in ("ctc", "seq2seq", "transducer"):
+        assert model(f"task={task}") == small
+    for task in ("lm", "classify", "translate"):
+        assert model(f"task={task}") == transformer
+    assert model("model=transformer") == transformer
+    assert model("task=lm", "model=conformer") == ("conformer", 144, "conformer")
+    assert model("experiment=digits", "layer=skip") == ("conformer_small", 96, "skip")
+    # an experiment that chooses a task of its own, and one that also chooses a model
+    assert model("experiment=panel/trec6") == ("transformer", 128, "prenorm")
+    assert model("experiment=panel/keywords") == small
+
+
 def test_preset_changes_only_what_it_says():
     default = composed()["model"]
     for name in preset_names("model"):

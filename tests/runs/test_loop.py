@@ -25,12 +25,14 @@ class Weight(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(3))
         self.losses = []
+        self.register_buffer("n_losses", torch.tensor(0))
 
     def penalty(self):
         return 0.7 * self.weight.sum()
 
     def after_step(self, loss):
         self.losses.append(loss.item())
+        self.n_losses += 1
 
 
 class MeanProduct(Task):
@@ -118,6 +120,8 @@ def test_tail_average_is_the_mean_of_the_weights_after_the_last_steps():
     for step in range(1, 10):
         trainer.train_step(fetched(trainer, random_batch(2)))
         weights.append(trainer.model.weight.detach().clone())
+        # buffers are those of the model after the step, also before there is an average
+        assert trainer.averaged.module.n_losses == trainer.model.n_losses == step
         # the steps after half of nine are the last five
         if step <= 4:
             assert trainer.evaluated_model is trainer.model

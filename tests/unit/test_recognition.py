@@ -7,6 +7,7 @@ import torch
 from famx.data._tokenizers import train_tokenizer
 from famx.decode._alignment import TimedText, TokenSpan, align, character_times, word_times
 from famx.decode._recognition import recognize
+from famx.decode._surfaces import surfaces
 from famx.decode._transcript import subtitles
 from famx.decode._windows import FrameStep, cut_at_blanks, frame_step, windowed_scores
 from famx.frontend._pretrained import Pretrained
@@ -146,6 +147,11 @@ def test_words_on_both_sides_of_a_long_pause_keep_their_times(window):
     assert [unit.text for unit in units] == ["ab", "b", "ab", "b"]
     assert [unit.start for unit in units] == pytest.approx([0.04 * i for i in starts])
     assert [unit.end - unit.start for unit in units] == pytest.approx([0.16, 0.04, 0.16, 0.04])
+
+
+def test_blanks_and_special_tokens_write_no_text():
+    tokenizer = train_tokenizer(["ab"], ["<blank>", "<end>"])
+    assert surfaces(tokenizer) == ["", "", "a", "b"]
 
 
 def test_characters_of_a_subword_share_its_frames():

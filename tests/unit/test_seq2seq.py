@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+from gradients import parameters_without_gradient
 from hydra import compose, initialize_config_dir
 from test_graph_ready import on_device
 from torch.testing import assert_close
@@ -16,7 +17,6 @@ from famx.experiment.report import part_names
 from famx.experiment.resolve import resolve
 from famx.nn.batch import Batch
 from famx.nn.encoding import Encoding
-from famx.nn.hooks import HasPenalty
 from famx.nn.state import DecodeState
 from famx.notation import Modality, UserError
 from famx.registry import LAYER_ROOMS, PARTS, build, names
@@ -134,14 +134,7 @@ def test_padding_changes_nothing(attention):
 def test_every_parameter_gets_a_gradient(attention):
     model = build_model(compose_config(f"attention={attention}"), VOCAB_SIZE)
     task = build("task", {"name": "seq2seq"}, tokenizer=TOKENIZER)
-    loss = task.loss(model, speech_batch())
-    # gates and spans learn from penalties
-    for module in model.modules():
-        penalty = module.penalty() if isinstance(module, HasPenalty) else None
-        if penalty is not None:
-            loss = loss + penalty
-    loss.backward()
-    assert not [name for name, p in model.named_parameters() if p.grad is None]
+    assert not parameters_without_gradient(model, task.loss(model, speech_batch()))
 
 
 def test_loss_reads_nothing_on_the_host():

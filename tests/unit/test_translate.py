@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sacrebleu
 import torch
+from gradients import parameters_without_gradient
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,6 @@ from famx.experiment import build_model
 from famx.experiment.resolve import check_parts_fit, resolve
 from famx.nn.batch import Batch
 from famx.nn.encoding import Encoding, text_limits
-from famx.nn.hooks import HasPenalty
 from famx.nn.state import DecodeState
 from famx.notation import Modality, UserError
 from famx.registry import build, names
@@ -115,14 +115,7 @@ def test_step_by_step_and_alone_a_text_has_the_scores_of_the_batch(attention):
 def test_every_parameter_gets_a_gradient(attention):
     model = build_model(compose_config(f"attention={attention}"), VOCAB_SIZE)
     task = build("task", {"name": "translate"}, tokenizer=TOKENIZER)
-    loss = task.loss(model, pair_batch())
-    # gates and spans learn from penalties
-    for module in model.modules():
-        penalty = module.penalty() if isinstance(module, HasPenalty) else None
-        if penalty is not None:
-            loss = loss + penalty
-    loss.backward()
-    assert not [name for name, p in model.named_parameters() if p.grad is None]
+    assert not parameters_without_gradient(model, task.loss(model, pair_batch()))
 
 
 def test_loss_equals_that_computed_by_hand():
