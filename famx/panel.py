@@ -15,6 +15,7 @@ from famx.analysis.panel import (
     Result,
     choose,
     markdown,
+    mean_over_seeds,
     read_entries,
     read_result,
     rows,
@@ -50,8 +51,9 @@ def main() -> int:
     names = [name for name in (arguments.only or "").split(",") if name]
     if arguments.minutes is not None and not arguments.minutes > 0:
         raise UserError(f"--minutes {arguments.minutes:g} must be more than 0")
-    entries = choose(read_entries(), names, arguments.minutes)
-    _check_overrides(arguments.overrides)
+    seeds = _read_seeds(arguments.seeds)
+    entries = choose(_entries_of(seeds), names, arguments.minutes)
+    _check_overrides(arguments.overrides, has_seeds=arguments.seeds is not None)
     settings = SweepConfig(**sweep_options(arguments.overrides))
     console = Console(highlight=False, markup=False, width=max(MIN_WIDTH, Console().width))
     minutes = sum(entry.seconds for entry in entries) / 60
@@ -61,11 +63,12 @@ def main() -> int:
 
     # the runs, and the sentences of tasks that the overrides or the data do not fit
     folder = (sweep_folder(arguments.overrides) or _default_folder(arguments.overrides)).resolve()
-    jobs, refused = compose(entries, arguments.data, arguments.overrides, folder)
+    jobs, refused = compose(entries, arguments.data, arguments.overrides, folder, seeds)
     if not jobs:
         # one sentence, if it is the same for all
         raise UserError(next(iter(refused.values())))
-    sweep = Sweep(folder, list(jobs.values()), len(jobs), settings, console)
+    all_jobs = [job for by_seed in jobs.values() for job in by_seed.values()]
+    sweep = Sweep(folder, all_jobs, len(all_jobs), settings, console)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         for sentence in refused.values():
@@ -74,19 +77,19 @@ def main() -> int:
             return sweep.print_plan()
         status = sweep.carry_out()
     finally:
-        remove_unused_folders(folder, list(jobs.values()))
+        remove_unused_folders(folder, all_jobs)
 
     # the table
-    outcomes = refused | {
-        entry.name: _outcome(sweep, jobs[entry.name], entry)
-        for entry in entries
-        if entry.name in jobs
-    }
+    outcomes = dict(refused)
+    for entry in entries:
+        if entry.name in jobs:
+            by_seed = {seed: _outcome(sweep, job, entry) for seed, job in jobs[entry.name].items()}
+            outcomes[entry.name] = mean_over_seeds(by_seed)
     title = " ".join(["famx panel", *arguments.overrides])
     console.print(table(rows(entries, outcomes), title))
     if any(isinstance(outcome, Result) for outcome in outcomes.values()):
         # with the scores of earlier calls for other tasks
-        outcomes = _earlier_results(folder) | outcomes
+        outcomes = _earlier_results(folder, seeds) | outcomes
         known = [entry for entry in read_entries() if entry.name in outcomes]
         files.write_atomic(folder / "panel.md", markdown(rows(known, outcomes), title))
         console.print(f"table: {folder / 'panel.md'}", soft_wrap=True)
@@ -113,6 +116,12 @@ def build_parser() -> Parser:
         help="folder with yesno, fsdd, libri_dev_clean_half and text; without it, only tasks whose "
         "data famx makes are trained",
     )
+    parser.add_argument(
+        "--seeds",
+        metavar="N,...",
+        help="trains each task with each of these seeds, and prints the mean; default: the seed of "
+        "the settings",
+    )
     parser.add_argument("--dry", action="store_true", help="shows what would run")
     parser.add_argument(
         "overrides",
@@ -125,17 +134,21 @@ def build_parser() -> Parser:
 
 
 def compose(
-    entries: Sequence[Entry], data: Path | None, overrides: Sequence[str], folder: Path
-) -> tuple[dict[str, Job], dict[str, Result | str]]:
-    """Composes the run of each task.
+    entries: Sequence[Entry],
+    data: Path | None,
+    overrides: Sequence[str],
+    folder: Path,
+    seeds: Sequence[int | None],
+) -> tuple[dict[str, dict[int | None, Job]], dict[str, Result | str]]:
+    """Composes the runs of each task.
 
     Returns:
-        The runs by task, and the sentence of each task that has none.
+        The runs by task and seed, and the sentence of each task that has none.
     """
     user_parts = import_user_parts(overrides)
     runs = Runs(user_parts, user_part_files(overrides), checks=True)
     register_schemas(**SECTION_TYPES)
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, dict[int | None, Job]] = {}
     refused: dict[str, Result | str] = {}
     for entry in entries:
         option, _, path = entry.data.partition("=")
@@ -143,13 +156,43 @@ def compose(
         if data is not None and path:
             words.insert(1, f"{option}={data.resolve() / path}")
         try:
-            job = runs.build(_compose(words), folder / entry.name)
+            by_seed = {}
+            for seed in seeds:
+                of_seed = [] if seed is None else [f"seed={seed}"]
+                config = _compose([*words, *of_seed])
+                by_seed[seed] = runs.build(config, _run_folder(folder, entry, seed))
             # a mistake in an override comes first, since it is in all tasks
             _require_data(entry, data)
-            jobs[entry.name] = job
+            jobs[entry.name] = by_seed
         except UserError as error:
             refused[entry.name] = str(error)
     return jobs, refused
+
+
+def _read_seeds(text: str | None) -> list[int | None]:
+    """Returns the seeds of `--seeds`, [None] for that of the settings.
+
+    Raises:
+        UserError: it is no list of different seeds.
+    """
+    if text is None:
+        return [None]
+    words = text.split(",")
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise UserError(f"--seeds {text}: expected numbers such as 0,1,2")
+    seeds: list[int | None] = [int(word) for word in words]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {text}: a seed is there twice")
+    return seeds
+
+
+def _entries_of(seeds: Sequence[int | None]) -> list[Entry]:
+    """Returns all tasks, with the time of all seeds."""
+    return [entry._replace(seconds=len(seeds) * entry.seconds) for entry in read_entries()]
+
+
+def _run_folder(folder: Path, entry: Entry, seed: int | None) -> Path:
+    return folder / (entry.name if seed is None else f"{entry.name}_seed{seed}")
 
 
 def _compose(words: Sequence[str]) -> Container:
@@ -182,7 +225,7 @@ def _require_data(entry: Entry, data: Path | None) -> None:
         raise UserError(f"{entry.name} needs {entry.path} in --data {data}, which has none")
 
 
-def _check_overrides(overrides: Sequence[str]) -> None:
+def _check_overrides(overrides: Sequence[str], has_seeds: bool) -> None:
     """Checks that the overrides set options, and none that the panel sets.
 
     Raises:
@@ -194,6 +237,8 @@ def _check_overrides(overrides: Sequence[str]) -> None:
             raise UserError(f"{word} is not KEY=VALUE")
         if key in RESERVED:
             raise UserError(f"{word}: the panel sets this option itself for each of its tasks")
+        if key == "seed" and has_seeds:
+            raise UserError(f"{word}: --seeds sets the seed")
         override = parse_override(word)
         if override is not None and override.is_sweep_override():
             raise UserError(f"{word} has several values: call the panel once for each of them")
@@ -209,12 +254,13 @@ def _default_folder(overrides: Sequence[str]) -> Path:
     return Path(f"outputs/panel_{keys[:80]}_{digest}")
 
 
-def _earlier_results(folder: Path) -> dict[str, Result | str]:
-    """Returns the scores of the tasks of a folder, those that have one."""
+def _earlier_results(folder: Path, seeds: Sequence[int | None]) -> dict[str, Result | str]:
+    """Returns the scores of the tasks of a folder, those that have one with each seed."""
     results: dict[str, Result | str] = {}
     for entry in read_entries():
         with contextlib.suppress(UserError):
-            results[entry.name] = read_result(folder / entry.name, entry)
+            by_seed = {seed: read_result(_run_folder(folder, entry, seed), entry) for seed in seeds}
+            results[entry.name] = mean_over_seeds(by_seed)
     return results
 
 

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from rich import box
@@ -57,12 +58,21 @@ class Entry(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The score of a run, a fraction or a loss, with its bounds; NaN where these are not known."""
+    """The score of a task, a fraction or a loss.
+
+    Args:
+        value: score of a run, or the mean over several seeds.
+        low, high: 95 % interval over the tested utterances, NaN where it is not known; of several
+            seeds, their lowest and highest score.
+        is_fraction: whether it is a fraction.
+        seeds: the seeds, if there are several.
+    """
 
     value: float
     low: float
     high: float
     is_fraction: bool
+    seeds: tuple[int, ...] = ()
 
 
 def read_entries(folder: Path = FOLDER) -> list[Entry]:
@@ -164,14 +174,35 @@ def _result(score: Mapping[str, Any], is_accuracy: bool) -> Result:
 BOUNDS = ("rate", "low", "high")
 
 
+def mean_over_seeds(outcomes: Mapping[int | None, Result | str]) -> Result | str:
+    """Returns the mean of the scores by seed, or the first sentence why one has none.
+
+    Args:
+        outcomes: score or sentence by seed; None for the only one, that of the settings.
+    """
+    results = []
+    for seed, outcome in outcomes.items():
+        if isinstance(outcome, str):
+            return outcome if seed is None else f"seed {seed}: {outcome}"
+        results.append(outcome)
+    if len(results) == 1:
+        return results[0]
+    values = [result.value for result in results]
+    seeds = tuple(seed for seed in outcomes if seed is not None)
+    return Result(fmean(values), min(values), max(values), results[0].is_fraction, seeds)
+
+
 def describe(result: Result) -> str:
-    """Returns a score with its 95 % interval as text."""
+    """Returns a score as text, with its 95 % interval, or with the range of its seeds."""
     scale, unit = (100, " %") if result.is_fraction else (1, "")
     digits = 2 if result.is_fraction else 3
     text = f"{scale * result.value:.{digits}f}{unit}"
     if math.isnan(result.low):
         return text
-    return f"{text} ({scale * result.low:.{digits}f} to {scale * result.high:.{digits}f})"
+    span = f"{scale * result.low:.{digits}f} to {scale * result.high:.{digits}f}"
+    if result.seeds:
+        span = f"mean of seeds {', '.join(map(str, result.seeds))}: {span}"
+    return f"{text} ({span})"
 
 
 def direction(entry: Entry) -> str:
@@ -210,7 +241,8 @@ def table(cells: Sequence[Sequence[str]], title: str) -> Table:
 
 def markdown(cells: Sequence[Sequence[str]], title: str) -> str:
     """Returns the panel as a table of Markdown."""
-    lines = [f"# {title}", "", "Scores of tests with their 95 % intervals over utterances.", ""]
+    caption = "Scores of tests, with 95 % intervals over utterances or the range of seeds."
+    lines = [f"# {title}", "", caption, ""]
     lines += [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for row in cells:
         lines.append(f"| {' | '.join(' '.join(cell.split()).replace('|', '/') for cell in row)} |")

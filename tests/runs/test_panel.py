@@ -8,7 +8,16 @@ import pytest
 import soundfile
 from tones import recording_of
 
-from famx.analysis.panel import Entry, Result, choose, describe, read_entries, read_entry, rows
+from famx.analysis.panel import (
+    Entry,
+    Result,
+    choose,
+    describe,
+    mean_over_seeds,
+    read_entries,
+    read_entry,
+    rows,
+)
 from famx.notation import UserError
 
 pytestmark = pytest.mark.slow
@@ -71,6 +80,21 @@ def test_tasks_are_trained_and_listed_with_their_references(data, tmp_path):
     assert "finished before" in repeated.stdout and "step 2/2" not in repeated.stdout
 
 
+def test_score_of_several_seeds_is_their_mean_and_range(data, tmp_path):
+    result = panel(tmp_path, "--data", data, "--only", "trec6", "--seeds", "0,3", *TINY)
+    assert result.returncode == 0, result.stderr
+    (folder,) = (tmp_path / "outputs").glob("panel_*")
+    accuracies = []
+    for seed in (0, 3):
+        run = folder / f"trec6_seed{seed}"
+        assert f"seed: {seed}\n" in (run / "config.yaml").read_text()
+        scores = json.loads((run / "scores.test.json").read_text())
+        accuracies.append(100 * (1 - scores["error"]["rate"]))
+    low, high = sorted(accuracies)
+    score = f"{(low + high) / 2:.2f} % (mean of seeds 0, 3: {low:.2f} to {high:.2f})"
+    assert score in (folder / "panel.md").read_text()
+
+
 def test_settings_that_do_not_fit_a_task_are_a_sentence_in_its_row(data, tmp_path):
     only = ("--only", "yesno,trec6,digits")
     result = panel(tmp_path, "--data", data, *only, *TINY, "task.vocab_size=0")
@@ -93,6 +117,10 @@ def test_settings_that_do_not_fit_a_task_are_a_sentence_in_its_row(data, tmp_pat
         (("--minutes", "nan"), "--minutes nan must be more than 0"),
         (("--minutes", "soon"), "invalid float value"),
         (("seed=0,1",), "seed=0,1 has several values"),
+        (("--seeds", "0,-1"), "--seeds 0,-1: expected numbers such as 0,1,2"),
+        (("--seeds", "0,0"), "--seeds 0,0: a seed is there twice"),
+        (("--seeds", "0,1", "seed=2"), "seed=2: --seeds sets the seed"),
+        (("--seeds", "0,1", "--minutes", "3"), "--minutes 3 is less than the 4.3 minutes of yesno"),
         (("experiment=digits",), "experiment=digits: the panel sets this option itself"),
         (("fast",), "fast is not KEY=VALUE"),
         (("attention=myelinate",), "attention=myelinate: no such part; did you mean myelinated"),
@@ -151,6 +179,13 @@ def test_quickest_tasks_that_fit_are_chosen():
     assert [x.name for x in choose(entries, ["c", "a"], 6.0)] == ["a", "c"]
     with pytest.raises(UserError, match=r"less than the 5.0 minutes of c"):
         choose(entries, ["c"], 4.9)
+
+
+def test_a_seed_without_a_score_is_named():
+    scores = {0: Result(0.2, 0.1, 0.3, True), 4: "it diverged"}
+    assert mean_over_seeds(scores) == "seed 4: it diverged"
+    assert mean_over_seeds({None: "it diverged"}) == "it diverged"
+    assert mean_over_seeds({7: scores[0]}) == scores[0]
 
 
 def test_scores_have_their_direction():
