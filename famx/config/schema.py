@@ -40,6 +40,8 @@ def config_folder(package: Path) -> Path:
 
 CONF = config_folder(ROOT)
 DEFAULT = "default"
+TYPES = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
+"""What an option must be, by the word of OmegaConf for it."""
 DEFAULT_ROOMS = ("data", "decode", "frontend", "momentum", "spectrum")
 """Rooms in which `default` is a choice: the part that the task or the optimizer declares."""
 RESOLVERS = frozenset({"now", "hydra", "folder_name", "oc.select"})
@@ -190,6 +192,12 @@ def one_line(error: BaseException) -> str:
     text = re.sub(
         r"Invalid value assigned: \w+ is not a ListConfig.*", "it must be a list: [a,b]", text
     )
+    text = re.sub(
+        r"Value '(.*)' of type '\w+' could not be converted to (\w+)",
+        lambda match: f"it must be {TYPES.get(match[2], match[2])}, got {match[1]}",
+        text,
+    )
+    text = re.sub(r"Value '(.*)' is not a valid bool.*", r"it must be true or false, got \1", text)
     return re.sub(r" (full_key|reference_type|object_type)[:=].*", "", text)
 
 

@@ -1,6 +1,5 @@
 """A learned vector for each token, to which a convolution adds a function of its neighbours."""
 
-from math import gcd
 from typing import ClassVar
 
 from jaxtyping import Float, Int
@@ -13,7 +12,6 @@ from famx.nn.masks import length_mask
 from famx.notation import Modality
 from famx.registry import register
 
-GROUPS = 8  # groups of the convolution
 MAX_CONTEXT = 1001
 
 
@@ -22,8 +20,7 @@ class TokenContext(Frontend):
     """`x + gelu(conv(x))`, x = E[token]: words with the words around them, for whole sentences.
 
     A small corpus has many n-grams that decide, which one convolution learns from fewer sentences
-    than attention (Kim 2014, arXiv:1408.5882; grouped as in wav2vec 2.0, arXiv:2006.11477). All
-    positions after the end of a sentence are zero.
+    than attention (Kim 2014, arXiv:1408.5882). All positions after the end of a sentence are zero.
 
     Args:
         context: width of the convolution in tokens, odd.
@@ -47,8 +44,7 @@ class TokenContext(Frontend):
         if not 1 <= context <= MAX_CONTEXT or context % 2 == 0:
             raise ValueError(f"context={context} must be odd and at most {MAX_CONTEXT:,}")
         self.tokens = Tokens(d_model, vocab_size, dropout=dropout, token_dropout=token_dropout)
-        groups = gcd(d_model, GROUPS)
-        self.context = nn.Conv1d(d_model, d_model, context, padding=context // 2, groups=groups)
+        self.context = nn.Conv1d(d_model, d_model, context, padding=context // 2)
 
     def forward(
         self,
