@@ -145,6 +145,14 @@ def test_token_context_adds_the_neighbours_of_each_token():
     assert (y - other).abs().amax(-1)[0].gt(0).tolist() == [False, False, False, True, True]
 
 
+def test_each_channel_of_token_context_sees_all_channels_of_the_neighbours():
+    frontend = build("frontend", {"name": "token_context", "context": 3}, d_model=16, vocab_size=9)
+    y, _ = frontend(torch.tensor([[1, 2, 3]]), torch.tensor([3]))
+    y[0, 1, 0].backward()
+    gradient = frontend.tokens.weight.grad
+    assert gradient[[1, 3]].ne(0).all()
+
+
 @pytest.mark.parametrize("name", ["tokens", "token_context"])
 def test_dropout_of_tokens_is_of_training_alone(name):
     options = {"name": name, "dropout": 0.5, "token_dropout": 0.5}
