@@ -238,7 +238,7 @@ def test_nested_option_of_famx_0_1_is_refused_with_its_new_name(command, tmp_pat
     {
         "optim=fam,adamw optim.n_bands=4": "optim=adamw has no optim.n_bands",
         "optim=fam,adamww": "optim=adamww: no such part; did you mean adamw?",
-        "seed=0,x": "seed=x: Value 'x'",
+        "seed=0,x": "seed=x: it must be an integer, got x",
         "attention=multihead,{a:b}": "must be the name of one part",
         "seed=interval(1,2)": "seed=interval(1,2) is an interval",
         "optim.lr=tag(log,interval(1e-4,1e-2))": "add sweep.tune=dev/loss",

@@ -108,7 +108,7 @@ def test_numbers_inside_lists_and_mappings_are_checked():
 
 def test_choice_is_completed_and_checked():
     assert complete_choice("norm", {"name": "layernorm"}) == {"name": "layernorm", "eps": 1e-5}
-    with pytest.raises(UserError, match=r"norm=layernorm: norm\.eps: Value 'x'"):
+    with pytest.raises(UserError, match=r"norm=layernorm: norm\.eps: it must be a number, got x"):
         complete_choice("norm", {"name": "layernorm", "eps": "x"})
 
 

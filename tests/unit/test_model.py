@@ -103,7 +103,7 @@ def test_scores_do_not_depend_on_padding_or_the_batch():
         "[{atention:multihead}]": "a layer has no atention; did you mean attention?",
         "[{attention:multihed}]": "attention=multihed: no such part; did you mean multihead?",
         "[{layer:{drop:0.1}}]": "layer=prenorm has no layer.drop; did you mean dropout?",
-        "[{layer:{dropout:much}}]": "layer=prenorm: layer.dropout: .*'much'",
+        "[{layer:{dropout:much}}]": "layer=prenorm: layer.dropout: it must be a number, got much",
         "[{feedforward:{activation:tanh}}]": "'tanh'.*gelu, relu",
         "[{layer:{name:conformer,kernel_size:4}}]": "kernel_size=4 must be odd",
         "[{n_heads:5}]": "d_model=24 is not a multiple of n_heads=5",
