@@ -182,7 +182,7 @@ def _read_seeds(text: str | None) -> list[int | None]:
         raise UserError(f"--seeds {text}: expected numbers such as 0,1,2")
     seeds: list[int | None] = [int(word) for word in words]
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds {text}: a seed is there twice")
+        raise UserError(f"--seeds {text}: each seed must be named once")
     return seeds
 
 

@@ -118,7 +118,7 @@ def test_settings_that_do_not_fit_a_task_are_a_sentence_in_its_row(data, tmp_pat
         (("--minutes", "soon"), "invalid float value"),
         (("seed=0,1",), "seed=0,1 has several values"),
         (("--seeds", "0,-1"), "--seeds 0,-1: expected numbers such as 0,1,2"),
-        (("--seeds", "0,0"), "--seeds 0,0: a seed is there twice"),
+        (("--seeds", "0,0"), "--seeds 0,0: each seed must be named once"),
         (("--seeds", "0,1", "seed=2"), "seed=2: --seeds sets the seed"),
         (("--seeds", "0,1", "--minutes", "3"), "--minutes 3 is less than the 4.3 minutes of yesno"),
         (("experiment=digits",), "experiment=digits: the panel sets this option itself"),
