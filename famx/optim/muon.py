@@ -1,11 +1,11 @@
 """Muon of torch for matrices, AdamW for the rest (Jordan et al. 2024; arXiv:2502.16982)."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -15,6 +15,10 @@ from famx.optim._state import Group
 from famx.optim._torch import TorchOptimizer
 from famx.optim.adamw import AdamW
 from famx.registry import register
+
+# of the Newton-Schulz iteration, chosen by Jordan et al. to raise small singular values quickly
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+EPS = 1e-7
 
 
 @register
@@ -112,8 +116,14 @@ class Muon(TorchOptimizer):
         return self.adamw.init(param, group)
 
     def take_step(self, found_inf: Tensor) -> None:
-        with _negated(self.muon.param_groups):
-            self.muon.step()
+        for group in self.muon.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            for p in params:
+                if not self.state[p]:
+                    self.state[p].update(self.init(p, group))
+            if params:
+                momenta = [self.state[p]["momentum_buffer"] for p in params]
+                _step_matrices(params, momenta, group)
         # AdamW need not check its gradients again
         self.adamw.found_inf = found_inf
         self.adamw.step()
@@ -125,23 +135,62 @@ class Muon(TorchOptimizer):
         self._share_state()
 
 
-@contextmanager
-def _negated(groups: Sequence[Group]) -> Iterator[None]:
-    """Replaces gradients by their negatives in groups with `maximize`, which torch's Muon lacks."""
-    params = []
-    for group in groups:
-        if group["maximize"]:
-            params += [p for p in group["params"] if p.grad is not None]
+def _step_matrices(params: Sequence[Tensor], momenta: Sequence[Tensor], group: Group) -> None:
+    """Takes the step of `torch.optim.Muon` with one product for all matrices of a shape."""
+    # m, and with Nesterov momentum the mean of m and the gradient
     gradients = [p.grad for p in params]
-    if params:
-        for p, gradient in zip(params, torch._foreach_neg(gradients), strict=True):
-            p.grad = gradient
-    try:
-        yield
-    finally:
-        # restores the gradients of the caller
-        for p, gradient in zip(params, gradients, strict=True):
-            p.grad = gradient
+    if group["maximize"]:
+        gradients = torch._foreach_neg(gradients)
+    torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+    directions = momenta
+    if group["nesterov"]:
+        directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
+    # weight decay
+    lr = float(group["lr"])
+    torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+    # steps of equal size, by shape; tall matrices are transposed
+    indices_by_shape: dict[tuple[Any, ...], list[int]] = {}
+    for i, p in enumerate(params):
+        indices_by_shape.setdefault((*sorted(p.shape), p.dtype, p.device), []).append(i)
+    for indices in indices_by_shape.values():
+        wide = [_transposed_if_tall(params[i]) for i in indices]
+        stacked = torch.stack([_transposed_if_tall(directions[i]) for i in indices])
+        orthogonal = orthogonalize(stacked, group["ns_steps"]).to(stacked.dtype)
+        size = 0.2 * stacked.shape[-1] ** 0.5
+        torch._foreach_add_(wide, list(orthogonal), alpha=-lr * size)
+
+
+def orthogonalize(
+    matrices: Float[Tensor, "n rows columns"], steps: int
+) -> Float[Tensor, "n rows columns"]:
+    """Replaces the singular values of wide matrices by values of about 1.
+
+    X <- X / ‖X‖; then, `steps` times, X <- a·X + (b·G + c·G²)·X with G = X·Xᵀ (Newton-Schulz).
+
+    Args:
+        matrices: rows <= columns.
+        steps: number of iterations.
+
+    Returns:
+        bfloat16 where the device computes in it, else the dtype of `matrices`.
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices.bfloat16() if _computes_in_bfloat16(matrices.device) else matrices
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(EPS)
+    for _ in range(steps):
+        gram = x @ x.mT
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, factor, x, beta=a)
+    return x
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    """Returns whether products in bfloat16 are no slower than in single precision."""
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+
+
+def _transposed_if_tall(matrix: Tensor) -> Tensor:
+    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
 
 
 def _select(group: Group, flags: Sequence[bool]) -> Group:

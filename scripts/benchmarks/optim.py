@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import copy_rate, interleaved, load_reference, print_ratio, select_rows
-from famx.optim import FAM, AdamW, FAMAdamW, FAMPublished, MaxFactor, parameter_groups
+from famx.optim import FAM, AdamW, FAMAdamW, FAMPublished, MaxFactor, Muon, parameter_groups
 from famx.registry import build
 
 WIDTH = 224
@@ -136,6 +136,24 @@ def torch_adafactor(groups: Groups) -> torch.optim.Optimizer:
     return torch.optim.Adafactor(ungrouped(groups), foreach=True)
 
 
+class TorchMuon:
+    """torch's Muon for the matrices that are no embeddings, and its AdamW for all else."""
+
+    def __init__(self, groups: Groups):
+        matrices = []
+        others = []
+        for group in groups:
+            for p in group["params"]:
+                is_matrix = p.ndim == 2 and group["kind"] != "embedding"
+                (matrices if is_matrix else others).append(p)
+        self.muon = torch.optim.Muon(matrices, lr=1e-3, adjust_lr_fn="match_rms_adamw")
+        self.adamw = torch.optim.AdamW(others, lr=1e-3, fused=True)
+
+    def step(self) -> None:
+        self.muon.step()
+        self.adamw.step()
+
+
 def fam_that_measures_each_step(groups: Groups) -> torch.optim.Optimizer:
     return FAM(groups, spectrum=partial(build, "spectrum", {"name": "temporal", "every": 1}))
 
@@ -165,6 +183,7 @@ def main(words: list[str], rounds: int = 100) -> None:
             "torch SGD momentum fused", fam_that_measures_each_step, torch_sgd, "1.5"
         ),
         "maxfactor": Row("torch Adafactor foreach", MaxFactor, torch_adafactor, "0.5, reach 0.25"),
+        "muon": Row("torch Muon and AdamW", partial(Muon, lr=1e-3), TorchMuon, "1"),
         "fam_published": Row("its plain form", FAMPublished, PlainPublishedFAM, "0.5, reach 0.3"),
     }
     for name in select_rows(words, rows):

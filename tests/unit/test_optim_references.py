@@ -28,6 +28,7 @@ from famx.optim import (
     base,
 )
 from famx.optim import maxfactor as maxfactor_part
+from famx.optim.muon import orthogonalize
 from famx.registry import build
 
 
@@ -119,6 +120,44 @@ def test_muon_equals_torchs_for_matrices_and_adamw_for_all_else():
     )
     step_both(optimizer, params, [muon, adamw], expected, 20)
     assert close(params, expected)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muon_of_many_matrices_equals_torchs_loop(nesterov):
+    # wide, tall and square ones, several of some shapes, and one of another dtype
+    shapes = [(6, 20), (20, 6), (6, 20), (8, 8), (8, 8), (1, 5), (3, 0)]
+    generator = torch.Generator().manual_seed(1)
+    drawn = [torch.randn(shape, generator=generator) for shape in shapes]
+    drawn.append(drawn[0].double())
+    params = [p.clone() for p in drawn]
+    expected = [p.clone() for p in drawn]
+    optimizer = Muon(params, lr=0.01, weight_decay=0.1, nesterov=nesterov)
+    original = torch.optim.Muon(
+        expected, lr=0.01, weight_decay=0.1, nesterov=nesterov, adjust_lr_fn="match_rms_adamw"
+    )
+    for step in range(10):
+        for i, (p, q) in enumerate(zip(params, expected, strict=True)):
+            # one of them has no gradient in every other step
+            if i == 2 and step % 2:
+                p.grad = q.grad = None
+                continue
+            p.grad = torch.randn(p.shape, generator=generator).to(p)
+            q.grad = p.grad.clone()
+        optimizer.step()
+        original.step()
+    assert close(params, expected)
+    assert not any(torch.equal(p, q) for p, q in zip(params, drawn, strict=True) if p.numel())
+
+
+def test_orthogonalize_brings_all_singular_values_near_one():
+    generator = torch.Generator().manual_seed(2)
+    matrices = torch.randn(3, 10, 40, generator=generator)
+    values = torch.linalg.svdvals(orthogonalize(matrices, 5).float())
+    assert values.min() > 0.6 and values.max() < 1.3
+    # and keeps the singular vectors: the product with the original is symmetric and positive
+    product = orthogonalize(matrices, 5).float() @ matrices.mT
+    assert torch.allclose(product, product.mT, atol=0.03 * product.abs().max())
+    assert (torch.linalg.eigvalsh(product) > 0).all()
 
 
 @pytest.mark.parametrize(
