@@ -42,7 +42,6 @@ class TorchOptimizer(torch.optim.Optimizer):
         spectrum: must be None, too.
 
     Attributes:
-        group_options: options that act per group, if they are not all `options`.
         has_fused_kernel: whether torch's optimizer has one kernel for all tensors (`fused=True`).
         reads_host: whether torch's step waits for the device anyway.
     """
@@ -52,7 +51,6 @@ class TorchOptimizer(torch.optim.Optimizer):
         "no_host_read": "torch's own step may read the learning rate and the step count",
     }
     has_fused_kernel = False
-    group_options: tuple[str, ...] = ()
     reads_host = False
 
     def __init__(
@@ -65,7 +63,8 @@ class TorchOptimizer(torch.optim.Optimizer):
         if momentum is not None or spectrum is not None:
             raise UserError(
                 f"{type(self).__name__} has one momentum for all tensors and takes neither a "
-                "momentum rule nor a spectrum; optim=fam_adamw (AdamW) and optim=ema_sgd (SGD) do"
+                "momentum rule nor a spectrum; optim=fam_adamw (AdamW), optim=ema_sgd (SGD) and "
+                "optim=muon do"
             )
         for name, value in options.items():
             check_number(name, value)
@@ -83,7 +82,7 @@ class TorchOptimizer(torch.optim.Optimizer):
         if self.has_fused_kernel:
             options = {**options, "fused": self.fused}
         for group in groups:
-            refuse_unused(group, type(self), self.group_options or options)
+            refuse_unused(group, type(self), options)
         super().__init__(groups, **options)
         # a GradScaler leaves the unscaling to fused kernels, but these are not always used
         self._step_supports_amp_scaling = False

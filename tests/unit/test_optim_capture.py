@@ -49,10 +49,10 @@ def run(optimizer, gradients, capture, before=BEFORE, graph=None):
         before: number of steps before the last ones.
     """
     graph = graph or RecordedGraph()
-    (group,) = optimizer.param_groups
+    params = [p for group in optimizer.param_groups for p in group["params"]]
     results = []
     for step, row in enumerate(gradients):
-        for p, gradient in zip(group["params"], row, strict=True):
+        for p, gradient in zip(params, row, strict=True):
             # into the same memory, where the graph reads it
             p.grad = gradient.clone() if p.grad is None else p.grad.copy_(gradient)
         if capture and step == before:
@@ -64,7 +64,7 @@ def run(optimizer, gradients, capture, before=BEFORE, graph=None):
         else:
             optimizer.step()
         if step >= before:
-            results.append([p.detach().clone() for p in group["params"]])
+            results.append([p.detach().clone() for p in params])
     return results
 
 

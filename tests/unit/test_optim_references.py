@@ -4,7 +4,16 @@ from functools import partial
 
 import pytest
 import torch
-from reference import around, bandwise, fam, fam_adamw, fam_published, maxfactor, simple_fam
+from reference import (
+    around,
+    bandwise,
+    fam,
+    fam_adamw,
+    fam_published,
+    maxfactor,
+    muon,
+    simple_fam,
+)
 from reference.walk import KINDS, close, gradients, groups, tensors, walk
 
 from famx.optim import (
@@ -28,6 +37,7 @@ from famx.optim import (
     base,
 )
 from famx.optim import maxfactor as maxfactor_part
+from famx.optim import muon as muon_part
 from famx.optim.muon import orthogonalize
 from famx.registry import build
 
@@ -107,23 +117,23 @@ def test_torchs_optimizers_equal_torchs(part, original):
     assert close(params, expected)
 
 
-def test_muon_equals_torchs_for_matrices_and_adamw_for_all_else():
+def test_muon_equals_its_plain_form_for_matrices_and_adamw_for_all_else(monkeypatch):
+    monkeypatch.setattr(muon_part, "_computes_in_bfloat16", lambda device: False)
     params = tensors()
     optimizer = Muon(groups(params), lr=0.01)
     expected = tensors()
-    muon = torch.optim.Muon(
-        [expected[1], expected[4]], lr=0.01, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-    )
+    plain = muon.PlainMuon([expected[1], expected[4]], lr=0.01)
     # the third tensor is an embedding
     adamw = torch.optim.AdamW(
         [expected[0], expected[2], expected[3]], lr=0.01, betas=(0.9, 0.98), foreach=False
     )
-    step_both(optimizer, params, [muon, adamw], expected, 20)
+    step_both(optimizer, params, [plain, adamw], expected, 20)
     assert close(params, expected)
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
-def test_muon_of_many_matrices_equals_torchs_loop(nesterov):
+def test_muon_of_many_matrices_equals_its_plain_form(monkeypatch, nesterov):
+    monkeypatch.setattr(muon_part, "_computes_in_bfloat16", lambda device: False)
     # wide, tall and square ones, several of some shapes, and one of another dtype
     shapes = [(6, 20), (20, 6), (6, 20), (8, 8), (8, 8), (1, 5), (3, 0)]
     generator = torch.Generator().manual_seed(1)
@@ -131,22 +141,40 @@ def test_muon_of_many_matrices_equals_torchs_loop(nesterov):
     drawn.append(drawn[0].double())
     params = [p.clone() for p in drawn]
     expected = [p.clone() for p in drawn]
-    optimizer = Muon(params, lr=0.01, weight_decay=0.1, nesterov=nesterov)
-    original = torch.optim.Muon(
-        expected, lr=0.01, weight_decay=0.1, nesterov=nesterov, adjust_lr_fn="match_rms_adamw"
-    )
+    options = {"lr": 0.01, "weight_decay": 0.1, "nesterov": nesterov}
+    optimizer = Muon(params, **options)
+    plain = muon.PlainMuon(expected, **options)
     for step in range(10):
         for i, (p, q) in enumerate(zip(params, expected, strict=True)):
             # one of them has no gradient in every other step
-            if i == 2 and step % 2:
-                p.grad = q.grad = None
-                continue
-            p.grad = torch.randn(p.shape, generator=generator).to(p)
-            q.grad = p.grad.clone()
+            gradient = torch.randn(p.shape, generator=generator).to(p)
+            p.grad = q.grad = None if i == 2 and step % 2 else gradient
         optimizer.step()
-        original.step()
+        plain.step()
     assert close(params, expected)
     assert not any(torch.equal(p, q) for p, q in zip(params, drawn, strict=True) if p.numel())
+
+
+def test_muon_equals_torchs_up_to_the_rounding_of_bfloat16():
+    params = tensors()
+    optimizer = Muon(groups(params), lr=0.01)
+    expected = tensors()
+    original = torch.optim.Muon(
+        [expected[1], expected[4]], lr=0.01, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+    )
+    step_both(optimizer, params, [original], expected, 20)
+    for i in (1, 4):
+        path = (expected[i] - tensors()[i]).norm()
+        assert (params[i] - expected[i]).norm() < 0.01 * path
+
+
+def test_muon_takes_a_momentum_rule():
+    params = tensors()
+    optimizer = Muon(groups(params), lr=0.01, momentum=rule("constant", beta=0.5))
+    expected = tensors()
+    other = Muon(groups(expected), lr=0.01, alpha=0.5, betas=(0.5, 0.98))
+    step_both(optimizer, params, [other], expected, 3)
+    assert all(map(torch.equal, params, expected))
 
 
 def test_orthogonalize_brings_all_singular_values_near_one():
