@@ -109,8 +109,9 @@ class Muon(FAMAdamW):
             return
         # m, and with Nesterov momentum a·m + (1 - a)·g
         gradients = [u.gradient for u in updates]
-        directions = [u.state["exp_avg"] for u in updates]
-        momenta = [u.momentum for u in updates]
+        directions: Sequence[Tensor] = [u.state["exp_avg"] for u in updates]
+        # numbers, or tensors on a device, of which torch's declaration does not know
+        momenta: list[Any] = [u.momentum for u in updates]
         new_weights = [1 - a for a in momenta]
         average(directions, gradients, new_weights, found_inf)
         if group["nesterov"]:
