@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from famx.optim._kernels import average, descend
+from famx.optim._param_groups import refuse_unused
 from famx.optim._rules import Factory
 from famx.optim._state import all_params
 from famx.optim.base import Group, GroupUpdate, Optimizer, Update
@@ -36,7 +37,7 @@ class Muon(FAMAdamW):
         lr: learning rate; famx's trainer has a default of 5e-3.
         weight_decay: share of a parameter that is subtracted per step, times lr; famx's trainer has
             a default of .3.
-        alpha: base momentum a of matrices, in [0, 1), also of groups with another `alpha`.
+        alpha: base momentum a of matrices, in [0, 1).
         nesterov: whether to use Nesterov momentum.
         ns_steps: Newton-Schulz iterations towards O.
         betas: base momentum and decay of the average of g² of AdamW, in [0, 1).
@@ -72,18 +73,9 @@ class Muon(FAMAdamW):
         check_number("eps", eps, NON_NEGATIVE)
         if not 0 <= betas[1] < 1:
             raise ValueError(f"the second of betas={betas} is not in [0, 1)")
-        # each group is split into matrices and other tensors
-        groups = []
-        for group in torch.optim.Optimizer(params, {}).param_groups:
-            may_have_matrices = group.get("kind") != "embedding"
-            is_matrix = [p.ndim == 2 and may_have_matrices for p in group["params"]]
-            is_other = [not flag for flag in is_matrix]
-            matrices = _select(group, is_matrix) | {"orthogonal": True, "alpha": alpha}
-            others = _select(group, is_other) | {"orthogonal": False, "alpha": betas[0]}
-            groups += [part for part in (matrices, others) if part["params"]]
+        # `alpha` is no option of groups, since those of `parameter_groups` have that of other steps
         defaults = {
             "lr": lr,
-            "alpha": alpha,
             "nesterov": nesterov,
             "ns_steps": ns_steps,
             "beta2": betas[1],
@@ -92,10 +84,23 @@ class Muon(FAMAdamW):
             "n_bands": n_bands,
             "maximize": maximize,
         }
+        # each group is split into matrices and other tensors
+        groups = []
+        for group in torch.optim.Optimizer(params, {}).param_groups:
+            refuse_unused(group, type(self), defaults)
+            kind = group.get("kind", "other")
+            may_have_matrices = kind != "embedding"
+            is_matrix = [p.ndim == 2 and may_have_matrices for p in group["params"]]
+            for orthogonal, momentum in ((True, alpha), (False, betas[0])):
+                part = _select(group, [flag is orthogonal for flag in is_matrix])
+                if part["params"]:
+                    groups.append(
+                        {**part, "kind": kind, "orthogonal": orthogonal, "alpha": momentum}
+                    )
         # not the constructor of FAMAdamW, whose groups have fewer options
         Optimizer.__init__(self, groups, defaults, **rules)
-        orthogonal = [group for group in self.param_groups if group["orthogonal"]]
-        self.matrices = set(all_params(orthogonal))
+        of_matrices = [group for group in self.param_groups if group["orthogonal"]]
+        self.matrices = set(all_params(of_matrices))
 
     def init(self, param: Tensor) -> dict[str, Tensor]:
         state = super().init(param)
@@ -109,7 +114,7 @@ class Muon(FAMAdamW):
             return
         # m, and with Nesterov momentum a·m + (1 - a)·g
         gradients = [u.gradient for u in updates]
-        directions: Sequence[Tensor] = [u.state["exp_avg"] for u in updates]
+        directions = [u.state["exp_avg"] for u in updates]
         # numbers, or tensors on a device, of which torch's declaration does not know
         momenta: list[Any] = [u.momentum for u in updates]
         new_weights = [1 - a for a in momenta]
@@ -117,7 +122,7 @@ class Muon(FAMAdamW):
         if group["nesterov"]:
             weighted = torch._foreach_mul(directions, momenta)
             new = torch._foreach_mul(gradients, new_weights)
-            directions = torch._foreach_add(weighted, new)
+            directions = list(torch._foreach_add(weighted, new))
         # the step
         steps = orthogonal_steps(directions, group["ns_steps"])
         params = [u.param for u in updates]

@@ -99,7 +99,7 @@ WRONG_VALUES = {
     "param_groups.conv=3": ["param_groups.conv=3 must be a mapping of alpha, n_bands"],
     "param_groups.conv.alpha=much": ["param_groups.conv.alpha=much", "it must be a number"],
     "param_groups.conv.lr_scale=inf": ["param_groups.conv.lr_scale=inf must be finite"],
-    "param_groups.conv.alpha=0.5": ["param_groups.conv.alpha=0.5", "optim=adamw has no alpha"],
+    "param_groups.conv.alpha=0.5": ["param_groups.conv.alpha=0.5", "optim=muon has no alpha"],
     "trainer.threads=100000": ["trainer.threads=100000 must be between 1 and 1,024"],
     "trainer.device=tpu": ["trainer.device=tpu", "cuda"],
     "trainer.log_every=0": ["trainer.log_every=0 must be at least 1"],

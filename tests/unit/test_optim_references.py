@@ -137,10 +137,10 @@ def test_muon_of_many_matrices_equals_its_plain_form(monkeypatch, nesterov):
     # wide, tall and square ones, several of some shapes, and one of another dtype
     shapes = [(6, 20), (20, 6), (6, 20), (8, 8), (8, 8), (1, 5), (3, 0)]
     generator = torch.Generator().manual_seed(1)
-    drawn = [torch.randn(shape, generator=generator) for shape in shapes]
-    drawn.append(drawn[0].double())
-    params = [p.clone() for p in drawn]
-    expected = [p.clone() for p in drawn]
+    initial = [torch.randn(shape, generator=generator) for shape in shapes]
+    initial.append(initial[0].double())
+    params = [p.clone() for p in initial]
+    expected = [p.clone() for p in initial]
     options = {"lr": 0.01, "weight_decay": 0.1, "nesterov": nesterov}
     optimizer = Muon(params, **options)
     plain = muon.PlainMuon(expected, **options)
@@ -152,7 +152,7 @@ def test_muon_of_many_matrices_equals_its_plain_form(monkeypatch, nesterov):
         optimizer.step()
         plain.step()
     assert close(params, expected)
-    assert not any(torch.equal(p, q) for p, q in zip(params, drawn, strict=True) if p.numel())
+    assert not any(torch.equal(p, q) for p, q in zip(params, initial, strict=True) if p.numel())
 
 
 def test_muon_equals_torchs_up_to_the_rounding_of_bfloat16():
