@@ -13,14 +13,14 @@ from famx.optim._kernels import average, descend
 from famx.optim._param_groups import refuse_unused
 from famx.optim._rules import Factory
 from famx.optim._state import all_params
-from famx.optim.base import Group, GroupUpdate, Optimizer, Update
+from famx.optim.base import Group, GroupUpdate, Update
 from famx.optim.fam_adamw import FAMAdamW
 from famx.registry import register
-from famx.validate import NON_NEGATIVE, check_number
 
 # of the Newton-Schulz iteration, chosen by Jordan et al. to raise small singular values quickly
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 EPS = 1e-7
+GROUP_OPTIONS = ("lr", "eps", "weight_decay", "n_bands", "maximize")
 
 
 @register
@@ -48,9 +48,7 @@ class Muon(FAMAdamW):
     """
 
     default_rule: Mapping[str, Any] = {"name": "constant"}
-    # words wrong of dev after experiment=panel/spoken model=transformer trainer.max_steps=1500
-    # trainer.max_time=null: 3.1 %; weight_decay .1 3.6 %, .01 4.9 %; lr 1e-2 and .01 7.3 %;
-    # adamw 7.6 %, with weight_decay .3 7.3 %
+    # chosen on dev, see "Muon or AdamW?" in docs/results.md
     trainer_defaults: Mapping[str, Any] = {"lr": 5e-3, "weight_decay": 0.3}
 
     def __init__(  # noqa: PLR0913
@@ -70,24 +68,12 @@ class Muon(FAMAdamW):
     ):
         if not 0 <= alpha < 1 or ns_steps < 1:
             raise ValueError(f"alpha={alpha} must be in [0, 1), ns_steps={ns_steps} at least 1")
-        check_number("eps", eps, NON_NEGATIVE)
-        if not 0 <= betas[1] < 1:
-            raise ValueError(f"the second of betas={betas} is not in [0, 1)")
-        # `alpha` is no option of groups, since those of `parameter_groups` have that of other steps
-        defaults = {
-            "lr": lr,
-            "nesterov": nesterov,
-            "ns_steps": ns_steps,
-            "beta2": betas[1],
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "n_bands": n_bands,
-            "maximize": maximize,
-        }
-        # each group is split into matrices and other tensors
+        self.nesterov = nesterov
+        self.ns_steps = ns_steps
+        # each group is split into matrices and other tensors, which have another momentum
         groups = []
         for group in torch.optim.Optimizer(params, {}).param_groups:
-            refuse_unused(group, type(self), defaults)
+            refuse_unused(group, type(self), GROUP_OPTIONS)
             kind = group.get("kind", "other")
             may_have_matrices = kind != "embedding"
             is_matrix = [p.ndim == 2 and may_have_matrices for p in group["params"]]
@@ -97,8 +83,18 @@ class Muon(FAMAdamW):
                     groups.append(
                         {**part, "kind": kind, "orthogonal": orthogonal, "alpha": momentum}
                     )
-        # not the constructor of FAMAdamW, whose groups have fewer options
-        Optimizer.__init__(self, groups, defaults, **rules)
+        super().__init__(
+            groups,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            n_bands=n_bands,
+            maximize=maximize,
+            **rules,
+        )
+        # a group's own momentum would have no effect, so it is no option
+        del self.defaults["alpha"]
         of_matrices = [group for group in self.param_groups if group["orthogonal"]]
         self.matrices = set(all_params(of_matrices))
 
@@ -115,16 +111,16 @@ class Muon(FAMAdamW):
         # m, and with Nesterov momentum a·m + (1 - a)·g
         gradients = [u.gradient for u in updates]
         directions = [u.state["exp_avg"] for u in updates]
-        # numbers, or tensors on a device, of which torch's declaration does not know
+        # torch declares lists of numbers, and takes tensors on a device too
         momenta: list[Any] = [u.momentum for u in updates]
         new_weights = [1 - a for a in momenta]
         average(directions, gradients, new_weights, found_inf)
-        if group["nesterov"]:
+        if self.nesterov:
             weighted = torch._foreach_mul(directions, momenta)
             new = torch._foreach_mul(gradients, new_weights)
             directions = list(torch._foreach_add(weighted, new))
         # the step
-        steps = orthogonal_steps(directions, group["ns_steps"])
+        steps = orthogonal_steps(directions, self.ns_steps)
         params = [u.param for u in updates]
         descend(params, steps, group["lr"], group["weight_decay"], found_inf)
 
