@@ -30,6 +30,7 @@ class Dataset(ABC):
             scores.
         path_options: hyperparameters that are paths. A run stores them as absolute paths, so that
             it can be used from any folder.
+        tokenizer_options: hyperparameters that decide the tokenizer, which a trained run keeps.
         input_vocab_size: number of different token ids of its inputs, where they are not those of
             the tokenizer of the targets; None otherwise.
         ids: names of the examples, unique over all splits.
@@ -48,6 +49,7 @@ class Dataset(ABC):
     modality: ClassVar[Modality]
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
     path_options: ClassVar[tuple[str, ...]] = ()
+    tokenizer_options: ClassVar[tuple[str, ...]] = ()
     input_vocab_size: ClassVar[int | None] = None
 
     ids: list[str]

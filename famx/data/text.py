@@ -46,6 +46,7 @@ class Text(Dataset):
 
     modality = Modality.TEXT
     path_options = ("path", "dev", "test")
+    tokenizer_options = ("unit", "vocab_size")
 
     def __init__(
         self,

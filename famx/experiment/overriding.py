@@ -61,10 +61,29 @@ def override_decoding(config: Config, words: Sequence[str]) -> tuple[dict[str, A
             choice["name"] = get("task", config["task"]["name"]).default_parts[room]
         changed[room] = complete_choice(room, choice | options[room])
         changed[room] = with_absolute_paths(room, changed[room])
-        if changed[room] != complete_choice(room, config[room]):
+        trained = complete_choice(room, config[room])
+        if room == "data":
+            _require_tokenizer(trained, changed[room])
+        if changed[room] != trained:
             labels.append(_label(changed[room]["name"], options[room]))
     trainer = vars(TrainerConfig(**trainer))
     return dict(config) | changed | {"trainer": trainer}, ".".join(reversed(labels))
+
+
+def _require_tokenizer(trained: Config, data: Config) -> None:
+    """Checks that data of the same kind as those of the training have the same tokenizer.
+
+    Raises:
+        UserError: an option that decides the tokenizer has another value.
+    """
+    if data["name"] != trained["name"]:
+        return
+    for option in get("data", data["name"]).tokenizer_options:
+        if data[option] != trained[option]:
+            raise UserError(
+                f"data.{option}={data[option]} must be {trained[option]}, as in the training: it "
+                "decides the tokenizer of the run"
+            )
 
 
 def _label(name: str, options: Config) -> str:

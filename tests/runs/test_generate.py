@@ -45,6 +45,8 @@ def test_mistakes_are_refused(run, corpus):
         ("run", "--top-p", "0"): "--top-p=0.0 must be above 0 and at most 1",
         ("run", "--temperature", "-1"): "--temperature=-1.0 must be at least 0",
         ("run", "optim.lr=1"): "optim.lr=1 cannot be set for a trained run",
+        ("run", "data.unit=bytes"): "data.unit=bytes must be chars, as in the training",
+        ("run", "data.vocab_size=300"): "data.vocab_size=300 must be 1024, as in the training",
         ("nowhere",): "nowhere is not a run",
     }.items():
         finished = run("generate", "--prompt", "to", *words)
