@@ -85,7 +85,10 @@ class Experiment:
         settings = LoaderConfig(**self.config["loader"])
         # the two parts alone, which are sent to the processes of the loader
         learnable = partial(_are_learnable, self.model.frontend, self.task)
-        two_views = self.task.compares_views and split == "train"
+        is_training = split == "train"
+        if is_training and settings.regularizes(dataset.total_length):
+            self.task.regularize()
+        two_views = is_training and self.task.compares_views
         return Loader(
             dataset,
             target_tokenizer,

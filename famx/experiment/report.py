@@ -56,7 +56,9 @@ def model_table(experiment: Experiment) -> Table:
     for split in dataset.splits:
         table.add_row(split, _describe_split(experiment.loader(split).dataset), "")
     if dataset.modality is Modality.SPEECH:
-        table.add_row("masks", str(experiment.loader("train").masks), "")
+        loader = experiment.loader("train")
+        views = "; two views of each recording" if loader.two_views else ""
+        table.add_row("masks", f"{loader.masks}{views}", "")
     if dataset.normaliser in DESCRIPTIONS:
         description = f"{dataset.normaliser}: {DESCRIPTIONS[dataset.normaliser]}"
         table.add_row("texts", description, "")

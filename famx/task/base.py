@@ -220,6 +220,11 @@ class Task(ABC):
         """Whether training batches need the spans of a second view, `Batch.other_spans`."""
         return False
 
+    def regularize(self) -> None:
+        """Prepares for training on a small corpus, by options that the config leaves open."""
+        # most tasks have no such option
+        return
+
     def throughput(self, batch: Batch) -> float:
         """Returns the amount of data of a batch, in `throughput_unit`."""
         return float(len(batch)) if self.modality is None else batch.amount

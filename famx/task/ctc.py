@@ -18,6 +18,8 @@ from famx.registry import register
 from famx.task._wer import TextScores
 from famx.task.base import OnePassTask, ScoresDecoder
 
+CONSISTENCY_OF_SMALL_CORPUS = 0.2
+
 
 @register
 class CTC(TextScores, OnePassTask):
@@ -42,7 +44,8 @@ class CTC(TextScores, OnePassTask):
             more than frames of 40 ms.
         subwords: how the tokens are learned: by byte-pair encoding, or as a unigram model.
         consistency: weight c, 0 for one view; the paper has 0.2, and 2.5 times as much masking of
-            time as without it.
+            time as without it. None for 0.2 with less than two hours of training speech, where no
+            option of masks is set (`loader.time_masks` and the next five), otherwise for 0.
         intermediate_layer: number, from 1, of an earlier layer that is trained too; 0 for none. The
             paper has the middle one.
         intermediate_weight: weight w of its loss; the paper has 0.3.
@@ -67,11 +70,11 @@ class CTC(TextScores, OnePassTask):
         *,
         vocab_size: int = 96,
         subwords: Subwords = "bpe",
-        consistency: float = 0.0,
+        consistency: float | None = None,
         intermediate_layer: int = 0,
         intermediate_weight: float = 0.3,
     ):
-        if consistency < 0:
+        if consistency is not None and consistency < 0:
             raise ValueError(f"consistency={consistency} must be at least 0")
         if intermediate_layer < 0:
             raise ValueError(f"intermediate_layer={intermediate_layer} must be at least 0")
@@ -87,7 +90,11 @@ class CTC(TextScores, OnePassTask):
     @property
     def compares_views(self) -> bool:
         """Whether training batches need the spans of a second view."""
-        return self.consistency > 0
+        return bool(self.consistency)
+
+    def regularize(self) -> None:
+        if self.consistency is None:
+            self.consistency = CONSISTENCY_OF_SMALL_CORPUS
 
     def count(self, batch: Batch) -> int:
         """Counts the target tokens."""
@@ -114,7 +121,7 @@ class CTC(TextScores, OnePassTask):
             spans = torch.cat([spans, other_spans])
         (last, *earlier), n_frames = self.log_probs(model, inputs, lengths, spans)
         loss = self.mean_loss(last, n_frames, batch)
-        if other_spans is not None:
+        if self.consistency and other_spans is not None:
             tokens = batch.target_lengths.sum().clamp(min=1)
             loss = loss + self.consistency * divergence_of_views(last, n_frames) / (2 * tokens)
         for log_probs in earlier:

@@ -85,7 +85,7 @@ def sample_augmentation(
     n_items = len(seconds)
     durations = np.asarray(seconds, np.float64)
     if masks is None:
-        masks = config.masks(float(durations.sum()))
+        masks = config.masks(float(durations.sum()), two_views)
     augmentation = Augmentation(
         speed=numpy_rng(seed, "speed", epoch).choice(config.speed, n_items),
         snr=numpy_rng(seed, "snr", epoch).choice(_ratios(config, sounds), n_items),

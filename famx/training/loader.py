@@ -88,7 +88,7 @@ class Loader:
         self.seed = seed
         self.config = config or LoaderConfig()
         self.device = device or torch.device("cpu")
-        self.masks = self.config.masks(dataset.total_length)  # of speech
+        self.masks = self.config.masks(dataset.total_length, two_views)  # of speech
         self.budget = self.config.budget(dataset.modality)
         dataset.use_cache(self.config.cache_bytes())
         # unknown characters are reported here and not after hours of training

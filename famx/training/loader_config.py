@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
@@ -43,6 +43,8 @@ MASKS = Masks()
 MASKS_OF_SMALL_CORPUS = Masks(
     time_masks=0, time_masks_per_second=0.75, time_width=0.2, time_seconds=0.3, mel_width=0.3
 )
+# two views are compared, which asks for more masks (CR-CTC, arXiv:2410.05101)
+MASKS_OF_TWO_VIEWS = replace(MASKS_OF_SMALL_CORPUS, time_masks_per_second=1.5)
 
 
 @dataclass
@@ -79,8 +81,9 @@ class LoaderConfig(ConfigSection):
         room_probability: share of the recordings that are convolved.
         time_masks: number of time spans to blank (SpecAugment, arXiv:1904.08779). If this option
             and the next five are all None, they depend on the amount of training speech: below
-            two hours they are 0, 0.75, 0.2, 0.3, 2 and 0.3, otherwise 2, 0, 0.05, None, 2 and
-            0.15. If some are set, the others are those of large corpora.
+            two hours they are 0, 0.75, 0.2, 0.3, 2 and 0.3, with 1.5 in place of 0.75 for two
+            views (`task.consistency`), otherwise 2, 0, 0.05, None, 2 and 0.15. If some are set, the
+            others are those of large corpora.
         time_masks_per_second: number of further time spans to blank for each second of a recording
             before its change of speed, rounded (arXiv:1912.05533).
         time_width: longest time span, as a fraction of the utterance.
@@ -123,12 +126,20 @@ class LoaderConfig(ConfigSection):
                 "loader.speed=[] must have at least one factor; [1.0] leaves recordings unchanged"
             )
 
-    def masks(self, seconds: Seconds) -> Masks:
+    def masks(self, seconds: Seconds, two_views: bool = False) -> Masks:
         """Returns what is blanked, given the amount of training speech."""
+        if self.regularizes(seconds):
+            return MASKS_OF_TWO_VIEWS if two_views else MASKS_OF_SMALL_CORPUS
+        return replace(MASKS, **self._chosen_masks())
+
+    def regularizes(self, seconds: Seconds) -> bool:
+        """Whether the defaults of small corpora apply to an amount of training speech."""
+        return seconds < SMALL_CORPUS and not self._chosen_masks()
+
+    def _chosen_masks(self) -> dict[str, Any]:
+        """Returns the options of masks that are set."""
         options = {option.name: getattr(self, option.name) for option in fields(Masks)}
-        values = {name: value for name, value in options.items() if value is not None}
-        is_small = seconds < SMALL_CORPUS
-        return replace(MASKS_OF_SMALL_CORPUS if is_small and not values else MASKS, **values)
+        return {name: value for name, value in options.items() if value is not None}
 
     @property
     def has_masks(self) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from pyarrow import parquet
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tones import TONES, reported_values, saved_weights, stopped_at, tones_config
 
@@ -20,6 +21,8 @@ from famx.config.command import show_warnings
 from famx.data._fingerprint import digest_of
 from famx.data.manifest import Manifest
 from famx.experiment import report
+from famx.experiment.build import build_experiment
+from famx.experiment.resolve import resolve
 from famx.experiment.run import run
 from famx.monitoring.heatmap import ROW_HEIGHT
 from famx.training import checkpoint
@@ -107,6 +110,27 @@ def test_run_learns_and_writes_all_its_files(corpus, tmp_path, capsys):
     assert f"python -m famx.evaluate {folder}" in capsys.readouterr().out
     (text,) = famx.load(folder).transcribe([corpus / "train0.wav"])
     assert set(text) <= set(TONES)
+
+
+@pytest.mark.parametrize(
+    ("words", "compares_views"),
+    [
+        ([], True),
+        (["task.consistency=0"], False),
+        # options of masks replace all defaults of small corpora
+        (["loader.time_masks=2"], False),
+        (["loader.time_masks=2", "task.consistency=0.1"], True),
+        (["task=seq2seq"], False),
+    ],
+)
+def test_ctc_compares_two_views_of_a_small_corpus(words, compares_views, corpus, capsys):
+    config = resolve(tones_config(corpus, *words))
+    experiment = build_experiment(config, torch.device("cpu"))
+    loader = experiment.loader("train")
+    _, _, batch = next(loader.train_batches())
+    assert (batch.other_spans is not None) == compares_views
+    Console(width=200).print(report.model_table(experiment))
+    assert ("two views of each recording" in capsys.readouterr().out) == compares_views
 
 
 def test_evaluation_writes_images_of_every_layer_over_time(corpus, tmp_path):

@@ -121,8 +121,9 @@ def test_training_batches_of_two_views_are_those_of_one_with_other_masks(tmp_pat
     write_corpus(tmp_path)
     dataset = Manifest("train", 0, root=str(tmp_path))
     tokenizer = dataset.build_tokenizer()
-    _, _, one = next(Loader(dataset, tokenizer).train_batches())
-    loader = Loader(dataset, tokenizer, two_views=True)
+    config = LoaderConfig(time_masks=2)
+    _, _, one = next(Loader(dataset, tokenizer, config=config).train_batches())
+    loader = Loader(dataset, tokenizer, config=config, two_views=True)
     _, _, two = next(loader.train_batches())
     assert one.other_spans is None
     assert two.other_spans.shape == two.spans.shape

@@ -111,7 +111,9 @@ def test_masks_per_second_grow_with_the_recording_and_change_no_other_draw():
 def test_small_corpora_are_masked_more_unless_an_option_of_masks_is_set():
     large = Masks(2, 0.0, 0.05, None, 2, 0.15)
     assert LoaderConfig().masks(SMALL_CORPUS - 1) == Masks(0, 0.75, 0.2, 0.3, 2, 0.3)
+    assert LoaderConfig().masks(SMALL_CORPUS - 1, two_views=True).time_masks_per_second == 1.5
     assert LoaderConfig().masks(SMALL_CORPUS) == large
+    assert LoaderConfig().masks(SMALL_CORPUS, two_views=True) == large
     for option in ({"mel_width": 0.0}, {"time_seconds": 0.1}, {"time_masks": 3}, {"mel_masks": 2}):
         assert LoaderConfig(**option).masks(1.0) == replace(large, **option)
 
