@@ -19,8 +19,7 @@ NO_MEMORY = ("can't allocate memory", "out of memory")
 # the process, or the machine, has too many open files
 NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 # errors that famx does not cause: no space, too many open files, read-only, no permission, a file
-# in place of a folder or a folder in place of a file, a name that is too long, a folder that was
-# removed or that the system does not allow (/proc)
+# in place of a folder or a folder in place of a file, a name that is too long
 REFUSALS = (
     *NO_SPACE,
     *NO_HANDLES,
@@ -30,7 +29,6 @@ REFUSALS = (
     errno.ENOTDIR,
     errno.EEXIST,
     errno.ENAMETOOLONG,
-    errno.ENOENT,
 )
 
 

@@ -125,7 +125,6 @@ WRONG_VALUES = {
     "frontend=log_mel": ["frontend=log_mel", "task=lm", "tokens"],
     "hydra.run.dir=text.txt": ["text.txt cannot be written: File exists"],
     "hydra.run.dir=text.txt/run": ["text.txt/run cannot be written: Not a directory"],
-    "hydra.run.dir=/proc/run": ["/proc/run cannot be written: No such file or directory"],
 }
 UNREADABLE = {
     "foo": ["foo cannot be read as KEY=VALUE"],
