@@ -85,10 +85,8 @@ class Experiment:
         settings = LoaderConfig(**self.config["loader"])
         # the two parts alone, which are sent to the processes of the loader
         learnable = partial(_are_learnable, self.model.frontend, self.task)
-        is_training = split == "train"
-        if is_training and settings.regularizes(dataset.total_length):
-            self.task.regularize()
-        two_views = is_training and self.task.compares_views
+        regularizes = settings.regularizes(dataset.total_length)
+        two_views = split == "train" and self.task.compares_views(regularizes)
         return Loader(
             dataset,
             target_tokenizer,

@@ -215,15 +215,13 @@ class Task(ABC):
             return "examples"
         return "audio" if self.modality is Modality.SPEECH else f"{self.modality.unit}s"
 
-    @property
-    def compares_views(self) -> bool:
-        """Whether training batches need the spans of a second view, `Batch.other_spans`."""
-        return False
+    def compares_views(self, regularizes: bool) -> bool:
+        """Whether training batches need the spans of a second view, `Batch.other_spans`.
 
-    def regularize(self) -> None:
-        """Prepares for training on a small corpus, by options that the config leaves open."""
-        # most tasks have no such option
-        return
+        Args:
+            regularizes: whether the defaults of a small corpus apply.
+        """
+        return False
 
     def throughput(self, batch: Batch) -> float:
         """Returns the amount of data of a batch, in `throughput_unit`."""

@@ -18,7 +18,7 @@ from famx.registry import register
 from famx.task._wer import TextScores
 from famx.task.base import OnePassTask, ScoresDecoder
 
-CONSISTENCY_OF_SMALL_CORPUS = 0.2
+DEFAULT_CONSISTENCY = 0.2  # where a batch has two views
 
 
 @register
@@ -87,14 +87,8 @@ class CTC(TextScores, OnePassTask):
         self.intermediate_layer = intermediate_layer
         self.intermediate_weight = intermediate_weight
 
-    @property
-    def compares_views(self) -> bool:
-        """Whether training batches need the spans of a second view."""
-        return bool(self.consistency)
-
-    def regularize(self) -> None:
-        if self.consistency is None:
-            self.consistency = CONSISTENCY_OF_SMALL_CORPUS
+    def compares_views(self, regularizes: bool) -> bool:
+        return regularizes if self.consistency is None else self.consistency > 0
 
     def count(self, batch: Batch) -> int:
         """Counts the target tokens."""
@@ -113,7 +107,8 @@ class CTC(TextScores, OnePassTask):
         inputs = batch.inputs
         lengths = batch.lengths
         spans = batch.spans
-        other_spans = batch.other_spans if self.compares_views else None
+        consistency = DEFAULT_CONSISTENCY if self.consistency is None else self.consistency
+        other_spans = batch.other_spans if consistency else None
         if spans is not None and other_spans is not None:
             # rows of the first view, then those of the second
             inputs = inputs.repeat(2, 1)
@@ -121,9 +116,9 @@ class CTC(TextScores, OnePassTask):
             spans = torch.cat([spans, other_spans])
         (last, *earlier), n_frames = self.log_probs(model, inputs, lengths, spans)
         loss = self.mean_loss(last, n_frames, batch)
-        if self.consistency and other_spans is not None:
+        if other_spans is not None:
             tokens = batch.target_lengths.sum().clamp(min=1)
-            loss = loss + self.consistency * divergence_of_views(last, n_frames) / (2 * tokens)
+            loss = loss + consistency * divergence_of_views(last, n_frames) / (2 * tokens)
         for log_probs in earlier:
             intermediate = self.mean_loss(log_probs, n_frames, batch)
             loss = (1 - self.intermediate_weight) * loss + self.intermediate_weight * intermediate

@@ -60,7 +60,7 @@ def test_loss_of_two_views_is_the_mean_of_both_and_their_divergence():
     model = small_model(0)
     losses = []
     views = []
-    plain = build_task()
+    plain = build_task(consistency=0.0)
     for spans in (batch.spans, batch.other_spans):
         scores, lengths = model(batch.inputs, batch.lengths, spans)
         losses.append(plain.loss_of_scores(scores, lengths, batch))
@@ -97,6 +97,14 @@ def test_evaluation_has_one_view():
     expected = build_task().loss(model, batch)
     assert torch.equal(task.loss(model, batch), expected)
     assert torch.equal(task.evaluate_batch(model, batch)[0], expected)
+
+
+def test_two_views_have_the_weight_of_the_paper_by_default():
+    batch = two_views_of_noise()
+    model = small_model(1)
+    default = build_task().loss(model, batch)
+    torch.testing.assert_close(default, build_task(consistency=0.2).loss(model, batch))
+    assert default != build_task(consistency=0.0).loss(model, batch)
 
 
 def test_a_negative_weight_of_consistency_is_refused():
@@ -140,10 +148,10 @@ def test_loss_of_an_intermediate_layer_is_that_of_its_scores():
     # the model that ends with the second layer
     shorter = Model(model.frontend, list(model.layers)[:2], model.norm, 8, 3)
     shorter.score = model.score
-    plain = build_task()
+    plain = build_task(consistency=0.0)
     last = plain.loss(model, batch)
     expected = 0.6 * last + 0.4 * plain.loss(shorter, batch)
-    task = build_task(intermediate_layer=2, intermediate_weight=0.4)
+    task = build_task(consistency=0.0, intermediate_layer=2, intermediate_weight=0.4)
     loss = task.loss(model, batch)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradients_of(loss, model), gradients_of(expected, model))
@@ -157,7 +165,7 @@ def test_views_and_an_intermediate_layer_are_trained_in_one_pass():
     shorter = Model(model.frontend, list(model.layers)[:1], model.norm, 8, 3)
     shorter.score = model.score
     both_views = build_task(consistency=0.3).loss(model, batch)
-    plain = build_task()
+    plain = build_task(consistency=0.0)
     middle = plain.loss(shorter, batch)
     batch.spans, batch.other_spans = batch.other_spans, batch.spans
     middle = (middle + plain.loss(shorter, batch)) / 2
